@@ -1,0 +1,49 @@
+# `make help` lists what there is.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+PRESET ?= quick
+BIN := .venv/bin
+READY := .venv/.installed
+# pip names some thousand things; this keeps the downloads that take time
+BIG := sed -unE 's|^ *Downloading (.*/)?([^/ ]+) \(([0-9.]+ [MG]B)\).*|    \2  \3|p; s|^Installing collected.*|    unpacking|p'
+
+.PHONY: help book html publish test lint lock clean
+help: ## show this list
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+
+book: $(READY) ## run every notebook (PRESET=smoke|quick|standard|full; default quick) and build the book
+	@$(BIN)/python book/build.py run --preset $(PRESET)
+
+html: $(READY) ## build the committed book as it is; runs nothing
+	@$(BIN)/python book/build.py html
+
+publish: $(READY) ## run every notebook at PRESET and replace the committed ones in book/
+	@$(BIN)/python book/build.py run --preset $(PRESET) --publish
+
+test: $(READY) ## run the tests, notebooks and pages included
+	@$(BIN)/python -m pytest
+
+lint: $(READY) ## check style and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+lock: ## renew requirements.lock from pyproject.toml (UPGRADE=1: to the newest versions)
+	@$(PYTHON) -m venv _build/uv && _build/uv/bin/pip install -q uv
+	@UV_CUSTOM_COMPILE_COMMAND="make lock" _build/uv/bin/uv pip compile pyproject.toml -o requirements.lock -q \
+	  --all-extras --universal --python-version 3.11 --no-annotate --no-emit-index-url $(if $(UPGRADE),--upgrade)
+
+clean: ## remove what make built, except .venv
+	@rm -rf _build build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The stamp is written last: an interrupted installation is taken up again.
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "dode needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1 || true). Try: make PYTHON=python3.12"; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "creating .venv"; $(PYTHON) -m venv --clear .venv; }
+	@echo "installing into .venv (once; some minutes, torch is large)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -r requirements.lock | $(BIG)
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -q --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,31 @@
+"""dode: fast diffusion sampling with distilled solvers.  A solver is one small table of numbers.
+
+>>> import dode
+>>> model = dode.load("fashion-mnist-noise")
+>>> sigmas = dode.schedules.time_uniform(5, model.sigma_min, model.sigma_max, final="zero")
+>>> solver = dode.distillation.d_ode(model, dode.solvers.ddim(sigmas), dode.initial_noise(model.shape, range(100)))
+>>> images = dode.sample(model, solver, dode.initial_noise(model.shape, range(1000, 1064)))
+"""
+
+from dode import denoisers, distillation, metrics, sampling, schedules, solvers, tableau, zoo
+from dode.sampling import initial_noise, sample, trajectory
+from dode.tableau import Tableau
+from dode.zoo import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Tableau",
+    "denoisers",
+    "distillation",
+    "initial_noise",
+    "load",
+    "metrics",
+    "sample",
+    "sampling",
+    "schedules",
+    "solvers",
+    "tableau",
+    "trajectory",
+    "zoo",
+]

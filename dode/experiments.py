@@ -1,0 +1,251 @@
+"""What every notebook shares: presets, sweeps that resume, and the provenance of a number.
+
+A sweep is a list of cells (checkpoint, solver, NFE, ...); each finished cell becomes one row of a
+CSV file at once, so a killed sweep goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import functools
+import io
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dode import distillation, solvers, zoo
+from dode.denoisers import Denoiser, NetworkDenoiser
+from dode.distillation import Align
+from dode.metrics import Features, Moments, classifier_features, measure
+from dode.sampling import initial_noise, sample
+from dode.storage import FileError, write_text
+from dode.tableau import Tableau
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much is run.  The same notebook serves all four."""
+
+    name: str
+    images: int  # samples behind each FD
+    repeats: int  # seed blocks of each FD
+    costly_nfe: int  # from this NFE on, one block only
+    fit_images: int  # |B| of the distillation
+    reference_steps: int  # DDIM steps of the "exact" trajectory
+    path_images: int  # images in figures 2 and 5
+    nfes: tuple[int, ...]  # DDIM's, figure 4
+    heun_nfes: tuple[int, ...]
+    bf16: bool  # the network's arithmetic in the FD sweeps
+
+
+DDIM_NFES, HEUN_NFES = (2, 5, 10, 25, 50), (3, 5, 9, 25, 49)
+PRESETS = {
+    p.name: p
+    for p in (
+        Preset("smoke", 64, 1, 0, 16, 50, 16, (2, 5), (3, 5), False),
+        Preset("quick", 500, 1, 0, 100, 250, 50, (2, 5, 10, 25), (3, 5, 9), True),
+        Preset("standard", 5_000, 3, 49, 100, 1000, 100, DDIM_NFES, HEUN_NFES, True),
+        Preset("full", 50_000, 3, 10**9, 100, 1000, 1000, (*DDIM_NFES, 100, 250), (*HEUN_NFES, 99, 249), False),
+    )
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset called ``name``; a ValueError names the nearest ones."""
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=2, cutoff=0.0)
+        raise ValueError(f"no preset named {name!r}; the nearest: {', '.join(near)}")
+    return PRESETS[name]
+
+
+def device(name: str = "auto") -> str:
+    """ "auto" is CUDA where there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def checkpoints(name: str) -> list[str]:
+    """ "all" is every shipped checkpoint; any other name is itself, or a ValueError with the nearest ones."""
+    if name != "all":
+        zoo.checkpoint_file(name)
+    return list(zoo.NAMES) if name == "all" else [name]
+
+
+def home() -> Path:
+    """The project's root: the nearest folder upwards with a ``_toc.yml``, else the current one."""
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / "_toc.yml").is_file()), here)
+
+
+def results_file(name: str, preset_name: str) -> Path:
+    """``results/NAME.PRESET.csv`` in the project (or in the folder named by ``DODE_RESULTS``)."""
+    return Path(os.environ.get("DODE_RESULTS") or home() / "results") / f"{name}.{preset_name}.csv"
+
+
+@functools.cache
+def _commit() -> str:
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=home(), capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "--", "dode") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+@functools.cache
+def processor() -> str:
+    """A name for this machine's processor."""
+    try:
+        info = Path("/proc/cpuinfo").read_text()
+        return next(line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def provenance(device_name: str) -> dict[str, Any]:
+    """Where and with what a number was made; a "+" after the commit marks uncommitted changes."""
+    cuda = device_name.startswith("cuda")
+    what = torch.cuda.get_device_name(device_name) if cuda else f"{processor()}, {os.cpu_count()} cores"
+    return dict(device=what, torch=torch.__version__, python=platform.python_version(), commit=_commit())
+
+
+class Sweep:
+    """A CSV file that grows by one row for each finished cell.
+
+    Parameters
+    ----------
+    path
+        The file; made on the first row, replaced whole (never half-written) on each.
+    keys
+        The columns that identify a cell.
+    """
+
+    def __init__(self, path: str | Path, keys: Iterable[str]) -> None:
+        self.path, self.keys = Path(path), tuple(keys)
+        self.rows: list[dict[str, str]] = []
+        if self.path.is_file():
+            with open(self.path, newline="", encoding="utf-8") as f:
+                self.rows = list(csv.DictReader(f))
+            missing = [k for k in self.keys if self.rows and k not in self.rows[0]]
+            if missing:
+                raise FileError(f"{self.path} has no column {missing[0]!r}; it is of another sweep: move it away")
+
+    def _key(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(str(row[k]) for k in self.keys)
+
+    def done(self, cell: Mapping[str, Any]) -> bool:
+        """Whether ``cell`` has its row."""
+        return self._key(cell) in {self._key(row) for row in self.rows}
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append one row and write the file."""
+        self.rows.append({k: str(v) for k, v in row.items()})
+        columns = list(dict.fromkeys(k for r in self.rows for k in r))
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.path, buffer.getvalue())
+
+    def run(
+        self, cells: Iterable[Mapping[str, Any]], work: Callable[..., Mapping[str, Any]], progress: bool = True
+    ) -> Sweep:
+        """Call ``work(**cell)`` for each cell without a row, and add ``cell | work(**cell)``; returns self."""
+        cells = list(cells)
+        todo = [cell for cell in cells if not self.done(cell)]
+        for cell in tqdm(todo, desc=self.path.name, initial=0, disable=not progress or not todo):
+            self.add({**cell, **work(**cell)})
+        return self
+
+
+# --- the pieces that several figures measure -----------------------------------------------------
+
+
+def base_solver(name: str, denoiser: Denoiser, nfe: int) -> Tableau:
+    """ "ddim", "heun" or "ipndm" with ``nfe`` evaluations on the denoiser's own grid."""
+    known: dict[str, Callable[[Tensor], Tableau]]
+    known = {"ddim": solvers.ddim, "heun": solvers.heun, "ipndm": solvers.ipndm}
+    if name not in known:
+        raise ValueError(f"no solver named {name!r}; known: {', '.join(known)}")
+    return known[name](denoiser.grid(solvers.steps_for_nfe(name, nfe)))
+
+
+def fit_seeds(count: int, block: int = 0) -> range:
+    """The seeds that block ``block`` fits with: below any seed that is measured."""
+    return range(block * 1000, block * 1000 + count)
+
+
+def test_seeds(count: int, block: int = 0) -> range:
+    """The held-out seeds of block ``block``."""
+    return range((block + 1) * 1_000_000, (block + 1) * 1_000_000 + count)
+
+
+test_seeds.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks of its name
+
+
+def distilled(
+    denoiser: Denoiser, tableau: Tableau, images: int, block: int = 0, align: Align = "time", scale: int = 10
+) -> Tableau:
+    """The D- version of ``tableau``, fitted on the block's seeds."""
+    seeds = fit_seeds(images, block)
+    where = denoiser.device if isinstance(denoiser, NetworkDenoiser) else "cpu"
+    noise = initial_noise(denoiser.shape, seeds, device=where)
+    return distillation.d_ode(denoiser, tableau, noise, align=align, scale=scale, seeds=seeds)
+
+
+def draw(denoiser: Denoiser, tableau: Tableau, seeds: Iterable[int], batch_size: int = 250) -> Iterable[Tensor]:
+    """Samples of ``seeds``, batch by batch."""
+    seeds = list(seeds)
+    where = denoiser.device if isinstance(denoiser, NetworkDenoiser) else "cpu"
+    for first in range(0, len(seeds), batch_size):
+        yield sample(denoiser, tableau, initial_noise(denoiser.shape, seeds[first : first + batch_size], device=where))
+
+
+@functools.cache
+def fashion_reference() -> tuple[Features, Moments]:
+    """The offline yardstick: the shipped classifier's features and their moments on the training images."""
+    return classifier_features(), Moments.load(zoo.CHECKPOINTS / "fashion-mnist-moments.safetensors")
+
+
+def fd_cells(
+    p: Preset, plan: Mapping[tuple[str, str], Iterable[int]], variants: Iterable[str] = ("plain", "d-ode")
+) -> list[dict[str, Any]]:
+    """Cells of an FD sweep: ``plan`` maps (checkpoint, solver) to NFEs; cheap cells come first."""
+    cells = [
+        dict(checkpoint=checkpoint, solver=name, variant=variant, nfe=nfe, block=block)
+        for (checkpoint, name), nfes in plan.items()
+        for nfe in nfes
+        for variant in variants
+        for block in range(1 if nfe >= p.costly_nfe else p.repeats)
+    ]
+    return sorted(cells, key=lambda cell: cell["nfe"])
+
+
+def fd_work(p: Preset, device_name: str) -> Callable[..., dict[str, Any]]:
+    """A function that measures one cell of :func:`fd_cells`."""
+    features, reference = fashion_reference()
+    exact = functools.cache(lambda name: zoo.load(name, device_name))
+    fast = functools.cache(lambda name: zoo.load(name, device_name, autocast=torch.bfloat16 if p.bf16 else None))
+
+    def work(checkpoint: str, solver: str, variant: str, nfe: int, block: int) -> dict[str, Any]:
+        tableau = base_solver(solver, exact(checkpoint), nfe)
+        if variant == "d-ode":  # always fitted in float32
+            tableau = distilled(exact(checkpoint), tableau, p.fit_images, block)
+        seeds = test_seeds(p.images, block)
+        found = measure(draw(fast(checkpoint), tableau, seeds), features, reference)
+        return dict(
+            fd=f"{found['fd']:.4f}", n=found["n"], features=found["features"], seeds=f"{seeds.start}-{seeds.stop - 1}",
+            lambdas=" ".join(f"{v:.5f}" for v in tableau.metadata.get("lambdas", [])),
+            network="bf16 autocast" if p.bf16 else "float32", preset=p.name, **provenance(device_name),
+        )  # fmt: skip
+
+    return work

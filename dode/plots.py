@@ -1,0 +1,142 @@
+"""The figures' one style: readable in print, safe for the colour-blind, no title (captions do that)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from dode.tableau import Tableau
+
+COLOURS = dict(
+    zip(("ddim", "heun", "ipndm", "teacher"), [*sns.color_palette("colorblind", 3), (0.25, 0.25, 0.25)], strict=True)
+)
+NAMES = {
+    "ddim": "DDIM",
+    "heun": "EDM (Heun)",
+    "ipndm": "iPNDM",
+    "d-ddim": "D-DDIM",
+    "d-heun": "D-EDM (Heun)",
+    "d-ipndm": "D-iPNDM",
+}
+MARKERS = {"ddim": "o", "heun": "s", "ipndm": "^"}
+
+
+def style() -> None:
+    """Set the style once, at the top of a notebook."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.95)
+    plt.rcParams.update({
+        "figure.dpi": 110, "savefig.dpi": 150, "figure.constrained_layout.use": True, "axes.titlesize": "medium",
+        "axes.titleweight": "bold", "legend.frameon": False, "image.interpolation": "nearest",
+    })  # fmt: skip
+
+
+def curve(
+    ax: Axes,
+    nfes: Sequence[int],
+    values: Sequence[float],
+    solver: str,
+    distilled: bool,
+    spread: Sequence[float] | None = None,
+) -> None:
+    """One solver's line: dotted as published, solid for its D- version, with the spread as error bars."""
+    label = NAMES[f"d-{solver}" if distilled else solver]
+    ax.errorbar(
+        nfes, values, yerr=spread, label=label, color=COLOURS[solver], capsize=3, linewidth=1.8, markersize=6,
+        linestyle="-" if distilled else ":", marker=MARKERS[solver], markerfacecolor=None if distilled else "white",
+    )  # fmt: skip
+
+
+def log_axes(ax: Axes, nfes: Sequence[int], ylabel: str) -> None:
+    """Both axes logarithmic, a tick for each NFE."""
+    ax.set(xscale="log", yscale="log", xlabel="NFE (network evaluations)", ylabel=ylabel)
+    ax.set_xticks(list(nfes), [str(n) for n in nfes])
+    ax.minorticks_off()
+    ax.yaxis.set_major_locator(plt.LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: f"{v:g}"))
+
+
+def mosaic(images: Tensor, columns: int, pad: int = 1) -> np.ndarray:
+    """``(B, C, H, W)`` in -1..1 to one picture ``(rows, columns, C)`` in 0..1, white between images."""
+    pictures = ((images.detach().float().cpu() + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    b, h, w, c = pictures.shape
+    rows = -(-b // columns)
+    sheet = np.ones((rows * (h + pad) + pad, columns * (w + pad) + pad, c))
+    for k, picture in enumerate(pictures):
+        y, x = divmod(k, columns)
+        sheet[pad + y * (h + pad) :, pad + x * (w + pad) :][:h, :w] = picture
+    return sheet.squeeze(-1) if c == 1 else sheet
+
+
+def show(ax: Axes, images: Tensor, columns: int, title: str = "") -> None:
+    """Draw a mosaic without axes."""
+    ax.imshow(mosaic(images, columns), cmap="gray", vmin=0, vmax=1)
+    ax.set_title(title)
+    ax.set_axis_off()
+
+
+def grid_of_samples(samples: Mapping[str, Mapping[str, Tensor]], columns: int = 4, width: float = 9.0) -> Figure:
+    """Rows (solvers) by columns (NFEs) of mosaics; ``samples[row][column]`` is ``(B, C, H, W)``."""
+    heads = list(dict.fromkeys(c for row in samples.values() for c in row))
+    count = -(-len(next(iter(next(iter(samples.values())).values()))) // columns)
+    figure, axes = plt.subplots(
+        len(samples),
+        len(heads),
+        squeeze=False,
+        figsize=(width, width / len(heads) * len(samples) * count / columns + 0.4),
+    )
+    for r, (name, row) in enumerate(samples.items()):
+        for c, head in enumerate(heads):
+            ax = axes[r, c]
+            ax.set(xticks=[], yticks=[])
+            sns.despine(ax=ax, left=True, bottom=True)
+            if head in row:
+                ax.imshow(mosaic(row[head], columns), cmap="gray", vmin=0, vmax=1)
+            else:
+                ax.set_axis_off()
+            if r == 0:
+                ax.set_title(head)
+            if c == 0:
+                ax.set_ylabel(name)
+    return figure
+
+
+def table(ax: Axes, tableau: Tableau, title: str = "", numbers: bool = True) -> None:
+    """A tableau as a picture: one square a weight, blue adds and red subtracts, each row scaled to its largest."""
+    full = tableau.full
+    shown = full / full.abs().amax(1, keepdim=True).clamp(min=1e-300)
+    ax.imshow(torch.where(full == 0, torch.nan, shown).numpy(), cmap="RdBu", norm=TwoSlopeNorm(0, -1, 1), aspect="auto")
+    n = tableau.nfe
+    if numbers:
+        for i in range(n):
+            for j in range(n + 1):
+                if full[i, j] != 0:
+                    dark = abs(float(shown[i, j])) > 0.6
+                    ax.text(
+                        j,
+                        i,
+                        f"{full[i, j]:.2g}",
+                        ha="center",
+                        va="center",
+                        fontsize=7,
+                        color="white" if dark else "black",
+                    )
+    symbol = "d" if tableau.basis == "noise" else "D"
+    ax.set_xticks(range(n + 1), ["z", *(f"${symbol}_{{{j}}}$" for j in range(n))])
+    ax.set_yticks(
+        range(n), [f"{a:.3g} → {b:.3g}" for a, b in zip(tableau.sigmas[:-1], tableau.sigmas[1:], strict=True)]
+    )
+    ax.set_title(title)
+    ax.grid(False)
+
+
+def provenance_line(facts: Mapping[str, object]) -> str:
+    """One line for the foot of a page."""
+    return " · ".join(f"{k} {v}" for k, v in facts.items())

@@ -1,0 +1,78 @@
+"""The registry of networks: names, files, and :func:`load`."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dode import denoisers
+from dode.denoisers import NetworkDenoiser
+from dode.networks import UNet
+from dode.schedules import from_config
+from dode.storage import FileError, load_tensors
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+NAMES = ("fashion-mnist-noise", "fashion-mnist-data")
+
+
+def checkpoint_file(name: str | Path) -> Path:
+    """The file of a shipped name, or of a path to a ``.safetensors`` file.
+
+    Raises
+    ------
+    ValueError
+        No such name; the message gives the nearest ones.
+    """
+    if str(name).endswith(".safetensors"):
+        return Path(name)
+    if name not in NAMES:
+        near = difflib.get_close_matches(str(name), NAMES, n=2, cutoff=0.0)
+        raise ValueError(f"no checkpoint named {str(name)!r}; the nearest: {', '.join(near)}")
+    return CHECKPOINTS / f"{name}.safetensors"
+
+
+def metadata(name: str | Path) -> dict[str, Any]:
+    """The model card's facts as stored in the checkpoint's header."""
+    return load_tensors(checkpoint_file(name), "network")[1]
+
+
+def load(
+    name: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    autocast: torch.dtype | None = None,
+) -> NetworkDenoiser:
+    """A denoiser from a shipped name or a file of :mod:`dode.training`, frozen and in eval mode.
+
+    Parameters
+    ----------
+    dtype
+        Of the network's parameters and arithmetic (stored in half precision, widened here).
+    autocast
+        e.g. ``torch.bfloat16``: faster and less exact; the states stay as they are.
+
+    Raises
+    ------
+    ValueError
+        Unknown name.
+    FileError
+        Missing, truncated or foreign file.
+    """
+    path = checkpoint_file(name)
+    tensors, meta = load_tensors(path, "network")
+    try:
+        network = UNet(**meta["config"])
+        network.load_state_dict({k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()})
+        wrapper = getattr(denoisers, meta["wrapper"])
+        extra = {} if meta.get("sigma_data") is None else {"sigma_data": meta["sigma_data"]}
+        shape, schedule = meta["shape"], from_config(meta["schedule"])
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise FileError(f"{path} does not hold a denoiser of this version of dode ({reason})") from None
+    network = network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.eval().requires_grad_(False)
+    denoiser: NetworkDenoiser = wrapper(network, shape, schedule, autocast=autocast, name=meta["name"], **extra)
+    return denoiser

@@ -1,0 +1,105 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # How the checkpoints were made
+#
+# Two denoisers ship with dode, so that nothing here needs a data set, a download or a GPU: one predicts the noise on DDPM's 1000-step
+# variance-preserving chain {cite:p}`ho2020ddpm`, the other the clean image with EDM's preconditioning {cite:p}`karras2022edm`. Both are the
+# same small U-Net on pixel-unshuffled images, trained on Fashion-MNIST {cite:p}`xiao2017fashion` on two CPU cores in bf16.
+# A small classifier supplies the features behind every "FD (classifier features)".
+
+# %% tags=["parameters"]
+preset = "quick"  # smoke, quick, standard or full
+checkpoint = "all"  # or one name
+device = "auto"  # cpu, cuda or auto
+seeds = None  # how many images to draw; None: 50
+
+# %% tags=["hide-input"]
+import matplotlib.pyplot as plt
+import pandas as pd
+
+import dode
+from dode import experiments, plots, zoo
+
+plots.style()
+p = experiments.preset(preset)
+where = experiments.device(device)
+names = experiments.checkpoints(checkpoint)
+
+# %% tags=["hide-input", "nbval-check-output"]
+cards = {name: zoo.metadata(name) for name in names}
+for name, card in cards.items():
+    network = dode.load(name).network
+    size = zoo.checkpoint_file(name).stat().st_size / 1e6
+    recipe = card["recipe"]
+    print(
+        f"{name}: {sum(w.numel() for w in network.parameters()) / 1e6:.2f} M parameters, {size:.1f} MB, {recipe['steps']} steps of {recipe['batch']} images"
+    )
+
+# %% [markdown]
+# ## Loss
+#
+# Each training step draws its randomness from its own number, so a run that was killed and resumed ends with the same weights.
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "loss", "caption": "Training loss (mean over 100 steps) against training images seen. The two losses are weighted differently and cannot be compared with each other."}}
+figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.4), squeeze=False)
+for ax, name in zip(axes[0], names, strict=True):
+    log = pd.read_csv(zoo.CHECKPOINTS / f"{name}.csv")
+    ax.plot(log.step * cards[name]["recipe"]["batch"] / 1000, log.loss)
+    ax.set(xlabel="thousand images", ylabel="loss", yscale="log", title=name)
+plt.show()
+
+# %% [markdown]
+# ## Samples at 50 network calls
+
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "samples", "caption": "DDIM at 50 network calls, seeds not selected."}}
+figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 2.9), squeeze=False)
+for ax, name in zip(axes[0], names, strict=True):
+    model = dode.load(name, device=where)
+    noise = dode.initial_noise(model.shape, experiments.test_seeds(seeds or 50), device=where)
+    plots.show(ax, dode.sample(model, dode.solvers.ddim(model.grid(50)), noise), 10, name)
+plt.show()
+
+# %% [markdown]
+# ## Quality, and the classifier that measures it
+
+# %% tags=["hide-input"]
+stored = pd.DataFrame(experiments.Sweep(experiments.home() / "results" / "figure_4.standard.csv", []).rows)
+stored[(stored.nfe == "50") & stored.checkpoint.isin(names)][
+    ["checkpoint", "solver", "variant", "nfe", "fd", "n", "network", "device", "torch"]
+]
+
+# %% tags=["hide-input"]
+card = zoo.metadata(zoo.CHECKPOINTS / "fashion-mnist-classifier.safetensors")
+print(
+    f"classifier: {card['recipe']['steps']} steps of {card['recipe']['batch']} images, {card['seconds'] / 60:.0f} minutes on {card['threads']} thread(s)"
+)
+for name in names:
+    print(
+        f"{name}: {cards[name]['seconds'] / 60:.0f} minutes on {cards[name]['threads']} thread(s), torch {cards[name]['torch']}"
+    )
+
+# %% [markdown]
+# ## Reproduce them
+#
+# ```
+# python -m dode.training fashion-mnist-noise --out runs
+# python -m dode.training fashion-mnist-data --out runs
+# python -m dode.training fashion-mnist-classifier --out runs
+# ```
+#
+# The data are read from the folder named by `DODE_DATA`, or fetched from their publisher and checked by digest. The images are under the MIT licence
+# (Zalando Research), and so are the checkpoints. A killed run resumes with the same command.
+
+# %% tags=["remove-input"]
+print(plots.provenance_line(dict(preset=preset, **experiments.provenance(where))))

@@ -1,0 +1,87 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% tags=["parameters", "hide-input"]
+preset = "quick"  # smoke, quick, standard or full
+checkpoint = "fashion-mnist-noise"
+device = "auto"  # cpu, cuda or auto
+seeds = None  # how many images; None: 12
+
+# %% [markdown]
+# # dode
+#
+# A diffusion model draws an image by solving a differential equation, and each step of the solver calls the
+# network once. Few steps are fast and wrong, many are right and slow. A **D-ODE solver** {cite:p}`kim2024dode`
+# is a few-step solver with one extra number a step, $\lambda_t$, fitted *once* so that it follows a solver of many
+# steps: the network stays as it is, the fit has a closed form and takes seconds, and the result is a table of
+# numbers that you can save, print and send. The picture below shows the same noise, the same network and the
+# same number of calls, with and without these numbers.
+
+# %% tags=["remove-input"]
+import matplotlib.pyplot as plt
+
+import dode
+from dode import experiments, plots
+
+plots.style()
+p = experiments.preset(preset)
+model = dode.load(checkpoint, device=experiments.device(device))
+noise = dode.initial_noise(model.shape, experiments.test_seeds(seeds or 12), device=model.device)
+plain = dode.solvers.ddim(model.grid(5))
+learned = experiments.distilled(model, plain, p.fit_images)
+teacher = dode.solvers.ddim(model.grid(p.reference_steps))
+pictures = {
+    "DDIM, 5 calls": dode.sample(model, plain, noise),
+    "D-DDIM, 5 calls": dode.sample(model, learned, noise),
+    f"DDIM, {p.reference_steps} calls": dode.sample(model, teacher, noise),
+}
+
+# %% tags=["remove-input", "thumbnail"] mystnb={"figure": {"name": "front", "caption": "The same seeds through DDIM at 5 network calls, its distilled version at 5, and the many-step solution that both aim at."}}
+figure, axes = plt.subplots(3, 1, figsize=(9, 3.2))
+for ax, (name, images) in zip(axes, pictures.items(), strict=True):
+    ax.imshow(plots.mosaic(images, len(images)), cmap="gray", vmin=0, vmax=1)
+    ax.set(xticks=[], yticks=[])
+    ax.set_ylabel(name.replace(", ", "\n"), rotation=0, ha="right", va="center")
+    ax.spines[:].set_visible(False)
+plt.show()
+
+# %% [markdown]
+# In ten lines, with nothing to download:
+
+# %% tags=["nbval-check-output"]
+import dode
+
+model = dode.load(checkpoint, device=experiments.device(device))
+solver = dode.solvers.ddim(model.grid(5))
+noise = dode.initial_noise(model.shape, range(100), device=model.device)
+learned = dode.distillation.d_ode(model, solver, noise)  # seconds
+learned.save("_build/d-ddim-5.safetensors")
+images = dode.sample(model, dode.Tableau.load("_build/d-ddim-5.safetensors"), noise)
+print(learned)
+print("lambda:", [round(v, 2) for v in learned.metadata["lambdas"]])
+
+# %% [markdown]
+# Go on with [Start here](start_here), see how [a solver is a table](tableau), or look through the [gallery](gallery).
+# The figures of the paper are remade one by one, each with what the paper shows, what was measured here,
+# and where they differ.
+
+# %% tags=["remove-input"]
+print(
+    plots.provenance_line(
+        dict(
+            preset=preset,
+            checkpoint=checkpoint,
+            seeds="held out from the fit",
+            **experiments.provenance(experiments.device(device)),
+        )
+    )
+)

@@ -1,0 +1,188 @@
+"""The published notebooks are executed and current, and their sources run and give the same numbers twice."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from nbformat import NotebookNode
+
+from book import build
+
+ROOT = build.ROOT
+SANITIZE = ROOT / "tests" / "nbval_sanitize.cfg"
+PAGES = build.pages()
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+
+
+def tags(cell: NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def cells_as_written(notebook: NotebookNode) -> list[tuple[str, str]]:
+    return [(c.cell_type, c.source.strip()) for c in notebook.cells if "injected-parameters" not in tags(c)]
+
+
+# -- the table of contents, the configuration, the sources ---------------------------------------
+
+
+def test_every_page_has_a_source_and_every_source_a_page() -> None:
+    files = list(build.toc_files(TOC))
+    assert len(files) == len(set(files))
+    sources = {path.stem for path in (ROOT / "notebooks").glob("*.py")}
+    prose = {path.stem for path in (ROOT / "book").glob("*.md")}
+    assert {Path(f).name for f in files} == sources | prose
+    assert not sources & prose, "a page has both prose and a notebook"
+
+
+def test_the_configuration_leaves_execution_to_papermill_and_invents_no_address() -> None:
+    assert CONFIG["execute"]["execute_notebooks"] == "off"
+    assert CONFIG["only_build_toc_files"] is True
+    assert CONFIG["repository"]["url"] == ""
+    assert "launch_buttons" not in CONFIG
+    assert (ROOT / CONFIG["bibtex_bibfiles"][0]).is_file()
+
+
+def test_the_gallery_shows_every_page_that_draws() -> None:
+    text = (ROOT / "book" / "gallery.md").read_text(encoding="utf-8")
+    assert re.findall(r"^:link: (\w+)$", text, re.MULTILINE) == [name for name in PAGES if name != "index"]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_source_has_a_kernel_and_one_cell_of_parameters(name: str) -> None:
+    notebook = build.read_source(name)
+    assert notebook.metadata.kernelspec.name == "python3"
+    (cell,) = (c for c in notebook.cells if "parameters" in tags(c))
+    for parameter in ("preset", "checkpoint", "device", "seeds"):
+        assert re.search(rf"^{parameter}\b.*=", cell.source, re.MULTILINE), f"{name} has no parameter {parameter!r}"
+    assert re.search(r'^preset.*= "quick"', cell.source, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_published_page_is_executed_and_current(name: str) -> None:
+    path = ROOT / "book" / f"{name}.ipynb"
+    assert path.is_file(), f"{name} is not published; run: make publish"
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert cells_as_written(notebook) == cells_as_written(build.read_source(name)), f"{name} is stale: make publish"
+    cells = code_cells(notebook)
+    assert cells and all(c.execution_count for c in cells), f"{name} has cells that were not run"
+    assert not [o for c in cells for o in c.outputs if o.output_type == "error"]
+    assert any(c.outputs for c in cells), f"{name} shows nothing"
+    assert notebook.metadata.dode.preset in build.PRESETS
+    assert not [key for c in notebook.cells for key in ("papermill", "execution") if key in c.metadata]
+
+
+# -- the runner ----------------------------------------------------------------------------------
+
+
+def test_a_failing_notebook_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "requirements.lock").touch()
+    header = """# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+"""
+    cells = [
+        '# %% tags=["parameters"]',
+        'preset = "quick"',
+        "# %%",
+        'raise ValueError(f"no {preset} today\\nmore")',
+        "",
+    ]
+    text = header + "\n".join(cells)
+    (tmp_path / "notebooks" / "bad.py").write_text(text)
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    monkeypatch.setattr(build, "BUILD", tmp_path / "_build")
+    with pytest.raises(build.BookError, match=r"^notebooks/bad\.py: ValueError: no smoke today$"):
+        build.execute("bad", "smoke", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+    assert (tmp_path / "_build" / "failed" / "bad.ipynb").is_file()
+
+
+def test_progress_bars_and_times_do_not_reach_a_page() -> None:
+    cell = nbformat.v4.new_code_cell("1", execution_count=1, metadata={"execution": {}, "papermill": {}})
+    cell.outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text="\r  0%|          | 0/3\r100%|██████████| 3/3 [00:00]\n"),
+        nbformat.v4.new_output("stream", name="stdout", text="50%\r100%\nkept\n"),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": KERNEL, "papermill": {}})
+    tidied = build.tidy(notebook, "smoke", "0")
+    assert [o.text for o in tidied.cells[0].outputs] == ["100%\nkept\n"]
+    assert not tidied.cells[0].metadata and "papermill" not in tidied.metadata
+
+
+# -- the sources, freshly run --------------------------------------------------------------------
+
+
+def fresh_results(folder: Path) -> Path:
+    """Copy the committed results: a page may read the papers' numbers, but must measure its own at ``smoke``."""
+    (folder / "results").mkdir(parents=True, exist_ok=True)
+    for path in (ROOT / "results").glob("*"):
+        if path.is_file() and not path.name.endswith(tuple(f".{p}.csv" for p in build.TRANSIENT)):
+            shutil.copy(path, folder / "results")
+    return folder / "results"
+
+
+def nbval(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run every notebook in ``folder`` again and compare the cells tagged ``nbval-check-output``."""
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "-p", "no:python", "-p", "no:cacheprovider", "-v"]
+    command += ["--rootdir", str(folder), "-c", os.devnull, "--nbval-sanitize-with", str(SANITIZE)]
+    environment = {**os.environ, "DODE_RESULTS": str(fresh_results(folder))}
+    return subprocess.run([*command, "."], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every notebook run at ``smoke``, away from the repository's own results."""
+    folder = tmp_path_factory.mktemp("fresh")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DODE_RESULTS", str(fresh_results(folder)))
+        build.execute_all("smoke", folder)
+    shutil.rmtree(folder / "results")  # or the second run would only read back what the first one stored
+    return folder
+
+
+@pytest.mark.slow
+def test_fresh_notebooks_give_the_same_outputs_again(fresh: Path) -> None:
+    notebooks = {name: nbformat.read(fresh / f"{name}.ipynb", as_version=4) for name in PAGES}
+    for name, notebook in notebooks.items():
+        assert all(c.execution_count for c in code_cells(notebook)), f"{name} has cells that were not run"
+    silent = [
+        name for name, n in notebooks.items() if not any(c.outputs for c in n.cells if "nbval-check-output" in tags(c))
+    ]
+    assert not silent, f"no cell tagged nbval-check-output has an output in: {', '.join(silent)}"
+    done = nbval(fresh)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert f"{sum(len(code_cells(n)) for n in notebooks.values())} passed" in done.stdout, done.stdout[-2000:]
+
+
+@pytest.mark.slow
+def test_nbval_notices_a_changed_output(tmp_path: Path) -> None:
+    """The comparison above is worth nothing if it cannot fail."""
+    for name, stored in (("same", "4\n"), ("changed", "5\n")):
+        output = nbformat.v4.new_output("stream", name="stdout", text=stored)
+        metadata = {"tags": ["nbval-check-output"]}
+        cell = nbformat.v4.new_code_cell("print(2 + 2)", outputs=[output], execution_count=1, metadata=metadata)
+        nbformat.write(
+            nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": KERNEL}), tmp_path / f"{name}.ipynb"
+        )
+    done = nbval(tmp_path)
+    assert "1 failed, 1 passed" in done.stdout and "changed.ipynb" in done.stdout, done.stdout

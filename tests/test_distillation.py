@@ -1,0 +1,169 @@
+"""The fit: equal to least squares, indifferent to batches, nothing lost at lambda = 0."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import dode
+from dode import schedules, solvers
+from dode.denoisers import MixtureDenoiser
+from dode.distillation import corrected, d_ode, directions, make_teacher, target_states
+from dode.sampling import Step, initial_noise, sample, trajectory
+
+GRID = schedules.karras(5, 0.02, 80.0, final="zero")  # lower, and the last difference of outputs is rounding
+MIXTURE = MixtureDenoiser(
+    torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).double(), torch.tensor([0.3, 0.5, 0.8, 0.2])
+)
+NOISE = initial_noise((3,), range(40), dtype=torch.float64)
+SOLVERS = {
+    "d-ddim": solvers.ddim(GRID),
+    "d-ddim data": solvers.ddim(GRID, basis="data"),
+    "d-edm": solvers.heun(GRID, basis="data"),
+    "d-ipndm": solvers.ipndm(GRID),
+}
+
+
+def reference_fit(denoiser, table, noise, align="time", scale=10):
+    """Equation 14 by torch.linalg.lstsq on whole trajectories, one row after another."""
+    guide = make_teacher(table, "ddim", scale, align)
+    truth = trajectory(denoiser, guide, noise)
+    targets, along, lambdas = (
+        target_states(table, guide, align),
+        directions(table),
+        torch.zeros(table.nfe, dtype=torch.float64),
+    )
+    for i in range(table.nfe):
+        seen: list[Step] = []
+        sample(denoiser, corrected(table, lambdas), noise, callback=seen.append)
+        outputs = [noise if table.basis == "noise" else torch.zeros_like(noise), *(step.output for step in seen)]
+        u = sum(float(w) * d for w, d in zip(along[i], outputs, strict=True)).reshape(-1, 1)
+        plain = trajectory(denoiser, corrected(table, lambdas), noise)[i + 1]
+        if u.any():
+            lambdas[i] = torch.linalg.lstsq(u, (truth[targets[i]] - plain).reshape(-1, 1)).solution[0, 0]
+    return lambdas
+
+
+@pytest.mark.parametrize("align", ["time", "index"])
+@pytest.mark.parametrize("table", SOLVERS.values(), ids=SOLVERS)
+def test_lambda_is_the_least_squares_solution(table, align) -> None:
+    fitted = torch.tensor(d_ode(MIXTURE, table, NOISE, align=align).metadata["lambdas"], dtype=torch.float64)
+    torch.testing.assert_close(fitted, reference_fit(MIXTURE, table, NOISE, align), rtol=1e-10, atol=1e-10)
+    assert fitted.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", dode.zoo.NAMES)
+def test_lambda_is_the_least_squares_solution_on_a_shipped_network(name) -> None:
+    model = dode.load(name, dtype=torch.float64)
+    table = solvers.ddim(model.grid(3), basis=model.prediction)
+    noise = initial_noise(model.shape, range(4), dtype=torch.float64)
+    fitted = torch.tensor(d_ode(model, table, noise, scale=3).metadata["lambdas"], dtype=torch.float64)
+    torch.testing.assert_close(fitted, reference_fit(model, table, noise, scale=3), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", dode.zoo.NAMES)
+def test_one_batch_split_in_ten_gives_the_same_lambda(name) -> None:
+    model = dode.load(name, dtype=torch.float64)
+    table = solvers.heun(model.grid(2)) if model.prediction == "data" else solvers.ddim(model.grid(3))
+    noise = initial_noise(model.shape, range(10), dtype=torch.float64)
+    whole = d_ode(model, table, noise, scale=3)
+    for parts in (
+        d_ode(model, table, noise, scale=3, batch_size=1),
+        d_ode(model, table, iter(noise.split(1)), scale=3),
+    ):
+        torch.testing.assert_close(
+            torch.tensor(parts.metadata["lambdas"]), torch.tensor(whole.metadata["lambdas"]), rtol=1e-10, atol=1e-10
+        )
+
+
+@pytest.mark.parametrize("table", SOLVERS.values(), ids=SOLVERS)
+def test_lambda_zero_is_the_base_solver_bit_for_bit(table) -> None:
+    plain = corrected(table, torch.zeros(table.nfe))
+    assert torch.equal(plain.full, table.full)
+    assert torch.equal(sample(MIXTURE, plain, NOISE), sample(MIXTURE, table, NOISE))
+
+
+@pytest.mark.parametrize("table", SOLVERS.values(), ids=SOLVERS)
+def test_a_distilled_solver_stays_consistent_and_nearer_to_its_teacher(table) -> None:
+    learned = d_ode(MIXTURE, table, NOISE)
+    assert learned.inconsistency() < 1e-11 and learned.nfe == table.nfe
+    facts = learned.metadata
+    assert all(after <= before + 1e-15 for before, after in zip(facts["plain_rmse"], facts["fit_rmse"], strict=True))
+    rebuilt = trajectory(MIXTURE, learned, NOISE)
+    teacher = make_teacher(table)
+    truth = trajectory(MIXTURE, teacher, NOISE)[target_states(table, teacher, "time")]
+    measured = (rebuilt[1:] - truth).square().mean(dim=(1, 2)).sqrt()
+    torch.testing.assert_close(measured, torch.tensor(facts["fit_rmse"], dtype=torch.float64), rtol=1e-6, atol=1e-9)
+
+
+def test_directions_are_equation_10() -> None:
+    table = solvers.ddim(GRID)
+    along, step = directions(table), table.row_sums
+    for i in range(5):
+        wanted = torch.zeros(6, dtype=torch.float64)
+        wanted[i + 1], wanted[i] = step[i], -step[i]  # c (d_i - d_{i-1}), d_{-1} the starting noise
+        torch.testing.assert_close(along[i], wanted)
+    assert not directions(table, "none")[0].any() and not directions(solvers.ddim(GRID, basis="data"))[0].any()
+    heun = directions(solvers.heun(GRID, basis="data"))
+    assert heun.shape == (9, 10)
+    torch.testing.assert_close(heun[:, 1:].diagonal()[1::2], torch.ones(4, dtype=torch.float64))  # correctors: c = 1
+
+
+def test_the_teacher_meets_the_student_as_published() -> None:
+    grid = schedules.karras(10, 0.002, 80.0, final="zero")
+    table = solvers.ddim(grid)
+    for align, wanted in (
+        ("time", grid[1:]),
+        ("index", torch.tensor([45.0, 24.1, 12.1, 5.65, 2.40, 0.907, 0.292, 0.0756, 0.0141, 0])),
+    ):
+        guide = make_teacher(table, "ddim", 10, align)
+        assert guide.nfe == 100
+        met = guide.sigmas[target_states(table, guide, align)]
+        torch.testing.assert_close(met, wanted.double(), rtol=5e-3, atol=1e-12)
+
+
+def test_a_stage_and_its_corrector_share_a_target() -> None:
+    table = solvers.heun(GRID)
+    guide = make_teacher(table, solvers.heun, 4)
+    targets = target_states(table, guide, "time")
+    torch.testing.assert_close(guide.sigmas[targets], table.sigmas[1:])
+    assert targets[0] == targets[1] == 8 and targets[-1] == guide.nfe
+
+
+def test_the_cost_is_one_run_of_teacher_and_student() -> None:
+    MIXTURE.reset()
+    learned = d_ode(MIXTURE, SOLVERS["d-edm"], NOISE, batch_size=10)
+    assert MIXTURE.images == learned.metadata["network_evaluations"] == 40 * (9 + 50)
+
+
+def test_metadata_survive_a_file(tmp_path) -> None:
+    learned = d_ode(MIXTURE, SOLVERS["d-ddim"], NOISE, seeds=range(40))
+    again = dode.Tableau.load(learned.save(tmp_path / "d.safetensors"))
+    assert again.metadata == learned.metadata
+    assert (
+        again.metadata["solver"] == "d-ddim"
+        and again.metadata["seeds"] == list(range(40))
+        and again.metadata["shape"] == [3]
+    )
+    assert torch.equal(sample(MIXTURE, again, NOISE), sample(MIXTURE, learned, NOISE))
+
+
+def test_bad_arguments_are_one_line() -> None:
+    table = SOLVERS["d-ddim"]
+    for wrong, message in (
+        (dict(teacher="euler"), "teacher must be"),
+        (dict(align="sigma"), "align must be"),
+        (dict(scale=0), "scale must be"),
+        (dict(first_step="x"), "first_step must be"),
+        (dict(teacher=solvers.ddim(schedules.karras(7, 0.02, 80.0, final="zero"))), "meets every student level"),
+        (dict(teacher=solvers.ddim(schedules.karras(7, 0.02, 80.0, final="zero")), align="index"), "multiple of 5"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            d_ode(MIXTURE, table, NOISE, **wrong)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="no noise given"):
+        d_ode(MIXTURE, table, iter(()))
+    with pytest.raises(ValueError, match="5 lambdas"):
+        corrected(table, [0.0])
+    with pytest.raises(FloatingPointError, match="row 0 at sigma = 80"):
+        d_ode(lambda x, sigma: x * float("nan"), table, NOISE)

@@ -1,0 +1,434 @@
+"""Metrics against clean-fid, against closed forms, and against careless use."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dode import metrics
+from dode.data import to_signal
+from dode.metrics import Features, Moments, frechet_distance, kernel_distance
+from dode.networks import Classifier
+from dode.storage import FileError, save_tensors
+
+# torch deprecates TorchScript, which is what Inception is published as; scipy, an argument of clean-fid's
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning"),
+]
+
+
+def gaussian(n: int, d: int, seed: int) -> np.ndarray:
+    """Correlated features, float32 as a network gives them, with a mean and a wide spectrum."""
+    rng = np.random.default_rng(seed)
+    mix = rng.standard_normal((d, d)) * np.geomspace(1, 0.05, d)
+    return (rng.standard_normal((n, d)) @ mix.T / math.sqrt(d) + rng.standard_normal(d)).astype(np.float32)
+
+
+def of(features: np.ndarray | Tensor, name: str = "test") -> Moments:
+    return Moments(name, features.shape[1]).update(features)
+
+
+def pixels(n: int, channels: int = 1, size: int = 28, seed: int = 0) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (n, channels, size, size), generator=g, dtype=torch.uint8)
+
+
+# --- moments -------------------------------------------------------------------------------------
+
+ROWS = gaussian(60, 7, 0) + 100.0  # a large mean: the naive sum of squares would lose digits
+
+
+def test_moments_are_numpys() -> None:
+    m = of(ROWS)
+    assert m.n == 60
+    rows = ROWS.astype(np.float64)
+    torch.testing.assert_close(m.mean, torch.from_numpy(rows.mean(0)), rtol=0, atol=1e-11)
+    torch.testing.assert_close(m.cov, torch.from_numpy(np.cov(rows, rowvar=False)), rtol=0, atol=1e-11)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cuts=st.lists(st.integers(0, 60), max_size=12), shards=st.integers(1, 4))
+def test_any_split_gives_the_same_moments(cuts: list[int], shards: int) -> None:
+    edges = [0, *sorted(cuts), 60]
+    parts = [Moments("test", 7) for _ in range(shards)]
+    for k, (a, b) in enumerate(itertools.pairwise(edges)):
+        parts[k % shards].update(ROWS[a:b])  # may be empty
+    merged = Moments("test", 7)
+    for part in reversed(parts):
+        merged.merge(part)
+    whole = of(ROWS)
+    assert merged.n == whole.n == 60
+    torch.testing.assert_close(merged.mean, whole.mean, rtol=0, atol=1e-10)
+    torch.testing.assert_close(merged.cov, whole.cov, rtol=0, atol=1e-10)
+
+
+def test_moments_file_round_trip(tmp_path: Path) -> None:
+    m = Moments("inception-clean", 7, source="training images").update(ROWS)
+    back = Moments.load(m.save(tmp_path / "m.safetensors"))
+    assert (back.features, back.dim, back.n, back.source) == ("inception-clean", 7, 60, "training images")
+    assert torch.equal(back.mean, m.mean) and torch.equal(back.cov, m.cov)
+    back.update(ROWS[:5])  # a loaded file can go on
+    assert back.n == 65
+
+
+def test_moments_load_refuses_other_files(tmp_path: Path) -> None:
+    odd = {"mean": torch.zeros(3), "scatter": torch.zeros(2, 2)}
+    path = save_tensors(tmp_path / "odd.safetensors", odd, "moments", dict(features="x", n=4, source=""))
+    with pytest.raises(FileError, match=r"odd\.safetensors does not hold a mean and a covariance"):
+        Moments.load(path)
+    path = save_tensors(tmp_path / "network.safetensors", odd, "network", {})
+    with pytest.raises(FileError, match="holds a network, not a moments"):
+        Moments.load(path)
+
+
+def test_merge_joins_sources() -> None:
+    a, b = Moments("test", 7, "shard 0").update(ROWS[:9]), Moments("test", 7, "shard 1").update(ROWS[9:])
+    assert a.merge(b).source == "shard 0 + shard 1" and a.n == 60
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_non_finite_features_are_named(bad: float) -> None:
+    x = ROWS.copy()
+    x[4, 2] = bad
+    m = of(ROWS)
+    with pytest.raises(ValueError, match="features of image 64 are not finite"):
+        m.update(x)
+    assert m.n == 60 and torch.isfinite(m.cov).all()  # untouched
+    with pytest.raises(ValueError, match="features of image 4 are not finite"):
+        kernel_distance(x, ROWS)
+
+
+def test_moments_refuse_wrong_shapes() -> None:
+    with pytest.raises(ValueError, match="test has 7 dimensions, got features of 6"):
+        Moments("test", 7).update(ROWS[:, :6])
+    with pytest.raises(ValueError, match=r"features must be \(images, dimension\), got shape \(7,\)"):
+        Moments("test", 7).update(ROWS[0])
+    with pytest.raises(ValueError, match="no images yet"):
+        _ = Moments("test", 7).mean
+
+
+# --- the Frechet distance ------------------------------------------------------------------------
+
+
+SIZES = [(500, 400, 64), (40, 50, 64), (40, 300, 64), (600, 500, 256), (100, 150, 256)]  # more and fewer images than d
+
+
+@pytest.mark.parametrize(("n", "m", "d"), SIZES)
+def test_frechet_distance_is_clean_fids(n: int, m: int, d: int) -> None:
+    fid = pytest.importorskip("cleanfid.fid")
+    a, b = gaussian(n, d, 1), gaussian(m, d, 2)
+    stats = [v for x in (a, b) for v in (np.mean(x, 0, dtype=np.float64), np.cov(x.astype(np.float64), rowvar=False))]
+    expected = fid.frechet_distance(*stats)
+    assert frechet_distance(of(a), of(b)) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(of(b), of(a)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(300, 300, 32), (20, 30, 64), (12, 300, 64)])
+def test_frechet_distance_from_singular_values(n: int, m: int, d: int) -> None:
+    """Tr (S_a S_b)^(1/2) is the nuclear norm of the centred, scaled features' product."""
+    a, b = (torch.from_numpy(gaussian(k, d, k)).double() for k in (n, m))
+    ca, cb = ((x - x.mean(0)) / math.sqrt(len(x) - 1) for x in (a, b))
+    root = torch.linalg.svdvals(ca @ cb.T).sum()
+    expected = (a.mean(0) - b.mean(0)).square().sum() + ca.square().sum() + cb.square().sum() - 2 * root
+    assert frechet_distance(of(a), of(b)) == pytest.approx(float(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "d"), [(300, 32), (20, 64)])
+def test_frechet_distance_to_itself_is_zero(n: int, d: int) -> None:
+    m = of(gaussian(n, d, 3))
+    assert 0 <= frechet_distance(m, m) < 1e-9 * float(m.cov.trace())
+
+
+def exact(mean: Tensor, cov: Tensor, n: int = 1000) -> Moments:
+    """Moments with exactly this mean and covariance."""
+    values, vectors = torch.linalg.eigh(cov)
+    rows = (vectors * (values * len(mean)).sqrt()).T
+    rows = torch.cat([rows, -rows]) * math.sqrt((2 * len(mean) - 1) / (2 * len(mean)))
+    m = of(mean + rows)
+    torch.testing.assert_close(m.cov, cov, rtol=1e-12, atol=1e-12)
+    return m
+
+
+def test_frechet_distance_closed_forms() -> None:
+    mean_a, mean_b = torch.tensor([1.0, -2.0, 0.5]).double(), torch.tensor([0.0, 1.0, 0.5]).double()
+    sd_a, sd_b = torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([0.5, 2.0, 5.0]).double()
+    a, b = exact(mean_a, torch.diag(sd_a**2)), exact(mean_b, torch.diag(sd_b**2))
+    expected = (mean_a - mean_b).square().sum() + (sd_a - sd_b).square().sum()
+    assert frechet_distance(a, b) == pytest.approx(float(expected))
+    # a rotation of both changes nothing; of one, it does
+    q = torch.linalg.qr(torch.from_numpy(np.random.default_rng(0).standard_normal((3, 3))))[0]
+    turned = exact(q @ mean_b, q @ torch.diag(sd_b**2) @ q.T)
+    both = frechet_distance(exact(q @ mean_a, q @ torch.diag(sd_a**2) @ q.T), turned)
+    assert both == pytest.approx(frechet_distance(a, b)) and frechet_distance(a, turned) > both + 0.1
+
+
+def test_frechet_distance_of_constant_features() -> None:
+    """All images alike: covariance zero, the distance is the means' and the other's trace."""
+    a, b = of(torch.ones(5, 3)), of(torch.zeros(4, 3))
+    assert frechet_distance(a, b) == pytest.approx(3.0)
+
+
+def test_frechet_distance_refuses() -> None:
+    a = of(ROWS, "inception-clean")
+    with pytest.raises(ValueError, match=r"'inception-clean' .* and 'classifier'") as info:
+        frechet_distance(a, of(ROWS, "classifier"))
+    assert "\n" not in str(info.value)
+    with pytest.raises(ValueError, match=r"\(7 dimensions\) and 'inception-clean' \(5\)"):
+        frechet_distance(a, of(ROWS[:, :5], "inception-clean"))
+    with pytest.raises(ValueError, match="two images or more, got n = 1"):
+        frechet_distance(a, of(ROWS[:1], "inception-clean"))
+    with pytest.raises(ValueError, match="cannot be compared"):
+        a.merge(of(ROWS, "classifier"))
+
+
+# --- the kernel distance -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "m", "size"), [(200, 150, 1000), (300, 300, 50)])
+def test_kernel_distance_is_clean_fids(n: int, m: int, size: int) -> None:
+    fid = pytest.importorskip("cleanfid.fid")
+    a, b = gaussian(n, 64, 1).astype(np.float64), gaussian(m, 64, 2).astype(np.float64)
+    np.random.seed(5)
+    expected = fid.kernel_distance(a, b, num_subsets=7, max_subset_size=size)
+    assert kernel_distance(a, b, subsets=7, subset_size=size, seed=5) == pytest.approx(expected, rel=1e-10)
+
+
+def test_full_kernel_distance_is_clean_fids_whole_subset() -> None:
+    """With one subset of all rows, the random draw is only an order."""
+    fid = pytest.importorskip("cleanfid.fid")
+    a, b = gaussian(1500, 16, 1).astype(np.float64), gaussian(1500, 16, 2).astype(np.float64)  # more than one chunk
+    expected = fid.kernel_distance(a, b, num_subsets=1, max_subset_size=1500)
+    assert kernel_distance(a, b) == pytest.approx(expected, rel=1e-10)
+
+
+def test_kernel_distance_is_unbiased() -> None:
+    """Uneven sizes, by the definition; and on one distribution it falls on both sides of zero."""
+    a, b = (torch.from_numpy(gaussian(n, 5, n)).double() for n in (9, 6))
+    k = lambda x, y: float((x @ y / 5 + 1) ** 3)  # noqa: E731
+    xx = sum(k(a[i], a[j]) for i in range(9) for j in range(9) if i != j) / 72
+    yy = sum(k(b[i], b[j]) for i in range(6) for j in range(6) if i != j) / 30
+    xy = sum(k(x, y) for x in a for y in b) / 54
+    assert kernel_distance(a, b) == pytest.approx(xx + yy - 2 * xy, rel=1e-12)
+    rng = np.random.default_rng(0)
+    draws = np.array([kernel_distance(*rng.standard_normal((2, 40, 4))) for _ in range(200)])
+    assert draws.min() < 0 < draws.max()
+    assert abs(draws.mean()) < 4 * draws.std() / math.sqrt(len(draws))
+
+
+def test_kernel_distance_seeds_and_errors() -> None:
+    a, b = gaussian(80, 6, 1), gaussian(90, 6, 2)
+    first = kernel_distance(a, b, subsets=3, subset_size=20, seed=1)
+    assert first == kernel_distance(a, b, subsets=3, subset_size=20, seed=1)
+    assert first != kernel_distance(a, b, subsets=3, subset_size=20, seed=2)
+    with pytest.raises(ValueError, match="different dimensions: 6 and 5"):
+        kernel_distance(a, b[:, :5])
+    with pytest.raises(ValueError, match="two images or more on each side, got 1 and 90"):
+        kernel_distance(a[:1], b)
+    with pytest.raises(ValueError, match="one subset or more, got 0"):
+        kernel_distance(a, b, subsets=0)
+
+
+# --- feature extractors --------------------------------------------------------------------------
+
+
+def write_classifier(path: Path, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    model = Classifier(width=4, features=8)
+    half = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    return save_tensors(path, half, "network", dict(name="tiny", config=model.config))
+
+
+def test_classifier_features(tmp_path: Path) -> None:
+    f = metrics.classifier_features(write_classifier(tmp_path / "c.safetensors"))
+    images = pixels(5)
+    out = f(images)
+    assert out.shape == (5, f.dim) == (5, 8) and out.dtype == torch.float32 and not out.requires_grad
+    assert f.label == "FD (classifier features)" and "FID" not in f.label
+    torch.testing.assert_close(f(images[2:3]), out[2:3])  # evaluation mode: no image sees its batch
+    other = metrics.classifier_features(write_classifier(tmp_path / "d.safetensors", seed=1))
+    assert f.name.startswith("tiny-") and f.name != other.name
+    with pytest.raises(ValueError, match="cannot be compared"):
+        frechet_distance(metrics.moments(images, f), metrics.moments(images, other))
+
+
+@pytest.mark.parametrize("images", [torch.zeros(2, 1, 28, 28), pixels(2)[0], pixels(2, channels=3)])
+def test_features_refuse_what_is_no_image_file(tmp_path: Path, images: Tensor) -> None:
+    f = metrics.classifier_features(write_classifier(tmp_path / "c.safetensors"))
+    with pytest.raises(ValueError, match=r"takes uint8 images \(B, 1, H, W\)"):
+        f(images)
+
+
+def test_classifier_file_errors(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"none\.safetensors does not exist"):
+        metrics.classifier_features(tmp_path / "none.safetensors")
+    path = save_tensors(tmp_path / "x.safetensors", {"w": torch.ones(1)}, "network", dict(config={}))
+    with pytest.raises(FileError, match="does not hold a classifier"):
+        metrics.classifier_features(path)
+
+
+def test_shipped_classifier() -> None:
+    f = metrics.classifier_features()
+    assert f.dim == 64 and f.name.startswith("fashion-mnist-classifier-")
+    assert torch.isfinite(f(pixels(4))).all()
+
+
+def mean_feature(images: Tensor) -> Tensor:
+    x = images.double().flatten(1)
+    return torch.stack([x.mean(1), x.std(1), x[:, 0]], 1)
+
+
+MEAN = Features("mean", 3, "FD (pixels)", (1,), mean_feature)
+
+
+def test_measure() -> None:
+    images = pixels(50)
+    reference = metrics.moments(pixels(70, seed=1), MEAN)
+    result = metrics.measure(images, MEAN, reference, batch_size=7)
+    expected = frechet_distance(of(mean_feature(images), "mean"), reference)
+    assert result == dict(fd=pytest.approx(expected), n=50, n_reference=70, features="mean", label="FD (pixels)")
+    # the same images in -1..1, slightly disturbed, and as a stream: an image file would not know
+    signal = to_signal(images) + 0.003 * torch.rand(images.shape).sub(0.5)
+    assert metrics.measure(signal, MEAN, reference)["fd"] == pytest.approx(expected)
+    assert metrics.measure(iter(images.split(11)), MEAN, reference, batch_size=4)["fd"] == pytest.approx(expected)
+
+
+def test_diverged_samples_are_refused() -> None:
+    images = torch.zeros(3, 1, 4, 4)
+    images[1, 0, 0, 0] = math.nan
+    with pytest.raises(ValueError, match="NaN or infinite pixels"):
+        metrics.moments(images, MEAN)
+
+
+# --- Inception: the real path around a small network ---------------------------------------------
+
+
+class Layers(nn.Module):
+    """Inception's interface: (B, 3, 299, 299) to (B, 2048); here 2,048 of the pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :2048] if x.shape[2] == 299 else x.mean(dim=(2, 3)).repeat(1, 683)[:, :2048]
+
+
+class Stand(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = Layers()
+
+    def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
+        return self.layers(x)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    pytest.importorskip("cleanfid")
+    monkeypatch.setenv("DODE_CACHE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def stand_in(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = cache / "inception-2015-12-05.pt"
+    torch.jit.script(Stand()).save(str(path))
+    monkeypatch.setattr(metrics, "INCEPTION_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    return path
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_clean_resizing_is_clean_fids(stand_in: Path, channels: int) -> None:
+    from cleanfid.resize import build_resizer
+
+    f = metrics.inception_features("clean")
+    images = pixels(3, channels)
+    rgb = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    expected = np.stack([build_resizer("clean")(x) for x in rgb]).transpose(0, 3, 1, 2)
+    assert expected.shape == (3, 3, 299, 299)
+    out = f(images)
+    assert (f.name, f.dim, f.label) == ("inception-clean", 2048, "FID") and out.shape == (3, 2048)
+    torch.testing.assert_close(out, (torch.from_numpy(expected).flatten(1)[:, :2048] - 128) / 128, rtol=0, atol=0)
+
+
+def test_legacy_resizing_is_left_to_the_network(stand_in: Path) -> None:
+    f = metrics.inception_features("legacy_tensorflow")
+    images = pixels(2, 3, size=32)
+    out = f(images)
+    assert f.name == "inception-legacy_tensorflow" and out.shape == (2, 2048)
+    torch.testing.assert_close(out[:, :3], images.float().mean(dim=(2, 3)))
+    with pytest.raises(ValueError, match="cannot be compared"):
+        clean = metrics.inception_features("clean")
+        frechet_distance(metrics.moments(images, f), metrics.moments(images, clean))
+
+
+def test_inception_agrees_with_clean_fid_end_to_end(stand_in: Path) -> None:
+    """Our streamed number is clean-fid's on the same images and network."""
+    fid = pytest.importorskip("cleanfid.fid")
+    from cleanfid.inception_torchscript import InceptionV3W
+    from cleanfid.resize import build_resizer
+
+    f, resize = metrics.inception_features(), build_resizer("clean")
+    net = InceptionV3W(str(stand_in.parent), download=False)
+    sets = [pixels(6, 3, 32, seed=1), pixels(5, 3, 32, seed=2) // 2]
+    images = [[torch.tensor(resize(x).transpose(2, 0, 1)) for x in s.permute(0, 2, 3, 1).numpy()] for s in sets]
+    with torch.no_grad():
+        a, b = (net(torch.stack(x)).double() for x in images)
+    ours = metrics.measure(sets[0], f, metrics.moments(sets[1], f), batch_size=4)
+    ca, cb = ((x - x.mean(0)) / math.sqrt(len(x) - 1) for x in (a, b))
+    root = torch.linalg.svdvals(ca @ cb.T).sum()  # clean-fid's sqrtm of a 2048 x 2048 matrix takes minutes
+    expected = (a.mean(0) - b.mean(0)).square().sum() + ca.square().sum() + cb.square().sum() - 2 * root
+    assert ours["fd"] == pytest.approx(float(expected), rel=1e-8) and ours["n"] == 6
+    kid = kernel_distance(*(torch.cat(list(metrics.embed(s[:5], f))) for s in sets))
+    assert kid == pytest.approx(fid.kernel_distance(a[:5].numpy(), b.numpy(), num_subsets=1), rel=1e-8)
+
+
+def test_missing_inception_names_file_and_place(cache: Path) -> None:
+    with pytest.raises(FileError) as info:
+        metrics.inception_features()
+    message = str(info.value)
+    assert str(cache / "inception-2015-12-05.pt") in message and "classifier_features" in message
+    assert "\n" not in message
+
+
+def test_wrong_inception_is_never_loaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.jit.script(Stand()).save(str(cache / "inception-2015-12-05.pt"))  # loads well, but is not Inception
+    loads: list[object] = []
+    monkeypatch.setattr(torch.jit, "load", lambda *a, **k: loads.append(a))
+    with pytest.raises(FileError, match="is not the published Inception") as info:
+        metrics.inception_features()
+    assert not loads and "\n" not in str(info.value)
+
+
+def test_inception_arguments(stand_in: Path) -> None:
+    with pytest.raises(ValueError, match="mode must be 'clean' or 'legacy_tensorflow', got 'legacy_pytorch'"):
+        metrics.inception_features("legacy_pytorch")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"\(B, 1 or 3, H, W\)"):
+        metrics.inception_features()(pixels(2, channels=2))
+
+
+def test_without_clean_fid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cleanfid.inception_torchscript", None)
+    with pytest.raises(ImportError, match=r"pip install 'dode\[fid\]'"):
+        metrics.inception_features()
+
+
+# --- paths ---------------------------------------------------------------------------------------
+
+
+def test_rmse_and_trajectory_distance() -> None:
+    a = torch.zeros(3, 2, 1, 2, 2)
+    b = a.clone()
+    b[1, 0] = 2.0  # image 0 is off by 2 everywhere, image 1 by 0: 1 on average
+    b[2, :, 0, 0, 0] = 4.0  # one pixel of four: 2
+    torch.testing.assert_close(metrics.trajectory_distance(a, b), torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64))
+    assert metrics.rmse(a[1], b[1]) == 1.0
+    with pytest.raises(ValueError, match="two equal shapes"):
+        metrics.rmse(a[1], b[1, :1])

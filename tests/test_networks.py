@@ -1,0 +1,111 @@
+"""Shapes, sizes and the state at the start of the networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from dode.networks import Attention, Classifier, UNet
+from dode.training import build_denoiser
+
+SMALL = dict(widths=(16, 32), heads=2)
+
+
+def disturbed(network: torch.nn.Module) -> torch.nn.Module:
+    """Some weights that are not zero, as after training."""
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=g))
+    return network
+
+
+@pytest.mark.parametrize("size", [28, 32])
+@pytest.mark.parametrize(("channels", "patch", "blocks"), [(1, 2, 1), (3, 2, 2), (3, 4, 1), (1, 1, 1)])
+def test_unet_keeps_the_shape(size: int, channels: int, patch: int, blocks: int) -> None:
+    net = disturbed(UNet(channels, size, patch, (16, 32, 48), blocks, heads=2))
+    out = net(torch.randn(2, channels, size, size), torch.tensor([0.0, 999.0]))
+    assert out.shape == (2, channels, size, size) and torch.isfinite(out).all() and out.std() > 0
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist-noise", "fashion-mnist-data"])
+def test_shipped_network_is_small_and_starts_at_zero(name: str) -> None:
+    d = build_denoiser(name)
+    assert isinstance(d.network, UNet)
+    assert sum(p.numel() for p in d.network.parameters()) <= 3_000_000
+    with torch.no_grad():
+        out = d.network(torch.randn(2, 1, 28, 28), torch.tensor([3.0, 500.0]))
+        assert out.shape == (2, 1, 28, 28) and not out.any()
+        x = torch.randn(2, 1, 28, 28)
+        c = d.coefficients(torch.tensor(1.5, dtype=torch.float64))
+        torch.testing.assert_close(d(x, 1.5), float(c.skip) * x)
+
+
+def test_config_rebuilds_the_network() -> None:
+    net = disturbed(UNet(3, 16, 2, (16, 32), 2, heads=2, label_scale=250.0))
+    again = UNet(**net.config)
+    again.load_state_dict(net.state_dict())
+    x, label = torch.randn(2, 3, 16, 16), torch.tensor([0.1, -0.7])
+    assert torch.equal(net(x, label), again(x, label)) and again.config == net.config
+
+
+def test_label_matters_and_is_scaled() -> None:
+    net = disturbed(UNet(size=16, **SMALL))
+    x = torch.randn(1, 1, 16, 16)
+    assert not torch.allclose(net(x, torch.tensor([1.0])), net(x, torch.tensor([50.0])))
+    scaled = UNet(size=16, label_scale=250.0, **SMALL)
+    scaled.load_state_dict(net.state_dict())
+    torch.testing.assert_close(scaled(x, torch.tensor([0.2])), net(x, torch.tensor([50.0])))
+    torch.testing.assert_close(
+        net(x.expand(3, -1, -1, -1), torch.tensor(7.0)), net(x, torch.tensor([7.0])).expand(3, 1, 16, 16)
+    )
+
+
+def test_images_of_a_batch_do_not_mix() -> None:
+    net = disturbed(UNet(size=16, **SMALL)).eval()
+    x, label = torch.randn(3, 1, 16, 16), torch.tensor([1.0, 40.0, 900.0])
+    together = net(x, label)
+    for k in range(3):
+        torch.testing.assert_close(net(x[k : k + 1], label[k : k + 1])[0], together[k], rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_reach_every_parameter() -> None:
+    net = disturbed(UNet(size=16, **SMALL))
+    net(torch.randn(2, 1, 16, 16), torch.tensor([1.0, 40.0])).square().mean().backward()
+    for name, p in net.named_parameters():
+        assert p.grad is not None and p.grad.abs().max() > 0, name
+
+
+def test_bottleneck_can_be_watched() -> None:
+    net = UNet(size=28, **SMALL)
+    seen: list[Tensor] = []
+    net.bottleneck.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    net(torch.randn(2, 1, 28, 28), torch.tensor([1.0, 2.0]))
+    assert [tuple(s.shape) for s in seen] == [(2, 32, 7, 7)]
+
+
+def test_attention_is_the_formula() -> None:
+    """Head by head: softmax(q k^T / sqrt(d)) v, over all pixels."""
+    net = disturbed(Attention(32, 4))
+    x = torch.randn(2, 32, 3, 5)
+    q, k, v = net.qkv(net.norm(x)).reshape(2, 3, 4, 8, 15).unbind(1)  # (images, heads, channels, pixels)
+    weights = torch.einsum("bhcp,bhcq->bhpq", q, k).div(8**0.5).softmax(-1)
+    h = torch.einsum("bhpq,bhcq->bhcp", weights, v).reshape(2, 32, 3, 5)
+    torch.testing.assert_close(net(x), x + net.out(h), rtol=1e-4, atol=1e-5)
+
+
+def test_unet_refuses_an_odd_size() -> None:
+    with pytest.raises(ValueError, match="image size 27 is not divisible by the patch of 2; pad the images"):
+        UNet(size=27)
+
+
+def test_classifier() -> None:
+    net = Classifier().eval()
+    images = torch.randint(256, (3, 1, 28, 28), dtype=torch.uint8)
+    assert net(images).shape == (3, 10) and net.features(images).shape == (3, 64)
+    torch.testing.assert_close(net.features(images.float()), net.features(images))
+    torch.testing.assert_close(net.head(net.features(images)), net(images))
+    again = Classifier(**net.config).eval()
+    again.load_state_dict(net.state_dict())
+    assert torch.equal(again(images), net(images))

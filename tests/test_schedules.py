@@ -1,0 +1,265 @@
+"""Noise schedules against their definitions; grids against the papers' numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dode import schedules
+from dode.schedules import (
+    EDM,
+    Schedule,
+    VPContinuous,
+    VPDiscrete,
+    check_grid,
+    cosine,
+    karras,
+    log_snr,
+    refine,
+    time_quadratic,
+    time_uniform,
+    vp_linear,
+)
+
+LINEAR, COSINE, CONTINUOUS = vp_linear(), cosine(), VPContinuous()
+ALL: list[Schedule] = [LINEAR, COSINE, CONTINUOUS, EDM(), vp_linear(50)]
+grids = pytest.mark.parametrize("grid", [karras, log_snr, time_uniform, time_quadratic])
+
+
+def f64(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+# --- schedules -----------------------------------------------------------------------------------
+
+
+def test_vp_linear_known_values() -> None:
+    assert LINEAR.sigma_max == pytest.approx(157.4073, abs=1e-4)  # label 999
+    assert LINEAR.sigma_min == pytest.approx(math.sqrt(1e-4 / (1 - 1e-4)), rel=1e-12)  # label 0: one beta
+    betas = [1e-4 + k * (0.02 - 1e-4) / 999 for k in range(1000)]
+    for label in (0, 1, 17, 500, 999):
+        bar = math.prod(1 - b for b in betas[: label + 1])
+        assert float(LINEAR.sigma(f64(label))) == pytest.approx(math.sqrt((1 - bar) / bar), rel=1e-11)
+
+
+def test_cosine_known_values() -> None:
+    def bar(k: int) -> float:
+        return math.cos((k / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+
+    for label in (0, 250, 500, 998):  # the last beta alone is clipped
+        b = bar(label + 1)
+        assert float(COSINE.sigmas[label]) == pytest.approx(math.sqrt((1 - b) / b), rel=1e-9)
+    clipped = bar(999) * (1 - 0.999)
+    assert COSINE.sigma_max == pytest.approx(math.sqrt((1 - clipped) / clipped), rel=1e-6)
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, COSINE, vp_linear(50)])
+def test_integer_labels_are_exact(schedule: VPDiscrete) -> None:
+    k = torch.arange(schedule.steps, dtype=torch.float64)
+    assert torch.equal(schedule.label(schedule.sigma(k)), k)
+    assert torch.equal(schedule.label(schedule.sigmas), k)
+    assert (schedule.sigmas.diff() > 0).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(0, 999))
+def test_real_labels_round_trip(label: float) -> None:
+    for schedule in (LINEAR, COSINE):
+        assert float(schedule.label(schedule.sigma(f64(label)))[0]) == pytest.approx(label, abs=1e-8)
+    t = max(label, 999e-3)
+    assert float(CONTINUOUS.label(CONTINUOUS.sigma(f64(t)))[0]) == pytest.approx(t, rel=1e-10)
+
+
+def test_labels_are_clamped_and_reach_zero() -> None:
+    assert torch.equal(LINEAR.label(f64(1e-9, 1e9)), f64(0, 999))
+    assert torch.equal(LINEAR.sigma(f64(-1)), f64(0))
+    half = LINEAR.sigma(f64(-0.5))
+    assert float(half) == pytest.approx(LINEAR.sigma_min / 2)
+    near = LINEAR.sigma(f64(-1e-9, 0, 1e-9))  # continuous at label 0
+    torch.testing.assert_close(near, near[1].expand(3), rtol=1e-8, atol=0)
+
+
+def test_vp_continuous_known_values() -> None:
+    """At t = 1, ln alpha = -(beta_max + beta_min) / 4 (Song et al. 2021)."""
+    assert CONTINUOUS.sigma_max == pytest.approx(math.sqrt(math.expm1(10.05)))
+    assert CONTINUOUS.sigma_min == pytest.approx(math.sqrt(math.expm1(1e-3 * 0.1 + 1e-6 * 19.9 / 2)), rel=1e-6)
+    # the discrete chain is its discretisation, and a finer one is nearer
+    coarse, fine = (VPDiscrete(n, beta_min=0.1 / n, beta_max=20 / n).sigmas[n // 2 - 1] for n in (1_000, 10_000))
+    exact = CONTINUOUS.sigma(f64(999 / 2))[0]
+    assert abs(coarse / exact - 1) < 1e-2 and abs(fine / exact - 1) < 1e-3
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, COSINE, CONTINUOUS])
+def test_variance_is_preserved(schedule: Schedule) -> None:
+    sigma = torch.logspace(-2, 2, 50, dtype=torch.float64)
+    alpha = schedule.alpha(sigma)
+    torch.testing.assert_close(alpha**2 + (alpha * sigma) ** 2, torch.ones(50).double(), rtol=1e-14, atol=0)
+
+
+def test_edm_label() -> None:
+    s = EDM()
+    assert torch.equal(s.alpha(f64(3.0)), f64(1.0))
+    assert float(s.label(f64(math.e**2))) == pytest.approx(0.5)
+    torch.testing.assert_close(s.sigma(s.label(f64(0.002, 80))), f64(0.002, 80))
+
+
+@pytest.mark.parametrize("schedule", ALL)
+def test_config_round_trip(schedule: Schedule) -> None:
+    assert schedules.from_config(schedule.config) == schedule
+    assert schedule.sigma_min < schedule.sigma_max
+
+
+def test_unknown_schedule() -> None:
+    with pytest.raises(ValueError, match="unknown schedule 'flow'; known: vp_discrete, vp_continuous, edm"):
+        schedules.from_config(dict(schedule="flow"))
+
+
+# --- grids: the papers' numbers ------------------------------------------------------------------
+
+EDM10 = karras(10, 0.002, 80, final="zero")
+
+
+def test_karras_is_edms_grid() -> None:
+    """EDM, eq. 5, and the levels it gives for ten steps."""
+    paper = [(80 ** (1 / 7) + i / 9 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(10)] + [0]
+    torch.testing.assert_close(EDM10, f64(*paper), rtol=1e-12, atol=0)
+    printed = f64(42.4, 21.1, 9.72, 4.07, 1.50, 0.470, 0.117, 0.0204, 0.002, 0)
+    torch.testing.assert_close(EDM10[1:], printed, rtol=5e-3, atol=0)  # three printed digits
+    assert float(EDM10[0]) == 80
+
+
+def test_index_aligned_teacher() -> None:
+    """The released D-ODE code re-spaces the levels above zero: noisier than the student's at each index."""
+    teacher = refine(EDM10, 10, align="index")
+    assert len(teacher) == 101 and float(teacher[0]) == 80
+    torch.testing.assert_close(teacher, karras(100, 0.002, 80, final="zero"), rtol=1e-10, atol=0)
+    printed = f64(45.0, 24.1, 12.1, 5.65, 2.40, 0.907, 0.292, 0.0756, 0.0141, 0)
+    torch.testing.assert_close(teacher[10::10], printed, rtol=5e-3, atol=0)
+    assert (teacher[10:-1:10] > EDM10[1:-1]).all()
+
+
+def test_time_uniform_trailing_labels() -> None:
+    grid = time_uniform(10, LINEAR.sigma_min, LINEAR.sigma_max, final="zero")
+    labels = f64(*range(999, 0, -100))
+    torch.testing.assert_close(LINEAR.label(grid[:-1]), labels, rtol=0, atol=1e-9)
+    assert torch.equal(grid[-1:], f64(0)) and float(grid[0]) == LINEAR.sigma_max
+    torch.testing.assert_close(grid[:-1], LINEAR.sigmas[labels.long()], rtol=1e-12, atol=0)
+
+
+def test_spacings() -> None:
+    lo, hi = LINEAR.sigma_min, LINEAR.sigma_max
+    steps = time_uniform(7, lo, hi)
+    torch.testing.assert_close(LINEAR.label(steps), torch.linspace(999, 0, 8, dtype=torch.float64), rtol=0, atol=1e-9)
+    roots = (LINEAR.label(time_quadratic(7, lo, hi)) + 1).sqrt()  # label -1 is time zero
+    torch.testing.assert_close(roots.diff(), roots.diff()[:1].expand(7), rtol=1e-9, atol=0)
+    logs = log_snr(7, 0.01, 100).log()
+    torch.testing.assert_close(logs.diff(), f64(-math.log(1e4) / 7).expand(7), rtol=1e-12, atol=0)
+    own = time_uniform(4, 0.02, 10, schedule=CONTINUOUS)
+    labels = CONTINUOUS.label(own)
+    torch.testing.assert_close(labels.diff(), labels.diff()[:1].expand(4), rtol=1e-9, atol=0)
+
+
+# --- grids: what holds for all -------------------------------------------------------------------
+
+ends = st.tuples(st.floats(0.0101, 1.0), st.floats(1.5, 150.0))  # inside the linear chain's range
+final = st.sampled_from(["sigma_min", "zero"])
+Grid = Callable[..., Tensor]
+
+
+@grids
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(1, 40), ends=ends, final=final)
+def test_grids_have_their_ends(grid: Grid, n: int, ends: tuple[float, float], final: str) -> None:
+    lo, hi = ends
+    g = grid(n, lo, hi, final=final)
+    assert g.shape == (n + 1,) and g.dtype == torch.float64
+    assert (g.diff() < 0).all()
+    assert float(g[0]) == hi
+    if final == "zero":
+        assert float(g[-1]) == 0
+        if grid in (karras, log_snr) and n > 1:
+            assert float(g[-2]) == pytest.approx(lo, rel=1e-12)
+    else:
+        assert float(g[-1]) == pytest.approx(lo, rel=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 20), ends, final, st.integers(1, 12), st.sampled_from([karras, time_uniform]))
+def test_time_aligned_teacher_meets_the_student(
+    n: int, ends: tuple[float, float], final: str, scale: int, kind: Grid
+) -> None:
+    student = kind(n, *ends, final=final)
+    for align in ("time", "index"):
+        teacher = refine(student, scale, align=align)
+        assert teacher.shape == (scale * n + 1,) and (teacher.diff() < 0).all()
+        assert teacher[0] == student[0] and teacher[-1] == student[-1]
+    assert torch.equal(refine(student, scale)[::scale], student)  # bit for bit
+    if final == "sigma_min":
+        assert torch.equal(refine(student, scale, align="index"), refine(student, scale))
+
+
+def test_refined_karras_is_karras() -> None:
+    torch.testing.assert_close(refine(karras(5, 0.01, 100), 4), karras(20, 0.01, 100), rtol=1e-12, atol=0)
+
+
+# --- errors: one line each, and the entry by name ------------------------------------------------
+
+
+@grids
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((0, 0.01, 100), "one step or more, got n = 0"),
+        ((-3, 0.01, 100), "one step or more, got n = -3"),
+        ((2.5, 0.01, 100), "one step or more, got n = 2.5"),
+        ((5, 100, 0.01), "0 < sigma_min < sigma_max, got 100 and 0.01"),
+        ((5, 0, 100), "0 < sigma_min < sigma_max, got 0 and 100"),
+        ((5, -1, 100), "0 < sigma_min < sigma_max, got -1 and 100"),
+        ((5, math.nan, 100), "0 < sigma_min < sigma_max, got nan and 100"),
+    ],
+)
+def test_grid_arguments(grid: Grid, args: tuple[float, ...], message: str) -> None:
+    with pytest.raises(ValueError) as info:
+        grid(*args)
+    assert message in str(info.value) and "\n" not in str(info.value)
+
+
+@grids
+def test_grid_final(grid: Grid) -> None:
+    with pytest.raises(ValueError, match="final must be 'sigma_min' or 'zero', got 'Zero'"):
+        grid(5, 0.01, 100, final="Zero")
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        ([1.0, 2.0, 0.5], r"must decrease strictly, but sigma\[1\] = 2 follows 1"),
+        ([3.0, 2.0, 2.0], r"must decrease strictly, but sigma\[2\] = 2 follows 2"),
+        ([3.0, math.nan, 1.0], "non-finite noise level at index 1"),
+        ([math.inf, 1.0], "non-finite noise level at index 0"),
+        ([3.0, 2.0, -1.0], "must not be negative, got -1 at the end"),
+        ([3.0], r"at least two noise levels in one dimension, got shape \(1,\)"),
+        ([[3.0, 2.0]], r"at least two noise levels in one dimension, got shape \(1, 2\)"),
+    ],
+)
+def test_bad_grids_are_named(levels: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as info:
+        check_grid(torch.tensor(levels))
+    assert "\n" not in str(info.value)
+    with pytest.raises(ValueError, match=message):
+        refine(torch.tensor(levels), 2)
+
+
+def test_refine_arguments() -> None:
+    with pytest.raises(ValueError, match="scale must be a whole number of one or more, got 0"):
+        refine(EDM10, 0)
+    with pytest.raises(ValueError, match=r"scale must be a whole number of one or more, got 1\.5"):
+        refine(EDM10, 1.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="align must be 'time' or 'index', got 'space'"):
+        refine(EDM10, 2, align="space")  # type: ignore[arg-type]
