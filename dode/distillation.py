@@ -35,9 +35,14 @@ def directions(tableau: Tableau, first_step: FirstStep | None = None) -> Tensor:
 
     Row ``i`` is ``c (dhat_i - dhat_{i-1})``, with ``dhat_i`` the solver's own combined output (its row
     over its row sum ``c``), as eq. 10 has it for high-order solvers.  A row that stays at its level
-    (Heun's corrector) has no such sum: there ``dhat`` is the last network output and ``c`` is 1, as in
-    the released D-EDM.  The first row leans on the starting noise (``first_step="noise"``, the default
-    in the noise basis, ``d_{T+1} := x_T``) or is left alone ("none", the default in the data basis).
+    (Heun's corrector) has no such sum: there ``dhat`` is the last network output, as in the released
+    D-EDM, and ``c`` the row's weight on it, so that ``lambda = -1`` takes the corrector back.  (The
+    released code has ``c = 1`` there: the same solver, but numbers from 0.01 to 20,000.)
+
+    The first row leans on the starting noise (``first_step="noise"``, the default in the noise basis,
+    ``d_{T+1} := x_T``) or is left alone ("none", the default in the data basis).  Corrections are kept:
+    a corrector starts from the corrected predictor, where the released D-EDM starts again from the
+    beginning of the step; on the tableau that needs no special case.
     """
     if first_step not in (None, "noise", "none"):
         raise ValueError(f"first_step must be 'noise' or 'none', got {first_step!r}")
@@ -46,7 +51,7 @@ def directions(tableau: Tableau, first_step: FirstStep | None = None) -> Tensor:
     stays = tableau.sigmas[1:] == tableau.sigmas[:-1]
     last_call = torch.zeros_like(full)
     last_call[:, 1:].fill_diagonal_(1.0)
-    scale = torch.where(stays, 1.0, sums)[:, None]
+    scale = torch.where(stays, tableau.weights.diagonal(), sums)[:, None]
     staged = stays.any()  # single-step schemes compare raw outputs, multistep ones their combinations
     combined = last_call if staged else full / scale
     previous = torch.zeros_like(full)

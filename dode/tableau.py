@@ -128,14 +128,16 @@ class Tableau:
     def rows(self) -> tuple[Row, ...]:
         """The non-zero weights row by row; a 1000-step DDIM keeps one output, not 1000."""
         ratio = torch.ones(self.nfe) if self.basis == "noise" else self.sigmas[1:] / self.sigmas[:-1]
-        full, rows, needed = self.full, list[Row](), frozenset[int]()
+        full, terms = self.full, [list[tuple[int, float]]() for _ in range(self.nfe)]
         if self.basis == "data":
             full[:, 0] = 0  # the starting noise is an output of zero
+        where = full.nonzero()
+        for (i, column), weight in zip(where.tolist(), full[where[:, 0], where[:, 1]].tolist(), strict=True):
+            terms[i].append((column - 1, weight))
+        rows, needed = list[Row](), frozenset[int]()
         for i in reversed(range(self.nfe)):
-            columns = full[i, : i + 2].nonzero().flatten().tolist()
-            terms = tuple((c - 1, float(full[i, c])) for c in columns)
-            rows.append(Row(float(ratio[i]), terms, needed))
-            needed = frozenset(j for j in needed | {j for j, _ in terms} if j < i)
+            rows.append(Row(float(ratio[i]), tuple(terms[i]), needed))
+            needed = frozenset(j for j in needed | {j for j, _ in terms[i]} if j < i)
         return tuple(reversed(rows))
 
     @property

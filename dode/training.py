@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from dode import data
+from dode import data, metrics
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction, expand
 from dode.networks import Classifier, UNet
 from dode.schedules import EDM, VPDiscrete, vp_linear
@@ -233,6 +233,14 @@ def train(name: str, folder: Path, device: str = "cpu", until: int | None = None
     return run
 
 
+def reference_moments(folder: Path) -> Path:
+    """Mean and covariance of the trained classifier's features over all training images: FD's other side."""
+    features = metrics.classifier_features(folder / "fashion-mnist-classifier.safetensors")
+    images, _ = data.fashion_mnist("train")
+    found = metrics.moments(images, features, source="Fashion-MNIST, 60,000 training images")
+    return found.save(folder / "fashion-mnist-moments.safetensors")
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -246,6 +254,8 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     train(args.name, args.out, args.device)
+    if args.name.endswith("classifier"):
+        reference_moments(args.out)
     print(f"wrote {args.out / args.name}.safetensors")
 
 

@@ -51,7 +51,7 @@ def test_the_lock_pins_every_dependency_to_an_allowed_version(python: str) -> No
 def test_the_lock_holds_exact_versions_and_no_address() -> None:
     for line in LOCK.splitlines():
         assert line.startswith("#") or re.match(r"[a-z0-9._-]+==[0-9][0-9a-z.]*( ; [^;]+)?$", line), line
-    assert not re.search(r"://|--|/opt|index|file:|\.whl| @ ", LOCK)
+    assert not re.search(r"/|--|\.whl| @ ", LOCK)
 
 
 def test_torch_and_torchvision_are_one_pair() -> None:

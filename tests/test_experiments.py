@@ -1,0 +1,172 @@
+"""Presets, sweeps that survive a kill, the registry, and the committed numbers."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import dode
+from book import prose
+from dode import experiments, zoo
+from dode.storage import FileError
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMITTED = ROOT / "results" / "figure_4.standard.csv"
+
+
+def rows() -> list[dict[str, str]]:
+    with open(COMMITTED, newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def test_a_sweep_stores_each_row_and_goes_on_after_a_kill(tmp_path: Path) -> None:
+    path, cells, done = tmp_path / "s.csv", [dict(a=i, b="x") for i in range(4)], []
+
+    def work(a: int, b: str) -> dict[str, object]:
+        if a == 2 and len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(a)
+        return dict(value=a * a)
+
+    with pytest.raises(KeyboardInterrupt):
+        experiments.Sweep(path, ["a", "b"]).run(cells, work, progress=False)
+    assert len(path.read_text().splitlines()) == 3
+    done.append(-1)
+    sweep = experiments.Sweep(path, ["a", "b"]).run(cells, work, progress=False)
+    assert done == [0, 1, -1, 2, 3]
+    assert [(r["a"], r["value"]) for r in sweep.rows] == [("0", "0"), ("1", "1"), ("2", "4"), ("3", "9")]
+    assert [p.name for p in tmp_path.iterdir()] == ["s.csv"]
+
+
+def test_a_full_disk_keeps_the_rows_there_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = experiments.Sweep(tmp_path / "s.csv", ["a"])
+    sweep.add(dict(a=1))
+    before = sweep.path.read_text()
+
+    def full(self: Path, *_: object, **__: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        sweep.add(dict(a=2))
+    assert sweep.path.read_text() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["s.csv"]
+
+
+def test_a_foreign_results_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("other\n1\n")
+    with pytest.raises(FileError, match="no column 'a'"):
+        experiments.Sweep(tmp_path / "s.csv", ["a"])
+
+
+@pytest.mark.parametrize(
+    ("call", "wrong", "nearest"),
+    [
+        (experiments.preset, "quik", "quick"),
+        (dode.load, "fashion-mnist-nois", "fashion-mnist-noise"),
+        (experiments.checkpoints, "fashion-data", "fashion-mnist-data"),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest_ones(call, wrong: str, nearest: str) -> None:
+    with pytest.raises(ValueError, match=f"nearest: {nearest}") as caught:
+        call(wrong)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_and_foreign_checkpoints_are_refused_in_one_line(tmp_path: Path) -> None:
+    good = zoo.checkpoint_file("fashion-mnist-noise").read_bytes()
+    for name, content in (("cut", good[: len(good) // 2]), ("text", b"hello"), ("empty", b"")):
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
+        with pytest.raises(FileError) as caught:
+            dode.load(tmp_path / f"{name}.safetensors")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(FileError, match="does not hold a denoiser"):
+        dode.load(zoo.CHECKPOINTS / "fashion-mnist-classifier.safetensors")
+    with pytest.raises(FileError, match="holds a moments, not a network"):
+        dode.load(zoo.CHECKPOINTS / "fashion-mnist-moments.safetensors")
+
+
+@pytest.mark.parametrize("name", zoo.NAMES)
+def test_a_shipped_checkpoint_is_small_and_documented(name: str) -> None:
+    path, card = zoo.checkpoint_file(name), zoo.metadata(name)
+    assert path.stat().st_size <= 8e6
+    model = dode.load(name)
+    assert sum(p.numel() for p in model.network.parameters()) <= 3e6
+    assert not any(p.requires_grad for p in model.network.parameters()) and model.shape == (1, 28, 28)
+    assert {"data", "licence", "recipe", "seconds", "final_loss"} <= card.keys()
+    assert path.with_suffix(".csv").is_file()
+    assert path.with_suffix(".md").read_text() == prose.model_card(name)
+
+
+def test_predictions_and_ranges() -> None:
+    noise, data = (dode.load(name) for name in zoo.NAMES)
+    assert (noise.prediction, data.prediction) == ("noise", "data")
+    assert (data.sigma_min, data.sigma_max) == (0.002, 80.0)
+    assert noise.sigma_max == pytest.approx(157.407, abs=1e-2)
+
+
+def test_seeds_of_fit_and_test_never_meet() -> None:
+    blocks = range(5)
+    fit = {s for b in blocks for s in experiments.fit_seeds(1000, b)}
+    test = [set(experiments.test_seeds(50_000, b)) for b in blocks]
+    assert len(fit) == 5000 and sum(map(len, test)) == len(set().union(*test)) and not fit & set().union(*test)
+
+
+def test_committed_rows_name_their_origin() -> None:
+    for row in rows():
+        for key in ("checkpoint", "n", "seeds", "features", "network", "device", "torch", "python", "commit", "preset"):
+            assert row[key] not in ("", "unknown"), (key, row)
+        assert int(row["n"]) >= 5000
+    _, reference = experiments.fashion_reference()
+    assert {row["features"] for row in rows()} == {reference.features}
+
+
+@pytest.mark.parametrize(("checkpoint", "solver"), [("fashion-mnist-noise", "ddim"), ("fashion-mnist-data", "heun")])
+def test_a_committed_fit_can_be_made_again(checkpoint: str, solver: str) -> None:
+    (row,) = (
+        r
+        for r in rows()
+        if (r["checkpoint"], r["solver"], r["variant"], r["nfe"], r["block"]) == (checkpoint, solver, "d-ode", "5", "0")
+    )
+    model = dode.load(checkpoint)
+    again = experiments.distilled(model, experiments.base_solver(solver, model, 5), 100)
+    stored = torch.tensor([float(v) for v in row["lambdas"].split()])
+    torch.testing.assert_close(torch.tensor(again.metadata["lambdas"]), stored, rtol=2e-3, atol=2e-3)
+
+
+def test_a_committed_distance_can_be_measured_again() -> None:
+    """A tenth of one row's seeds, against the rest of the file only in order of magnitude and order of solvers."""
+    features, reference = experiments.fashion_reference()
+    model = dode.load("fashion-mnist-noise")
+    plain = experiments.base_solver("ddim", model, 5)
+    seeds = experiments.test_seeds(500)
+    found = [
+        dode.metrics.measure(experiments.draw(model, table, seeds), features, reference)["fd"]
+        for table in (plain, experiments.distilled(model, plain, 100))
+    ]
+    stored = {
+        r["variant"]: float(r["fd"])
+        for r in rows()
+        if (r["checkpoint"], r["solver"], r["nfe"], r["block"]) == ("fashion-mnist-noise", "ddim", "5", "0")
+    }
+    assert found[1] < found[0] and stored["d-ode"] < stored["plain"]
+    assert found[0] == pytest.approx(stored["plain"], rel=0.25)
+
+
+def test_the_readme_table_is_the_results() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    between = re.search(r"<!-- table: begin[^\n]*-->\n(.*)<!-- table: end -->", text, re.DOTALL)
+    assert between and between.group(1).strip() == prose.readme_table().strip()
+
+
+def test_the_readme_example_runs_as_it_stands(tmp_path: Path) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert code
+    program = code.group(1) + "\nassert images.shape == (16, 1, 28, 28)"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
