@@ -144,13 +144,19 @@ def execute(name: str, preset: str, folder: Path, *, force: bool = False) -> boo
     return True
 
 
-def thumbnail(notebook: NotebookNode, target: Path) -> None:
-    """Write the gallery's picture of a page: of the cell tagged ``thumbnail``, else the first there is."""
+def picture(notebook: NotebookNode) -> bytes | None:
+    """Find the picture that stands for a page: of the cell tagged ``thumbnail``, else the first there is; PNG."""
     cells = sorted(notebook.cells, key=lambda cell: "thumbnail" not in cell.metadata.get("tags", []))
     pictures = (o.data["image/png"] for c in cells for o in c.get("outputs", []) if "image/png" in o.get("data", {}))
-    if (picture := next(pictures, None)) is None:
+    found = next(pictures, None)
+    return None if found is None else base64.b64decode(found)
+
+
+def thumbnail(notebook: NotebookNode, target: Path) -> None:
+    """Write the gallery's small version of a page's picture."""
+    if (content := picture(notebook)) is None:
         return
-    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+    with Image.open(io.BytesIO(content)) as image:
         small = ImageOps.pad(image.convert("RGB"), THUMBNAIL, Image.Resampling.LANCZOS, color="white")
     target.parent.mkdir(parents=True, exist_ok=True)
     small.quantize(64).save(target, optimize=True)
@@ -210,8 +216,10 @@ def publish(folder: Path) -> None:
     (ROOT / "book" / "images").mkdir(exist_ok=True)
     for name in pages():
         shutil.copy(folder / "book" / f"{name}.ipynb", ROOT / "book")
-        if (picture := folder / "book" / "images" / f"thumb_{name}.png").is_file():
-            shutil.copy(picture, ROOT / "book" / "images")
+        if (small := folder / "book" / "images" / f"thumb_{name}.png").is_file():
+            shutil.copy(small, ROOT / "book" / "images")
+    if front := picture(nbformat.read(ROOT / "book" / "index.ipynb", as_version=4)):
+        (ROOT / "book" / "images" / "front.png").write_bytes(front)  # the README shows it
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -165,6 +166,42 @@ def _batches(noise: Tensor | Iterable[Tensor], batch_size: int | None) -> Iterat
         yield from noise
 
 
+class _RowFit:
+    """Row ``i`` of the fit: where the plain step leads, which way lambda turns it, and the sums over batches."""
+
+    def __init__(self, tableau: Tableau, along: Tensor, keep: frozenset[int], i: int) -> None:
+        self.index, self.ratio, self.terms = i, tableau.rows[i].ratio, tableau.rows[i].terms
+        self.turn = [(c - 1, float(along[i, c])) for c in along[i].nonzero().flatten().tolist()]
+        self.keep = keep  # outputs that a later row or its lambda still needs
+        self.sums = torch.zeros(3, dtype=torch.float64)  # <u, u>, <u, r>, <r, r>
+
+    def plain(self, s: State) -> Tensor:
+        return combine(self.terms, s.outputs, self.ratio * s.x)
+
+    def turned(self, s: State) -> Tensor:
+        known = [(j, w) for j, w in self.turn if j in s.outputs]  # D_{-1} = 0 in the data basis
+        return combine(known, s.outputs, torch.zeros_like(s.x))
+
+    def add(self, s: State, target: Tensor) -> None:
+        """Add one batch to the normal equation of eq. (14)."""
+        u, r = self.turned(s).double().flatten(), (target - self.plain(s)).double().flatten()
+        self.sums += torch.stack([u @ u, u @ r, r @ r]).cpu()
+
+    @property
+    def value(self) -> float:
+        uu, ur, _ = self.sums.tolist()
+        return ur / uu if uu > 0 else 0.0
+
+    def move(self, s: State, t: State) -> tuple[State, State]:
+        x = self.plain(s).add(self.turned(s), alpha=self.value)
+        return State(x, {j: d for j, d in s.outputs.items() if j in self.keep}, self.index + 1), t
+
+    def rmse(self, pixels: int) -> tuple[float, float]:
+        """Distance to the target without and with lambda."""
+        _, ur, rr = self.sums.tolist()
+        return (rr / pixels) ** 0.5, (max(rr - self.value * ur, 0.0) / pixels) ** 0.5
+
+
 @torch.no_grad()
 def d_ode(
     denoiser: AnyDenoiser,
@@ -221,8 +258,8 @@ def d_ode(
     guide = make_teacher(tableau, teacher, scale, align)
     targets = target_states(tableau, guide, align)
     along = directions(tableau, first_step)
-    support = tableau.with_full(tableau.full.abs() + along.abs())  # which outputs must be remembered
-    lambdas, plain, fitted = [], [], []
+    support = tableau.with_full(tableau.full.abs() + along.abs()).rows
+    fits: list[_RowFit] = []
 
     with tempfile.TemporaryDirectory(prefix="dode-") as folder:
         spool, images, pixels, shape = _Spool(Path(folder)), 0, 0, tuple[int, ...]()
@@ -234,50 +271,33 @@ def d_ode(
             raise ValueError("no noise given; dode.initial_noise(denoiser.shape, range(100)) makes the paper's batch")
 
         bar = tqdm(total=(tableau.nfe + targets[-1]) * spool.count, disable=not progress, unit="NFE", desc="distilling")
-        for i in range(tableau.nfe):
-            terms = tableau.rows[i].terms
-            turn = [(c - 1, float(along[i, c])) for c in along[i].nonzero().flatten().tolist()]
-            gram = torch.zeros(3, dtype=torch.float64)  # <u, u>, <u, r>, <r, r>
 
-            def plain_step(s: State, i: int = i, terms: tuple[tuple[int, float], ...] = terms) -> Tensor:
-                return combine(terms, s.outputs, tableau.rows[i].ratio * s.x)
-
-            def turned(s: State, turn: list[tuple[int, float]] = turn) -> Tensor:
-                known = [(j, w) for j, w in turn if j in s.outputs]  # D_{-1} = 0 in the data basis
-                return combine(known, s.outputs, torch.zeros_like(s.x))
-
-            def measure(s: State, t: State, i: int = i, gram: Tensor = gram) -> tuple[State, State]:
-                evaluate(denoiser, tableau, s)
+        def evaluate_both(fit: _RowFit, s: State, t: State) -> tuple[State, State]:
+            evaluate(denoiser, tableau, s)
+            bar.update()
+            while t.row < targets[fit.index]:
+                t = advance(denoiser, guide, t)
                 bar.update()
-                while t.row < targets[i]:
-                    t = advance(denoiser, guide, t)
-                    bar.update()
-                u, r = turned(s).double().flatten(), (t.x - plain_step(s)).double().flatten()
-                gram.add_(torch.stack([u @ u, u @ r, r @ r]).cpu())
-                return s, t
+            fit.add(s, t.x)
+            return s, t
 
-            spool.update(measure)
-            if not torch.isfinite(gram).all():
-                raise FloatingPointError(
-                    f"the denoiser gave NaN or inf in row {i} at sigma = {float(tableau.sigmas[i]):g}"
-                )
-            uu, ur, rr = gram.tolist()
-            value = ur / uu if uu > 0 else 0.0
-
-            def go(s: State, t: State, i: int = i, value: float = value) -> tuple[State, State]:
-                x = plain_step(s).add(turned(s), alpha=value)
-                return State(x, {j: d for j, d in s.outputs.items() if j in support.rows[i].keep}, i + 1), t
-
-            spool.update(go)
-            lambdas.append(value)
-            plain.append((rr / pixels) ** 0.5)
-            fitted.append((max(rr - value * ur, 0.0) / pixels) ** 0.5)
+        for i in range(tableau.nfe):
+            fit = _RowFit(tableau, along, support[i].keep, i)
+            spool.update(partial(evaluate_both, fit))
+            if not torch.isfinite(fit.sums).all():
+                sigma = float(tableau.sigmas[i])
+                raise FloatingPointError(f"the denoiser gave NaN or inf in row {i} at sigma = {sigma:g}")
+            spool.update(fit.move)
+            fits.append(fit)
         bar.close()
 
+    lambdas = [fit.value for fit in fits]
+    plain, fitted = zip(*(fit.rmse(pixels) for fit in fits), strict=True)
     name = tableau.metadata.get("solver", "solver")
     student = corrected(tableau, lambdas, first_step)
     return student.with_full(
-        student.full, solver=f"d-{name}", method="d-ode", lambdas=lambdas, fit_rmse=fitted, plain_rmse=plain,
+        student.full, solver=f"d-{name}", nfe=student.nfe, method="d-ode",
+        lambdas=lambdas, fit_rmse=list(fitted), plain_rmse=list(plain),
         model=getattr(denoiser, "name", None), shape=list(shape), images=images,
         seeds=None if seeds is None else list(seeds), teacher=guide.metadata.get("solver", "tableau"),
         teacher_nfe=guide.nfe, scale=scale, align=align, first_step=first_step,

@@ -10,10 +10,12 @@ import csv
 import difflib
 import functools
 import io
+import multiprocessing
 import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,14 +158,27 @@ class Sweep:
         writer.writerows(self.rows)
         write_text(self.path, buffer.getvalue())
 
-    def run(
-        self, cells: Iterable[Mapping[str, Any]], work: Callable[..., Mapping[str, Any]], progress: bool = True
-    ) -> Sweep:
-        """Call ``work(**cell)`` for each cell without a row, and add ``cell | work(**cell)``; returns self."""
-        cells = list(cells)
-        todo = [cell for cell in cells if not self.done(cell)]
-        for cell in tqdm(todo, desc=self.path.name, initial=0, disable=not progress or not todo):
-            self.add({**cell, **work(**cell)})
+    def run(self, cells: Iterable[Mapping[str, Any]], work: Callable[..., Mapping[str, Any]], jobs: int = 1) -> Sweep:
+        """Call ``work(**cell)`` for each cell without a row, and add ``cell | work(**cell)``; returns self.
+
+        With ``jobs`` above one, in that many processes of one thread each (two small networks side by
+        side are faster than one on two cores); ``work`` must then be a function of a module.
+        """
+        todo = [dict(cell) for cell in cells if not self.done(cell)]
+        bar = functools.partial(tqdm, total=len(todo), desc=self.path.name, disable=not todo)
+        if jobs == 1:
+            for cell in bar(todo):
+                self.add({**cell, **work(**cell)})
+            return self
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            try:
+                waiting = {pool.submit(work, **cell): cell for cell in todo}
+                for future in bar(as_completed(waiting)):
+                    self.add({**waiting[future], **future.result()})
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         return self
 
 
@@ -230,22 +245,30 @@ def fd_cells(
     return sorted(cells, key=lambda cell: cell["nfe"])
 
 
-def fd_work(p: Preset, device_name: str) -> Callable[..., dict[str, Any]]:
-    """A function that measures one cell of :func:`fd_cells`."""
+@functools.cache
+def _load(name: str, device_name: str, autocast: torch.dtype | None) -> NetworkDenoiser:
+    return zoo.load(name, device_name, autocast=autocast)
+
+
+def fd_row(
+    p: Preset, device_name: str, *, checkpoint: str, solver: str, variant: str, nfe: int, block: int
+) -> dict[str, Any]:
+    """Measure one cell of :func:`fd_cells`: fit on the block's seeds if asked, sample its held-out ones, compare."""
     features, reference = fashion_reference()
-    exact = functools.cache(lambda name: zoo.load(name, device_name))
-    fast = functools.cache(lambda name: zoo.load(name, device_name, autocast=torch.bfloat16 if p.bf16 else None))
+    exact = _load(checkpoint, device_name, None)  # the fit is always in float32
+    fast = _load(checkpoint, device_name, torch.bfloat16 if p.bf16 else None)
+    tableau = base_solver(solver, exact, nfe)
+    if variant == "d-ode":
+        tableau = distilled(exact, tableau, p.fit_images, block)
+    seeds = test_seeds(p.images, block)
+    found = measure(draw(fast, tableau, seeds), features, reference)
+    return dict(
+        fd=f"{found['fd']:.5f}", n=found["n"], features=found["features"], seeds=f"{seeds.start}-{seeds.stop - 1}",
+        lambdas=" ".join(f"{v:.5f}" for v in tableau.metadata.get("lambdas", [])),
+        network="bf16 autocast" if p.bf16 else "float32", preset=p.name, **provenance(device_name),
+    )  # fmt: skip
 
-    def work(checkpoint: str, solver: str, variant: str, nfe: int, block: int) -> dict[str, Any]:
-        tableau = base_solver(solver, exact(checkpoint), nfe)
-        if variant == "d-ode":  # always fitted in float32
-            tableau = distilled(exact(checkpoint), tableau, p.fit_images, block)
-        seeds = test_seeds(p.images, block)
-        found = measure(draw(fast(checkpoint), tableau, seeds), features, reference)
-        return dict(
-            fd=f"{found['fd']:.4f}", n=found["n"], features=found["features"], seeds=f"{seeds.start}-{seeds.stop - 1}",
-            lambdas=" ".join(f"{v:.5f}" for v in tableau.metadata.get("lambdas", [])),
-            network="bf16 autocast" if p.bf16 else "float32", preset=p.name, **provenance(device_name),
-        )  # fmt: skip
 
-    return work
+def jobs(device_name: str) -> int:
+    """How many processes a sweep may use: one for each core, or one on a GPU."""
+    return 1 if device_name.startswith("cuda") else os.cpu_count() or 1

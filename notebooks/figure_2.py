@@ -93,7 +93,7 @@ def row(checkpoint: str, n: int) -> dict:
     )
 
 
-sweep.run([dict(checkpoint=name, n=count) for name in names], row, progress=False)
+sweep.run([dict(checkpoint=name, n=count) for name in names], row)
 pd.DataFrame(sweep.rows)[
     ["checkpoint", "n", "steps", "similarity_first", "similarity_middle", "similarity_last", "similarity_ends"]
 ]
@@ -109,7 +109,7 @@ for name, matrix in matrices.items():
 # %% [markdown]
 # **Agreement.** Neighbouring outputs are nearly collinear along most of the path for both predictions, as the paper says. The exceptions are
 # visible at the ends: a noise-predicting network's outputs change direction at the very end of the run, where almost no noise is left to
-# predict; a data-predicting network's first guesses are blurred averages that have little to do with the final image. There the
+# predict; a data-predicting network's first guesses, blurred averages, have the least in common with its last. There the
 # difference of two outputs is not small, and $\lambda$ has real work to do.
 
 # %% tags=["remove-input"]

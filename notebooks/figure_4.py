@@ -28,6 +28,7 @@ seeds = None  # how many blocks of seeds; None: the preset's number
 
 # %% tags=["hide-input"]
 from dataclasses import replace
+from functools import partial
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -50,7 +51,7 @@ plan |= {(name, "heun"): p.heun_nfes for name in names if name.endswith("data")}
 sweep = experiments.Sweep(
     experiments.results_file("figure_4", preset), ["checkpoint", "solver", "variant", "nfe", "block"]
 )
-sweep.run(experiments.fd_cells(p, plan), experiments.fd_work(p, where))
+sweep.run(experiments.fd_cells(p, plan), partial(experiments.fd_row, p, where), jobs=experiments.jobs(where))
 print(f"{len(sweep.rows)} rows in {sweep.path.name}")
 
 

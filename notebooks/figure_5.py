@@ -76,7 +76,7 @@ for row, (name, found) in zip(axes, runs.items(), strict=True):
             ax.plot(range(11), found[label][1][:, 0, 0, y, x], **STYLES[label])
             ax.set(xlabel="step", title=f"pixel ({y}, {x})", ylabel="value")
     row[0].set(xlabel="step", ylabel="norm / norm on the trajectory", title=f"{name.rsplit('-', 1)[1]} prediction")
-    row[0].legend()
+figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 plt.show()
 
 # %% [markdown]
@@ -99,7 +99,7 @@ def row(checkpoint: str, solver: str, n: int) -> dict:
 
 
 cells = [dict(checkpoint=name, solver=solver, n=count) for name in names for solver in ("ddim", "d-ddim")]
-sweep.run(cells, row, progress=False)
+sweep.run(cells, row)
 pd.DataFrame(sweep.rows)[["checkpoint", "solver", "n", "rmse_step_5", "rmse_end", "norm_ratio_end"]]
 
 # %% tags=["nbval-check-output", "hide-input"]

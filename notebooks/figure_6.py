@@ -87,7 +87,7 @@ def row(checkpoint: str, solver: str, nfe: int, n: int) -> dict:
 
 
 cells = [dict(checkpoint=name, solver=solver, nfe=nfe, n=count) for name, solver, nfes in jobs for nfe in nfes]
-sweep.run(cells, row, progress=False)
+sweep.run(cells, row)
 table = pd.DataFrame(sweep.rows)[["checkpoint", "solver", "nfe", "n", "rmse_plain", "rmse_distilled"]]
 table
 

@@ -20,6 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "results" / "figure_4.standard.csv"
 
 
+def power(a: int, b: int) -> dict[str, int]:
+    return dict(value=a**b)
+
+
 def rows() -> list[dict[str, str]]:
     with open(COMMITTED, newline="") as f:
         return list(csv.DictReader(f))
@@ -35,13 +39,19 @@ def test_a_sweep_stores_each_row_and_goes_on_after_a_kill(tmp_path: Path) -> Non
         return dict(value=a * a)
 
     with pytest.raises(KeyboardInterrupt):
-        experiments.Sweep(path, ["a", "b"]).run(cells, work, progress=False)
+        experiments.Sweep(path, ["a", "b"]).run(cells, work)
     assert len(path.read_text().splitlines()) == 3
     done.append(-1)
-    sweep = experiments.Sweep(path, ["a", "b"]).run(cells, work, progress=False)
+    sweep = experiments.Sweep(path, ["a", "b"]).run(cells, work)
     assert done == [0, 1, -1, 2, 3]
     assert [(r["a"], r["value"]) for r in sweep.rows] == [("0", "0"), ("1", "1"), ("2", "4"), ("3", "9")]
     assert [p.name for p in tmp_path.iterdir()] == ["s.csv"]
+
+
+def test_processes_find_the_same_rows(tmp_path: Path) -> None:
+    cells = [dict(a=i, b=5) for i in range(3)]
+    sweep = experiments.Sweep(tmp_path / "s.csv", ["a"]).run(cells, power, jobs=2)
+    assert sorted((r["a"], r["value"]) for r in sweep.rows) == [("0", "0"), ("1", "1"), ("2", "32")]
 
 
 def test_a_full_disk_keeps_the_rows_there_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
