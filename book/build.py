@@ -30,9 +30,11 @@ import yaml
 from nbformat import NotebookNode
 from PIL import Image, ImageOps
 
+from dode import experiments
+
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
-PRESETS = ("smoke", "quick", "standard", "full")
+PRESETS = tuple(experiments.PRESETS)
 TRANSIENT = ("smoke", "quick")  # presets whose results are not committed
 THUMBNAIL = (480, 320)
 QUIET_KERNEL = "--IPKernelApp.log_level=50"  # its errors come as messages; its log would tear the progress lines
@@ -227,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="book/build.py", description="Run the notebooks and build the book.")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run the notebooks, then build the book from them")
-    run.add_argument("--preset", choices=PRESETS, default="quick")
+    run.add_argument("--preset", default="quick", help=", ".join(PRESETS))
     run.add_argument("--publish", action="store_true", help="replace the committed notebooks in book/")
     run.add_argument("--force", action="store_true", help="run notebooks again whose inputs have not changed")
     commands.add_parser("html", help="build the committed book as it is")
@@ -236,6 +238,7 @@ def main() -> None:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else each kernel warns about its debugger
     try:
         if arguments.command == "run":
+            experiments.preset(arguments.preset)
             folder = stage(BUILD / "stage" / arguments.preset, committed=False)
             execute_all(arguments.preset, folder / "book", force=arguments.force)
         else:
@@ -245,7 +248,7 @@ def main() -> None:
         if arguments.command == "run" and arguments.publish:
             publish(folder)
             print("published in book/: look at `git diff --stat`, then commit")
-    except BookError as error:
+    except (BookError, ValueError, OSError) as error:  # OSError: a full disk, say
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped; finished notebooks are kept, the same command goes on from there")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dode import zoo
-from dode.experiments import Sweep
+from dode.experiments import FD_KEYS, Sweep
 from dode.storage import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def committed_fd() -> list[dict[str, str]]:
     """The rows of the committed Figure 4 run."""
-    return Sweep(ROOT / "results" / "figure_4.standard.csv", ["checkpoint", "solver", "variant", "nfe", "block"]).rows
+    return Sweep(ROOT / "results" / "figure_4.standard.csv", FD_KEYS).rows
 
 
 def _mean_spread(rows: list[dict[str, str]], **where: str) -> str:

@@ -34,7 +34,9 @@ Split = Literal["train", "test"]
 
 
 def fashion_mnist(split: Split = "train") -> tuple[Tensor, Tensor]:
-    """``(images uint8 (N, 1, 28, 28), labels int64 (N,))``, checked against the published digest.
+    """``(images uint8 (N, 1, 28, 28), labels int64 (N,))``.
+
+    Downloads are checked against the published digests, a local copy's training images too.
 
     Raises
     ------
@@ -45,8 +47,11 @@ def fashion_mnist(split: Split = "train") -> tuple[Tensor, Tensor]:
         path = Path(folder) / "fashion_mnist.npz"
         if not path.is_file():
             raise FileError(f"{path} does not exist; point DODE_DATA at a folder that holds it, or unset DODE_DATA")
-        with np.load(path, allow_pickle=False) as f:
-            images, labels = f[f"x_{split}"], f[f"y_{split}"]
+        try:
+            with np.load(path, allow_pickle=False) as f:
+                images, labels = f[f"x_{split}"], f[f"y_{split}"]
+        except (KeyError, ValueError, OSError, EOFError):
+            raise FileError(f"{path} is not the Fashion-MNIST archive with x_{split} and y_{split}") from None
         if split == "train":
             _check(images, str(path))
     else:

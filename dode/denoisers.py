@@ -63,6 +63,11 @@ class Denoiser:
         self.images = 0
 
     @property
+    def device(self) -> torch.device:
+        """Where samples should live."""
+        return torch.device("cpu")
+
+    @property
     def sigma_min(self) -> float:
         return self.schedule.sigma_min
 

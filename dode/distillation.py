@@ -231,7 +231,8 @@ def d_ode(
     scale
         The paper's C: teacher steps for each student step.
     align
-        "time": targets at the student's own levels (eq. 14).  "index": as in the released code.
+        "time": targets at the student's own levels (eq. 14).  "index": as in the released EDM code; see
+        :func:`dode.schedules.refine`.
     first_step
         See :func:`directions`.
     batch_size
@@ -252,6 +253,8 @@ def d_ode(
     FloatingPointError
         The denoiser gave a NaN or inf in a row that is named.
     """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be one or more, got {batch_size}")
     prediction = getattr(denoiser, "prediction", None)
     if prediction in ("noise", "data"):
         tableau = tableau.to_basis(prediction)
@@ -279,14 +282,16 @@ def d_ode(
                 t = advance(denoiser, guide, t)
                 bar.update()
             fit.add(s, t.x)
+            if not torch.isfinite(fit.sums).all():
+                i, level = fit.index, float(guide.sigmas[t.row])
+                student = f"in row {i} at sigma = {float(tableau.sigmas[i]):g}"
+                who = student if not torch.isfinite(s.outputs[i]).all() else f"to the teacher, above sigma = {level:g}"
+                raise FloatingPointError(f"the denoiser gave NaN or inf {who}")
             return s, t
 
         for i in range(tableau.nfe):
             fit = _RowFit(tableau, along, support[i].keep, i)
             spool.update(partial(evaluate_both, fit))
-            if not torch.isfinite(fit.sums).all():
-                sigma = float(tableau.sigmas[i])
-                raise FloatingPointError(f"the denoiser gave NaN or inf in row {i} at sigma = {sigma:g}")
             spool.update(fit.move)
             fits.append(fit)
         bar.close()

@@ -76,15 +76,15 @@ def device(name: str = "auto") -> str:
 
 def checkpoints(name: str) -> list[str]:
     """ "all" is every shipped checkpoint; any other name is itself, or a ValueError with the nearest ones."""
-    if name != "all":
-        zoo.checkpoint_file(name)
+    if name not in ("all", *zoo.NAMES):
+        zoo.checkpoint_file(Path(name).stem)
     return list(zoo.NAMES) if name == "all" else [name]
 
 
 def home() -> Path:
-    """The project's root: the nearest folder upwards with a ``_toc.yml``, else the current one."""
+    """The project's root: the nearest folder upwards with a ``_toc.yml``, else the one that holds this module."""
     here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p / "_toc.yml").is_file()), here)
+    return next((p for p in (here, *here.parents) if (p / "_toc.yml").is_file()), Path(__file__).parents[1])
 
 
 def results_file(name: str, preset_name: str) -> Path:
@@ -120,6 +120,14 @@ def provenance(device_name: str) -> dict[str, Any]:
     return dict(device=what, torch=torch.__version__, python=platform.python_version(), commit=_commit())
 
 
+def origin(rows: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Where the numbers of a page come from: the distinct values of each column of provenance in ``rows``."""
+    rows = list(rows)
+    columns = ("preset", "n", "seeds", "weights", "network", "device", "torch", "python", "commit")
+    found = {c: list(dict.fromkeys(row[c] for row in rows if row.get(c))) for c in columns}
+    return {c: ", ".join(values) for c, values in found.items() if values}
+
+
 class Sweep:
     """A CSV file that grows by one row for each finished cell.
 
@@ -147,6 +155,11 @@ class Sweep:
     def done(self, cell: Mapping[str, Any]) -> bool:
         """Whether ``cell`` has its row."""
         return self._key(cell) in {self._key(row) for row in self.rows}
+
+    def select(self, cells: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+        """The rows of ``cells``, in their order: what this run is about, whatever else the file holds."""
+        rows = {self._key(row): row for row in self.rows}
+        return [rows[self._key(cell)] for cell in cells if self._key(cell) in rows]
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append one row and write the file."""
@@ -177,7 +190,10 @@ class Sweep:
                 for future in bar(as_completed(waiting)):
                     self.add({**waiting[future], **future.result()})
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(wait=True, cancel_futures=True)
+                for future, cell in waiting.items():  # what others had finished is not lost
+                    if future.done() and not future.cancelled() and not future.exception() and not self.done(cell):
+                        self.add({**cell, **future.result()})
                 raise
         return self
 
@@ -199,12 +215,9 @@ def fit_seeds(count: int, block: int = 0) -> range:
     return range(block * 1000, block * 1000 + count)
 
 
-def test_seeds(count: int, block: int = 0) -> range:
+def held_out_seeds(count: int, block: int = 0) -> range:
     """The held-out seeds of block ``block``."""
     return range((block + 1) * 1_000_000, (block + 1) * 1_000_000 + count)
-
-
-test_seeds.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks of its name
 
 
 def distilled(
@@ -212,23 +225,26 @@ def distilled(
 ) -> Tableau:
     """The D- version of ``tableau``, fitted on the block's seeds."""
     seeds = fit_seeds(images, block)
-    where = denoiser.device if isinstance(denoiser, NetworkDenoiser) else "cpu"
-    noise = initial_noise(denoiser.shape, seeds, device=where)
+    noise = initial_noise(denoiser.shape, seeds, device=denoiser.device)
     return distillation.d_ode(denoiser, tableau, noise, align=align, scale=scale, seeds=seeds)
 
 
 def draw(denoiser: Denoiser, tableau: Tableau, seeds: Iterable[int], batch_size: int = 250) -> Iterable[Tensor]:
     """Samples of ``seeds``, batch by batch."""
     seeds = list(seeds)
-    where = denoiser.device if isinstance(denoiser, NetworkDenoiser) else "cpu"
     for first in range(0, len(seeds), batch_size):
-        yield sample(denoiser, tableau, initial_noise(denoiser.shape, seeds[first : first + batch_size], device=where))
+        yield sample(
+            denoiser, tableau, initial_noise(denoiser.shape, seeds[first : first + batch_size], device=denoiser.device)
+        )
 
 
 @functools.cache
-def fashion_reference() -> tuple[Features, Moments]:
+def fashion_reference(device_name: str = "cpu") -> tuple[Features, Moments]:
     """The offline yardstick: the shipped classifier's features and their moments on the training images."""
-    return classifier_features(), Moments.load(zoo.CHECKPOINTS / "fashion-mnist-moments.safetensors")
+    return classifier_features(device=device_name), Moments.load(zoo.CHECKPOINTS / "fashion-mnist-moments.safetensors")
+
+
+FD_KEYS = ("checkpoint", "weights", "solver", "variant", "nfe", "block")
 
 
 def fd_cells(
@@ -236,7 +252,7 @@ def fd_cells(
 ) -> list[dict[str, Any]]:
     """Cells of an FD sweep: ``plan`` maps (checkpoint, solver) to NFEs; cheap cells come first."""
     cells = [
-        dict(checkpoint=checkpoint, solver=name, variant=variant, nfe=nfe, block=block)
+        dict(checkpoint=checkpoint, weights=zoo.digest(checkpoint), solver=name, variant=variant, nfe=nfe, block=block)
         for (checkpoint, name), nfes in plan.items()
         for nfe in nfes
         for variant in variants
@@ -251,16 +267,19 @@ def _load(name: str, device_name: str, autocast: torch.dtype | None) -> NetworkD
 
 
 def fd_row(
-    p: Preset, device_name: str, *, checkpoint: str, solver: str, variant: str, nfe: int, block: int
+    p: Preset, device_name: str, *, checkpoint: str, weights: str, solver: str, variant: str, nfe: int, block: int
 ) -> dict[str, Any]:
-    """Measure one cell of :func:`fd_cells`: fit on the block's seeds if asked, sample its held-out ones, compare."""
-    features, reference = fashion_reference()
+    """Measure one cell of :func:`fd_cells`: fit on the block's seeds if asked, sample its held-out ones, compare.
+
+    ``weights`` only names the cell: numbers of other weights are other cells.
+    """
+    features, reference = fashion_reference(device_name)
     exact = _load(checkpoint, device_name, None)  # the fit is always in float32
     fast = _load(checkpoint, device_name, torch.bfloat16 if p.bf16 else None)
     tableau = base_solver(solver, exact, nfe)
     if variant == "d-ode":
         tableau = distilled(exact, tableau, p.fit_images, block)
-    seeds = test_seeds(p.images, block)
+    seeds = held_out_seeds(p.images, block)
     found = measure(draw(fast, tableau, seeds), features, reference)
     return dict(
         fd=f"{found['fd']:.5f}", n=found["n"], features=found["features"], seeds=f"{seeds.start}-{seeds.stop - 1}",
@@ -271,4 +290,4 @@ def fd_row(
 
 def jobs(device_name: str) -> int:
     """How many processes a sweep may use: one for each core, or one on a GPU."""
-    return 1 if device_name.startswith("cuda") else os.cpu_count() or 1
+    return 1 if device_name.startswith("cuda") else len(os.sched_getaffinity(0))

@@ -114,6 +114,8 @@ def _walk(denoiser: AnyDenoiser, tableau: Tableau, noise: Tensor) -> Iterator[tu
 def _check(denoiser: AnyDenoiser, tableau: Tableau, noise: Tensor) -> None:
     if not noise.is_floating_point() or noise.ndim < 2:
         raise ValueError("noise must be a floating-point tensor (batch, ...); dode.initial_noise makes one")
+    if len(noise) == 0:
+        raise ValueError("noise holds no images; pass at least one")
     check_model(tableau.metadata, getattr(denoiser, "name", None), tuple(noise.shape[1:]))
 
 
@@ -160,7 +162,9 @@ def sample(
         The denoiser gave a NaN or inf; the message names step and sigma.
     """
     _check(denoiser, tableau, noise)
-    size = batch_size or len(noise)
+    size = len(noise) if batch_size is None else batch_size
+    if size < 1:
+        raise ValueError(f"batch_size must be one or more, got {size}")
     done = []
     with tqdm(total=-(-len(noise) // size) * tableau.nfe, disable=not progress, unit="NFE") as bar:
         for first in range(0, len(noise), size):

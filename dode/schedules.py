@@ -272,10 +272,13 @@ def refine(sigmas: Tensor, scale: int, align: Literal["time", "index"] = "time",
 
     ``align="time"``: every interval is divided in ``scale``, so teacher level ``scale * i`` *is*
     student level ``i`` (eq. 14 of the D-ODE paper read by time).  ``align="index"``: the levels
-    above zero are re-spaced over the same span, as the released code does, and teacher level
-    ``scale * i`` only meets student level ``i`` by its index; it is noisier (EDM grid, ten steps:
-    45.0 against 42.4 after the first).  The two agree on grids that do not end at zero.
-    New levels are uniform in ``sigma^(1/rho)``, which maps a Karras grid to a Karras grid.
+    above zero are re-spaced over the same span, and teacher level ``scale * i`` only meets student level
+    ``i`` by its index; it is noisier.  On EDM's grid that is the released code (ten steps: 45.0 against
+    42.4 after the first); on a VP chain the released code does the same on labels counted from below,
+    a grid that is not offered here.  The two agree on grids that do not end at zero.
+
+    New levels are uniform in ``sigma^(1/rho)``, which maps a Karras grid to a Karras grid; in a last
+    interval that ends at 0 they go far below ``sigma_min``, where a denoiser only returns its input.
     """
     sigmas = check_grid(sigmas)
     if scale < 1 or scale != int(scale):

@@ -75,6 +75,8 @@ class Tableau:
         put = lambda name, value: object.__setattr__(self, name, torch.as_tensor(value, dtype=torch.float64).cpu())  # noqa: E731
         put("sigmas", self.sigmas)
         put("weights", self.weights)
+        if self.weights.ndim != 2 or self.sigmas.ndim != 1:
+            raise ValueError("a tableau needs weights of shape (N, N) and sigmas of shape (N + 1,)")
         put("start", torch.zeros(self.nfe) if self.start is None else self.start)
         put("sigmas_in", self.sigmas[:-1].clone() if self.sigmas_in is None else self.sigmas_in)
         object.__setattr__(self, "metadata", dict(self.metadata))
@@ -156,11 +158,15 @@ class Tableau:
     def to_basis(self, basis: Basis) -> Tableau:
         """The same solver in the other basis: equal states for every denoiser, up to rounding.
 
+        ValueError if the row sums are off: only a consistent solver has a twin.
+
         Every state is ``x_i = a_i z + sum_j C_ij d_j``; the recursion below carries ``C`` (and, towards
         the noise basis, ``a``) from one basis to the other, row by row.
         """
         if basis == self.basis:
             return self
+        if self.inconsistency() > 1e-9:
+            raise ValueError("only a consistent tableau has a twin in the other basis; check its row sums")
         n, s = self.nfe, self.sigmas
         c = torch.zeros(n + 1, n, dtype=torch.float64)  # states as combinations of the new outputs
         a = torch.zeros(n + 1, dtype=torch.float64)

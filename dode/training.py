@@ -104,13 +104,16 @@ class Run:
         tensors, meta = load_tensors(self.state_file, "training state")
         if meta["recipe"] != asdict(self.recipe):
             raise ValueError(f"{self.state_file} is of another recipe; remove it or choose another folder")
+        device = next(self.model.parameters()).device
         pick = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
         self.model.load_state_dict(pick("model."))
-        self.average = pick("average.")
+        self.average = {k: v.to(device) for k, v in pick("average.").items()}
         for name, parameter in self.model.named_parameters():
+            moments = {k: tensors[f"adam.{k}.{name}"].to(device) for k in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = {
-                k: tensors[f"adam.{k}.{name}"] for k in ("step", "exp_avg", "exp_avg_sq")
-            }
+                "step": tensors[f"adam.step.{name}"],
+                **moments,
+            }  # Adam counts on the CPU
         self.step, self.seconds = meta["step"], meta["seconds"]
         self.log = [tuple(row) for row in meta["log"]]
         return True
@@ -182,10 +185,11 @@ def classifier_loss(model: Classifier, images: Tensor, labels: Tensor, recipe: R
 
     def loss(generator: torch.Generator) -> Tensor:
         pick = torch.randint(len(images), (recipe.batch,), generator=generator)
-        x = F.pad(images[pick].float(), (2, 2, 2, 2))
+        device = next(model.parameters()).device
+        x = F.pad(images[pick].float(), (2, 2, 2, 2)).to(device)
         dy, dx = torch.randint(5, (2,), generator=generator).tolist()
         logits = model(x[:, :, dy : dy + 28, dx : dx + 28])
-        return F.cross_entropy(logits, labels[pick], label_smoothing=0.05)
+        return F.cross_entropy(logits, labels[pick].to(device), label_smoothing=0.05)
 
     return loss
 
@@ -253,7 +257,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    train(args.name, args.out, args.device)
+    try:
+        train(args.name, args.out, args.device)
+    except (ValueError, OSError, FloatingPointError) as error:
+        raise SystemExit(f"error: {str(error).splitlines()[0]}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; the same command goes on from the last saved step") from None
     if args.name.endswith("classifier"):
         reference_moments(args.out)
     print(f"wrote {args.out / args.name}.safetensors")

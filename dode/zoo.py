@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dode import denoisers
-from dode.denoisers import NetworkDenoiser
+from dode.denoisers import DataPrediction, EDMPrediction, NetworkDenoiser, NoisePrediction, VPrediction
 from dode.networks import UNet
 from dode.schedules import from_config
 from dode.storage import FileError, load_tensors
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 NAMES = ("fashion-mnist-noise", "fashion-mnist-data")
+WRAPPERS: tuple[type[NetworkDenoiser], ...] = (NoisePrediction, DataPrediction, VPrediction, EDMPrediction)
 
 
 def checkpoint_file(name: str | Path) -> Path:
@@ -32,6 +33,11 @@ def checkpoint_file(name: str | Path) -> Path:
         near = difflib.get_close_matches(str(name), NAMES, n=2, cutoff=0.0)
         raise ValueError(f"no checkpoint named {str(name)!r}; the nearest: {', '.join(near)}")
     return CHECKPOINTS / f"{name}.safetensors"
+
+
+def digest(name: str | Path) -> str:
+    """The first eight digits of the file's SHA-256: which weights a number was measured with."""
+    return hashlib.sha256(checkpoint_file(name).read_bytes()).hexdigest()[:8]
 
 
 def metadata(name: str | Path) -> dict[str, Any]:
@@ -66,13 +72,17 @@ def load(
     try:
         network = UNet(**meta["config"])
         network.load_state_dict({k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()})
-        wrapper = getattr(denoisers, meta["wrapper"])
+        wrapper = {c.__name__: c for c in WRAPPERS}[meta["wrapper"]]
         extra = {} if meta.get("sigma_data") is None else {"sigma_data": meta["sigma_data"]}
-        shape, schedule = meta["shape"], from_config(meta["schedule"])
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        denoiser = wrapper(
+            network, meta["shape"], from_config(meta["schedule"]), autocast=autocast, name=meta["name"], **extra
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise FileError(f"{path} does not hold a denoiser of this version of dode ({reason})") from None
-    network = network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"cannot use device {str(device)!r}: {str(error).splitlines()[0]}") from None
     network.eval().requires_grad_(False)
-    denoiser: NetworkDenoiser = wrapper(network, shape, schedule, autocast=autocast, name=meta["name"], **extra)
     return denoiser

@@ -15,7 +15,7 @@
 #
 # Two denoisers ship with dode, so that nothing here needs a data set, a download or a GPU: one predicts the noise on DDPM's 1000-step
 # variance-preserving chain {cite:p}`ho2020ddpm`, the other the clean image with EDM's preconditioning {cite:p}`karras2022edm`. Both are the
-# same small U-Net on pixel-unshuffled images, trained on Fashion-MNIST {cite:p}`xiao2017fashion` on two CPU cores in bf16.
+# same small U-Net on pixel-unshuffled images, trained on Fashion-MNIST {cite:p}`xiao2017fashion` in bf16, on one CPU core each.
 # A small classifier supplies the features behind every "FD (classifier features)".
 
 # %% tags=["parameters"]
@@ -49,7 +49,8 @@ for name, card in cards.items():
 # %% [markdown]
 # ## Loss
 #
-# Each training step draws its randomness from its own number, so a run that was killed and resumed ends with the same weights.
+# Each training step draws its randomness from its own number, so a run that was killed and resumed ends with the same weights. The length of the run was
+# fixed beforehand (the rate falls to zero with it); the curves are flat at their ends, but a longer run was not compared.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "loss", "caption": "Training loss (mean over 100 steps) against training images seen. The two losses are weighted differently and cannot be compared with each other."}}
 figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.4), squeeze=False)
@@ -66,7 +67,7 @@ plt.show()
 figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 2.9), squeeze=False)
 for ax, name in zip(axes[0], names, strict=True):
     model = dode.load(name, device=where)
-    noise = dode.initial_noise(model.shape, experiments.test_seeds(seeds or 50), device=where)
+    noise = dode.initial_noise(model.shape, experiments.held_out_seeds(seeds or 50), device=where)
     plots.show(ax, dode.sample(model, dode.solvers.ddim(model.grid(50)), noise), 10, name)
 plt.show()
 
@@ -74,7 +75,9 @@ plt.show()
 # ## Quality, and the classifier that measures it
 
 # %% tags=["hide-input"]
-stored = pd.DataFrame(experiments.Sweep(experiments.home() / "results" / "figure_4.standard.csv", []).rows)
+stored = pd.DataFrame(
+    experiments.Sweep(experiments.home() / "results" / "figure_4.standard.csv", experiments.FD_KEYS).rows
+)
 stored[(stored.nfe == "50") & stored.checkpoint.isin(names)][
     ["checkpoint", "solver", "variant", "nfe", "fd", "n", "network", "device", "torch"]
 ]

@@ -35,11 +35,12 @@ plots.style()
 p = experiments.preset(preset)
 where = experiments.device(device)
 count = seeds or p.path_images
-SHOWN = 100  # outputs kept of each run, evenly spaced
+SHOWN = 100  # about as many outputs are kept of each run, evenly spaced
+SEEDS = f"{experiments.held_out_seeds(1).start} and up"
 
 
 def similarity(name: str) -> torch.Tensor:
-    """Mean over images of the cosine similarity between outputs, (SHOWN, SHOWN)."""
+    """Mean over images of the cosine similarity between outputs, (kept, kept)."""
     model = dode.load(name, device=where)
     solver = solvers.ddim(model.grid(p.reference_steps), basis=model.prediction)
     stride, kept = max(1, p.reference_steps // SHOWN), []
@@ -49,7 +50,7 @@ def similarity(name: str) -> torch.Tensor:
             kept.append(step.output.flatten(1).cpu())
 
     dode.sample(
-        model, solver, dode.initial_noise(model.shape, experiments.test_seeds(count), device=where), callback=keep
+        model, solver, dode.initial_noise(model.shape, experiments.held_out_seeds(count), device=where), callback=keep
     )
     outputs = torch.nn.functional.normalize(torch.stack(kept).double(), dim=2)
     return torch.einsum("tbi,sbi->ts", outputs, outputs) / count
@@ -78,23 +79,24 @@ plt.show()
 # solver) in the first tenth, the middle and the last tenth of the run.
 
 # %% tags=["hide-input"]
-sweep = experiments.Sweep(experiments.results_file("figure_2", preset), ["checkpoint", "n"])
+sweep = experiments.Sweep(experiments.results_file("figure_2", preset), ["checkpoint", "weights", "n"])
 
 
-def row(checkpoint: str, n: int) -> dict:
+def row(checkpoint: str, weights: str, n: int) -> dict:
     matrix = matrices[checkpoint]
     last, tenth = len(matrix) - 1, len(matrix) // 10
     at = {"first": 0, "middle": len(matrix) // 2, "last": last - tenth}
     found = {f"similarity_{k}": f"{float(matrix[i, i + tenth]):.4f}" for k, i in at.items()}
     return (
         found
-        | dict(similarity_ends=f"{float(matrix[0, last]):.4f}", steps=p.reference_steps, preset=preset)
+        | dict(similarity_ends=f"{float(matrix[0, last]):.4f}", steps=p.reference_steps, preset=preset, seeds=SEEDS)
         | experiments.provenance(where)
     )
 
 
-sweep.run([dict(checkpoint=name, n=count) for name in names], row)
-pd.DataFrame(sweep.rows)[
+cells = [dict(checkpoint=name, weights=dode.zoo.digest(name), n=count) for name in names]
+rows = sweep.run(cells, row).select(cells)
+pd.DataFrame(rows)[
     ["checkpoint", "n", "steps", "similarity_first", "similarity_middle", "similarity_last", "similarity_ends"]
 ]
 
@@ -113,4 +115,4 @@ for name, matrix in matrices.items():
 # difference of two outputs is not small, and $\lambda$ has real work to do.
 
 # %% tags=["remove-input"]
-print(plots.provenance_line(dict(preset=preset, n=count, seeds="held out", **experiments.provenance(where))))
+print(plots.provenance_line(experiments.origin(rows)))

@@ -35,7 +35,7 @@ from dode import experiments, plots
 plots.style()
 p = experiments.preset(preset)
 model = dode.load(checkpoint, device=experiments.device(device))
-noise = dode.initial_noise(model.shape, experiments.test_seeds(seeds or 12), device=model.device)
+noise = dode.initial_noise(model.shape, experiments.held_out_seeds(seeds or 12), device=model.device)
 plain = dode.solvers.ddim(model.grid(5))
 learned = experiments.distilled(model, plain, p.fit_images)
 teacher = dode.solvers.ddim(model.grid(p.reference_steps))

@@ -54,7 +54,7 @@ print(
 # in time for a variance-preserving chain, Karras's otherwise. Image $k$ of a batch depends on seed $k$ alone.
 
 # %%
-noise = dode.initial_noise(model.shape, experiments.test_seeds(seeds or 16), device=model.device)
+noise = dode.initial_noise(model.shape, experiments.held_out_seeds(seeds or 16), device=model.device)
 solver = dode.solvers.ddim(model.grid(5))
 images = dode.sample(model, solver, noise)
 print(solver)

@@ -93,7 +93,7 @@ for table in (solvers.ddim(grid), solvers.ipndm(grid), solvers.heun(grid), learn
 # %% [markdown]
 # ## Orders, measured
 #
-# On a mixture of Gaussians the denoiser is known exactly. Halving the steps divides the error by $2^p$ for a method of order
+# On a mixture of Gaussians the denoiser is known exactly. Twice as many steps divide the error by $2^p$ for a method of order
 # $p$. iPNDM's weights are those of equal steps; on Karras's grid, where no two steps are equal, its fourth order is not there,
 # and its low-order start shows.
 
@@ -113,7 +113,7 @@ for name, make in (("ddim", solvers.ddim), ("heun", solvers.heun), ("ipndm", sol
         marker=plots.MARKERS[name],
         label=f"{plots.NAMES[name]}: slope {slopes[name]:.2f}",
     )
-ax.set(xscale="log", yscale="log", xlabel="steps", ylabel="RMSE to the exact solution")
+ax.set(xscale="log", yscale="log", xlabel="steps", ylabel="RMSE to Heun at 1500 steps")
 ax.set_xticks(steps, [str(n) for n in steps])
 ax.minorticks_off()
 ax.legend()

@@ -167,5 +167,11 @@ def test_bad_arguments_are_one_line() -> None:
         d_ode(MIXTURE, table, iter(()))
     with pytest.raises(ValueError, match="5 lambdas"):
         corrected(table, [0.0])
+    with pytest.raises(ValueError, match="batch_size must be"):
+        d_ode(MIXTURE, table, NOISE, batch_size=0)
+    between = 0.5 * float(GRID[1] + GRID[2])  # only the teacher goes there
+    hole = lambda x, sigma: x * float("nan") if abs(float(sigma) - between) < 3 else MIXTURE(x, sigma)  # noqa: E731
+    with pytest.raises(FloatingPointError, match="to the teacher"):
+        d_ode(hole, table, NOISE)
     with pytest.raises(FloatingPointError, match="row 0 at sigma = 80"):
         d_ode(lambda x, sigma: x * float("nan"), table, NOISE)

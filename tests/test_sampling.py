@@ -146,5 +146,8 @@ def test_wrong_noise_is_one_line() -> None:
         initial_noise((2,), [])
     with pytest.raises(ValueError, match="floating-point"):
         sample(MIXTURE, solvers.ddim(schedules.karras(2, 0.1, 1.0)), torch.ones(2, 2, dtype=torch.long))
+    for noise, size in ((torch.ones(0, 2), None), (torch.ones(2, 2), 0), (torch.ones(2, 2), -1)):
+        with pytest.raises(ValueError, match="one"):
+            sample(MIXTURE, solvers.ddim(schedules.karras(2, 0.1, 1.0)), noise, batch_size=size)
     with pytest.raises(ValueError, match="orders 1 to 4"):
         solvers.ipndm(schedules.karras(2, 0.1, 1.0), order=5)

@@ -103,6 +103,12 @@ def test_a_file_that_is_no_valid_tableau_is_refused(tmp_path: Path) -> None:
         Tableau.load(tmp_path / "none.safetensors")
 
 
+def test_only_a_consistent_table_changes_basis() -> None:
+    table = solvers.ddim(schedules.karras(3, 0.1, 10.0))
+    with pytest.raises(ValueError, match="only a consistent tableau"):
+        table.with_full(table.full * 1.2).to_basis("data")
+
+
 EYE = torch.eye(2)
 
 
@@ -116,6 +122,7 @@ EYE = torch.eye(2)
         (dict(basis="noise", sigmas=[2.0, 1.0, 0.0], weights=EYE * float("nan")), "finite"),
         (dict(basis="noise", sigmas=[2.0, 1.0, 0.0], weights=torch.ones(2, 2)), "diagonal"),
         (dict(basis="noise", sigmas=[2.0], weights=torch.zeros(0, 0)), "one row"),
+        (dict(basis="noise", sigmas=2.0, weights=1.0), "shape"),
     ],
 )
 def test_bad_tables_are_refused_in_one_line(arguments, message) -> None:
