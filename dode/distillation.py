@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -29,6 +30,18 @@ from dode.tableau import Tableau, check_model
 Align = Literal["time", "index"]
 FirstStep = Literal["noise", "none"]
 Teacher = Literal["ddim"] | Tableau | Callable[[Tensor], Tableau]
+
+
+def default_first_step(tableau: Tableau) -> FirstStep:
+    """The released convention: lean on the starting noise in the noise basis, not in the data basis."""
+    return "noise" if tableau.basis == "noise" else "none"
+
+
+def _versions() -> dict[str, str]:
+    from dode import __version__  # not at the top: the package imports this module
+
+    packages = dict(dode=__version__, torch=torch.__version__, safetensors=safetensors.__version__)
+    return packages | {"python": platform.python_version()}
 
 
 def directions(tableau: Tableau, first_step: FirstStep | None = None) -> Tensor:
@@ -47,7 +60,7 @@ def directions(tableau: Tableau, first_step: FirstStep | None = None) -> Tensor:
     """
     if first_step not in (None, "noise", "none"):
         raise ValueError(f"first_step must be 'noise' or 'none', got {first_step!r}")
-    first_step = first_step or ("noise" if tableau.basis == "noise" else "none")
+    first_step = first_step or default_first_step(tableau)
     full, sums = tableau.full, tableau.row_sums
     stays = tableau.sigmas[1:] == tableau.sigmas[:-1]
     last_call = torch.zeros_like(full)
@@ -305,7 +318,7 @@ def d_ode(
         lambdas=lambdas, fit_rmse=list(fitted), plain_rmse=list(plain),
         model=getattr(denoiser, "name", None), shape=list(shape), images=images,
         seeds=None if seeds is None else list(seeds), teacher=guide.metadata.get("solver", "tableau"),
-        teacher_nfe=guide.nfe, scale=scale, align=align, first_step=first_step,
+        teacher_nfe=guide.nfe, scale=scale, align=align, first_step=first_step or default_first_step(tableau),
         network_evaluations=images * (tableau.nfe + targets[-1]),
-        versions={"torch": torch.__version__, "python": platform.python_version()},
+        grid=tableau.levels.tolist(), versions=_versions(),
     )  # fmt: skip

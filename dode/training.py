@@ -194,6 +194,18 @@ def classifier_loss(model: Classifier, images: Tensor, labels: Tensor, recipe: R
     return loss
 
 
+@torch.no_grad()
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """The part of ``images`` (uint8) whose label the classifier ranks first."""
+    device = next(model.parameters()).device
+    model.eval()
+    hits = [
+        (model(x.to(device)).argmax(1).cpu() == y).sum()
+        for x, y in zip(images.split(500), labels.split(500), strict=True)
+    ]
+    return float(sum(hits)) / len(images)
+
+
 RECIPES = {
     "fashion-mnist-noise": Recipe("fashion-mnist-noise"),
     "fashion-mnist-data": Recipe("fashion-mnist-data"),
@@ -231,6 +243,9 @@ def train(name: str, folder: Path, device: str = "cpu", until: int | None = None
             seconds=round(run.seconds), threads=torch.get_num_threads(), device=device,
             final_loss=run.log[-1][1] if run.log else None, torch=torch.__version__, python=platform.python_version(),
         )  # fmt: skip
+        if isinstance(model, Classifier):
+            model.load_state_dict(run.average)
+            info["test_accuracy"] = accuracy(model, *data.fashion_mnist("test"))
         half = {k: v.half() if v.is_floating_point() else v for k, v in run.average.items()}
         save_tensors(folder / f"{name}.safetensors", half, "network", info)
         run.write_log(folder / f"{name}.csv")
