@@ -243,7 +243,7 @@ def train(name: str, folder: Path, device: str = "cpu", until: int | None = None
             seconds=round(run.seconds), threads=torch.get_num_threads(), device=device,
             final_loss=run.log[-1][1] if run.log else None, torch=torch.__version__, python=platform.python_version(),
         )  # fmt: skip
-        if isinstance(model, Classifier):
+        if name.endswith("classifier"):
             model.load_state_dict(run.average)
             info["test_accuracy"] = accuracy(model, *data.fashion_mnist("test"))
         half = {k: v.half() if v.is_floating_point() else v for k, v in run.average.items()}
