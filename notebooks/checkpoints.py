@@ -50,7 +50,7 @@ for name, card in cards.items():
 # ## Loss
 #
 # Each training step draws its randomness from its own number, so a run that was killed and resumed ends with the same weights. The length of the run was
-# fixed beforehand (the rate falls to zero with it); the curves are flat at their ends, but a longer run was not compared.
+# fixed beforehand (the rate falls to zero with it); the curves are nearly flat at their ends, but a longer run was not compared.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "loss", "caption": "Training loss (mean over 100 steps) against training images seen. The two losses are weighted differently and cannot be compared with each other."}}
 figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.4), squeeze=False)

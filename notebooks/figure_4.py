@@ -68,9 +68,11 @@ def draw(table: pd.DataFrame) -> None:
     _, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 4.2), squeeze=False, sharey=True)
     for ax, name in zip(axes[0], names, strict=True):
         part = table[table.checkpoint == name]
-        for (solver, variant), line in part.groupby(["solver", "variant"], sort=False):
+        for (solver, variant), line in part.sort_values("variant", ascending=False, kind="stable").groupby(
+            ["solver", "variant"], sort=False
+        ):
             plots.curve(ax, line.nfe, line["mean"], solver, variant == "d-ode", line["std"].fillna(0))
-        plots.log_axes(ax, sorted(set(part.nfe) - {9}), f"FD (classifier features), n = {int(part.n.max()):,}")
+        plots.log_axes(ax, sorted(set(part.nfe) - {9, 49}), f"FD (classifier features), n = {int(part.n.max()):,}")
         ax.set_title(f"{name.rsplit('-', 1)[1]} prediction")
         ax.legend()
     plt.show()
