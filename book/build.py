@@ -204,10 +204,11 @@ def build_html(folder: Path, output: Path = ROOT) -> Path:
     command = [program, "build", "-W", "-n", "--keep-going", "--path-output", str(output), str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     log, index = build / "book.log", build / "html" / "index.html"
-    log.write_text(done.stdout, encoding="utf-8")
+    said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)  # colours are for terminals
+    log.write_text(said, encoding="utf-8")
     if done.returncode or not index.is_file():
-        told = re.findall(r"^.*(?:WARNING|CRITICAL|ERROR|Error:).*$", done.stdout, re.MULTILINE)
-        raise BookError("\n".join(told or done.stdout.splitlines()[-5:]) + f"\nthe book was not built; see {log}")
+        told = re.findall(r"^.*(?:WARNING|CRITICAL|ERROR|Error:).*$", said, re.MULTILINE)
+        raise BookError("\n".join(told or said.splitlines()[-5:]) + f"\nthe book was not built; see {log}")
     return index
 
 
