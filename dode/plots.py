@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 import torch
+from IPython.display import HTML, Markdown
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
@@ -137,6 +139,15 @@ def table(ax: Axes, tableau: Tableau, title: str = "", numbers: bool = True) -> 
     ax.grid(False)
 
 
-def provenance_line(facts: Mapping[str, object]) -> str:
-    """One line for the foot of a page."""
-    return " · ".join(f"{k} {v}" for k, v in facts.items())
+def listing(table: pd.DataFrame) -> HTML:
+    """A data frame as a page shows it: no index, checkpoints by their last word."""
+    if "checkpoint" in table:
+        table = table.assign(checkpoint=table.checkpoint.str.rsplit("-", n=1).str[-1]).rename(
+            columns={"checkpoint": "network"}
+        )
+    return HTML(table.to_html(index=False, border=0))
+
+
+def provenance(facts: Mapping[str, object]) -> Markdown:
+    """The foot of a page: where its numbers come from."""
+    return Markdown("---\n\n*" + " · ".join(f"{k}: {v}" for k, v in facts.items()) + "*")

@@ -78,9 +78,11 @@ plt.show()
 stored = pd.DataFrame(
     experiments.Sweep(experiments.home() / "results" / "figure_4.standard.csv", experiments.FD_KEYS).rows
 )
-stored[(stored.nfe == "50") & stored.checkpoint.isin(names)][
-    ["checkpoint", "solver", "variant", "nfe", "fd", "n", "network", "device", "torch"]
-]
+plots.listing(
+    stored[(stored.nfe == "50") & stored.checkpoint.isin(names)][
+        ["checkpoint", "solver", "variant", "nfe", "fd", "n", "device", "torch"]
+    ]
+)
 
 # %% tags=["hide-input"]
 card = zoo.metadata(zoo.CHECKPOINTS / "fashion-mnist-classifier.safetensors")
@@ -106,4 +108,4 @@ for name in names:
 # (Zalando Research), and so are the checkpoints. A killed run resumes with the same command.
 
 # %% tags=["remove-input"]
-print(plots.provenance_line(dict(preset=preset, **experiments.provenance(where))))
+plots.provenance(dict(preset=preset, **experiments.provenance(where)))

@@ -96,9 +96,11 @@ def row(checkpoint: str, weights: str, n: int) -> dict:
 
 cells = [dict(checkpoint=name, weights=dode.zoo.digest(name), n=count) for name in names]
 rows = sweep.run(cells, row).select(cells)
-pd.DataFrame(rows)[
-    ["checkpoint", "n", "steps", "similarity_first", "similarity_middle", "similarity_last", "similarity_ends"]
-]
+plots.listing(
+    pd.DataFrame(rows)[
+        ["checkpoint", "n", "steps", "similarity_first", "similarity_middle", "similarity_last", "similarity_ends"]
+    ]
+)
 
 # %% tags=["nbval-check-output", "hide-input"]
 for name, matrix in matrices.items():
@@ -115,4 +117,4 @@ for name, matrix in matrices.items():
 # difference of two outputs is not small, and $\lambda$ has real work to do.
 
 # %% tags=["remove-input"]
-print(plots.provenance_line(experiments.origin(rows)))
+plots.provenance(experiments.origin(rows))

@@ -104,7 +104,7 @@ def winners(table: pd.DataFrame) -> pd.DataFrame:
     return result.reset_index()
 
 
-winners(measured)
+plots.listing(winners(measured))
 
 # %% tags=["nbval-check-output", "hide-input"]
 wide = measured.pivot(index=["checkpoint", "solver", "nfe"], columns="variant", values="mean")
@@ -133,7 +133,7 @@ else:
     draw(summary(stored))
 
 # %% tags=["hide-input"]
-None if preset == "standard" else winners(summary(stored))
+None if preset == "standard" else plots.listing(winners(summary(stored)))
 
 # %% [markdown]
 # ## What the corrections say about Heun
@@ -161,4 +161,4 @@ for row in stored:
 # happens to offset the network's own; features of a classifier are not Inception's.
 
 # %% tags=["remove-input"]
-print(plots.provenance_line(experiments.origin(rows)))
+plots.provenance(experiments.origin(rows))

@@ -105,7 +105,7 @@ cells = [
     for solver in ("ddim", "d-ddim")
 ]
 rows = sweep.run(cells, row).select(cells)
-pd.DataFrame(rows)[["checkpoint", "solver", "n", "rmse_step_5", "rmse_end", "norm_ratio_end"]]
+plots.listing(pd.DataFrame(rows)[["checkpoint", "solver", "n", "rmse_step_5", "rmse_end", "norm_ratio_end"]])
 
 # %% tags=["nbval-check-output", "hide-input"]
 for name, found in runs.items():
@@ -117,4 +117,4 @@ for name, found in runs.items():
 # Following it *on average* is what was fitted: one scalar for all pixels and all images cannot mend the path of each.
 
 # %% tags=["remove-input"]
-print(plots.provenance_line(experiments.origin(rows)))
+plots.provenance(experiments.origin(rows))

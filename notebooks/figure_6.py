@@ -101,7 +101,7 @@ cells = [
 ]
 rows = sweep.run(cells, row).select(cells)
 table = pd.DataFrame(rows)[["checkpoint", "solver", "nfe", "n", "rmse_plain", "rmse_distilled"]]
-table
+plots.listing(table)
 
 # %% tags=["nbval-check-output", "hide-input"]
 closer = table.astype({"rmse_plain": float, "rmse_distilled": float})
@@ -115,4 +115,4 @@ print(
 # and no garments. {numref}`figure-4` counts that against them.
 
 # %% tags=["remove-input"]
-print(plots.provenance_line(experiments.origin(rows)))
+plots.provenance(experiments.origin(rows))

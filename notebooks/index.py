@@ -10,12 +10,6 @@
 #     name: python3
 # ---
 
-# %% tags=["parameters", "hide-input"]
-preset = "quick"  # smoke, quick, standard or full
-checkpoint = "fashion-mnist-noise"
-device = "auto"  # cpu, cuda or auto
-seeds = None  # how many images; None: 12
-
 # %% [markdown]
 # # dode
 #
@@ -25,6 +19,12 @@ seeds = None  # how many images; None: 12
 # steps: the network stays as it is, the fit has a closed form and takes seconds, and the result is a table of
 # numbers that you can save, print and send. The picture below shows the same noise, the same network and the
 # same number of calls, with and without these numbers.
+
+# %% tags=["parameters", "remove-input"]
+preset = "quick"  # smoke, quick, standard or full
+checkpoint = "fashion-mnist-data"
+device = "auto"  # cpu, cuda or auto
+seeds = None  # how many images; None: 12
 
 # %% tags=["remove-input"]
 import matplotlib.pyplot as plt
@@ -46,7 +46,7 @@ pictures = {
 }
 
 # %% tags=["remove-input", "thumbnail"] mystnb={"figure": {"name": "front", "caption": "The same seeds through DDIM at 5 network calls, its distilled version at 5, and the many-step solution that both aim at."}}
-figure, axes = plt.subplots(3, 1, figsize=(9, 3.2))
+figure, axes = plt.subplots(3, 1, figsize=(9, 2.75))
 for ax, (name, images) in zip(axes, pictures.items(), strict=True):
     ax.imshow(plots.mosaic(images, len(images)), cmap="gray", vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[])
@@ -75,13 +75,11 @@ print("lambda:", [round(v, 2) for v in learned.metadata["lambdas"]])
 # and where they differ.
 
 # %% tags=["remove-input"]
-print(
-    plots.provenance_line(
-        dict(
-            preset=preset,
-            checkpoint=checkpoint,
-            seeds="held out from the fit",
-            **experiments.provenance(experiments.device(device)),
-        )
+plots.provenance(
+    dict(
+        preset=preset,
+        checkpoint=checkpoint,
+        seeds="held out from the fit",
+        **experiments.provenance(experiments.device(device)),
     )
 )

@@ -107,8 +107,4 @@ print(
 # `dode.denoisers.NoisePrediction(network, shape, schedule)` and its siblings.
 
 # %% tags=["remove-input"]
-print(
-    plots.provenance_line(
-        dict(preset=preset, checkpoint=checkpoint, **experiments.provenance(experiments.device(device)))
-    )
-)
+plots.provenance(dict(preset=preset, checkpoint=checkpoint, **experiments.provenance(experiments.device(device))))

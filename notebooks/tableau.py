@@ -124,8 +124,4 @@ for name, slope in slopes.items():
     print(f"{name:6s} measured order {slope:.2f}")
 
 # %% tags=["remove-input"]
-print(
-    plots.provenance_line(
-        dict(preset=preset, checkpoint=checkpoint, **experiments.provenance(experiments.device(device)))
-    )
-)
+plots.provenance(dict(preset=preset, checkpoint=checkpoint, **experiments.provenance(experiments.device(device))))
