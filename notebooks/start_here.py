@@ -101,6 +101,20 @@ print(
 )
 
 # %% [markdown]
+# ## What it costs
+#
+# One run of the teacher and one of the student over the batch, and hardly anything else: the time of `d_ode` over the time of the bare
+# network calls of both, measured in turn in one process (`benchmarks/distillation_cost.py`; median, and range over rounds).
+
+# %% tags=["hide-input"]
+import pandas as pd
+
+cost = pd.DataFrame(experiments.Sweep(experiments.home() / "results" / "distillation_cost.csv", ["checkpoint"]).rows)
+plots.listing(
+    cost[["checkpoint", "solver", "batches", "evaluations", "ratio_median", "ratio_min", "ratio_max", "rounds"]]
+)
+
+# %% [markdown]
 # ## Your own model
 #
 # Any callable `D(x, sigma)` will do. A network that predicts noise, data or $v$ becomes one with
