@@ -27,9 +27,9 @@ def seconds(work) -> float:
 
 
 def bare(model, table, guide, noise) -> None:
-    """Every network call of student and teacher at their levels, and nothing else."""
+    """The network's forward passes of student and teacher at their levels: no scaling, no solver, nothing else."""
     for sigma in (*table.sigmas_in, *guide.sigmas_in):
-        model(noise, sigma)
+        model.network(noise, model.schedule.label(sigma).float().expand(len(noise)))
 
 
 def main() -> None:
