@@ -183,6 +183,14 @@ def test_the_committed_run_says_that_distilling_helps(checkpoint: str, solver: s
     assert max(learned) < min(plain)
 
 
+def test_the_winner_is_the_same_in_float32_as_in_bf16() -> None:
+    found = experiments.Sweep(ROOT / "results" / "bf16.csv", ["checkpoint", "variant"]).rows
+    for name in zoo.NAMES:
+        for precision in ("fd_float32", "fd_bf16"):
+            fd = {r["variant"]: float(r[precision]) for r in found if r["checkpoint"] == name}
+            assert fd["d-ode"] < 0.8 * fd["plain"]
+
+
 def test_what_the_figure_4_page_says_against_distilling() -> None:
     for name in zoo.NAMES:  # plain DDIM wins at NFE 2
         assert max(fds(name, "ddim", 2, "plain")) < min(fds(name, "ddim", 2, "d-ode"))
