@@ -150,4 +150,4 @@ def listing(table: pd.DataFrame) -> HTML:
 
 def provenance(facts: Mapping[str, object]) -> Markdown:
     """The foot of a page: where its numbers come from."""
-    return Markdown("---\n\n*" + " · ".join(f"{k}: {v}" for k, v in facts.items()) + "*")
+    return Markdown("*" + " · ".join(f"{k}: {v}" for k, v in facts.items()) + "*")
