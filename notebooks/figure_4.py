@@ -160,9 +160,9 @@ for row in stored:
 # ## Agreement
 #
 # **As in the paper**, one scalar a step makes DDIM and EDM better at few calls, the gain shrinks as steps grow, and at **NFE 2 plain DDIM wins on both
-# networks**. The reason is visible in {numref}`figure-6`: with two calls the nearest point to the teacher's image that a straight line reaches is a blur.
-# The blur *is* nearer in pixels (the table there says so), which is what eq. (14) asks for, and it is farther in features. Least squares in pixel
-# space is the wrong target when almost nothing of the image is decided.
+# networks**. The reason is visible in {numref}`figure-6`: least squares in pixels, which is what eq. (14) asks for, answers with a blur when almost
+# nothing of the image is decided, and a blur is far away in features. On the data-predicting network the blur is at least nearer in pixels; on the
+# noise-predicting one not even that (the table there, committed run): the fit is greedy, one step after the other, and promises nothing about the end.
 #
 # **What the paper does not say**: on this grid, whose last level before zero is 0.002, Heun with two or three steps diverges, and D-EDM gains most of what
 # it gains by *undoing* the corrector (the $\lambda$ near $-1$ above). It beats EDM by a wide margin, but D-DDIM beats D-EDM at 5 calls, and with 10

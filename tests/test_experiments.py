@@ -245,3 +245,13 @@ def test_the_readme_example_runs_as_it_stands(tmp_path: Path) -> None:
     assert code
     program = code.group(1) + "\nassert images.shape == (16, 1, 28, 28)"
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+
+
+def test_what_the_figure_6_page_says() -> None:
+    cells = experiments.Sweep(ROOT / "results" / "figure_6.standard.csv", ["checkpoint", "solver", "nfe"]).rows
+    lost = {
+        (r["checkpoint"].rsplit("-", 1)[1], r["solver"], r["nfe"])
+        for r in cells
+        if float(r["rmse_distilled"]) > float(r["rmse_plain"])
+    }
+    assert lost == {("noise", "ddim", "2"), ("data", "heun", "25"), ("data", "heun", "49")}
