@@ -51,7 +51,7 @@ def directions(tableau: Tableau, first_step: FirstStep | None = None) -> Tensor:
     over its row sum ``c``), as eq. 10 has it for high-order solvers.  A row that stays at its level
     (Heun's corrector) has no such sum: there ``dhat`` is the last network output, as in the released
     D-EDM, and ``c`` the row's weight on it, so that ``lambda = -1`` takes the corrector back.  (The
-    released code has ``c = 1`` there: the same solver, but numbers from 0.01 to 20,000.)
+    released code has ``c = 1`` there: the same correction, on a scale that changes from row to row.)
 
     The first row leans on the starting noise (``first_step="noise"``, the default in the noise basis,
     ``d_{T+1} := x_T``) or is left alone ("none", the default in the data basis).  Corrections are kept:

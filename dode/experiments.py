@@ -174,8 +174,8 @@ class Sweep:
     def run(self, cells: Iterable[Mapping[str, Any]], work: Callable[..., Mapping[str, Any]], jobs: int = 1) -> Sweep:
         """Call ``work(**cell)`` for each cell without a row, and add ``cell | work(**cell)``; returns self.
 
-        With ``jobs`` above one, in that many processes of one thread each (two small networks side by
-        side are faster than one on two cores); ``work`` must then be a function of a module.
+        With ``jobs`` above one, in that many processes of one thread each; ``work`` must then be a function
+        of a module.
         """
         todo = [dict(cell) for cell in cells if not self.done(cell)]
         bar = functools.partial(tqdm, total=len(todo), desc=self.path.name, disable=not todo)

@@ -110,10 +110,8 @@ class Run:
         self.average = {k: v.to(device) for k, v in pick("average.").items()}
         for name, parameter in self.model.named_parameters():
             moments = {k: tensors[f"adam.{k}.{name}"].to(device) for k in ("exp_avg", "exp_avg_sq")}
-            self.optimizer.state[parameter] = {
-                "step": tensors[f"adam.step.{name}"],
-                **moments,
-            }  # Adam counts on the CPU
+            count = tensors[f"adam.step.{name}"]  # stays on the CPU, where Adam keeps it
+            self.optimizer.state[parameter] = {"step": count, **moments}
         self.step, self.seconds = meta["step"], meta["seconds"]
         self.log = [tuple(row) for row in meta["log"]]
         return True
