@@ -202,12 +202,8 @@ class Sweep:
 
 
 def base_solver(name: str, denoiser: Denoiser, nfe: int) -> Tableau:
-    """ "ddim", "heun" or "ipndm" with ``nfe`` evaluations on the denoiser's own grid."""
-    known: dict[str, Callable[[Tensor], Tableau]]
-    known = {"ddim": solvers.ddim, "heun": solvers.heun, "ipndm": solvers.ipndm}
-    if name not in known:
-        raise ValueError(f"no solver named {name!r}; known: {', '.join(known)}")
-    return known[name](denoiser.grid(solvers.steps_for_nfe(name, nfe)))
+    """The solver called ``name`` (:data:`dode.solvers.SOLVERS`) with ``nfe`` evaluations on the denoiser's own grid."""
+    return solvers.get(name).make(denoiser.grid, nfe=nfe)
 
 
 def fit_seeds(count: int, block: int = 0) -> range:

@@ -1,0 +1,262 @@
+"""What all solvers share: rows into a table, and the options that mean the same everywhere.
+
+A solver is written as a pure function from a grid to a tableau.  The decorator :func:`solver` gives it
+``nfe``, ``steps``, ``final`` and ``afs``, checks its order, and enters it in :data:`SOLVERS`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from dode.schedules import Final, check_grid
+from dode.tableau import Basis, Tableau
+
+Grid = Tensor | Callable[[int], Tensor]
+SolverType = Literal["midpoint", "heun"]
+Calls = Callable[[int, bool, Mapping[str, Any]], int]
+
+
+class Maker(Protocol):
+    """A solver as users call it; :func:`solver` explains the common options."""
+
+    def __call__(
+        self,
+        grid: Grid,
+        *,
+        nfe: int | None = None,
+        steps: int | None = None,
+        final: Final | None = None,
+        afs: bool = False,
+        **options: Any,
+    ) -> Tableau: ...
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the field knows of a solver.
+
+    ``basis`` is its own, ``orders`` those it can have, ``source`` who published it;
+    ``calls(steps, ends_at_zero, options)`` are the network evaluations on a grid of so many steps.
+    """
+
+    name: str
+    title: str
+    basis: Basis
+    orders: tuple[int, ...]
+    source: str
+    calls: Calls
+    make: Maker
+
+
+SOLVERS: dict[str, Facts] = {}
+
+
+def once_a_step(steps: int, zero: bool, options: Mapping[str, Any]) -> int:
+    """Multistep schemes."""
+    return steps
+
+
+def twice_a_step(steps: int, zero: bool, options: Mapping[str, Any]) -> int:
+    """Two-stage schemes; a step to 0 is Euler's alone, because nothing can be evaluated at 0."""
+    return 2 * steps - zero
+
+
+def solver(
+    title: str, basis: Basis, orders: Iterable[int], source: str, calls: Calls = once_a_step
+) -> Callable[[Callable[..., Tableau]], Maker]:
+    """Make a pure function ``sigmas -> Tableau`` a solver of the zoo, with the options that all of them have.
+
+    grid
+        ``(n + 1,)`` decreasing sigmas, of which only the last may be 0; or a function from ``n`` to such a
+        grid (``model.grid``), which then needs ``nfe`` or ``steps``.
+    nfe
+        Network evaluations that the table shall make; the number of steps follows.
+    steps
+        Steps of the grid function; the number of evaluations follows.
+    final
+        "zero" adds a last step to 0 to a grid that stops above it ("denoise to zero"); "sigma_min" leaves
+        a last step to 0 off.  None takes the grid as it is.
+    afs
+        Analytical first step: the starting noise is taken for the first output, which saves one call.
+    order
+        Where a solver has several.  Not given, it is the usual one, or what a shorter grid carries.
+
+    ValueError where the order or the NFE cannot be had; the message says what can.
+    """
+
+    def register(make: Callable[..., Tableau]) -> Maker:
+        own = inspect.signature(make).parameters
+
+        @wraps(make)
+        def build(
+            grid: Grid,
+            *,
+            nfe: int | None = None,
+            steps: int | None = None,
+            final: Final | None = None,
+            afs: bool = False,
+            **options: Any,
+        ) -> Tableau:
+            if final not in (None, "zero", "sigma_min"):
+                raise ValueError(f"final must be 'zero' or 'sigma_min', got {final!r}")
+            sigmas = check_grid(_end(_levels(facts, grid, nfe, steps, final, afs, options), final))
+            if "order" in own:
+                options["order"] = _order(facts, options.get("order"), own["order"].default, len(sigmas) - 1)
+            table = make(sigmas, **options)
+            order = options.get("order", facts.orders[-1])
+            table = replace(table, metadata=dict(solver=facts.name, order=order, source=source))
+            return analytical_first_step(table) if afs else table
+
+        common = [
+            p for p in inspect.signature(build, follow_wrapped=False).parameters.values() if p.kind == p.KEYWORD_ONLY
+        ]
+        special = [p.replace(kind=p.KEYWORD_ONLY) for p in list(own.values())[1:]]
+        first = inspect.Parameter("grid", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        build.__signature__ = inspect.Signature([first, *special, *common])  # type: ignore[attr-defined]  # for help()
+        facts = Facts(make.__name__, title, basis, tuple(orders), source, calls, build)
+        SOLVERS[facts.name] = facts
+        return build
+
+    return register
+
+
+def _end(sigmas: Tensor, final: Final | None) -> Tensor:
+    """The grid with a step to 0 added or left off."""
+    if final == "zero" and sigmas[-1] > 0:
+        return torch.cat([sigmas, sigmas.new_zeros(1)])
+    return sigmas[:-1] if final == "sigma_min" and sigmas[-1] == 0 else sigmas
+
+
+def _levels(
+    facts: Facts,
+    grid: Grid,
+    nfe: int | None,
+    steps: int | None,
+    final: Final | None,
+    afs: bool,
+    options: Mapping[str, Any],
+) -> Tensor:
+    """The grid itself, or the one of a grid function that has the wanted steps or makes the wanted calls."""
+    if isinstance(grid, Tensor) or not callable(grid):
+        if nfe is not None or steps is not None:
+            raise ValueError("nfe= and steps= choose from a grid function such as model.grid; this grid has its steps")
+        return torch.as_tensor(grid, dtype=torch.float64)
+    if (nfe is None) == (steps is None):
+        raise ValueError("a grid function needs nfe= or steps=, one of the two")
+    if steps is not None:
+        return grid(steps)
+    assert nfe is not None
+    if nfe < 1:
+        raise ValueError(f"NFE must be one or more, got {nfe}")
+    probe = _end(grid(2), final)
+    more, zero = len(probe) - 3, bool(probe[-1] == 0)
+    can = {facts.calls(n + more, zero, options) - afs: n for n in range(1, nfe + 3) if n + more > 0}
+    if nfe not in can:
+        near = sorted(sorted((c for c in can if c > 0), key=lambda calls: abs(calls - nfe))[:2])
+        raise ValueError(f"{facts.name} cannot make {nfe} calls on such a grid, try {' or '.join(map(str, near))}")
+    return grid(can[nfe])
+
+
+def _order(facts: Facts, order: int | None, usual: int, steps: int) -> int:
+    """The order asked for, or the usual one as far as the grid carries it."""
+    if order is None:
+        return min(usual, steps)
+    if order not in facts.orders:
+        low, high = facts.orders[0], facts.orders[-1]
+        raise ValueError(f"{facts.name} has {f'orders {low} to {high}' if low < high else f'order {low}'}, got {order}")
+    if order > steps:
+        raise ValueError(
+            f"order {order} needs {order} steps or more and this grid has {steps}; take order {steps} or a longer grid"
+        )
+    return order
+
+
+def get(name: str) -> Facts:
+    """The solver called ``name``, or a ValueError with those there are."""
+    if name not in SOLVERS:
+        raise ValueError(f"no solver named {name!r}; there are: {', '.join(SOLVERS)}")
+    return SOLVERS[name]
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+def gain(basis: Basis, s: float, t: float) -> float:
+    """What a constant output is worth in a step from ``s`` to ``t``: the row sum."""
+    return t - s if basis == "noise" else 1 - t / s
+
+
+def from_rows(basis: Basis, levels: Sequence[float], rows: Sequence[Mapping[int, float]]) -> Tableau:
+    """Rows as ``{output: weight}`` into a tableau."""
+    weights = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    for i, row in enumerate(rows):
+        for j, w in row.items():
+            weights[i, j] = w
+    return Tableau(basis, torch.tensor(levels, dtype=torch.float64), weights)
+
+
+def orders_of_steps(s: Sequence[float], order: int, lower_order_final: bool, exponential: bool = False) -> list[int]:
+    """The order of each step: rising to ``order`` as outputs come in, falling to 1 at the end if so wished.
+
+    In ``ln sigma`` a step to 0 is infinitely long, so it is always of order 1 there (``exponential``).
+    """
+    n = len(s) - 1
+    orders = [min(order, i + 1, n - i if lower_order_final else order) for i in range(n)]
+    if exponential and s[-1] == 0:
+        orders[-1] = 1
+    return orders
+
+
+def multistep(
+    basis: Basis, s: Sequence[float], orders: Sequence[int], weights: Callable[[int, int], Iterable[float]]
+) -> Tableau:
+    """One row a step; ``weights(i, p)`` of step ``i`` at order ``p``, on the newest output first."""
+    rows = [{i - k: w for k, w in enumerate(weights(i, p))} for i, p in enumerate(orders)]
+    return from_rows(basis, s, rows)
+
+
+class Stages:
+    """Rows of schemes with several evaluations a step, where each stage is written from the step's start.
+
+    A row knows only the last state, so stage k is reached from stage k - 1 by the difference of the two.
+    """
+
+    def __init__(self, basis: Basis, top: float) -> None:
+        self.basis, self.levels, self.rows = basis, [top], list[dict[int, float]]()
+
+    def step(self, stages: Iterable[tuple[float, Mapping[int, float] | Sequence[float]]]) -> None:
+        """``stages``: level, and weights on this step's outputs (a list) or on any (``{output: weight}``)."""
+        first, before = len(self.rows), dict[int, float]()
+        for level, weights in stages:
+            new = dict(weights) if isinstance(weights, Mapping) else {first + k: w for k, w in enumerate(weights)}
+            ratio = 1.0 if self.basis == "noise" else level / self.levels[-1]
+            row = {j: new.get(j, 0.0) - ratio * before.get(j, 0.0) for j in sorted(new.keys() | before.keys())}
+            self.rows.append(row)
+            self.levels.append(level)
+            before = new
+
+    def tableau(self) -> Tableau:
+        return from_rows(self.basis, self.levels, self.rows)
+
+
+def analytical_first_step(tableau: Tableau) -> Tableau:
+    """The table without its first call: the starting noise ``z`` is taken for the first output.
+
+    ``x_1 = sigma_1 z`` then, so the table may start there (DLMS, after Dockhorn et al. 2022).
+    """
+    if tableau.nfe < 2:
+        raise ValueError(
+            "an analytical first step replaces one call, and this solver makes only one; take a longer grid"
+        )
+    full = tableau.full[1:]
+    return Tableau(
+        tableau.basis, tableau.sigmas[1:], full[:, 2:], full[:, 0] + full[:, 1], tableau.sigmas_in[1:],
+        {**tableau.metadata, "afs": True},
+    )  # fmt: skip
