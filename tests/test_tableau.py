@@ -30,7 +30,7 @@ MAKERS = {
 }
 grids = st.builds(
     schedules.karras,
-    st.integers(1, 12),
+    st.integers(2, 12),
     st.floats(1e-3, 0.5),
     st.floats(1.0, 200.0),
     rho=st.floats(1.0, 9.0),

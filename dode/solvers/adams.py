@@ -45,14 +45,10 @@ def ipndm(sigmas: Tensor, order: int = 4, lower_order_final: bool = False) -> Ta
     return multistep("noise", s, orders, lambda i, p: [w * (s[i + 1] - s[i]) for w in ADAMS_BASHFORTH[p]])
 
 
-def _adams_in_sigma(sigmas: Tensor, order: int, lower_order_final: bool) -> Tableau:
-    s = sigmas.numpy()
-
-    def weights(i: int, p: int) -> np.ndarray:
-        x, w = gauss(s[i], s[i + 1])
-        return lagrange(s[i - p + 1 : i + 1][::-1], x) @ w
-
-    return multistep("noise", s.tolist(), orders_of_steps(s.tolist(), order, lower_order_final), weights)
+def _in_sigma(s: np.ndarray, i: int, p: int) -> np.ndarray:
+    """``int L_j(sigma) dsigma`` over step ``i``, ``(p,)``, newest output first."""
+    x, w = gauss(s[i], s[i + 1])
+    return lagrange(s[i - p + 1 : i + 1][::-1], x) @ w
 
 
 @solver("LMS", "noise", [1, 2, 3, 4], "Crowson 2022, k-diffusion, sample_lms")
@@ -61,13 +57,31 @@ def lms(sigmas: Tensor, order: int = 4, lower_order_final: bool = False) -> Tabl
 
     ``W_ij = int_{sigma_i}^{sigma_{i+1}} L_j(sigma) dsigma``, exact.  DEIS calls it rhoAB, others iPNDM_v.
     """
-    return _adams_in_sigma(sigmas, order, lower_order_final)
+    s = sigmas.numpy()
+    orders = orders_of_steps(s.tolist(), order, lower_order_final)
+    return multistep("noise", s.tolist(), orders, lambda i, p: _in_sigma(s, i, p))
 
 
 @solver("iPNDM_v", "noise", [1, 2, 3, 4], "Zhang and Chen 2023, arXiv:2204.13902")
-def ipndm_v(sigmas: Tensor, order: int = 4, lower_order_final: bool = False) -> Tableau:
-    """iPNDM with the weights of the steps actually taken; the same table as :func:`lms`."""
-    return _adams_in_sigma(sigmas, order, lower_order_final)
+def ipndm_v(sigmas: Tensor, order: int = 4, lower_order_final: bool = False, as_circulated: bool = False) -> Tableau:
+    """iPNDM with the weights of the steps actually taken; the same table as :func:`lms`.
+
+    ``as_circulated=True``: the formula found in samplers by that name, where a bracket is closed one factor
+    late.  The second difference then weighs ``(1 - h^2 / (3 h_1 (h_1 + h_2))) / 2`` instead of
+    ``h (2 h + 3 h_1) / (6 h_1 (h_1 + h_2))``, the same for equal steps only: order 4 falls to 3.
+    """
+    s = sigmas.numpy()
+
+    def weights(i: int, p: int) -> np.ndarray:
+        exact = _in_sigma(s, i, p)
+        if not as_circulated or p < 3:
+            return exact
+        h, h1, h2 = s[i + 1] - s[i], s[i] - s[i - 1], s[i - 1] - s[i - 2]
+        excess = (1 - h**2 / (3 * h1 * (h1 + h2))) / 2 - h * (2 * h + 3 * h1) / (6 * h1 * (h1 + h2))
+        second_difference = np.array([1, -(1 + h1 / h2), h1 / h2])
+        return exact + np.pad(h * excess * second_difference, (0, p - 3))
+
+    return multistep("noise", s.tolist(), orders_of_steps(s.tolist(), order, lower_order_final), weights)
 
 
 def _time(schedule: Schedule, sigma: np.ndarray) -> np.ndarray:
@@ -124,12 +138,15 @@ def deis(
     return multistep(basis, s.tolist(), orders, weights)
 
 
-WARM_UP_CALLS = {"none": 0, "heun": 1, "runge_kutta": 9}
+WARM_UP_STEPS = {"none": 0, "heun": 1, "runge_kutta": 3}
 
 
 def _pndm_calls(steps: int, zero: bool, options: Mapping[str, Any]) -> int:
     kind = options.get("warm_up", "heun")
-    return 4 * steps if kind == "runge_kutta" and steps < 3 else steps + WARM_UP_CALLS.get(kind, 0)
+    staged = WARM_UP_STEPS.get(kind, 0)
+    if zero and steps <= staged > 0:
+        return 0  # a warm-up step cannot end at 0
+    return steps + (3 if kind == "runge_kutta" else 1) * min(steps, staged)
 
 
 @solver("PNDM", "noise", [4], "Liu, Ren, Lin and Zhao 2022, arXiv:2202.09778", _pndm_calls)
@@ -145,10 +162,10 @@ def pndm(
     order (PLMS); "none": rising order from the start, which is iPNDM.
     """
     s, schedule = sigmas.tolist(), schedule or vp_linear()
-    if warm_up not in WARM_UP_CALLS:
-        raise ValueError(f"warm_up must be one of {', '.join(WARM_UP_CALLS)}, got {warm_up!r}")
-    staged = {"none": 0, "heun": 1, "runge_kutta": 3}[warm_up]
-    if s[-1] == 0 and len(s) - 1 <= staged:
+    if warm_up not in WARM_UP_STEPS:
+        raise ValueError(f"warm_up must be one of {', '.join(WARM_UP_STEPS)}, got {warm_up!r}")
+    staged = WARM_UP_STEPS[warm_up]
+    if s[-1] == 0 and len(s) - 1 <= staged > 0:
         raise ValueError(
             f"warm_up={warm_up!r} evaluates where its steps end: to reach 0 it needs {staged + 1} steps or more"
         )
