@@ -47,16 +47,31 @@ class Preset:
     nfes: tuple[int, ...]  # DDIM's, figure 4
     heun_nfes: tuple[int, ...]
     bf16: bool  # the network's arithmetic in the FD sweeps
+    zoo_images: int  # seeds behind each RMSE of the solver zoo
+    zoo_nfes: tuple[int, ...]
 
 
-DDIM_NFES, HEUN_NFES = (2, 5, 10, 25, 50), (3, 5, 9, 25, 49)
+DDIM_NFES, HEUN_NFES, ZOO_NFES = (2, 5, 10, 25, 50), (3, 5, 9, 25, 49), (3, 5, 8, 10, 20)
 PRESETS = {
     p.name: p
     for p in (
-        Preset("smoke", 64, 1, 0, 16, 50, 16, (2, 5), (3, 5), False),
-        Preset("quick", 500, 1, 0, 100, 250, 50, (2, 5, 10, 25), (3, 5, 9), True),
-        Preset("standard", 5_000, 3, 49, 100, 1000, 100, DDIM_NFES, HEUN_NFES, True),
-        Preset("full", 50_000, 3, 10**9, 100, 1000, 1000, (*DDIM_NFES, 100, 250), (*HEUN_NFES, 99, 249), False),
+        Preset("smoke", 64, 1, 0, 16, 50, 16, (2, 5), (3, 5), False, 4, (3, 5)),
+        Preset("quick", 500, 1, 0, 100, 250, 50, (2, 5, 10, 25), (3, 5, 9), True, 16, (3, 5, 10, 20)),
+        Preset("standard", 5_000, 3, 49, 100, 1000, 100, DDIM_NFES, HEUN_NFES, True, 128, ZOO_NFES),
+        Preset(
+            "full",
+            50_000,
+            3,
+            10**9,
+            100,
+            1000,
+            1000,
+            (*DDIM_NFES, 100, 250),
+            (*HEUN_NFES, 99, 249),
+            False,
+            1000,
+            ZOO_NFES,
+        ),
     )
 }
 

@@ -110,10 +110,16 @@ def grid_of_samples(samples: Mapping[str, Mapping[str, Tensor]], columns: int = 
     return figure
 
 
-def table(ax: Axes, tableau: Tableau, title: str = "", numbers: bool = True) -> None:
-    """A tableau as a picture: one square a weight, blue adds and red subtracts, each row scaled to its largest."""
+def table(ax: Axes, tableau: Tableau, title: str = "", numbers: bool = True, along: bool = False) -> None:
+    """A tableau as a picture: one square a weight, blue adds and red subtracts, each row scaled to its largest.
+
+    With ``along``, blue goes the way of the step instead, so that the bases look alike: in the noise basis a
+    step takes noise away.
+    """
     full = tableau.full
     shown = full / full.abs().amax(1, keepdim=True).clamp(min=1e-300)
+    if along and tableau.basis == "noise":
+        shown = -shown
     ax.imshow(torch.where(full == 0, torch.nan, shown).numpy(), cmap="RdBu", norm=TwoSlopeNorm(0, -1, 1), aspect="auto")
     n = tableau.nfe
     if numbers:

@@ -1,0 +1,309 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # The solver zoo
+#
+# The handcrafted solvers of both papers and their kin, each a function from a grid of noise levels to a table of numbers. One loop
+# runs them all, so what differs between them is what you see in the tables, and nothing else.
+
+# %% tags=["parameters"]
+preset = "quick"  # smoke, quick, standard or full
+checkpoint = "all"  # or one name
+device = "auto"  # cpu, cuda or auto
+seeds = None  # how many images; None: the preset's number
+
+# %% tags=["hide-input"]
+import functools
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+import torch
+from IPython.display import HTML
+
+import dode
+from dode import comparisons, experiments, orders, plots, schedules, solvers
+from dode.denoisers import MixtureDenoiser
+from dode.metrics import rmse
+
+plots.style()
+p = experiments.preset(preset)
+where = experiments.device(device)
+names = experiments.checkpoints(checkpoint)
+count = seeds or p.zoo_images
+
+# %% [markdown]
+# Every solver takes a grid, or a grid function with `nfe=` (network calls) or `steps=`, and options that mean the same everywhere:
+# `order`, `final="zero" | "sigma_min"` (a last step to zero, or none), `afs` (the analytical first step: the starting noise is taken
+# for the first output and saves a call), and for multistep solvers `lower_order_final`.
+
+# %% tags=["nbval-check-output"]
+grid = dode.load("fashion-mnist-noise").grid  # from a number of steps to noise levels, ending at 0
+for table in (
+    solvers.heun(grid, nfe=9),  # nobody needs to know that Heun takes 2n - 1 calls in n steps
+    solvers.dpm_solver(grid, nfe=9),  # steps of order 3, 3, 1, 1, 1
+    solvers.unipc(grid, nfe=9, order=3, afs=True),
+):
+    print(table, f"{len(table.levels) - 1} steps, consistent: {table.inconsistency() < 1e-12}")
+
+# %% tags=["hide-input"]
+rows = [
+    dict(
+        solver=f"`{f.name}`".strip("`"), name=f.title, basis=f.basis,
+        orders=f"{f.orders[0]} to {f.orders[-1]}" if len(f.orders) > 1 else f.orders[0],
+        calls=f"{f.calls(10, True, {})} in 10 steps", source=f.source,
+    )
+    for f in solvers.SOLVERS.values()
+]  # fmt: skip
+plots.listing(pd.DataFrame(rows))
+
+# %% [markdown]
+# ## The tables, side by side
+#
+# Seven calls each (Heun and DPM-2: eight), on one grid. Rows are calls, columns the outputs they use. Blue goes the way of the step, red
+# against it, and each row is scaled to its largest weight. Multistep solvers fill a band below the diagonal. Single-step ones work in blocks: they look ahead, come back, and
+# forget. UniPC's rows each carry two moves, the corrector of the last step and the predictor of the next.
+
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "zoo-tables", "caption": "Twelve solvers as tables, seven or eight network calls each, on Karras's grid from 80 down to 0.1. The first column is the starting noise, which none of them uses."}}
+karras = lambda n: schedules.karras(n, 0.1, 80.0)  # noqa: E731
+shown = {
+    "DDIM": solvers.ddim(karras, nfe=7),
+    "iPNDM-4": solvers.ipndm(karras, nfe=7),
+    "LMS-4 (iPNDM_v, rhoAB)": solvers.lms(karras, nfe=7),
+    "DEIS tAB2": solvers.deis(karras, nfe=7),
+    "PNDM": solvers.pndm(karras, nfe=7),
+    "Heun": solvers.heun(karras, nfe=8),
+    "DPM-2": solvers.dpm_2(karras, nfe=8),
+    "DPM-Solver-3": solvers.dpm_solver(karras, nfe=7),
+    "DPM-Solver++(2M)": solvers.dpm_solver_pp(karras, nfe=7, order=2),
+    "DPM-Solver++(3M)": solvers.dpm_solver_pp(karras, nfe=7),
+    "DPM-Solver++(3S)": solvers.dpm_solver_pp_singlestep(karras, nfe=7),
+    "UniPC-3": solvers.unipc(karras, nfe=7),
+}
+figure, axes = plt.subplots(3, 4, figsize=(11, 8))
+for ax, (title, table) in zip(axes.flat, shown.items(), strict=True):
+    plots.table(ax, table, f"{title}\n{table.basis} basis", numbers=False, along=True)
+    ax.set_yticks(range(table.nfe), [f"{s:.3g}" for s in table.sigmas[:-1]])
+    ax.tick_params(labelsize=7)
+for ax in axes[:, 0]:
+    ax.set_ylabel(r"evaluated at $\sigma$")
+plt.show()
+
+# %% [markdown]
+# ## One table under many names
+#
+# DPM-Solver-1, DEIS-0, iPNDM-1 and UniP-1 are DDIM. k-diffusion's LMS, DEIS's rhoAB and iPNDM_v are one table; PNDM without its warm-up is
+# iPNDM; UniP-2 is DPM-Solver++(2M); k-diffusion's DPM-2 is DPM-Solver-2; UniP-3 is DEIS on clean-image estimates, polynomials in
+# $\ln \sigma$, whichever $B(h)$ it is given.
+
+# %% tags=["nbval-check-output", "hide-input"]
+same = lambda a, b: bool(torch.allclose(a.full, b.to_basis(a.basis).full, rtol=1e-9, atol=1e-10))  # noqa: E731
+g = karras(7)
+unip = lambda order, **options: solvers.unipc(g, order=order, corrector=False, lower_order_final=False, **options)  # noqa: E731
+print("DDIM = DPM-Solver-1 = DEIS-0 = iPNDM-1 = UniP-1:", all(
+    same(solvers.ddim(g), table)
+    for table in (solvers.dpm_solver(g, order=1), solvers.deis(g, order=1), solvers.ipndm(g, order=1), unip(1))
+))  # fmt: skip
+print(
+    "LMS = rhoAB = iPNDM_v:",
+    same(solvers.lms(g), solvers.deis(g, order=4, variable="rho")),
+    same(solvers.lms(g), solvers.ipndm_v(g)),
+)
+print("UniP-2 = DPM-Solver++(2M):", same(unip(2), solvers.dpm_solver_pp(g, order=2, lower_order_final=False)))
+late = lambda table: table.weights[2:]  # noqa: E731  the rows of full order
+print("UniP-3 = DEIS on clean images:", all(
+    torch.allclose(late(unip(3, variant=v)), late(solvers.deis(g, variable="log_rho", basis="data")), atol=1e-10)
+    for v in ("bh1", "bh2")
+))  # fmt: skip
+
+# %% [markdown]
+# ## Orders: what the names promise and what they keep
+#
+# A method of order $p$ divides its error by $2^p$ when the steps are halved. Below, the measured slope on a mixture of three Gaussians,
+# whose denoiser is known exactly, between 158 and 314 steps from $\sigma = 10$ to $1$, in float64. The first four states are given
+# exactly, so that no low-order start hides the order of the rest. (158 and 314 are even and 2 modulo 3: single-step methods end with no
+# step of lower order.)
+
+# %% tags=["hide-input"]
+CASES = [
+    ("DDIM", "ddim", {}, 1),
+    ("iPNDM-2", "ipndm", dict(order=2), 2),
+    ("iPNDM-3", "ipndm", dict(order=3), 3),
+    ("iPNDM-4", "ipndm", dict(order=4), 4),
+    ("LMS-3", "lms", dict(order=3), 3),
+    ("LMS-4", "lms", dict(order=4), 4),
+    ("iPNDM_v-4, as circulated", "ipndm_v", dict(order=4, as_circulated=True), 4),
+    ("DEIS tAB2", "deis", dict(order=3, schedule=schedules.VPContinuous()), 3),
+    ("DEIS tAB3", "deis", dict(order=4, schedule=schedules.VPContinuous()), 4),
+    ("DEIS log-rho, 3", "deis", dict(order=3, variable="log_rho"), 3),
+    ("Heun", "heun", {}, 2),
+    ("DPM-2", "dpm_2", {}, 2),
+    ("DPM-Solver-2", "dpm_solver", dict(order=2), 2),
+    ("DPM-Solver-3", "dpm_solver", dict(order=3), 3),
+    ("DPM-Solver multistep, 3", "dpm_solver_multistep", dict(order=3, lower_order_final=False), 3),
+    ("DPM-Solver++(2S)", "dpm_solver_pp_singlestep", dict(order=2), 2),
+    ("DPM-Solver++(3S)", "dpm_solver_pp_singlestep", dict(order=3), 3),
+    ("DPM-Solver++(2M)", "dpm_solver_pp", dict(order=2, lower_order_final=False), 2),
+    ("DPM-Solver++(3M)", "dpm_solver_pp", dict(order=3, lower_order_final=False), 3),
+    ("DEIS on clean images, 3", "deis", dict(order=3, variable="log_rho", basis="data"), 3),
+    ("UniP-3", "unipc", dict(order=3, corrector=False, lower_order_final=False), 3),
+    ("UniPC-1", "unipc", dict(order=1, lower_order_final=False), 2),
+    ("UniPC-2", "unipc", dict(order=2, lower_order_final=False), 3),
+    ("UniPC-3", "unipc", dict(order=3, lower_order_final=False), 4),
+]
+mixture = MixtureDenoiser(
+    torch.tensor([[-1.5, 0.0], [1.0, 1.0], [1.0, -1.5]], dtype=torch.float64), torch.tensor([0.3, 0.5, 0.4])
+)
+noise = dode.initial_noise((2,), range(8), dtype=torch.float64)
+problems = {
+    "equal steps in ln σ": orders.Problem(mixture, noise, lambda n: schedules.log_snr(n, 1.0, 10.0)),
+    "Karras": orders.Problem(mixture, noise, lambda n: schedules.karras(n, 1.0, 10.0)),
+    "equal steps in σ": orders.Problem(mixture, noise, lambda n: torch.linspace(10.0, 1.0, n + 1, dtype=torch.float64)),
+}
+measured = []
+for label, name, options, promised in CASES:
+    make = lambda s, name=name, options=options: solvers.get(name).make(s, **options)  # noqa: E731
+    slopes = {k: problem.order(make, (158, 314), given=4) for k, problem in problems.items()}
+    measured.append(dict(solver=label, promised=promised, **slopes))
+orders_table = pd.DataFrame(measured)
+
+
+def short(row: pd.Series) -> list[str]:
+    lost = [isinstance(v, float) and v < row.promised - 0.35 for v in row]
+    return ["font-weight: bold; color: #b03a2e" if bad else "" for bad in lost]
+
+
+HTML(orders_table.style.apply(short, axis=1).format(precision=2).hide(axis="index").to_html())
+
+# %% [markdown]
+# In red what falls short of the promise.
+#
+# - **iPNDM** uses the weights of equal steps. Where $\sigma$ falls by equal steps it has the order it promises; on any other grid it is of
+#   order 2, whatever its number.
+# - **DPM-Solver++(3M)** and the third-order multistep DPM-Solver are of **order 2** as released. The second difference they form is
+#   $h^2 D''/2$, and they weigh it with half of what integrating $D''u^2/2$ gives. The method with the full weight is UniP-3, or DEIS on clean images:
+#   order 3, same calls, same memory.
+# - **iPNDM_v** as it circulates closes a bracket one factor too late in the weight of the second difference; of order 4 three are left. The exact integral is
+#   `solvers.ipndm_v`, the same table as LMS.
+# - **UniPC**'s corrector adds an order, as its paper says.
+#
+# Orders speak of many steps. At ten calls and below, they do not decide, as the next figures show.
+
+# %% tags=["nbval-check-output", "hide-input"]
+for row in measured:
+    kept = "kept" if row["Karras"] > row["promised"] - 0.35 else f"only {row['Karras']:.0f}"
+    print(f"{row['solver']:26s} promised {row['promised']}, on Karras's grid {kept}")
+
+# %% [markdown]
+# ## Error against calls, on the mixture
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "zoo-mixture", "caption": "RMSE to the exact solution on a mixture of three Gaussians, from 10 to 0.05 on a grid of equal steps in ln sigma; every solver starts on its own. Left: noise basis; right: data basis."}}
+problem = orders.Problem(mixture, noise, lambda n: schedules.log_snr(n, 0.05, 10.0))
+bases = {entry: comparisons.build(entry, karras, 8).basis for entry in comparisons.ENTRIES}
+STYLE = {}  # one colour for each solver of a basis; dashed in the noise basis, solid in the data basis
+for basis, dash in (("noise", "--"), ("data", "-")):
+    members = [entry for entry in comparisons.ENTRIES if bases[entry] == basis]
+    for entry, colour, mark in zip(members, sns.color_palette("colorblind", 10), "os^vD*XPd", strict=False):
+        STYLE[entry] = dict(color=colour, marker=mark, linestyle=dash, linewidth=1.5, markersize=5, label=entry)
+calls = [4, 6, 8, 12, 16, 24, 32, 48]
+figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
+for entry, (name, _) in comparisons.ENTRIES.items():
+    ax = axes[int(bases[entry] == "data")]
+    steps = [n - (name == "pndm") if name not in ("heun", "dpm_2") else n // 2 for n in calls]
+    errors = [problem.error(lambda s, e=entry: comparisons.build(e, s), n) for n in steps]
+    ax.plot(calls, errors, **STYLE[entry])
+for ax, title in zip(axes, ("noise basis", "data basis"), strict=True):
+    plots.log_axes(ax, calls, "RMSE to the exact solution" if title.startswith("noise") else "")
+    ax.set_title(title)
+    ax.legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# ## Error against calls, on the shipped models
+#
+# The same seeds through every solver on four grids (steps equal in the time of the VP chain, in its square root, Karras's, and equal in the logarithm
+# of sigma), all ending at 0, against a long run.
+
+# %% tags=["hide-input"]
+sweep = experiments.Sweep(experiments.results_file("solver_zoo", preset), comparisons.RMSE_KEYS)
+cells = comparisons.rmse_cells(names, p.zoo_nfes, count, p.reference_steps)
+doubt = {}  # how far the long run is from one of half its calls, on a few of the seeds
+for name in names:
+    few = min(count, 16)
+    long = comparisons.reference(name, where, count, p.reference_steps)[:few]
+    doubt[name] = rmse(comparisons.reference(name, where, few, p.reference_steps // 2), long)
+rows = sweep.run(cells, functools.partial(comparisons.rmse_row, where), jobs=experiments.jobs(where)).select(cells)
+data = pd.DataFrame(rows).astype(dict(rmse=float, nfe=int))
+data["calls"] = data.nfe.map(lambda n: min(c for c in p.zoo_nfes if c >= n))  # Heun's 9 stands with the others' 10
+best = data.loc[data.groupby(["checkpoint", "solver", "calls"]).rmse.idxmin()]
+for name, gap in doubt.items():
+    print(f"{name}: the {p.reference_steps}-call run is {gap:.5f} from one of {p.reference_steps // 2} calls (RMSE)")
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "zoo-models", "caption": "RMSE to the long run against network calls, each solver on the best of four grids at each number of calls (same seeds everywhere; pixels from -1 to 1). Values above 1 are cut off."}}
+MAIN = ["DDIM", "iPNDM-4", "DEIS tAB2", "DPM-Solver-3", "Heun", "DPM-Solver++(2M)", "DPM-Solver++(3M)", "UniPC-3"]
+figure, axes = plt.subplots(1, len(names), figsize=(5.5 * len(names), 4.2), sharey=True, squeeze=False)
+for ax, name in zip(axes[0], names, strict=True):
+    for entry in MAIN:
+        line = best[(best.checkpoint == name) & (best.solver == entry)].sort_values("nfe")
+        ax.plot(line.nfe, line.rmse, **STYLE[entry])
+    plots.log_axes(ax, p.zoo_nfes, f"RMSE to {p.reference_steps} calls" if name == names[0] else "")
+    ax.set(title=f"{name.rsplit('-', 1)[1]} prediction", ylim=(None, 1))
+axes[0, -1].legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# All of them, with the best grid in brackets; the best of each column in bold.
+
+
+# %% tags=["hide-input"]
+def overview(name: str) -> str:
+    part = best[best.checkpoint == name]
+    text = part.assign(text=part.rmse.map("{:.3f}".format) + " (" + part.grid + ")").pivot(
+        index="solver", columns="calls", values="text"
+    )
+    winners = part.loc[part.groupby("calls").rmse.idxmin()].set_index("calls").solver
+    for calls_, entry in winners.items():
+        text.loc[entry, calls_] = f"<b>{text.loc[entry, calls_]}</b>"
+    order = [entry for entry in comparisons.ENTRIES if entry in text.index]
+    return f"<p><b>{name}</b>, n = {count}</p>" + text.loc[order].to_html(escape=False, border=0)
+
+
+HTML("".join(overview(name) for name in names))
+
+# %% [markdown]
+# ## The grid decides as much as the solver
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "zoo-grids", "caption": "RMSE to the long run for every solver on every grid. Colour on a logarithmic scale; dark is better."}}
+picks = [c for c in p.zoo_nfes if c in (5, 10)] or [p.zoo_nfes[-1]]
+figure, axes = plt.subplots(
+    1, len(names) * len(picks), figsize=(3.1 * len(names) * len(picks) + 1, 5.2), sharey=True, squeeze=False
+)
+panels = [(name, pick) for name in names for pick in picks]
+for ax, (name, pick) in zip(axes[0], panels, strict=True):
+    part = data[(data.checkpoint == name) & (data.calls == pick)].pivot(index="solver", columns="grid", values="rmse")
+    part = part.loc[list(comparisons.ENTRIES), list(comparisons.GRIDS)]
+    sns.heatmap(
+        part.clip(0.02, 2), annot=part.map("{:.3g}".format), fmt="", norm=plt.matplotlib.colors.LogNorm(0.02, 2),
+        cmap="viridis", cbar=False, ax=ax, annot_kws=dict(fontsize=7),
+    )  # fmt: skip
+    ax.set(title=f"{name.rsplit('-', 1)[1]}, {pick} calls", xlabel="", ylabel="")
+    ax.tick_params(axis="x", rotation=30)
+plt.show()
+
+# %% [markdown]
+# ## What to choose
+#
+# TODO
+
+# %% tags=["remove-input"]
+plots.provenance(experiments.origin(rows))

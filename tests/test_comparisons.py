@@ -1,0 +1,54 @@
+"""The comparison behind the page "The solver zoo"."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import dode
+from dode import comparisons, experiments, solvers
+
+NAME = "fashion-mnist-data"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of its own, so that references land there."""
+    (tmp_path / "_toc.yml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("entry", comparisons.ENTRIES)
+@pytest.mark.parametrize("grid", comparisons.GRIDS)
+def test_every_entry_makes_the_calls_that_its_cell_says(entry, grid) -> None:
+    make_grid = comparisons.grid_function(grid, dode.load(NAME))
+    for nfe in (3, 5, 8, 10, 20):
+        possible = comparisons.possible_nfe(entry, nfe)
+        assert nfe - 1 <= possible <= nfe
+        table = comparisons.build(entry, make_grid, possible)
+        assert table.nfe == possible and table.sigmas[-1] == 0 and table.inconsistency() < 1e-10
+
+
+def test_cells_name_no_impossible_and_no_double_one() -> None:
+    cells = comparisons.rmse_cells([NAME], (8, 9), n=4, reference_calls=50)
+    heun = [cell["nfe"] for cell in cells if cell["solver"] == "Heun" and cell["grid"] == "Karras"]
+    assert heun == [7, 9]
+    assert len({tuple(cell.values()) for cell in cells}) == len(cells)
+
+
+def test_a_row_is_the_distance_to_the_kept_reference(project: Path) -> None:
+    cell = dict(checkpoint=NAME, weights=dode.zoo.digest(NAME), n=2, reference_calls=20)
+    cell |= dict(solver="UniPC-3", grid="time", nfe=5)
+    row = comparisons.rmse_row("cpu", **cell)
+    (file,) = (project / "_build" / "references").iterdir()
+    truth = comparisons.reference(NAME, "cpu", 2, 20).clone()  # the file is mapped, and is cut short below
+    model = dode.load(NAME)
+    noise = dode.initial_noise(model.shape, experiments.held_out_seeds(2))
+    images = dode.sample(model, solvers.unipc(comparisons.grid_function("time", model), nfe=5), noise)
+    by_hand = (images - truth).flatten(1).square().mean(1).sqrt().mean()
+    assert float(row["rmse"]) == pytest.approx(float(by_hand), abs=2e-5) and by_hand > 0.01
+    file.write_bytes(file.read_bytes()[:100])  # half a file is made again
+    torch.testing.assert_close(comparisons.reference(NAME, "cpu", 2, 20), truth)
