@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -19,8 +22,11 @@ from dode.schedules import (
     VPDiscrete,
     check_grid,
     cosine,
+    discrete,
+    exponential,
     karras,
     log_snr,
+    polyexponential,
     refine,
     time_quadratic,
     time_uniform,
@@ -29,7 +35,8 @@ from dode.schedules import (
 
 LINEAR, COSINE, CONTINUOUS = vp_linear(), cosine(), VPContinuous()
 ALL: list[Schedule] = [LINEAR, COSINE, CONTINUOUS, EDM(), vp_linear(50)]
-grids = pytest.mark.parametrize("grid", [karras, log_snr, time_uniform, time_quadratic])
+grids = pytest.mark.parametrize("grid", [karras, log_snr, exponential, polyexponential, time_uniform, time_quadratic])
+spacings = pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
 
 
 def f64(*values: float) -> Tensor:
@@ -165,6 +172,145 @@ def test_spacings() -> None:
     torch.testing.assert_close(labels.diff(), labels.diff()[:1].expand(4), rtol=1e-9, atol=0)
 
 
+def test_k_diffusions_grids() -> None:
+    """Its get_sigmas_exponential and get_sigmas_polyexponential, which put 0 after n levels."""
+    high, low = math.log(80), math.log(0.002)
+    spread = torch.linspace(high, low, 7, dtype=torch.float64).exp()
+    torch.testing.assert_close(exponential(7, 0.002, 80, final="zero")[:-1], spread, rtol=1e-12, atol=0)
+    for rho in (0.5, 1.0, 2.0):
+        ramp = torch.linspace(1, 0, 7, dtype=torch.float64) ** rho
+        theirs = torch.exp(ramp * (high - low) + low)
+        torch.testing.assert_close(polyexponential(7, 0.002, 80, rho, final="zero")[:-1], theirs, rtol=1e-12, atol=0)
+    assert torch.equal(exponential(9, 0.002, 80), log_snr(9, 0.002, 80))
+
+
+# --- grids on the chain's own labels -------------------------------------------------------------
+
+
+def labels(grid: Tensor, chain: VPDiscrete = LINEAR) -> list[float]:
+    """The labels that a discrete grid evaluates at (its last level is only arrived at)."""
+    return chain.label(grid[:-1]).tolist()
+
+
+def test_discrete_labels_by_hand() -> None:
+    assert labels(discrete(10)) == [*range(999, 0, -100)]
+    assert labels(discrete(4, spacing="leading")) == [750, 500, 250, 0]
+    assert labels(discrete(4, spacing="leading", offset=1)) == [751, 501, 251, 1]
+    assert labels(discrete(4, spacing="linspace")) == [999, 666, 333, 0]
+    assert all(discrete(4, spacing=s)[-1] == 0 for s in ("trailing", "leading", "linspace"))
+    assert labels(discrete(3, spacing="linspace", final="sigma_min")) == [999, 666, 333]
+    assert labels(discrete(3, spacing="leading", offset=1, final="sigma_min")) == [751, 501, 251]
+    assert labels(discrete(3, final="sigma_min")) == [999, 666, 332]
+    torch.testing.assert_close(discrete(10), time_uniform(10, LINEAR.sigma_min, LINEAR.sigma_max, final="zero"))
+
+
+@spacings
+def test_discrete_labels_are_diffusers(spacing: str) -> None:
+    """Every step count that DDIM's scheduler takes, some with an offset."""
+    theirs = DDIMScheduler(timestep_spacing=spacing)
+    shifted = DDIMScheduler(timestep_spacing=spacing, steps_offset=1)
+    for n in range(2, 1001):
+        theirs.set_timesteps(n)
+        assert labels(discrete(n, spacing=spacing)) == theirs.timesteps.tolist()[:n]  # trailing: see below
+        if spacing == "leading" and n < 1000:
+            shifted.set_timesteps(n)
+            assert labels(discrete(n, spacing=spacing, offset=1)) == shifted.timesteps.tolist()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers and numpy 2
+@spacings
+@pytest.mark.parametrize("n", [3, 5, 8, 10, 20, 61, 333])
+def test_discrete_labels_are_those_of_other_schedulers(spacing: str, n: int) -> None:
+    euler = EulerDiscreteScheduler(timestep_spacing=spacing)
+    euler.set_timesteps(n)
+    between = 0.5001 if spacing == "linspace" else 0  # Euler alone does not round to whole labels
+    assert np.abs(euler.timesteps.numpy()[:n] - labels(discrete(n, spacing=spacing))).max() <= between
+    for kind in ("zero", "sigma_min"):
+        dpm = DPMSolverMultistepScheduler(timestep_spacing=spacing, final_sigmas_type=kind)
+        dpm.set_timesteps(n)
+        grid = discrete(n, spacing=spacing, final="sigma_min")
+        assert labels(grid) == dpm.timesteps.tolist()[:n]
+        assert float(grid[-1]) == LINEAR.sigma_min
+        ours = torch.cat([grid[:-1], grid.new_zeros(1)]) if kind == "zero" else grid
+        torch.testing.assert_close(ours[:n], dpm.sigmas.double()[:n], rtol=5e-4, atol=0)  # 1 - float32 near 1
+        torch.testing.assert_close(ours[-1:], dpm.sigmas.double()[-1:], rtol=5e-4, atol=0)
+
+
+def test_trailing_in_diffusers_may_make_one_step_more() -> None:
+    """``arange(1000, 0, -1000 / 61)`` has 62 entries, by rounding; the last label is -1, beyond the chain."""
+    theirs = DDIMScheduler(timestep_spacing="trailing")
+    theirs.set_timesteps(61)
+    assert len(theirs.timesteps) == 62 and theirs.timesteps[-1] == -1
+    assert len(discrete(61)) == 62 and labels(discrete(61))[-1] == 15
+
+
+@spacings
+@pytest.mark.parametrize("chain", [LINEAR, COSINE, vp_linear(50)], ids=["linear", "cosine", "50"])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_discrete_grids(chain: VPDiscrete, spacing: str, data: st.DataObject) -> None:
+    kind = data.draw(final)
+    n = data.draw(st.integers(1 if kind == "sigma_min" or spacing == "trailing" else 2, 33))
+    offset = data.draw(st.integers(0, 10)) if spacing == "leading" and chain.steps > 50 else 0
+    grid = discrete(n, chain, spacing, offset, kind)
+    assert grid.shape == (n + 1,) and grid.dtype == torch.float64
+    assert (grid.diff() < 0).all()
+    where = chain.label(grid)
+    assert torch.equal(where, where.round())
+    assert torch.equal(grid[:-1], chain.sigmas[where[:-1].long()])
+    assert float(grid[-1]) == (0 if kind == "zero" else chain.sigma_min)
+    if spacing != "leading":
+        assert float(grid[0]) == chain.sigma_max
+
+
+@pytest.mark.parametrize(
+    ("spacing", "kind", "most"),
+    [
+        ("trailing", "zero", 50),
+        ("leading", "zero", 50),
+        ("linspace", "zero", 50),
+        ("trailing", "sigma_min", 33),  # 34 steps would reach label 0 before the end
+        ("leading", "sigma_min", 49),
+        ("linspace", "sigma_min", 49),
+    ],
+)
+def test_too_many_steps_for_the_chain(spacing: str, kind: str, most: int) -> None:
+    chain = vp_linear(50)
+    assert len(discrete(most, chain, spacing, final=kind)) == most + 1
+    for n in (most + 1, 10**6):
+        message = f"^{n} steps do not fit on 50 labels with {spacing} spacing; at most {most} do$"
+        with pytest.raises(ValueError, match=message):
+            discrete(n, chain, spacing, final=kind)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(n=0), "one step or more, got n = 0"),
+        (dict(n=2.5), "one step or more, got n = 2.5"),
+        (dict(n=5, final="Zero"), "final must be 'sigma_min' or 'zero', got 'Zero'"),
+        (dict(n=5, spacing="karras"), "spacing must be 'trailing', 'leading' or 'linspace', got 'karras'"),
+        (dict(n=5, schedule=EDM()), "needs a chain of labels (VPDiscrete), got EDM"),
+        (dict(n=4, spacing="leading", offset=250), "offset 250 leaves the chain's labels 0 to 999; at most 249 fits"),
+        (
+            dict(n=4, spacing="leading", offset=-1),
+            "offset must be 0, or for leading spacing a whole number above, got -1",
+        ),
+        (dict(n=4, spacing="leading", offset=0.5), "a whole number above, got 0.5"),
+        (
+            dict(n=4, spacing="trailing", offset=1),
+            "offset must be 0, or for leading spacing a whole number above, got 1",
+        ),
+        (dict(n=1, spacing="leading"), "one step of leading spacing would start at label 0"),
+        (dict(n=1, spacing="linspace"), "one step of linspace spacing would start at label 0"),
+    ],
+)
+def test_discrete_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as info:
+        discrete(**arguments)
+    assert message in str(info.value) and "\n" not in str(info.value)
+
+
 # --- grids: what holds for all -------------------------------------------------------------------
 
 ends = st.tuples(st.floats(0.0101, 1.0), st.floats(1.5, 150.0))  # inside the linear chain's range
@@ -183,7 +329,7 @@ def test_grids_have_their_ends(grid: Grid, n: int, ends: tuple[float, float], fi
     assert float(g[0]) == hi
     if final == "zero":
         assert float(g[-1]) == 0
-        if grid in (karras, log_snr) and n > 1:
+        if grid in (karras, log_snr, exponential, polyexponential) and n > 1:
             assert float(g[-2]) == pytest.approx(lo, rel=1e-12)
     else:
         assert float(g[-1]) == pytest.approx(lo, rel=1e-12)

@@ -12,14 +12,15 @@ The integrands are smooth, so Gauss-Legendre quadrature gives them to rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from numpy.polynomial.legendre import leggauss
 
 from dode.tableau import Basis
 
-Variable = Callable[[np.ndarray], np.ndarray]
+_nodes = cache(leggauss)
 
 
 def gauss(
@@ -29,7 +30,7 @@ def gauss(
     between = np.asarray(inner, dtype=np.float64)
     between = np.sort(between[(between > min(a, b)) & (between < max(a, b))])
     edges = np.concatenate([[a], between if a < b else between[::-1], [b]])
-    x, w = leggauss(order)
+    x, w = _nodes(order)
     middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
     return (middle[:, None] + half[:, None] * x).ravel(), (half[:, None] * w).ravel()
 

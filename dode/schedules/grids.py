@@ -1,182 +1,18 @@
-"""Noise schedules, and the grids of noise levels that solvers walk.
-
-In the coordinates ``x / alpha`` every Gaussian diffusion is the same ODE in
-``sigma = sigma_t / alpha_t`` (EDM, Karras et al. 2022, appendix B).  A *schedule* therefore only
-translates: ``sigma`` to the label that a network was trained with, and back; and it gives ``alpha``
-for networks that expect ``alpha * x``.  A *grid* is a float64 tensor of ``n + 1`` decreasing sigmas.
-"""
+"""Grids: float64 tensors of ``n + 1`` decreasing noise levels that a solver walks."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from dode.schedules.noise import Schedule, VPDiscrete, vp_linear
+
 Final = Literal["sigma_min", "zero"]
-
-
-class Schedule(Protocol):
-    """What a denoiser and a grid need to know of a forward process."""
-
-    @property
-    def config(self) -> dict[str, Any]: ...
-    @property
-    def sigma_min(self) -> float: ...
-    @property
-    def sigma_max(self) -> float: ...
-    def alpha(self, sigma: Tensor) -> Tensor: ...
-    def label(self, sigma: Tensor) -> Tensor: ...
-    def sigma(self, label: Tensor) -> Tensor: ...
-
-
-def _vp_alpha(sigma: Tensor) -> Tensor:
-    """``alpha^2 + sigma_t^2 = 1`` gives ``alpha = 1 / sqrt(1 + sigma^2)``."""
-    return (1 + sigma**2).rsqrt()
-
-
-@dataclass(frozen=True)
-class VPDiscrete:
-    """DDPM's variance-preserving chain: labels 0..steps-1, betas linear or cosine.
-
-    ``kind="linear"``: betas from ``beta_min`` to ``beta_max`` (Ho et al. 2020).
-    ``kind="cosine"``: ``alpha_bar = cos^2((t + 0.008) / 1.008 * pi / 2)``, betas clipped at 0.999
-    (Nichol and Dhariwal 2021).
-    Between labels, ``ln sigma`` is interpolated linearly; label -1 stands for sigma = 0.
-    """
-
-    steps: int = 1000
-    kind: Literal["linear", "cosine"] = "linear"
-    beta_min: float = 1e-4
-    beta_max: float = 0.02
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return dict(
-            schedule="vp_discrete", steps=self.steps, kind=self.kind, beta_min=self.beta_min, beta_max=self.beta_max
-        )
-
-    @cached_property
-    def sigmas(self) -> Tensor:
-        """Sigma of each label, float64 ``(steps,)``, increasing."""
-        if self.kind == "linear":
-            betas = torch.linspace(self.beta_min, self.beta_max, self.steps, dtype=torch.float64)
-        else:
-            t = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
-            bar = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
-            betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
-        alpha_bar = torch.cumprod(1 - betas, 0)
-        return ((1 - alpha_bar) / alpha_bar).sqrt()
-
-    @property
-    def sigma_min(self) -> float:
-        return float(self.sigmas[0])
-
-    @property
-    def sigma_max(self) -> float:
-        return float(self.sigmas[-1])
-
-    def alpha(self, sigma: Tensor) -> Tensor:
-        return _vp_alpha(sigma)
-
-    def label(self, sigma: Tensor) -> Tensor:
-        """Real-valued label of ``sigma``; exact integers on the chain, clamped to its ends."""
-        logs = self.sigmas.log().to(sigma.device)
-        x = sigma.double().clamp(min=self.sigma_min, max=self.sigma_max).log()
-        hi = torch.searchsorted(logs, x.contiguous()).clamp(1, self.steps - 1)
-        fraction = (x - logs[hi - 1]) / (logs[hi] - logs[hi - 1])
-        return hi - 1 + fraction
-
-    def sigma(self, label: Tensor) -> Tensor:
-        """Sigma at real labels in ``[-1, steps - 1]``; towards -1 it goes to 0 linearly."""
-        label = torch.as_tensor(label, dtype=torch.float64)
-        logs = self.sigmas.log().to(label.device)
-        lo = label.floor().long().clamp(0, self.steps - 2)
-        inside = torch.lerp(logs[lo], logs[lo + 1], label - lo).exp()
-        return torch.where(label < 0, (label + 1) * self.sigma_min, inside)
-
-
-@dataclass(frozen=True)
-class VPContinuous:
-    """The variance-preserving SDE of Song et al. 2021: ``beta(t) = beta_min + t (beta_max - beta_min)``.
-
-    Labels are ``999 t``, ``t`` in ``[eps, 1]``, as score-SDE networks expect.
-    """
-
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    eps: float = 1e-3
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return dict(schedule="vp_continuous", beta_min=self.beta_min, beta_max=self.beta_max, eps=self.eps)
-
-    @property
-    def sigma_min(self) -> float:
-        return float(self.sigma(torch.tensor(999 * self.eps)))
-
-    @property
-    def sigma_max(self) -> float:
-        return float(self.sigma(torch.tensor(999.0)))
-
-    def alpha(self, sigma: Tensor) -> Tensor:
-        return _vp_alpha(sigma)
-
-    def label(self, sigma: Tensor) -> Tensor:
-        # -2 ln alpha = ln(1 + sigma^2) = t beta_min + t^2 (beta_max - beta_min) / 2, solved for t.
-        spread, log = self.beta_max - self.beta_min, torch.log1p(sigma.double() ** 2)
-        return 999 * 2 * log / (self.beta_min + (self.beta_min**2 + 2 * spread * log).sqrt())
-
-    def sigma(self, label: Tensor) -> Tensor:
-        t = torch.as_tensor(label, dtype=torch.float64) / 999
-        return torch.expm1(t * self.beta_min + t**2 * (self.beta_max - self.beta_min) / 2).sqrt()
-
-
-@dataclass(frozen=True)
-class EDM:
-    """Karras et al. 2022: ``alpha = 1``, label ``ln(sigma) / 4``."""
-
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return dict(schedule="edm", sigma_min=self.sigma_min, sigma_max=self.sigma_max)
-
-    def alpha(self, sigma: Tensor) -> Tensor:
-        return torch.ones_like(sigma)
-
-    def label(self, sigma: Tensor) -> Tensor:
-        return sigma.log() / 4
-
-    def sigma(self, label: Tensor) -> Tensor:
-        return (4 * torch.as_tensor(label, dtype=torch.float64)).exp()
-
-
-def vp_linear(steps: int = 1000) -> VPDiscrete:
-    """The linear VP chain, betas 1e-4..0.02."""
-    return VPDiscrete(steps=steps)
-
-
-def cosine(steps: int = 1000) -> VPDiscrete:
-    """The cosine VP chain."""
-    return VPDiscrete(steps=steps, kind="cosine")
-
-
-def from_config(config: dict[str, Any]) -> Schedule:
-    """The schedule that wrote ``config`` (its ``.config``)."""
-    kinds = {"vp_discrete": VPDiscrete, "vp_continuous": VPContinuous, "edm": EDM}
-    rest = {k: v for k, v in config.items() if k != "schedule"}
-    try:
-        return kinds[config["schedule"]](**rest)
-    except KeyError:
-        raise ValueError(f"unknown schedule {config.get('schedule')!r}; known: {', '.join(kinds)}") from None
-
-
-# --- grids ---------------------------------------------------------------------------------------
+Spacing = Literal["trailing", "leading", "linspace"]
 
 
 def check_grid(sigmas: Tensor) -> Tensor:
@@ -229,6 +65,20 @@ def log_snr(n: int, sigma_min: float, sigma_max: float, final: Final = "sigma_mi
     return _finish(torch.exp(math.log(sigma_max) + u * math.log(sigma_min / sigma_max)), sigma_min, sigma_max, final)
 
 
+def exponential(n: int, sigma_min: float, sigma_max: float, final: Final = "sigma_min") -> Tensor:
+    """k-diffusion's name for :func:`log_snr`."""
+    return log_snr(n, sigma_min, sigma_max, final)
+
+
+def polyexponential(n: int, sigma_min: float, sigma_max: float, rho: float = 1.0, final: Final = "sigma_min") -> Tensor:
+    """``n`` steps, ``ln(sigma / sigma_min)`` a power ``rho`` of a uniform ramp (k-diffusion); finer below for rho > 1.
+
+    ``rho = 1`` is :func:`log_snr`; ``final`` as in :func:`karras`.
+    """
+    logs = (1 - _ramp(n, sigma_min, sigma_max, final)) ** rho * math.log(sigma_max / sigma_min)
+    return _finish(sigma_min * torch.exp(logs), sigma_min, sigma_max, final)
+
+
 def _time_grid(
     n: int, sigma_min: float, sigma_max: float, schedule: Schedule | None, final: Final, power: int
 ) -> Tensor:
@@ -265,6 +115,60 @@ def time_quadratic(
 ) -> Tensor:
     """As :func:`time_uniform`, uniform in the square root of the label: finer at low noise."""
     return _time_grid(n, sigma_min, sigma_max, schedule, final, power=2)
+
+
+def _labels(n: int, steps: int, spacing: Spacing, final: Final) -> np.ndarray:
+    """``n`` labels, and label 0 if the grid ends there; in numpy's arithmetic, so that halves round as in diffusers."""
+    if spacing == "trailing":  # cut, because n = 61 of 1000 gives a 62nd that is 0 up to rounding
+        labels = np.append(np.arange(steps, 0, -steps / n)[:n].round() - 1, [0] * (final == "sigma_min"))
+    else:
+        points = n + (final == "sigma_min")
+        at = np.arange(points) * (steps // points) if spacing == "leading" else np.linspace(0, steps - 1, points)
+        labels = at.round()[::-1]
+    return labels.astype(int)
+
+
+def discrete(
+    n: int,
+    schedule: VPDiscrete | None = None,
+    spacing: Spacing = "trailing",
+    offset: int = 0,
+    final: Final = "zero",
+) -> Tensor:
+    """``n`` steps from labels of the chain itself (default: the linear VP chain), spaced as diffusers spaces them.
+
+    ``spacing`` is its ``timestep_spacing``, with T labels in the chain: "trailing" counts down from T - 1 in
+    parts of T / n (to whole labels; 999, 899, ..., 99); "leading" counts up from 0 in parts of T // n, or
+    from ``offset`` (``steps_offset``); "linspace" spreads them over both ends.
+
+    ``final="zero"``: these ``n`` labels, then sigma = 0, as for DDIM (and Euler, which does not round "linspace").
+    ``final="sigma_min"``: label 0 comes last, as for DPM-Solver, DEIS and UniPC; "leading" and "linspace"
+    place ``n + 1`` labels of which it is one (it gets no offset), "trailing" adds it.
+
+    ValueError if labels coincide or leave the chain, or if the first is 0, where no noise is left to remove.
+    """
+    chain = vp_linear() if schedule is None else schedule
+    if not isinstance(chain, VPDiscrete):
+        raise ValueError(f"a discrete grid needs a chain of labels (VPDiscrete), got {type(chain).__name__}")
+    _ramp(n, chain.sigma_min, chain.sigma_max, final)
+    n = int(n)
+    if spacing not in ("trailing", "leading", "linspace"):
+        raise ValueError(f"spacing must be 'trailing', 'leading' or 'linspace', got {spacing!r}")
+    if offset < 0 or offset != int(offset) or (offset and spacing != "leading"):
+        raise ValueError(f"offset must be 0, or for leading spacing a whole number above, got {offset}")
+    fits = lambda n: n <= chain.steps and bool((np.diff(_labels(n, chain.steps, spacing, final)) < 0).all())  # noqa: E731
+    if not fits(n):
+        most = next(m for m in range(chain.steps, 0, -1) if fits(m))
+        raise ValueError(f"{n} steps do not fit on {chain.steps} labels with {spacing} spacing; at most {most} do")
+    labels = _labels(n, chain.steps, spacing, final)
+    if labels[0] + offset >= chain.steps:
+        last = chain.steps - 1
+        raise ValueError(f"offset {offset} leaves the chain's labels 0 to {last}; at most {last - labels[0]} fits")
+    labels[:n] += int(offset)
+    if labels[0] == 0:
+        raise ValueError(f"one step of {spacing} spacing would start at label 0, where no noise is; take 'trailing'")
+    sigmas = chain.sigmas[torch.from_numpy(labels)]
+    return check_grid(torch.cat([sigmas, sigmas.new_zeros(1)]) if final == "zero" else sigmas)
 
 
 def refine(sigmas: Tensor, scale: int, align: Literal["time", "index"] = "time", rho: float = 7) -> Tensor:

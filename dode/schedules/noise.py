@@ -1,0 +1,171 @@
+"""Noise schedules: what translates sigma to a network's time label and back.
+
+A schedule gives ``alpha`` too, for networks that expect ``alpha * x``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Schedule(Protocol):
+    """What a denoiser and a grid need to know of a forward process."""
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+    @property
+    def sigma_min(self) -> float: ...
+    @property
+    def sigma_max(self) -> float: ...
+    def alpha(self, sigma: Tensor) -> Tensor: ...
+    def label(self, sigma: Tensor) -> Tensor: ...
+    def sigma(self, label: Tensor) -> Tensor: ...
+
+
+def _vp_alpha(sigma: Tensor) -> Tensor:
+    """``alpha^2 + sigma_t^2 = 1`` gives ``alpha = 1 / sqrt(1 + sigma^2)``."""
+    return (1 + sigma**2).rsqrt()
+
+
+@dataclass(frozen=True)
+class VPDiscrete:
+    """DDPM's variance-preserving chain: labels 0..steps-1, betas linear or cosine.
+
+    ``kind="linear"``: betas from ``beta_min`` to ``beta_max`` (Ho et al. 2020).
+    ``kind="cosine"``: ``alpha_bar = cos^2((t + 0.008) / 1.008 * pi / 2)``, betas clipped at 0.999
+    (Nichol and Dhariwal 2021).
+    Between labels, ``ln sigma`` is interpolated linearly; label -1 stands for sigma = 0.
+    """
+
+    steps: int = 1000
+    kind: Literal["linear", "cosine"] = "linear"
+    beta_min: float = 1e-4
+    beta_max: float = 0.02
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return dict(
+            schedule="vp_discrete", steps=self.steps, kind=self.kind, beta_min=self.beta_min, beta_max=self.beta_max
+        )
+
+    @cached_property
+    def sigmas(self) -> Tensor:
+        """Sigma of each label, float64 ``(steps,)``, increasing."""
+        if self.kind == "linear":
+            betas = torch.linspace(self.beta_min, self.beta_max, self.steps, dtype=torch.float64)
+        else:
+            t = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
+            bar = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+            betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
+        alpha_bar = torch.cumprod(1 - betas, 0)
+        return ((1 - alpha_bar) / alpha_bar).sqrt()
+
+    @property
+    def sigma_min(self) -> float:
+        return float(self.sigmas[0])
+
+    @property
+    def sigma_max(self) -> float:
+        return float(self.sigmas[-1])
+
+    def alpha(self, sigma: Tensor) -> Tensor:
+        return _vp_alpha(sigma)
+
+    def label(self, sigma: Tensor) -> Tensor:
+        """Real-valued label of ``sigma``; exact integers on the chain, clamped to its ends."""
+        logs = self.sigmas.log().to(sigma.device)
+        x = sigma.double().clamp(min=self.sigma_min, max=self.sigma_max).log()
+        hi = torch.searchsorted(logs, x.contiguous()).clamp(1, self.steps - 1)
+        fraction = (x - logs[hi - 1]) / (logs[hi] - logs[hi - 1])
+        return hi - 1 + fraction
+
+    def sigma(self, label: Tensor) -> Tensor:
+        """Sigma at real labels in ``[-1, steps - 1]``; towards -1 it goes to 0 linearly."""
+        label = torch.as_tensor(label, dtype=torch.float64)
+        logs = self.sigmas.log().to(label.device)
+        lo = label.floor().long().clamp(0, self.steps - 2)
+        inside = torch.lerp(logs[lo], logs[lo + 1], label - lo).exp()
+        return torch.where(label < 0, (label + 1) * self.sigma_min, inside)
+
+
+@dataclass(frozen=True)
+class VPContinuous:
+    """The variance-preserving SDE of Song et al. 2021: ``beta(t) = beta_min + t (beta_max - beta_min)``.
+
+    Labels are ``999 t``, ``t`` in ``[eps, 1]``, as score-SDE networks expect.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    eps: float = 1e-3
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return dict(schedule="vp_continuous", beta_min=self.beta_min, beta_max=self.beta_max, eps=self.eps)
+
+    @property
+    def sigma_min(self) -> float:
+        return float(self.sigma(torch.tensor(999 * self.eps)))
+
+    @property
+    def sigma_max(self) -> float:
+        return float(self.sigma(torch.tensor(999.0)))
+
+    def alpha(self, sigma: Tensor) -> Tensor:
+        return _vp_alpha(sigma)
+
+    def label(self, sigma: Tensor) -> Tensor:
+        # -2 ln alpha = ln(1 + sigma^2) = t beta_min + t^2 (beta_max - beta_min) / 2, solved for t.
+        spread, log = self.beta_max - self.beta_min, torch.log1p(sigma.double() ** 2)
+        return 999 * 2 * log / (self.beta_min + (self.beta_min**2 + 2 * spread * log).sqrt())
+
+    def sigma(self, label: Tensor) -> Tensor:
+        t = torch.as_tensor(label, dtype=torch.float64) / 999
+        return torch.expm1(t * self.beta_min + t**2 * (self.beta_max - self.beta_min) / 2).sqrt()
+
+
+@dataclass(frozen=True)
+class EDM:
+    """Karras et al. 2022: ``alpha = 1``, label ``ln(sigma) / 4``."""
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return dict(schedule="edm", sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+
+    def alpha(self, sigma: Tensor) -> Tensor:
+        return torch.ones_like(sigma)
+
+    def label(self, sigma: Tensor) -> Tensor:
+        return sigma.log() / 4
+
+    def sigma(self, label: Tensor) -> Tensor:
+        return (4 * torch.as_tensor(label, dtype=torch.float64)).exp()
+
+
+def vp_linear(steps: int = 1000) -> VPDiscrete:
+    """The linear VP chain, betas 1e-4..0.02."""
+    return VPDiscrete(steps=steps)
+
+
+def cosine(steps: int = 1000) -> VPDiscrete:
+    """The cosine VP chain."""
+    return VPDiscrete(steps=steps, kind="cosine")
+
+
+def from_config(config: dict[str, Any]) -> Schedule:
+    """The schedule that wrote ``config`` (its ``.config``)."""
+    kinds = {"vp_discrete": VPDiscrete, "vp_continuous": VPContinuous, "edm": EDM}
+    rest = {k: v for k, v in config.items() if k != "schedule"}
+    try:
+        return kinds[config["schedule"]](**rest)
+    except KeyError:
+        raise ValueError(f"unknown schedule {config.get('schedule')!r}; known: {', '.join(kinds)}") from None
