@@ -6,12 +6,15 @@ Every kind of network becomes a denoiser by four coefficients that depend on sig
     D(x, sigma) = c_skip x + c_out F(c_in x, label)
 
 so prediction types are one line each.  Network evaluations are counted here and nowhere else.
+
+A solver's loop asks for the parts of ``D`` instead (:meth:`Denoiser.affine`): at one level for the whole
+batch the coefficients are plain numbers, computed once, and what the solver needs (``D``, or the noise
+``(x - D) / sigma``, which for a noise-predicting network is ``F`` itself) costs at most one pass or two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -29,10 +32,31 @@ class Coefficients(NamedTuple):
     label: Tensor
 
 
+class Level(NamedTuple):
+    """The :class:`Coefficients` of one level for the whole batch, as plain numbers."""
+
+    skip: float
+    out: float
+    inp: float
+    label: float
+
+
+class Affine(NamedTuple):
+    """``D = skip x + out raw``: numbers, and a tensor of ``x``'s shape in whatever dtype the network gave it."""
+
+    skip: float
+    out: float
+    raw: Tensor
+
+
 def expand(value: Tensor, x: Tensor) -> Tensor:
-    """A 0-d or ``(B,)`` tensor, in ``x``'s dtype and ready to multiply ``x``."""
-    value = value.to(device=x.device, dtype=x.dtype)
-    return value if value.ndim == 0 else value.reshape(-1, *[1] * (x.ndim - 1))
+    """A 0-d or ``(B,)`` tensor, in ``x``'s dtype and ready to multiply ``x``.
+
+    A 0-d CPU tensor stays there: torch multiplies by it on any device, where a copy would make the host wait.
+    """
+    if value.ndim == 0:
+        return value.to(x.dtype) if value.is_cpu else value.to(x)
+    return value.to(x).reshape(-1, *[1] * (x.ndim - 1))
 
 
 class Denoiser:
@@ -82,24 +106,43 @@ class Denoiser:
         return karras(n, self.sigma_min, self.sigma_max, final="zero")
 
     def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        if tuple(x.shape[1:]) != self.shape:
-            raise ValueError(f"{self.name} takes samples of shape {self.shape}, got {tuple(x.shape[1:])}")
         sigma = torch.as_tensor(sigma, dtype=torch.float64)
         if sigma.ndim > 1 or (sigma.ndim == 1 and len(sigma) != len(x)):
             raise ValueError(f"sigma must be one number or one for each of {len(x)} samples, got {tuple(sigma.shape)}")
-        self.nfe += 1
-        self.images += len(x)
+        self._admit(x)
         return self.denoise(x, sigma)
+
+    def affine(self, x: Tensor, sigma: float) -> Affine:
+        """One evaluation at one level for the whole batch, in parts: ``D(x, sigma) = skip x + out raw``.
+
+        Raises
+        ------
+        ValueError
+            ``x`` is not ``(B, *shape)``.
+        """
+        self._admit(x)
+        return self.parts(x, sigma)
+
+    def _admit(self, x: Tensor) -> None:
+        """Refuse samples of another shape, and count the evaluation."""
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"{self.name} takes samples of shape {self.shape}, got {tuple(x.shape[1:])}")
+        self.nfe += 1
+        self.images += x.shape[0]
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def parts(self, x: Tensor, sigma: float) -> Affine:
+        return Affine(0.0, 1.0, self.denoise(x, torch.tensor(sigma, dtype=torch.float64)))
 
 
 class NetworkDenoiser(Denoiser):
     """A network ``F(input, label)`` with the coefficients of its prediction type.
 
     The network runs in its own dtype (or in ``autocast``, e.g. ``torch.bfloat16``); the state keeps
-    its own, so a float64 sampler may drive a float32 network.
+    its own, so a float64 sampler may drive a float32 network.  What the network returns is kept as a
+    solver's output, not copied: a network that writes its next answer over its last must return a clone.
     """
 
     def __init__(
@@ -115,6 +158,15 @@ class NetworkDenoiser(Denoiser):
         self.network = network
         self.autocast = autocast
         self.name = name or type(self).__name__
+        self._levels: dict[float, Level] = {}
+
+    def level(self, sigma: float) -> Level:
+        """The coefficients of one level, computed when it is first met (a schedule's label is a search)."""
+        found = self._levels.get(sigma)
+        if found is None:
+            at = self.coefficients(torch.tensor(sigma, dtype=torch.float64))
+            found = self._levels[sigma] = Level(*(float(c) for c in at))
+        return found
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         raise NotImplementedError
@@ -132,15 +184,23 @@ class NetworkDenoiser(Denoiser):
             return next((p.device for p in self.network.parameters()), torch.device("cpu"))
         return torch.device("cpu")
 
-    def raw(self, x: Tensor, c: Coefficients) -> Tensor:
+    def raw(self, x: Tensor, c: Coefficients | Level) -> Tensor:
         """The bare network ``F`` at preconditioned input, in the network's dtype."""
-        wide = torch.promote_types(self._dtype, torch.float32)  # labels up to 1000 do not fit half precision
-        label = c.label.to(device=x.device, dtype=wide).expand(len(x))
-        context: AbstractContextManager[object] = nullcontext()
-        if self.autocast is not None:
-            context = torch.autocast(x.device.type, dtype=self.autocast)
-        with context:
-            return self.network((expand(c.inp, x) * x).to(self._dtype), label)
+        own, images = self._dtype, x.shape[0]
+        wide = torch.promote_types(own, torch.float32)  # labels up to 1000 do not fit half precision
+        if isinstance(c, Level):
+            scaled, label = x * c.inp, torch.full((images,), c.label, dtype=wide, device=x.device)
+        else:
+            label = torch.zeros(images, dtype=wide, device=x.device)
+            scaled, label = x * expand(c.inp, x), label + expand(c.label, label)
+        if self.autocast is None:
+            return self.network(scaled.to(own), label)
+        with torch.autocast(x.device.type, dtype=self.autocast):
+            return self.network(scaled.to(own), label)
+
+    def parts(self, x: Tensor, sigma: float) -> Affine:
+        c = self.level(sigma)
+        return Affine(c.skip, c.out, self.raw(x, c))
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         c = self.coefficients(sigma)

@@ -7,7 +7,9 @@ of the noise it is given, float32 or float64, whatever the network computes in.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dode.denoisers import Denoiser
 from dode.tableau import Tableau, check_model
 
 AnyDenoiser = Callable[[Tensor, Tensor], Tensor]
@@ -53,30 +56,61 @@ def initial_noise(
 
 def start(tableau: Tableau, noise: Tensor) -> State:
     """The state before the first row: ``sigmas[0]`` times unit noise."""
-    return State(float(tableau.sigmas[0]) * noise, {-1: noise} if tableau.basis == "noise" else {})
+    return State(tableau.rows[0].sigma * noise, {-1: noise} if tableau.basis == "noise" else {})
+
+
+def blend(a: float, x: Tensor, b: float, y: Tensor) -> Tensor:
+    """``a x + b y``, a new tensor of ``x``'s shape, in one pass over memory where a factor is 0 or 1, else in two."""
+    if a == 0:
+        return b * y
+    if a == 1:
+        return x.add(y, alpha=b)
+    if b == 1:
+        return y.add(x, alpha=a)
+    return x.add(y, alpha=b / a).mul_(a)  # for b = -a the difference comes first: near x = y nothing is lost
 
 
 def evaluate(denoiser: AnyDenoiser, tableau: Tableau, state: State) -> Tensor:
-    """The output ``d_i`` of the state's row: one network evaluation; also kept in the state."""
-    i = state.row
-    output = denoiser(state.x, tableau.sigmas_in[i])
-    if tableau.basis == "noise":
-        output = (state.x - output) / float(tableau.sigmas[i])
+    """The output ``d_i`` of the state's row: one network evaluation; also kept in the state.
+
+    Formed from what the network said, in the tableau's basis directly: where that is what the network
+    predicts, ``d_i`` is the network's own tensor.
+    """
+    i, x, row = state.row, state.x, tableau.rows[state.row]
+    if isinstance(denoiser, Denoiser):
+        skip, out, raw = denoiser.affine(x, row.sigma_in)
+    else:
+        skip, out, raw = 0.0, 1.0, denoiser(x, tableau.sigmas_in[i])
+    if raw.dtype != x.dtype or raw.shape != x.shape:
+        raw = raw.to(x.dtype).expand_as(x)
+    if tableau.basis == "noise":  # (x - D) / sigma
+        skip, out = (1 - skip) / row.sigma, -out / row.sigma
+    output = raw if (skip, out) == (0, 1) else blend(skip, x, out, raw)
     state.outputs[i] = output
     return output
 
 
-def combine(terms: Iterable[tuple[int, float]], outputs: dict[int, Tensor], x: Tensor) -> Tensor:
-    """``x + sum_j w_j d_j``."""
+def combine(terms: Iterable[tuple[int, float]], outputs: dict[int, Tensor], x: Tensor, ratio: float = 1.0) -> Tensor:
+    """``ratio x + sum_j w_j d_j``, one pass over memory a term (and one for a ratio); ``x`` itself if there is no term.
+
+    The first term makes a new tensor, which nobody else holds: the others are added to it in place.  The
+    newest output comes first, so that under ``torch.func.vmap`` this tensor has any batch dimension that
+    a later one has.
+    """
+    terms = iter(terms)
+    first = next(terms, None)
+    if first is None:
+        return x if ratio == 1 else ratio * x
+    total = blend(ratio, x, first[1], outputs[first[0]])
     for j, weight in terms:
-        x = x.add(outputs[j], alpha=weight)
-    return x
+        total.add_(outputs[j], alpha=weight)
+    return total
 
 
 def move(tableau: Tableau, state: State) -> State:
     """Apply the state's row to the outputs, and forget what no later row needs."""
     row = tableau.rows[state.row]
-    x = combine(row.terms, state.outputs, state.x if row.ratio == 1 else row.ratio * state.x)
+    x = combine(row.terms, state.outputs, state.x, row.ratio)
     return State(x, {j: d for j, d in state.outputs.items() if j in row.keep}, state.row + 1)
 
 
@@ -119,13 +153,19 @@ def _check(denoiser: AnyDenoiser, tableau: Tableau, noise: Tensor) -> None:
     check_model(tableau.metadata, getattr(denoiser, "name", None), tuple(noise.shape[1:]))
 
 
+def _finite(x: Tensor) -> bool:
+    """Whether every entry is; a sum tells so in one pass, and waits for the device only here, after the loop."""
+    x = x.detach()
+    return math.isfinite(float(x.sum())) or bool(torch.isfinite(x).all())  # large entries may overflow the sum alone
+
+
 def _explain(denoiser: AnyDenoiser, tableau: Tableau, noise: Tensor) -> FloatingPointError:
     """Walk again and name the first step that was not finite.  Only a failed run pays for this."""
     for state, output in _walk(denoiser, tableau, noise):
         if output is not None and not torch.isfinite(output).all():
             i = state.row - 1
             return FloatingPointError(
-                f"the denoiser gave NaN or inf in step {i} at sigma = {float(tableau.sigmas_in[i]):g}; "
+                f"the denoiser gave NaN or inf in step {i} at sigma = {tableau.rows[i].sigma_in:g}; "
                 "check the checkpoint, its precision and the noise range it was trained for"
             )
     return FloatingPointError("the sample is not finite although every denoiser output is; check the tableau's weights")
@@ -162,31 +202,33 @@ def sample(
         The denoiser gave a NaN or inf; the message names step and sigma.
     """
     _check(denoiser, tableau, noise)
-    size = len(noise) if batch_size is None else batch_size
+    images = noise.shape[0]
+    size = images if batch_size is None else batch_size
     if size < 1:
         raise ValueError(f"batch_size must be one or more, got {size}")
     done = []
-    with tqdm(total=-(-len(noise) // size) * tableau.nfe, disable=not progress, unit="NFE") as bar:
-        for first in range(0, len(noise), size):
-            batch = slice(first, min(first + size, len(noise)))
+    with tqdm(total=-(-images // size) * tableau.nfe, unit="NFE") if progress else nullcontext() as bar:
+        for first in range(0, images, size):
+            batch = slice(first, min(first + size, images))
             before = None
             for state, output in _walk(denoiser, tableau, noise[batch]):
                 if output is not None:
-                    bar.update()
+                    if bar is not None:
+                        bar.update()
                     if callback and before is not None:
                         i = state.row - 1
-                        callback(Step(i, float(tableau.sigmas[i]), before, output, batch))
+                        callback(Step(i, tableau.rows[i].sigma, before, output, batch))
                 before = state.x
-            if not torch.isfinite(state.x).all():
+            if not _finite(state.x):
                 raise _explain(denoiser, tableau, noise[batch])
             done.append(state.x)
-    return torch.cat(done)
+    return done[0] if len(done) == 1 else torch.cat(done)
 
 
 def trajectory(denoiser: AnyDenoiser, tableau: Tableau, noise: Tensor) -> Tensor:
     """All states ``(N + 1, B, ...)`` of a run, at ``tableau.sigmas``; errors as in :func:`sample`."""
     _check(denoiser, tableau, noise)
     states = torch.stack([state.x for state, _ in _walk(denoiser, tableau, noise)])
-    if not torch.isfinite(states[-1]).all():
+    if not _finite(states[-1]):
         raise _explain(denoiser, tableau, noise)
     return states

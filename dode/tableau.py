@@ -35,8 +35,10 @@ class Row(NamedTuple):
     """One row as the loop reads it, plain numbers: ``x = ratio x + sum(w d_j for j, w in terms)``."""
 
     ratio: float
-    terms: tuple[tuple[int, float], ...]
+    terms: tuple[tuple[int, float], ...]  # the newest output first
     keep: frozenset[int]  # outputs that a later row still uses
+    sigma: float
+    sigma_in: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +131,8 @@ class Tableau:
     @cached_property
     def rows(self) -> tuple[Row, ...]:
         """The non-zero weights row by row; a 1000-step DDIM keeps one output, not 1000."""
-        ratio = torch.ones(self.nfe) if self.basis == "noise" else self.sigmas[1:] / self.sigmas[:-1]
+        sigmas, sigmas_in = self.sigmas.tolist(), self.sigmas_in.tolist()
+        ratio = [1.0] * self.nfe if self.basis == "noise" else (self.sigmas[1:] / self.sigmas[:-1]).tolist()
         full, terms = self.full, [list[tuple[int, float]]() for _ in range(self.nfe)]
         if self.basis == "data":
             full[:, 0] = 0  # the starting noise is an output of zero
@@ -138,7 +141,7 @@ class Tableau:
             terms[i].append((column - 1, weight))
         rows, needed = list[Row](), frozenset[int]()
         for i in reversed(range(self.nfe)):
-            rows.append(Row(float(ratio[i]), tuple(terms[i]), needed))
+            rows.append(Row(ratio[i], tuple(reversed(terms[i])), needed, sigmas[i], sigmas_in[i]))
             needed = frozenset(j for j in needed | {j for j, _ in terms[i]} if j < i)
         return tuple(reversed(rows))
 

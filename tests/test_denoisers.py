@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dode.denoisers import (
+    Coefficients,
     DataPrediction,
     Denoiser,
     EDMPrediction,
@@ -260,3 +262,57 @@ def test_gradients_flow() -> None:
         x = X.clone().requires_grad_()
         (g,) = torch.autograd.grad(d(x, LEVELS[2]).sum(), x)
         assert torch.isfinite(g).all() and g.abs().max() > 0
+
+
+# --- the parts of D, as a solver's loop asks for them --------------------------------------------
+
+
+@pytest.mark.parametrize("k", range(5))
+def test_the_parts_are_the_whole(k: int) -> None:
+    d = denoisers()[k]
+    for sigma in LEVELS.tolist():
+        whole = d(X, sigma)
+        skip, out, raw = d.affine(X, sigma)
+        assert type(skip) is float and type(out) is float
+        torch.testing.assert_close(skip * X + out * raw, whole, rtol=0, atol=1e-14)
+    assert (d.nfe, d.images) == (10, 50)
+    with pytest.raises(ValueError, match="takes samples of shape"):
+        d.affine(X[:, :1], 1.0)
+    assert d.nfe == 10
+
+
+def test_coefficients_are_computed_once_a_level() -> None:
+    asked: list[float] = []
+
+    class Counting(NoisePrediction):
+        def coefficients(self, sigma: Tensor) -> Coefficients:
+            asked.append(float(sigma))
+            return super().coefficients(sigma)
+
+    d = Counting(lambda x, label: x, SHAPE, VP)
+    for sigma in (0.5, 2.0, 0.5, 2.0):
+        d.affine(X, sigma)
+    assert asked == [0.5, 2.0]
+    copy.deepcopy(d).affine(X, 3.0)
+    assert asked == [0.5, 2.0, 3.0]
+    d.affine(X, 3.0)  # the copy has levels of its own
+    assert asked == [0.5, 2.0, 3.0, 3.0]
+
+
+def test_sigma_is_differentiable() -> None:
+    """Through the schedule's alpha and label and the coefficients, backwards and forwards."""
+
+    def network(x: Tensor, label: Tensor) -> Tensor:
+        return torch.sin(x + label[:, None, None, None] / 100)
+
+    wrappers = (NoisePrediction, DataPrediction, VPrediction, EDMPrediction)
+    for d in (GaussianDenoiser(MEANS[0], 0.3), *(wrapper(network, SHAPE, VP) for wrapper in wrappers)):
+        sigma = torch.tensor(1.7, dtype=torch.float64, requires_grad=True)
+        value = d(X, sigma).square().sum()
+        (g,) = torch.autograd.grad(value, sigma)
+        run = lambda s, d=d: d(X, s).square().sum()  # noqa: E731
+        _, forward = torch.func.jvp(run, (sigma.detach(),), (torch.ones_like(sigma),))
+        torch.testing.assert_close(g, forward, rtol=1e-4, atol=0)  # the network is float32
+        quotient = (run(sigma.detach() + 1e-3) - run(sigma.detach() - 1e-3)) / 2e-3
+        torch.testing.assert_close(g, quotient, rtol=1e-3, atol=0)
+        assert g != 0
