@@ -8,7 +8,7 @@ import torch
 import dode
 from dode import schedules, solvers
 from dode.denoisers import MixtureDenoiser
-from dode.distillation import corrected, d_ode, directions, make_teacher, target_states
+from dode.distillation import corrected, d_ode, directions, families, make_teacher, target_states
 from dode.sampling import Step, initial_noise, sample, trajectory
 
 GRID = schedules.karras(5, 0.02, 80.0, final="zero")  # lower, and the last difference of outputs is rounding
@@ -109,6 +109,34 @@ def test_directions_are_equation_10() -> None:
     # Heun without its correctors is DDIM
     undone = corrected(solvers.heun(GRID, basis="data"), [0.0, -1.0] * 4 + [0.0])
     torch.testing.assert_close(sample(MIXTURE, undone, NOISE), sample(MIXTURE, solvers.ddim(GRID), NOISE))
+
+
+@pytest.mark.parametrize("first_step", ["noise", "none"])
+@pytest.mark.parametrize("table", SOLVERS.values(), ids=SOLVERS)
+def test_wider_formulations_fit_better_and_keep_what_they_promise(table, first_step) -> None:
+    """Equation 10 is inside 9, and 9 inside 8: on the fitted batch the first step can only get nearer."""
+    found = {e: d_ode(MIXTURE, table, NOISE, equation=e, first_step=first_step) for e in (10, 9, 8)}
+    assert found[10].inconsistency() < 1e-10 and found[9].inconsistency() < 1e-9 and found[8].inconsistency() > 1e-4
+    if first_step == "noise":
+        row_0 = {e: learned.metadata["fit_rmse"][0] for e, learned in found.items()}
+        assert row_0[9] == pytest.approx(row_0[10]) and row_0[8] <= row_0[9] * (1 + 1e-9)
+    for e, learned in found.items():
+        counts = [len(turn) for turn in families(table, e, first_step)]
+        start = int(first_step == "noise")
+        wanted = {9: [i + start for i in range(table.nfe)], 8: [i + 1 + start for i in range(table.nfe)]}
+        assert counts == wanted.get(e, counts)
+        again = corrected(table.to_basis(table.basis), learned.metadata["lambdas"], first_step, e)
+        torch.testing.assert_close(again.full, learned.full)
+
+
+def test_equation_8_with_one_output_is_a_scaled_step() -> None:
+    """One row, no starting noise: the best multiple of the plain step, by hand."""
+    table = solvers.ddim(torch.tensor([10.0, 2.0], dtype=torch.float64))
+    learned = d_ode(MIXTURE, table, NOISE, equation=8, first_step="none")
+    x = 10 * NOISE
+    step = (2.0 - 10.0) * (x - MIXTURE(x, 10.0)) / 10
+    move = trajectory(MIXTURE, make_teacher(table), NOISE)[-1] - x
+    assert float(learned.weights[0, 0]) == pytest.approx(float((step * move).sum() / step.square().sum()) * -8.0)
 
 
 def test_the_teacher_meets_the_student_as_published() -> None:

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
 
 import safetensors
 import torch
@@ -22,19 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from dode import solvers
+from dode.distillation.corrections import Equation, FirstStep, corrected, default_first_step, families
+from dode.distillation.teachers import Align, Teacher, make_teacher, target_states
 from dode.sampling import AnyDenoiser, State, advance, combine, evaluate, start
-from dode.schedules import refine
 from dode.tableau import Tableau, check_model
-
-Align = Literal["time", "index"]
-FirstStep = Literal["noise", "none"]
-Teacher = Literal["ddim"] | Tableau | Callable[[Tensor], Tableau]
-
-
-def default_first_step(tableau: Tableau) -> FirstStep:
-    """The released convention: lean on the starting noise in the noise basis, not in the data basis."""
-    return "noise" if tableau.basis == "noise" else "none"
 
 
 def _versions() -> dict[str, str]:
@@ -42,87 +32,6 @@ def _versions() -> dict[str, str]:
 
     packages = dict(dode=__version__, torch=torch.__version__, safetensors=safetensors.__version__)
     return packages | {"python": platform.python_version()}
-
-
-def directions(tableau: Tableau, first_step: FirstStep | None = None) -> Tensor:
-    """What ``lambda_i`` multiplies: ``(N, N + 1)`` float64, start column first; rows sum to zero.
-
-    Row ``i`` is ``c (dhat_i - dhat_{i-1})``, with ``dhat_i`` the solver's own combined output (its row
-    over its row sum ``c``), as eq. 10 has it for high-order solvers.  A row that stays at its level
-    (Heun's corrector) has no such sum: there ``dhat`` is the last network output, as in the released
-    D-EDM, and ``c`` the row's weight on it, so that ``lambda = -1`` takes the corrector back.  (The
-    released code has ``c = 1`` there: the same correction, on a scale that changes from row to row.)
-
-    The first row leans on the starting noise (``first_step="noise"``, the default in the noise basis,
-    ``d_{T+1} := x_T``) or is left alone ("none", the default in the data basis).  Corrections are kept:
-    a corrector starts from the corrected predictor, where the released D-EDM starts again from the
-    beginning of the step; on the tableau that needs no special case.
-    """
-    if first_step not in (None, "noise", "none"):
-        raise ValueError(f"first_step must be 'noise' or 'none', got {first_step!r}")
-    first_step = first_step or default_first_step(tableau)
-    full, sums = tableau.full, tableau.row_sums
-    stays = tableau.sigmas[1:] == tableau.sigmas[:-1]
-    last_call = torch.zeros_like(full)
-    last_call[:, 1:].fill_diagonal_(1.0)
-    scale = torch.where(stays, tableau.weights.diagonal(), sums)[:, None]
-    staged = stays.any()  # single-step schemes compare raw outputs, multistep ones their combinations
-    combined = last_call if staged else full / scale
-    previous = torch.zeros_like(full)
-    previous[0, 0] = 1.0
-    previous[1:] = combined[:-1]
-    result = scale * (combined - previous)
-    if first_step == "none":
-        result[0] = 0.0
-    return result
-
-
-def corrected(tableau: Tableau, lambdas: Tensor | Sequence[float], first_step: FirstStep | None = None) -> Tableau:
-    """The D- version of ``tableau`` with the given ``lambdas`` ``(N,)``; zeros give it back bit for bit."""
-    lambdas = torch.as_tensor(lambdas, dtype=torch.float64)
-    if lambdas.shape != (tableau.nfe,):
-        raise ValueError(f"{tableau.nfe} rows need {tableau.nfe} lambdas, got shape {tuple(lambdas.shape)}")
-    return tableau.with_full(tableau.full + lambdas[:, None] * directions(tableau, first_step))
-
-
-def make_teacher(tableau: Tableau, teacher: Teacher = "ddim", scale: int = 10, align: Align = "time") -> Tableau:
-    """The teacher's tableau: DDIM (or ``teacher(sigmas)``) on :func:`dode.schedules.refine`'s grid."""
-    if isinstance(teacher, Tableau):
-        return teacher
-    make = solvers.ddim if teacher == "ddim" else teacher
-    if not callable(make):
-        raise ValueError(
-            f"teacher must be 'ddim', a function of sigmas (dode.solvers.ipndm) or a Tableau, got {teacher!r}"
-        )
-    return make(refine(tableau.levels, scale, align))
-
-
-def target_states(student: Tableau, teacher: Tableau, align: Align) -> list[int]:
-    """For each student row, the teacher state (0..teacher.nfe) that its next state is fitted to.
-
-    Raises
-    ------
-    ValueError
-        The teacher does not pass through the student's levels ("time"), or its number of levels is
-        no multiple of the student's ("index").
-    """
-    levels, counts = torch.unique_consecutive(teacher.sigmas, return_counts=True)
-    arrival = counts.cumsum(0) - 1  # the last state at each level: after any corrector
-    which = torch.searchsorted(-student.levels, -student.sigmas[1:])
-    if align == "index":
-        scale, rest = divmod(len(levels) - 1, len(student.levels) - 1)
-        if rest:
-            raise ValueError(
-                f"align='index' needs a teacher of a multiple of {len(student.levels) - 1} steps, got {len(levels) - 1}"
-            )
-        return arrival[scale * which].tolist()
-    gap = (levels[None] - student.levels[:, None]).abs() / student.sigmas[0]
-    nearest = gap.argmin(1)
-    if (miss := gap.gather(1, nearest[:, None]).max()) > 1e-9:
-        raise ValueError(
-            f"align='time' needs a teacher that meets every student level; one is missed by {miss:.2g} of sigma_max"
-        )
-    return arrival[nearest[which]].tolist()
 
 
 class _Spool:
@@ -180,39 +89,53 @@ def _batches(noise: Tensor | Iterable[Tensor], batch_size: int | None) -> Iterat
 
 
 class _RowFit:
-    """Row ``i`` of the fit: where the plain step leads, which way lambda turns it, and the sums over batches."""
+    """Row ``i`` of the fit: where the plain step leads, which ways lambda turns it, and the sums over batches."""
 
-    def __init__(self, tableau: Tableau, along: Tensor, keep: frozenset[int], i: int) -> None:
+    def __init__(self, tableau: Tableau, turns: Tensor, keep: frozenset[int], i: int) -> None:
         self.index, self.ratio, self.terms = i, tableau.rows[i].ratio, tableau.rows[i].terms
-        self.turn = [(c - 1, float(along[i, c])) for c in along[i].nonzero().flatten().tolist()]
+        self.turns = [[(c - 1, float(turn[c])) for c in turn.nonzero().flatten().tolist()] for turn in turns]
         self.keep = keep  # outputs that a later row or its lambda still needs
-        self.sums = torch.zeros(3, dtype=torch.float64)  # <u, u>, <u, r>, <r, r>
+        k = len(self.turns)
+        self.uu = torch.zeros(k, k, dtype=torch.float64)  # <u_a, u_b>
+        self.ur = torch.zeros(k, dtype=torch.float64)  # <u_a, r>
+        self.rr = torch.zeros((), dtype=torch.float64)  # <r, r>
 
     def plain(self, s: State) -> Tensor:
-        return combine(self.terms, s.outputs, self.ratio * s.x)
+        return combine(self.terms, s.outputs, s.x, self.ratio)
 
-    def turned(self, s: State) -> Tensor:
-        known = [(j, w) for j, w in self.turn if j in s.outputs]  # D_{-1} = 0 in the data basis
-        return combine(known, s.outputs, torch.zeros_like(s.x))
+    def turned(self, s: State) -> list[Tensor]:
+        known = [[(j, w) for j, w in turn if j in s.outputs] for turn in self.turns]  # D_{-1} = 0 in the data basis
+        return [combine(turn, s.outputs, torch.zeros_like(s.x)) for turn in known]
 
     def add(self, s: State, target: Tensor) -> None:
-        """Add one batch to the normal equation of eq. (14)."""
-        u, r = self.turned(s).double().flatten(), (target - self.plain(s)).double().flatten()
-        self.sums += torch.stack([u @ u, u @ r, r @ r]).cpu()
+        """Add one batch to the normal equations of eq. (14)."""
+        r = (target - self.plain(s)).double().flatten()
+        self.rr += (r @ r).cpu()
+        if self.turns:
+            u = torch.stack([turned.double().flatten() for turned in self.turned(s)])
+            self.uu += (u @ u.T).cpu()
+            self.ur += (u @ r).cpu()
 
-    @property
-    def value(self) -> float:
-        uu, ur, _ = self.sums.tolist()
-        return ur / uu if uu > 0 else 0.0
+    def finite(self) -> bool:
+        return all(bool(torch.isfinite(v).all()) for v in (self.uu, self.ur, self.rr))
+
+    @cached_property
+    def values(self) -> Tensor:
+        """The lambdas ``(K,)``; asked for when every batch is in."""
+        if len(self.turns) == 1:
+            return self.ur / self.uu[0] if self.uu > 0 else torch.zeros_like(self.ur)
+        return torch.linalg.lstsq(self.uu, self.ur, rcond=1e-13, driver="gelsd").solution if self.turns else self.ur
 
     def move(self, s: State, t: State) -> tuple[State, State]:
-        x = self.plain(s).add(self.turned(s), alpha=self.value)
+        x = self.plain(s)
+        for value, turned in zip(self.values.tolist(), self.turned(s), strict=True):
+            x = x.add(turned, alpha=value)
         return State(x, {j: d for j, d in s.outputs.items() if j in self.keep}, self.index + 1), t
 
     def rmse(self, pixels: int) -> tuple[float, float]:
         """Distance to the target without and with lambda."""
-        _, ur, rr = self.sums.tolist()
-        return (rr / pixels) ** 0.5, (max(rr - self.value * ur, 0.0) / pixels) ** 0.5
+        left = self.rr - 2 * self.values @ self.ur + self.values @ self.uu @ self.values
+        return float(self.rr / pixels) ** 0.5, (max(float(left), 0.0) / pixels) ** 0.5
 
 
 @torch.no_grad()
@@ -225,11 +148,12 @@ def d_ode(
     scale: int = 10,
     align: Align = "time",
     first_step: FirstStep | None = None,
+    equation: Equation = 10,
     batch_size: int | None = None,
     seeds: Iterable[int] | None = None,
     progress: bool = False,
 ) -> Tableau:
-    """Distil ``tableau`` into its D- version for ``denoiser`` (eqs. 10 and 14).
+    """Distil ``tableau`` into its D- version for ``denoiser`` (eq. 14, with eq. 10, 9 or 8).
 
     Parameters
     ----------
@@ -247,7 +171,10 @@ def d_ode(
         "time": targets at the student's own levels (eq. 14).  "index": as in the released EDM code; see
         :func:`dode.schedules.refine`.
     first_step
-        See :func:`directions`.
+        See :func:`dode.distillation.directions`.
+    equation
+        10 (the paper's solver): one lambda a row.  9: one for each earlier output, the weights still
+        summing to one.  8: any combination of the outputs; see :func:`dode.distillation.families`.
     batch_size
         Split a noise tensor into batches of this size.
     seeds
@@ -256,8 +183,9 @@ def d_ode(
     Returns
     -------
     Tableau
-        Of the same NFE, with ``metadata["lambdas"]``, ``["fit_rmse"]`` and ``["plain_rmse"]`` (per row:
-        distance to the teacher with and without lambda), model, shape, teacher, cost and versions.
+        Of the same NFE, with ``metadata["lambdas"]`` (a number a row; a list a row for equations 8 and 9),
+        ``["fit_rmse"]`` and ``["plain_rmse"]`` (per row: distance to the teacher with and without lambda),
+        model, shape, teacher, cost and versions.
 
     Raises
     ------
@@ -273,8 +201,9 @@ def d_ode(
         tableau = tableau.to_basis(prediction)
     guide = make_teacher(tableau, teacher, scale, align)
     targets = target_states(tableau, guide, align)
-    along = directions(tableau, first_step)
-    support = tableau.with_full(tableau.full.abs() + along.abs()).rows
+    turns = families(tableau, equation, first_step)
+    reach = torch.stack([turn.abs().sum(0) for turn in turns])
+    support = tableau.with_full(tableau.full.abs() + reach).rows
     fits: list[_RowFit] = []
 
     with tempfile.TemporaryDirectory(prefix="dode-") as folder:
@@ -295,7 +224,7 @@ def d_ode(
                 t = advance(denoiser, guide, t)
                 bar.update()
             fit.add(s, t.x)
-            if not torch.isfinite(fit.sums).all():
+            if not fit.finite():
                 i, level = fit.index, float(guide.sigmas[t.row])
                 student = f"in row {i} at sigma = {float(tableau.sigmas[i]):g}"
                 who = student if not torch.isfinite(s.outputs[i]).all() else f"to the teacher, above sigma = {level:g}"
@@ -303,19 +232,20 @@ def d_ode(
             return s, t
 
         for i in range(tableau.nfe):
-            fit = _RowFit(tableau, along, support[i].keep, i)
+            fit = _RowFit(tableau, turns[i], support[i].keep, i)
             spool.update(partial(evaluate_both, fit))
             spool.update(fit.move)
             fits.append(fit)
         bar.close()
 
-    lambdas = [fit.value for fit in fits]
+    lambdas = [fit.values.tolist() for fit in fits]
     plain, fitted = zip(*(fit.rmse(pixels) for fit in fits), strict=True)
     name = tableau.metadata.get("solver", "solver")
-    student = corrected(tableau, lambdas, first_step)
+    student = corrected(tableau, lambdas, first_step, equation)
     return student.with_full(
         student.full, solver=f"d-{name}", nfe=student.nfe, method="d-ode",
-        lambdas=lambdas, fit_rmse=list(fitted), plain_rmse=list(plain),
+        lambdas=[sum(row, 0.0) for row in lambdas] if equation == 10 else lambdas, equation=equation,
+        fit_rmse=list(fitted), plain_rmse=list(plain),
         model=getattr(denoiser, "name", None), shape=list(shape), images=images,
         seeds=None if seeds is None else list(seeds), teacher=guide.metadata.get("solver", "tableau"),
         teacher_nfe=guide.nfe, scale=scale, align=align, first_step=first_step or default_first_step(tableau),
