@@ -217,8 +217,14 @@ class Sweep:
 
 
 def base_solver(name: str, denoiser: Denoiser, nfe: int) -> Tableau:
-    """The solver called ``name`` (:data:`dode.solvers.SOLVERS`) with ``nfe`` evaluations on the denoiser's own grid."""
-    return solvers.get(name).make(denoiser.grid, nfe=nfe)
+    """The solver ``name`` (see :func:`dode.solvers.parse`) with ``nfe`` evaluations on the denoiser's own grid.
+
+    An order in the name is the highest: with fewer calls it is their number.
+    """
+    facts, options = solvers.parse(name)
+    if "order" in options:
+        options["order"] = min(options["order"], nfe)
+    return facts.make(denoiser.grid, nfe=nfe, **options)
 
 
 def fit_seeds(count: int, block: int = 0) -> range:

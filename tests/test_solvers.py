@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+import re
+from itertools import accumulate, pairwise
+from operator import mul
 
 import pytest
 import torch
@@ -46,7 +48,7 @@ ALL = {
     "prk": ("pndm", dict(warm_up="runge_kutta")),
 }
 EVERY = pytest.mark.parametrize(("name", "options"), ALL.values(), ids=ALL)
-grids = st.builds(
+smooth = st.builds(
     schedules.karras,
     st.integers(4, 12),
     st.floats(1e-2, 0.5),
@@ -54,6 +56,13 @@ grids = st.builds(
     rho=st.floats(1.0, 9.0),
     final=st.sampled_from(["zero", "sigma_min"]),
 )
+rough = st.builds(  # steps of any size, one after the other
+    lambda top, ratios, zero: torch.tensor([top, *(top * r for r in accumulate(ratios, mul)), *[0.0] * zero]).double(),
+    st.floats(1.0, 150.0),
+    st.lists(st.floats(0.2, 0.9), min_size=4, max_size=10),
+    st.integers(0, 1),
+)
+grids = smooth | rough
 
 
 def make(name: str, grid, **options):
@@ -265,24 +274,25 @@ def test_the_reference_of_the_order_test_is_exact() -> None:
 
 
 @EVERY
-@pytest.mark.parametrize("final", [None, "zero", "sigma_min"])
-@pytest.mark.parametrize("afs", [False, True])
-def test_nfe_is_what_was_asked_for(name, options, final, afs) -> None:
-    for grid in (lambda n: schedules.karras(n, 0.05, 50.0, final="zero"), lambda n: schedules.log_snr(n, 0.05, 50.0)):
-        asked = 0
-        for nfe in (12, 13):
-            try:
-                table = make(name, grid, nfe=nfe, final=final, afs=afs, **options)
-            except ValueError as error:
-                assert f"cannot make {nfe} calls" in str(error) and "try" in str(error)
-                continue
-            asked += 1
-            MIXTURE.reset()
-            sample(MIXTURE, table, NOISE)
-            assert table.nfe == MIXTURE.nfe == nfe and table.inconsistency() < 1e-10
-            if final:
-                assert (table.sigmas[-1] == 0) == (final == "zero")
-        assert asked
+@given(
+    nfe=st.integers(1, 30),
+    kind=st.sampled_from([schedules.karras, schedules.log_snr, schedules.time_uniform]),
+    ends=st.sampled_from(["zero", "sigma_min"]),
+    final=st.sampled_from([None, "zero", "sigma_min"]),
+    afs=st.booleans(),
+)
+@settings(max_examples=12, deadline=None)
+def test_nfe_is_what_was_asked_for_or_an_error_that_says_what_can(name, options, nfe, kind, ends, final, afs) -> None:
+    try:
+        table = make(name, lambda n: kind(n, 0.05, 50.0, final=ends), nfe=nfe, final=final, afs=afs, **options)
+    except ValueError as error:
+        assert re.search(r"cannot make \d+ calls on such a grid, try \d+|take order \d+ or a longer grid", str(error))
+        return
+    MIXTURE.reset()
+    sample(MIXTURE, table, NOISE)
+    assert table.nfe == MIXTURE.nfe == nfe and table.inconsistency() < 1e-10
+    if final:
+        assert (table.sigmas[-1] == 0) == (final == "zero")
 
 
 @EVERY
@@ -329,6 +339,8 @@ GRID = schedules.karras(2, 0.1, 10.0)
         (lambda: solvers.pndm(GRID, warm_up="euler"), "warm_up must be"),
         (lambda: solvers.pndm(torch.tensor([9.0, 4.0, 1.0, 0.0]), warm_up="runge_kutta"), "it needs 4 steps"),
         (lambda: solvers.heun([3.0, 3.0, 1.0]), "strictly"),
+        (lambda: solvers.parse("ipndm:ordre=2"), "ipndm has no option 'ordre=2'; it has order"),
+        (lambda: solvers.parse("heun:2"), "written as option=value"),
         (lambda: solvers.get("euler"), "no solver named 'euler'; there are: ddim"),
     ],
 )
@@ -336,6 +348,12 @@ def test_bad_input_is_one_line_that_says_what_can(call, message) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_a_solver_in_one_word() -> None:
+    facts, options = solvers.parse("deis:order=4,variable=rho,lower_order_final=True")
+    assert facts.name == "deis" and options == dict(order=4, variable="rho", lower_order_final=True)
+    assert solvers.parse("heun") == (solvers.get("heun"), {})
 
 
 def test_a_mistyped_option_is_an_error() -> None:

@@ -157,7 +157,7 @@ def _levels(
         raise ValueError(f"NFE must be one or more, got {nfe}")
     probe = _end(grid(2), final)
     more, zero = len(probe) - 3, bool(probe[-1] == 0)
-    can = {facts.calls(n + more, zero, options) - afs: n for n in range(1, nfe + 3) if n + more > 0}
+    can = {facts.calls(n + more, zero, options) - afs: n for n in range(1, nfe + 6) if n + more > 0}
     if nfe not in can:
         near = sorted(sorted((c for c in can if c > 0), key=lambda calls: abs(calls - nfe))[:2])
         raise ValueError(f"{facts.name} cannot make {nfe} calls on such a grid, try {' or '.join(map(str, near))}")
@@ -183,6 +183,23 @@ def get(name: str) -> Facts:
     if name not in SOLVERS:
         raise ValueError(f"no solver named {name!r}; there are: {', '.join(SOLVERS)}")
     return SOLVERS[name]
+
+
+def parse(spec: str) -> tuple[Facts, dict[str, Any]]:
+    """A solver written as one word, ``"unipc"`` or ``"deis:order=4,variable=rho"``: the solver, and its options.
+
+    ValueError for an unknown solver, an option that it has not, or a text that is not of this form.
+    """
+    name, _, rest = spec.partition(":")
+    facts, options = get(name), dict[str, Any]()
+    known = inspect.signature(facts.make).parameters
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals or key not in known or key == "grid":
+            has = ", ".join(k for k in known if k != "grid")
+            raise ValueError(f"{spec!r}: {name} has no option {part!r}; it has {has}, written as option=value")
+        options[key] = {"True": True, "False": False}.get(value, int(value) if value.isdigit() else value)
+    return facts, options
 
 
 # --- rows ----------------------------------------------------------------------------------------
