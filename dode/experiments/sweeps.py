@@ -1,4 +1,4 @@
-"""What every notebook shares: presets, sweeps that resume, and the provenance of a number.
+"""Presets, sweeps that resume, and the provenance of a number.
 
 A sweep is a list of cells (checkpoint, solver, NFE, ...); each finished cell becomes one row of a
 CSV file at once, so a killed sweep goes on where it stopped.
@@ -21,16 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from dode import distillation, solvers, zoo
-from dode.denoisers import Denoiser, NetworkDenoiser
-from dode.distillation import Align
-from dode.metrics import Features, Moments, classifier_features, measure
-from dode.sampling import initial_noise, sample
+from dode import zoo
 from dode.storage import FileError, write_text
-from dode.tableau import Tableau
 
 
 @dataclass(frozen=True)
@@ -99,7 +93,7 @@ def checkpoints(name: str) -> list[str]:
 def home() -> Path:
     """The project's root: the nearest folder upwards with a ``_toc.yml``, else the one that holds this module."""
     here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p / "_toc.yml").is_file()), Path(__file__).parents[1])
+    return next((p for p in (here, *here.parents) if (p / "_toc.yml").is_file()), Path(__file__).parents[2])
 
 
 def results_file(name: str, preset_name: str) -> Path:
@@ -211,98 +205,6 @@ class Sweep:
                         self.add({**cell, **future.result()})
                 raise
         return self
-
-
-# --- the pieces that several figures measure -----------------------------------------------------
-
-
-def base_solver(name: str, denoiser: Denoiser, nfe: int) -> Tableau:
-    """The solver ``name`` (see :func:`dode.solvers.parse`) with ``nfe`` evaluations on the denoiser's own grid.
-
-    An order in the name is the highest: with fewer calls it is their number.
-    """
-    facts, options = solvers.parse(name)
-    if "order" in options:
-        options["order"] = min(options["order"], nfe)
-    return facts.make(denoiser.grid, nfe=nfe, **options)
-
-
-def fit_seeds(count: int, block: int = 0) -> range:
-    """The seeds that block ``block`` fits with: below any seed that is measured."""
-    return range(block * 1000, block * 1000 + count)
-
-
-def held_out_seeds(count: int, block: int = 0) -> range:
-    """The held-out seeds of block ``block``."""
-    return range((block + 1) * 1_000_000, (block + 1) * 1_000_000 + count)
-
-
-def distilled(
-    denoiser: Denoiser, tableau: Tableau, images: int, block: int = 0, align: Align = "time", scale: int = 10
-) -> Tableau:
-    """The D- version of ``tableau``, fitted on the block's seeds."""
-    seeds = fit_seeds(images, block)
-    noise = initial_noise(denoiser.shape, seeds, device=denoiser.device)
-    return distillation.d_ode(denoiser, tableau, noise, align=align, scale=scale, seeds=seeds)
-
-
-def draw(denoiser: Denoiser, tableau: Tableau, seeds: Iterable[int], batch_size: int = 250) -> Iterable[Tensor]:
-    """Samples of ``seeds``, batch by batch."""
-    seeds = list(seeds)
-    for first in range(0, len(seeds), batch_size):
-        yield sample(
-            denoiser, tableau, initial_noise(denoiser.shape, seeds[first : first + batch_size], device=denoiser.device)
-        )
-
-
-@functools.cache
-def fashion_reference(device_name: str = "cpu") -> tuple[Features, Moments]:
-    """The offline yardstick: the shipped classifier's features and their moments on the training images."""
-    return classifier_features(device=device_name), Moments.load(zoo.CHECKPOINTS / "fashion-mnist-moments.safetensors")
-
-
-FD_KEYS = ("checkpoint", "weights", "solver", "variant", "nfe", "block")
-
-
-def fd_cells(
-    p: Preset, plan: Mapping[tuple[str, str], Iterable[int]], variants: Iterable[str] = ("plain", "d-ode")
-) -> list[dict[str, Any]]:
-    """Cells of an FD sweep: ``plan`` maps (checkpoint, solver) to NFEs; cheap cells come first."""
-    cells = [
-        dict(checkpoint=checkpoint, weights=zoo.digest(checkpoint), solver=name, variant=variant, nfe=nfe, block=block)
-        for (checkpoint, name), nfes in plan.items()
-        for nfe in nfes
-        for variant in variants
-        for block in range(1 if nfe >= p.costly_nfe else p.repeats)
-    ]
-    return sorted(cells, key=lambda cell: cell["nfe"])
-
-
-@functools.cache
-def _load(name: str, device_name: str, autocast: torch.dtype | None) -> NetworkDenoiser:
-    return zoo.load(name, device_name, autocast=autocast)
-
-
-def fd_row(
-    p: Preset, device_name: str, *, checkpoint: str, weights: str, solver: str, variant: str, nfe: int, block: int
-) -> dict[str, Any]:
-    """Measure one cell of :func:`fd_cells`: fit on the block's seeds if asked, sample its held-out ones, compare.
-
-    ``weights`` only names the cell: numbers of other weights are other cells.
-    """
-    features, reference = fashion_reference(device_name)
-    exact = _load(checkpoint, device_name, None)  # the fit is always in float32
-    fast = _load(checkpoint, device_name, torch.bfloat16 if p.bf16 else None)
-    tableau = base_solver(solver, exact, nfe)
-    if variant == "d-ode":
-        tableau = distilled(exact, tableau, p.fit_images, block)
-    seeds = held_out_seeds(p.images, block)
-    found = measure(draw(fast, tableau, seeds), features, reference)
-    return dict(
-        fd=f"{found['fd']:.5f}", n=found["n"], features=found["features"], seeds=f"{seeds.start}-{seeds.stop - 1}",
-        lambdas=" ".join(f"{v:.5f}" for v in tableau.metadata.get("lambdas", [])),
-        network="bf16 autocast" if p.bf16 else "float32", preset=p.name, **provenance(device_name),
-    )  # fmt: skip
 
 
 def jobs(device_name: str) -> int:

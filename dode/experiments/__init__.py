@@ -1,0 +1,51 @@
+"""What every notebook shares: presets, sweeps that resume, provenance, and the measurements of several figures."""
+
+from dode.experiments.quality import (
+    FD_KEYS,
+    base_solver,
+    distilled,
+    draw,
+    fashion_reference,
+    fd_cells,
+    fd_row,
+    fit_seeds,
+    held_out_seeds,
+)
+from dode.experiments.sweeps import (
+    PRESETS,
+    Preset,
+    Sweep,
+    checkpoints,
+    device,
+    home,
+    jobs,
+    origin,
+    preset,
+    processor,
+    provenance,
+    results_file,
+)
+
+__all__ = [
+    "FD_KEYS",
+    "PRESETS",
+    "Preset",
+    "Sweep",
+    "base_solver",
+    "checkpoints",
+    "device",
+    "distilled",
+    "draw",
+    "fashion_reference",
+    "fd_cells",
+    "fd_row",
+    "fit_seeds",
+    "held_out_seeds",
+    "home",
+    "jobs",
+    "origin",
+    "preset",
+    "processor",
+    "provenance",
+    "results_file",
+]
