@@ -212,12 +212,25 @@ def build_html(folder: Path, output: Path = ROOT) -> Path:
     return index
 
 
-def publish(folder: Path) -> None:
-    """Replace the committed notebooks and thumbnails by those of a stage."""
-    for old in [*(ROOT / "book").glob("*.ipynb"), *(ROOT / "book" / "images").glob("thumb_*.png")]:
-        old.unlink()
+def renew(names: list[str], preset: str) -> None:
+    """Run ``names`` and replace these committed pages alone; the others stay as they are."""
+    experiments.preset(preset)
+    if unknown := sorted(set(names) - set(pages())):
+        raise BookError(f"no page named {', '.join(unknown)}; there are: {', '.join(pages())}")
+    folder = BUILD / "stage" / preset
+    for name in names:
+        execute(name, preset, folder / "book")
+    publish(folder, names)
+    print(f"published in book/: {', '.join(names)}; look at `git diff --stat`, then commit")
+
+
+def publish(folder: Path, names: list[str] | None = None) -> None:
+    """Replace the committed notebooks and thumbnails by those of a stage: all of them, or ``names`` alone."""
+    if names is None:
+        for old in [*(ROOT / "book").glob("*.ipynb"), *(ROOT / "book" / "images").glob("thumb_*.png")]:
+            old.unlink()
     (ROOT / "book" / "images").mkdir(exist_ok=True)
-    for name in pages():
+    for name in names or pages():
         shutil.copy(folder / "book" / f"{name}.ipynb", ROOT / "book")
         if (small := folder / "book" / "images" / f"thumb_{name}.png").is_file():
             shutil.copy(small, ROOT / "book" / "images")
@@ -234,10 +247,15 @@ def main() -> None:
     run.add_argument("--publish", action="store_true", help="replace the committed notebooks in book/")
     run.add_argument("--force", action="store_true", help="run notebooks again whose inputs have not changed")
     commands.add_parser("html", help="build the committed book as it is")
+    page = commands.add_parser("page", help="run some notebooks and replace the committed ones in book/")
+    page.add_argument("names", nargs="+", metavar="NAME", help=", ".join(pages()))
+    page.add_argument("--preset", default="quick", help=", ".join(PRESETS))
     arguments = parser.parse_args()
 
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else each kernel warns about its debugger
     try:
+        if arguments.command == "page":
+            return renew(arguments.names, arguments.preset)
         if arguments.command == "run":
             experiments.preset(arguments.preset)
             folder = stage(BUILD / "stage" / arguments.preset, committed=False)
