@@ -58,13 +58,15 @@ for table in (
 
 # %% tags=["hide-input"]
 rows = [
-    dict(
-        solver=f.name, name=f.title, basis=f.basis,
-        orders=f"{f.orders[0]} to {f.orders[-1]}" if len(f.orders) > 1 else f.orders[0],
-        calls=f"{f.calls(10, True, {})} in 10 steps", source=f.source,
-    )
+    {
+        "solver": f.name,
+        "basis": f.basis,
+        "orders": f"{f.orders[0]} to {f.orders[-1]}" if len(f.orders) > 1 else f.orders[0],
+        "calls in 10 steps": f.calls(10, True, {}),
+        "source": f"{f.title}: {f.source}",
+    }
     for f in solvers.SOLVERS.values()
-]  # fmt: skip
+]
 plots.listing(pd.DataFrame(rows))
 
 # %% [markdown]
@@ -287,15 +289,15 @@ HTML("".join(overview(name) for name in names))
 # %% tags=["hide-input"] mystnb={"figure": {"name": "zoo-grids", "caption": "RMSE to the long run for every solver on every grid. Colour on a logarithmic scale; dark is better."}}
 picks = [c for c in p.zoo_nfes if c in (5, 10)] or [p.zoo_nfes[-1]]
 figure, axes = plt.subplots(
-    1, len(names) * len(picks), figsize=(3.1 * len(names) * len(picks) + 1, 5.2), sharey=True, squeeze=False
+    len(names), len(picks), figsize=(4.2 * len(picks), 5 * len(names)), sharey=True, squeeze=False
 )
 panels = [(name, pick) for name in names for pick in picks]
-for ax, (name, pick) in zip(axes[0], panels, strict=True):
+for ax, (name, pick) in zip(axes.flat, panels, strict=True):
     part = data[(data.checkpoint == name) & (data.calls == pick)].pivot(index="solver", columns="grid", values="rmse")
     part = part.loc[list(comparisons.ENTRIES), list(comparisons.GRIDS)]
     sns.heatmap(
         part.clip(0.02, 2), annot=part.map("{:.3g}".format), fmt="", norm=plt.matplotlib.colors.LogNorm(0.02, 2),
-        cmap="viridis", cbar=False, ax=ax, annot_kws=dict(fontsize=7),
+        cmap="viridis", cbar=False, ax=ax, annot_kws=dict(fontsize=8),
     )  # fmt: skip
     ax.set(title=f"{name.rsplit('-', 1)[1]}, {pick} calls", xlabel="", ylabel="")
     ax.tick_params(axis="x", rotation=30)
@@ -316,8 +318,8 @@ plt.show()
 #   noise-predicting one they diverge, because a look ahead from the highest noise is paid for with an error multiplied by $\sigma$.
 # - **Do not take the third order of DPM-Solver++(3M) on trust.** DEIS on clean images, the same method with the full weight on its second difference, is nearer at 3, 5
 #   and 8 calls on both networks; from 10 calls on, the two are level.
-# - **The grid decides more than the solver.** At 5 calls UniPC-3 is at 0.13 on the noise-predicting network with steps equal in time, and at 0.83 with steps equal in log SNR,
+# - **The grid decides as much as the solver.** At 5 calls UniPC-3 is at 0.13 on the noise-predicting network with steps equal in time, and at 0.83 with steps equal in log SNR,
 #   where plain DDIM has 0.32. A high order on a grid that does not suit it is worse than no order at all.
 
 # %% tags=["remove-input"]
-plots.provenance(experiments.origin(rows))
+plots.provenance(dict(preset=preset, **experiments.origin(rows)))
