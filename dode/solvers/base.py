@@ -68,6 +68,9 @@ def twice_a_step(steps: int, zero: bool, options: Mapping[str, Any]) -> int:
     return 2 * steps - zero
 
 
+COMMON = "grid, nfe, steps, final and afs mean the same for every solver: see dode.solvers.base.solver."
+
+
 def solver(
     title: str, basis: Basis, orders: Iterable[int], source: str, calls: Calls = once_a_step
 ) -> Callable[[Callable[..., Tableau]], Maker]:
@@ -114,6 +117,7 @@ def solver(
             table = replace(table, metadata=dict(solver=facts.name, order=order, source=source))
             return analytical_first_step(table) if afs else table
 
+        build.__doc__ = f"{inspect.cleandoc(make.__doc__ or '')}\n\n{COMMON}"
         common = [
             p for p in inspect.signature(build, follow_wrapped=False).parameters.values() if p.kind == p.KEYWORD_ONLY
         ]
