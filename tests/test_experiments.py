@@ -255,3 +255,23 @@ def test_what_the_figure_6_page_says() -> None:
         if float(r["rmse_distilled"]) > float(r["rmse_plain"])
     }
     assert lost == {("noise", "ddim", "2"), ("data", "heun", "25"), ("data", "heun", "49")}
+
+
+# -- variants of a distilled solver ----------------------------------------------------------------
+
+
+def test_a_variant_is_written_in_one_word() -> None:
+    p = experiments.preset("smoke")
+    make = lambda variant, solver="ddim": experiments.variant_of(p, "cpu", zoo.NAMES[0], solver, variant, 3, 0)  # noqa: E731
+    model = dode.load(zoo.NAMES[0])
+    assert torch.equal(make("plain").full, experiments.base_solver("ddim", model, 3).full)
+    usual = make("d-ode:scale=2,images=4").metadata
+    assert usual["scale"] == 2 and usual["seeds"] == [0, 1, 2, 3] and usual["teacher"] == "ddim"
+    other = make("d-ode:scale=2,images=4,teacher=same,align=index,equation=9,first_step=none", "unipc:order=2").metadata
+    assert (other["teacher"], other["align"], other["equation"], other["first_step"]) == ("unipc", "index", 9, "none")
+    borrowed = make(f"d-ode:scale=2,images=4,model={zoo.NAMES[1]}")
+    assert "model" not in borrowed.metadata  # so that this model may use it
+    assert not torch.allclose(borrowed.full, make("d-ode:scale=2,images=4").to_basis(borrowed.basis).full)
+    for wrong, message in (("d-odd", "no variant named 'd-odd'"), ("d-ode:C=3", "has no option 'C=3'; it has images")):
+        with pytest.raises(ValueError, match=message):
+            make(wrong)

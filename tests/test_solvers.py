@@ -340,7 +340,7 @@ GRID = schedules.karras(2, 0.1, 10.0)
         (lambda: solvers.pndm(torch.tensor([9.0, 4.0, 1.0, 0.0]), warm_up="runge_kutta"), "it needs 4 steps"),
         (lambda: solvers.heun([3.0, 3.0, 1.0]), "strictly"),
         (lambda: solvers.parse("ipndm:ordre=2"), "ipndm has no option 'ordre=2'; it has order"),
-        (lambda: solvers.parse("heun:2"), "written as option=value"),
+        (lambda: solvers.parse("heun:2"), "as option=value"),
         (lambda: solvers.get("euler"), "no solver named 'euler'; there are: ddim"),
     ],
 )

@@ -10,6 +10,7 @@ from dode.experiments.quality import (
     fd_row,
     fit_seeds,
     held_out_seeds,
+    variant_of,
 )
 from dode.experiments.sweeps import (
     PRESETS,
@@ -48,4 +49,5 @@ __all__ = [
     "processor",
     "provenance",
     "results_file",
+    "variant_of",
 ]

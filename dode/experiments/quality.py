@@ -40,12 +40,45 @@ def held_out_seeds(count: int, block: int = 0) -> range:
 
 
 def distilled(
-    denoiser: Denoiser, tableau: Tableau, images: int, block: int = 0, align: Align = "time", scale: int = 10
+    denoiser: Denoiser,
+    tableau: Tableau,
+    images: int,
+    block: int = 0,
+    align: Align = "time",
+    scale: int = 10,
+    **more: Any,
 ) -> Tableau:
-    """The D- version of ``tableau``, fitted on the block's seeds."""
+    """The D- version of ``tableau``, fitted on the block's seeds; ``more`` goes to :func:`dode.distillation.d_ode`."""
     seeds = fit_seeds(images, block)
     noise = initial_noise(denoiser.shape, seeds, device=denoiser.device)
-    return distillation.d_ode(denoiser, tableau, noise, align=align, scale=scale, seeds=seeds)
+    return distillation.d_ode(denoiser, tableau, noise, align=align, scale=scale, seeds=seeds, **more)
+
+
+VARIANT_OPTIONS = ("images", "scale", "teacher", "align", "first_step", "equation", "model")
+
+
+def variant_of(
+    p: Preset, device_name: str, checkpoint: str, solver: str, variant: str, nfe: int, block: int
+) -> Tableau:
+    """``solver`` as ``variant`` has it: "plain", or "d-ode" with options, ``"d-ode:scale=20,teacher=same"``.
+
+    ``images`` is |B| (default: the preset's), ``teacher`` "ddim" or "same", ``model`` the checkpoint that is
+    fitted on in place of the one that samples (on this one's grid); the others are those of
+    :func:`dode.distillation.d_ode`.
+    """
+    model = _load(checkpoint, device_name, None)  # the fit is always in float32
+    tableau = base_solver(solver, model, nfe)
+    method, options = solvers.parse_options(variant, VARIANT_OPTIONS)
+    if method == "plain":
+        return tableau
+    if method != "d-ode":
+        raise ValueError(f"no variant named {method!r}; there are plain and d-ode")
+    if options.get("teacher") == "same":
+        facts, own = solvers.parse(solver)
+        options["teacher"] = functools.partial(facts.make, **own)
+    source = _load(options.pop("model", checkpoint), device_name, None)
+    learned = distilled(source, tableau, options.pop("images", p.fit_images), block, **options)
+    return learned if source is model else learned.unbind()
 
 
 def draw(denoiser: Denoiser, tableau: Tableau, seeds: Iterable[int], batch_size: int = 250) -> Iterable[Tensor]:
@@ -85,6 +118,11 @@ def _load(name: str, device_name: str, autocast: torch.dtype | None) -> NetworkD
     return zoo.load(name, device_name, autocast=autocast)
 
 
+def _flat(lambdas: Iterable[Any]) -> list[float]:
+    """A number a row, or a list a row, as one list."""
+    return [v for row in lambdas for v in (row if isinstance(row, list) else [row])]
+
+
 def fd_row(
     p: Preset, device_name: str, *, checkpoint: str, weights: str, solver: str, variant: str, nfe: int, block: int
 ) -> dict[str, Any]:
@@ -93,15 +131,13 @@ def fd_row(
     ``weights`` only names the cell: numbers of other weights are other cells.
     """
     features, reference = fashion_reference(device_name)
-    exact = _load(checkpoint, device_name, None)  # the fit is always in float32
     fast = _load(checkpoint, device_name, torch.bfloat16 if p.bf16 else None)
-    tableau = base_solver(solver, exact, nfe)
-    if variant == "d-ode":
-        tableau = distilled(exact, tableau, p.fit_images, block)
+    tableau = variant_of(p, device_name, checkpoint, solver, variant, nfe, block)
     seeds = held_out_seeds(p.images, block)
     found = measure(draw(fast, tableau, seeds), features, reference)
     return dict(
         fd=f"{found['fd']:.5f}", n=found["n"], features=found["features"], seeds=f"{seeds.start}-{seeds.stop - 1}",
-        lambdas=" ".join(f"{v:.5f}" for v in tableau.metadata.get("lambdas", [])),
+        lambdas=" ".join(f"{v:.5f}" for v in _flat(tableau.metadata.get("lambdas", []))),
+        evaluations=tableau.metadata.get("network_evaluations", 0),
         network="bf16 autocast" if p.bf16 else "float32", preset=p.name, **provenance(device_name),
     )  # fmt: skip

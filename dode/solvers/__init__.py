@@ -7,7 +7,7 @@ can be had in the other basis with :meth:`dode.Tableau.to_basis`.
 """
 
 from dode.solvers.adams import ddim, deis, ipndm, ipndm_v, lms, pndm
-from dode.solvers.base import SOLVERS, Facts, analytical_first_step, get, parse
+from dode.solvers.base import SOLVERS, Facts, analytical_first_step, get, parse, parse_options
 from dode.solvers.exponential import dpm_solver_multistep, dpm_solver_pp, unipc
 from dode.solvers.singlestep import dpm_2, dpm_solver, dpm_solver_pp_singlestep, heun, split
 
@@ -28,6 +28,7 @@ __all__ = [
     "ipndm_v",
     "lms",
     "parse",
+    "parse_options",
     "pndm",
     "split",
     "unipc",

@@ -194,16 +194,24 @@ def parse(spec: str) -> tuple[Facts, dict[str, Any]]:
 
     ValueError for an unknown solver, an option that it has not, or a text that is not of this form.
     """
+    facts = get(spec.partition(":")[0])
+    known = [key for key in inspect.signature(facts.make).parameters if key != "grid"]
+    return facts, parse_options(spec, known)[1]
+
+
+def parse_options(spec: str, known: Iterable[str]) -> tuple[str, dict[str, Any]]:
+    """``"name:key=value,key=value"`` into the name and its options; values are numbers, True, False or words.
+
+    ValueError for an option that is not ``known``, or a text that is not of this form.
+    """
     name, _, rest = spec.partition(":")
-    facts, options = get(name), dict[str, Any]()
-    known = inspect.signature(facts.make).parameters
+    options = dict[str, Any]()
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
-        if not equals or key not in known or key == "grid":
-            has = ", ".join(k for k in known if k != "grid")
-            raise ValueError(f"{spec!r}: {name} has no option {part!r}; it has {has}, written as option=value")
+        if not equals or key not in known:
+            raise ValueError(f"{spec!r}: {name} has no option {part!r}; it has {', '.join(known)}, as option=value")
         options[key] = {"True": True, "False": False}.get(value, int(value) if value.isdigit() else value)
-    return facts, options
+    return name, options
 
 
 # --- rows ----------------------------------------------------------------------------------------
