@@ -341,6 +341,7 @@ GRID = schedules.karras(2, 0.1, 10.0)
         (lambda: solvers.heun([3.0, 3.0, 1.0]), "strictly"),
         (lambda: solvers.parse("ipndm:ordre=2"), "ipndm has no option 'ordre=2'; it has order"),
         (lambda: solvers.parse("heun:2"), "as option=value"),
+        (lambda: solvers.parse("unipc:corrector=no"), "corrector is True or False, not no"),
         (lambda: solvers.get("euler"), "no solver named 'euler'; there are: ddim"),
     ],
 )

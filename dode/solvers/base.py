@@ -195,8 +195,12 @@ def parse(spec: str) -> tuple[Facts, dict[str, Any]]:
     ValueError for an unknown solver, an option that it has not, or a text that is not of this form.
     """
     facts = get(spec.partition(":")[0])
-    known = [key for key in inspect.signature(facts.make).parameters if key != "grid"]
-    return facts, parse_options(spec, known)[1]
+    known = {k: p.default for k, p in inspect.signature(facts.make).parameters.items() if k not in ("grid", "schedule")}
+    options = parse_options(spec, known)[1]
+    for key, value in options.items():
+        if isinstance(known[key], bool) and not isinstance(value, bool):
+            raise ValueError(f"{spec!r}: {key} is True or False, not {value}")
+    return facts, options
 
 
 def parse_options(spec: str, known: Iterable[str]) -> tuple[str, dict[str, Any]]:

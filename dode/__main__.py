@@ -1,0 +1,253 @@
+"""The command line: ``python -m dode distill``, ``sample`` and ``solvers``; ``--help`` explains each."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from dode import comparisons, distillation, solvers, zoo
+from dode.data import to_uint8
+from dode.denoisers import NetworkDenoiser
+from dode.sampling import initial_noise, sample
+from dode.storage import atomic
+from dode.tableau import Tableau
+
+GRIDS = {name.lower().replace(" ", "_"): name for name in comparisons.GRIDS}
+MOST = 1_000_000  # seeds, images, calls; more is a slip of the keyboard
+DEFAULT = "(default: %(default)s)"
+ABOUT = """Better images from the same few network calls: distil a solver of a diffusion model, then sample with it.
+
+  python -m dode distill --checkpoint fashion-mnist-noise --solver ddim --nfe 5 --out d-ddim-5.safetensors
+  python -m dode sample --solver d-ddim-5.safetensors --seeds 1000-1063 --out d-ddim-5.png
+
+A solver is a small table of numbers. distill fits it to a many-step teacher and stores it; sample draws with it."""
+DISTILL = """Fit a few-step solver to a many-step teacher and store the table, in seconds. The network stays as it is.
+
+  python -m dode distill --checkpoint fashion-mnist-noise --solver dpm_solver_pp --order 3 --nfe 5 --out d.safetensors
+  python -m dode distill --checkpoint fashion-mnist-data --solver heun --nfe 9 --teacher same --out d-heun.safetensors
+"""
+SAMPLE = """Draw one image a seed and write them as one PNG, row by row. Image k depends on seed k alone.
+
+  python -m dode sample --solver d-ddim-5.safetensors --seeds 1000-1063 --out d-ddim-5.png
+  python -m dode sample --solver ddim --nfe 10 --checkpoint fashion-mnist-noise --seeds 0-15 --out ddim-10.png"""
+LISTING = "List the solvers: name, basis, orders, calls in ten steps to noise level 0, and who published them."
+
+
+class Parser(argparse.ArgumentParser):
+    """Keeps its help as written, and leaves what was wrong, in one line, to :func:`main`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help")
+
+
+def count(text: str) -> int:
+    """A whole number from 1 to :data:`MOST`."""
+    if not re.fullmatch("[0-9]{1,18}", text) or not 1 <= int(text) <= MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MOST:,}")
+    return int(text)
+
+
+def seeds(text: str) -> list[int]:
+    """``"0-99"``, ``"7"`` or ``"0-9,20,30-39"`` as a list."""
+    found = list[int]()
+    for part in text.split(","):
+        match = re.fullmatch("([0-9]{1,18})(?:-([0-9]{1,18}))?", part)
+        if not match:
+            raise argparse.ArgumentTypeError(f"{text!r} is not of the form 0-99 or 0-9,20,30-39")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise argparse.ArgumentTypeError(f"{part} runs backwards; write {last}-{first}")
+        if len(found) + last - first >= MOST:
+            raise argparse.ArgumentTypeError(f"{text} is more than {MOST:,} seeds; ask for fewer at a time")
+        found += range(first, last + 1)
+    return found
+
+
+def output(suffix: str, text: str) -> Path:
+    """A path of a file that can be written, as far as can be told before the work is done."""
+    path = Path(text)
+    if path.suffix.lower() != suffix:
+        raise argparse.ArgumentTypeError(f"{text!r} must end in {suffix}, the one format there is")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
+    parent = next(p for p in path.parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"cannot write {text}: {parent} is no folder that you may write in")
+    return path
+
+
+def picture(images: Tensor, columns: int) -> Image.Image:
+    """``(B, C, H, W)`` in -1..1 as one picture, grey or RGB, with a white line between images."""
+    b, c, h, w = images.shape
+    columns = min(columns, b)
+    sheet = torch.full((-(-b // columns) * columns, c, h + 1, w + 1), 255, dtype=torch.uint8)
+    sheet[:b, :, :h, :w] = to_uint8(images).cpu()
+    sheet = sheet.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    sheet = F.pad(sheet, (1, 0, 1, 0), value=255)
+    return Image.fromarray(sheet[0].numpy() if c == 1 else sheet.permute(1, 2, 0).contiguous().numpy())
+
+
+def load(checkpoint: str, device: str) -> NetworkDenoiser:
+    """The model, on the GPU if ``device`` is "auto" and there is one."""
+    cuda = torch.cuda.is_available()
+    if device == "cuda" and not cuda:
+        raise ValueError("--device cuda: torch finds no CUDA device here; take --device cpu, or leave it out")
+    return zoo.load(checkpoint, ("cuda" if cuda else "cpu") if device == "auto" else device)
+
+
+def build(args: argparse.Namespace, model: NetworkDenoiser) -> tuple[Tableau, Callable[[Tensor], Tableau]]:
+    """The solver that the options describe, and the same solver as a function of a grid."""
+    more = "" if args.order is None else f"{',' if ':' in args.solver else ':'}order={args.order}"
+    facts, options = solvers.parse(args.solver + more)
+    own = {k: v for k, v in options.items() if k not in ("nfe", "steps", "final", "afs")}
+    grid = model.grid if args.grid == "default" else comparisons.grid_function(GRIDS[args.grid], model)
+    try:
+        table = facts.make(grid, **options | {"nfe": args.nfe} | ({"afs": True} if args.afs else {}))
+    except (TypeError, AttributeError) as error:  # a text where the solver wants something else
+        raise ValueError(f"--solver {args.solver}: {error}") from None
+    return table, functools.partial(facts.make, **own)
+
+
+def d_ode(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau:
+    """``--method d-ode``."""
+    table, same = build(args, model)
+    chosen = args.seeds or range(args.images)
+    noise = initial_noise(model.shape, chosen, device=model.device)
+    teacher: distillation.Teacher = same if args.teacher == "same" else "ddim"
+    return distillation.d_ode(
+        model, table, noise, teacher=teacher, scale=args.scale, align=args.align, first_step=args.first_step,
+        equation=args.equation, batch_size=args.batch_size, seeds=chosen, progress=True,
+    )  # fmt: skip
+
+
+METHODS: Mapping[str, Callable[[argparse.Namespace, NetworkDenoiser], Tableau]] = {"d-ode": d_ode}
+
+
+def run_distill(args: argparse.Namespace) -> None:
+    """``distill``: fit, store, say what came of it."""
+    if args.out.resolve() == zoo.checkpoint_file(args.checkpoint).resolve():
+        raise ValueError(f"--out {args.out} is the checkpoint itself; name another file")
+    table = METHODS[args.method](args, load(args.checkpoint, args.device))
+    table.save(args.out)
+    facts = table.metadata
+    end, without = facts["fit_rmse"][-1], facts["plain_rmse"][-1]
+    command = ["python", "-m", "dode", "sample", "--solver", str(args.out), "--seeds", "1000-1063"]
+    command += [] if args.checkpoint in zoo.NAMES else ["--checkpoint", args.checkpoint]
+    print(f"wrote {args.out}: {facts['solver']}, NFE {table.nfe}; {facts['network_evaluations']:,} network evaluations")
+    print(f"RMSE to the teacher at the end: {end:.4f} ({without:.4f} with the last row as it was)")
+    print(f"sample with it: {shlex.join([*command, '--out', str(args.out.with_suffix('.png'))])}")
+
+
+def run_sample(args: argparse.Namespace) -> None:
+    """``sample``: a solver file, or a solver by its name, drawn as a PNG."""
+    checkpoint, stored = args.checkpoint, args.solver.endswith(".safetensors")
+    if stored and (args.nfe or args.order or args.afs or args.grid != "default"):
+        raise ValueError(f"{args.solver} is a finished solver; leave out --nfe, --order, --grid and --afs")
+    if not stored and (args.nfe is None or checkpoint is None):
+        raise ValueError(f"--solver {args.solver} needs --nfe and --checkpoint, unless it is a .safetensors file")
+    table = Tableau.load(args.solver) if stored else None
+    if table and checkpoint is None and (checkpoint := table.metadata.get("model")) not in zoo.NAMES:
+        which = f"is for {checkpoint}, which does not ship with dode" if checkpoint else "names no network"
+        raise ValueError(f"{args.solver} {which}; give one with --checkpoint")
+    model = load(checkpoint, args.device)
+    if len(model.shape) != 3 or model.shape[0] not in (1, 3):
+        raise ValueError(f"{checkpoint} makes samples of shape {model.shape}; a picture needs one channel or three")
+    table = table or build(args, model)[0]
+    if table.metadata.get("model", model.name) not in (None, model.name):
+        raise ValueError(f"{args.solver} is for {table.metadata['model']}, not {model.name}; distil one for that")
+    noise = initial_noise(model.shape, args.seeds, device=model.device)
+    images = sample(model, table, noise, batch_size=args.batch_size, progress=True)
+    with atomic(args.out) as temporary:
+        picture(images, args.columns).save(temporary, format="PNG")
+    print(f"wrote {args.out}: {len(images)} images by {table.metadata.get('solver', 'solver')}, NFE {table.nfe}")
+
+
+def run_solvers(args: argparse.Namespace) -> None:
+    """``solvers``: what :data:`dode.solvers.SOLVERS` knows."""
+    line = "{:26}{:7}{:12}{:>5}  {}".format
+    print(line("solver", "basis", "orders", "calls", "source"))
+    for facts in solvers.SOLVERS.values():
+        orders, calls = ", ".join(map(str, facts.orders)), facts.calls(10, True, {})
+        print(line(facts.name, facts.basis, orders, calls, facts.source))
+    print("\ncalls: network calls in ten steps to noise level 0. Options follow the name: unipc:variant=bh1")
+
+
+def parser() -> Parser:
+    """What can be said."""
+    whole = Parser(prog="python -m dode", description=ABOUT)
+    commands = whole.add_subparsers(required=True, metavar="distill | sample | solvers")
+    distil = commands.add_parser("distill", description=DISTILL, help="fit a solver to a many-step teacher, store it")
+    draw = commands.add_parser("sample", description=SAMPLE, help="draw images with a stored or a named solver")
+    listing = commands.add_parser("solvers", description=LISTING, help="list the solvers that can be named")
+    listing.set_defaults(run=run_solvers)
+    networks = f"{', '.join(zoo.NAMES)}, or a file of dode.training"
+
+    add = distil.add_argument
+    add("--checkpoint", required=True, metavar="NAME", help=f"the network: {networks}")
+    add("--solver", required=True, metavar="NAME", help="one that `solvers` lists, or with options: deis:variable=rho")
+    add("--nfe", required=True, type=count, metavar="N", help="network calls for one image")
+    add("--method", choices=METHODS, default="d-ode", help=f"how to distil {DEFAULT}")
+    group = distil.add_mutually_exclusive_group()
+    group.add_argument("--images", type=count, default=100, metavar="N", help=f"fit on seeds 0 to N - 1 {DEFAULT}")
+    group.add_argument("--seeds", type=seeds, metavar="0-99", help="fit on these seeds instead")
+    add("--teacher", choices=("ddim", "same"), default="ddim", help=f"many steps of ddim or the same solver {DEFAULT}")
+    add("--scale", type=count, default=10, metavar="C", help=f"teacher steps for each step {DEFAULT}")
+    add("--align", choices=("time", "index"), default="time", help=f"how the grids meet; index: EDM's code {DEFAULT}")
+    add("--first-step", choices=("noise", "none"), help="what it leans on (default: noise if the network predicts it)")
+    add("--equation", type=int, choices=(10, 9, 8), default=10, help=f"of the paper; 10: one number a step {DEFAULT}")
+
+    add = draw.add_argument
+    add("--solver", required=True, metavar="FILE|NAME", help="a file of distill; or a name, --nfe and --checkpoint")
+    add("--seeds", type=seeds, required=True, metavar="0-63", help="one image each: 0-63, or 1,5,8-11")
+    add("--checkpoint", metavar="NAME", help=f"{networks} (default: the one the file is for)")
+    add("--nfe", type=count, metavar="N", help="network calls for one image, for a solver by its name")
+    add("--columns", type=count, default=8, metavar="N", help=f"images in a row {DEFAULT}")
+
+    for command, run, suffix in ((distil, run_distill, ".safetensors"), (draw, run_sample, ".png")):
+        command.set_defaults(run=run)
+        add, path = command.add_argument, functools.partial(output, suffix)
+        add("--out", required=True, type=path, metavar=f"FILE{suffix}", help="an older file is replaced")
+        add("--order", type=count, metavar="N", help="(default: the solver's usual one, or what a short grid carries)")
+        add("--grid", choices=("default", *GRIDS), default="default", help="noise levels (default: time on a VP chain, "
+            "as fashion-mnist-noise; otherwise karras)")  # fmt: skip
+        add("--afs", action="store_true", help="analytical first step: saves the first call")
+        add("--batch-size", type=count, default=100, metavar="N", help=f"images at a time {DEFAULT}")
+        add("--device", choices=("auto", "cpu", "cuda"), default="auto", help=f"auto: a GPU if there is one {DEFAULT}")
+    return whole
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status: 0, 2 after one line on stderr, 130 after Ctrl-C."""
+    try:
+        args = parser().parse_args(argv)
+        args.run(args)
+        return 0
+    except (ValueError, OSError, FloatingPointError) as error:
+        wrong = " ".join(str(error).split())
+    except RuntimeError as error:  # what torch raises when memory is full; anything else is a bug
+        if "memory" not in str(error):
+            raise
+        wrong = "memory is full; take a smaller --batch-size, --nfe or --scale"
+    except KeyboardInterrupt:
+        return 130
+    print(f"python -m dode: {wrong}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
