@@ -267,7 +267,7 @@ def refused(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> s
         (f"{DISTIL} --solver ipndm:order", "ipndm has no option 'order'; it has order"),
         (f"{DISTIL} --solver ipndm --order 5", "ipndm has orders 1 to 4, got 5"),
         (f"{DISTIL} --solver ipndm --order 3", "this grid has 2; take order 2 or a longer grid"),
-        (f"{DISTIL} --solver deis:schedule=linear", "--solver deis:schedule=linear: "),
+        (f"{DISTIL} --solver deis:schedule=linear", "deis has no option 'schedule=linear'; it has order"),
         (f"{DISTIL} --solver heun", "heun cannot make 2 calls on such a grid, try 1 or 3"),
         (f"{DISTIL} --nfe 0", "argument --nfe: '0' is not a whole number from 1 to 1,000,000"),
         (f"{DISTIL} --scale 1.5", "argument --scale: '1.5' is not a whole number"),
