@@ -129,6 +129,17 @@ def test_wider_formulations_fit_better_and_keep_what_they_promise(table, first_s
         torch.testing.assert_close(again.full, learned.full)
 
 
+def test_the_basis_says_which_estimates_are_corrected() -> None:
+    model = dode.load("fashion-mnist-noise")
+    table, noise = solvers.dpm_solver_pp(model.grid, nfe=3), initial_noise(model.shape, range(4))
+    own = d_ode(model, table, noise, scale=2, basis="own")
+    assert own.basis == "data" and d_ode(model, table, noise, scale=2).basis == "noise"
+    assert own.metadata["lambdas"][0] == 0 and own.metadata["first_step"] == "none"
+    torch.testing.assert_close(
+        own.full, table.full + torch.tensor(own.metadata["lambdas"]).double()[:, None] * directions(table)
+    )
+
+
 def test_equation_8_with_one_output_is_a_scaled_step() -> None:
     """One row, no starting noise: the best multiple of the plain step, by hand."""
     table = solvers.ddim(torch.tensor([10.0, 2.0], dtype=torch.float64))
@@ -185,6 +196,8 @@ def test_bad_arguments_are_one_line() -> None:
         (dict(align="sigma"), "align must be"),
         (dict(scale=0), "scale must be"),
         (dict(first_step="x"), "first_step must be"),
+        (dict(equation=11), "equation must be"),
+        (dict(basis="data"), "basis must be"),
         (dict(teacher=solvers.ddim(schedules.karras(7, 0.02, 80.0, final="zero"))), "meets every student level"),
         (dict(teacher=solvers.ddim(schedules.karras(7, 0.02, 80.0, final="zero")), align="index"), "multiple of 5"),
     ):

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Literal
 
 import safetensors
 import torch
@@ -149,6 +150,7 @@ def d_ode(
     align: Align = "time",
     first_step: FirstStep | None = None,
     equation: Equation = 10,
+    basis: Literal["prediction", "own"] = "prediction",
     batch_size: int | None = None,
     seeds: Iterable[int] | None = None,
     progress: bool = False,
@@ -158,8 +160,7 @@ def d_ode(
     Parameters
     ----------
     tableau
-        The solver to correct.  It is used in the basis of the denoiser's prediction: D-DDIM corrects
-        noise estimates of a noise-predicting network, clean-image estimates of a data-predicting one.
+        The solver to correct.
     noise
         Unit-variance noise ``(B, ...)`` (the paper: B = 100), or an iterable of such batches; memory
         does not grow with their number.  float64 noise makes the states float64.
@@ -175,6 +176,10 @@ def d_ode(
     equation
         10 (the paper's solver): one lambda a row.  9: one for each earlier output, the weights still
         summing to one.  8: any combination of the outputs; see :func:`dode.distillation.families`.
+    basis
+        Which estimates are corrected.  "prediction": those of the kind that the network predicts, so that
+        D-DDIM corrects noise estimates of a noise-predicting network.  "own": those of the tableau, as
+        D-DPM-Solver++ has it, whose estimates are clean images whatever the network predicts.
     batch_size
         Split a noise tensor into batches of this size.
     seeds
@@ -196,8 +201,10 @@ def d_ode(
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be one or more, got {batch_size}")
+    if basis not in ("prediction", "own"):
+        raise ValueError(f"basis must be 'prediction' or 'own', got {basis!r}")
     prediction = getattr(denoiser, "prediction", None)
-    if prediction in ("noise", "data"):
+    if basis == "prediction" and prediction in ("noise", "data"):
         tableau = tableau.to_basis(prediction)
     guide = make_teacher(tableau, teacher, scale, align)
     targets = target_states(tableau, guide, align)

@@ -54,7 +54,7 @@ def distilled(
     return distillation.d_ode(denoiser, tableau, noise, align=align, scale=scale, seeds=seeds, **more)
 
 
-VARIANT_OPTIONS = ("images", "scale", "teacher", "align", "first_step", "equation", "model")
+VARIANT_OPTIONS = ("images", "scale", "teacher", "align", "first_step", "equation", "basis", "model")
 
 
 def variant_of(
