@@ -18,7 +18,8 @@
 #
 # **Measured here**, on the noise-predicting Fashion-MNIST network: the Fréchet distance in the features of a small classifier (**not** FID), for those four and
 # for DPM-Solver++(2M), (3M) and UniPC. Every solver is corrected by the same code: eq. (10) on its own combined estimate, one $\lambda$ a network call, DDIM with ten
-# times the steps as the teacher, 100 seeds.
+# times the steps as the teacher, 100 seeds. The last three estimate clean images whatever the network predicts; they are corrected in the network's basis and, a second time, in
+# their own.
 
 # %% tags=["parameters"]
 preset = "quick"  # smoke, quick, standard or full
@@ -49,26 +50,35 @@ SOLVERS = {
     "dpm_solver_pp": "DPM-Solver++(3M)",
     "unipc": "UniPC-3",
 }
-most = {"smoke": 5, "quick": 10, "standard": 25, "full": 250}[preset]
+most = {"smoke": 5, "quick": 5, "standard": 10, "full": 250}[preset]
 nfes = [max(3, nfe) for nfe in p.nfes if nfe <= most]  # a third-order solver wants three calls
+OWN = "d-ode:basis=own"  # for solvers whose own basis is not the network's
+with_own = [solver for solver in SOLVERS if solver.startswith(("dpm_solver_pp", "unipc"))]
 cells = experiments.fd_cells(p, {(name, solver): nfes for name in names for solver in SOLVERS})
+cells += experiments.fd_cells(p, {(name, solver): nfes for name in names for solver in with_own}, [OWN])
 sweep = experiments.Sweep(experiments.results_file("figure_3", preset), experiments.FD_KEYS)
 sweep.run(cells, partial(experiments.fd_row, p, where), jobs=experiments.jobs(where))
 rows = sweep.select(cells)
 print(f"{len(rows)} numbers, {sum(int(r['n']) for r in rows):,} samples, in {sweep.path.name}")
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "figure-3", "caption": "Fréchet distance in classifier features (not FID) against network calls: each solver dotted, its distilled version solid; bars are one standard deviation over blocks of seeds."}}
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "figure-3", "caption": "Fréchet distance in classifier features (not FID) against network calls: each solver dotted, its distilled version solid, distilled in its own basis dashed; bars are one standard deviation over blocks of seeds."}}
 table = pd.DataFrame(rows).astype({"fd": float, "nfe": int, "n": int})
 keys = ["checkpoint", "solver", "nfe", "variant"]
 measured = table.groupby(keys).fd.agg(["mean", "std", "count"]).join(table.groupby(keys).n.first()).reset_index()
 figure, axes = plt.subplots(2, 4, figsize=(11, 5.6), sharex=True, sharey=True)
 for ax, (solver, title) in zip(axes.flat, SOLVERS.items(), strict=False):
     part = measured[(measured.solver == solver) & (measured.checkpoint == names[0])]
-    for variant, style in (("plain", dict(linestyle=":", markerfacecolor="white")), ("d-ode", dict(linestyle="-"))):
+    for variant, label, style in (
+        ("plain", "plain", dict(linestyle=":", markerfacecolor="white")),
+        ("d-ode", "distilled", dict(linestyle="-")),
+        (OWN, "own basis", dict(linestyle="--", marker="s")),
+    ):
         line = part[part.variant == variant]
+        if line.empty:
+            continue
         ax.errorbar(
-            line.nfe, line["mean"], yerr=line["std"].fillna(0), marker="o", capsize=3, color=plots.COLOURS["ddim"],
-            label="distilled" if variant == "d-ode" else "plain", **style,
+            line.nfe, line["mean"], yerr=line["std"].fillna(0), capsize=3, color=plots.COLOURS["ddim"],
+            label=label, **dict(marker="o") | style,
         )  # fmt: skip
     plots.log_axes(ax, nfes, f"FD, n = {int(measured.n.max()):,}" if ax in axes[:, 0] else "")
     ax.set_title(title)
@@ -90,20 +100,25 @@ plt.show()
 
 # %% tags=["hide-input"]
 wide = measured.pivot(index=["checkpoint", "solver", "nfe"], columns="variant", values=["mean", "std", "count", "n"])
-show = lambda v: (  # noqa: E731
-    wide["mean"][v].map("{:.3f}".format) + wide["std"][v].map(lambda s: "" if pd.isna(s) else f" ± {s:.3f}")
-)
-ratio = wide["mean"]["d-ode"] / wide["mean"]["plain"]
-result = pd.DataFrame(
-    {"plain": show("plain"), "distilled": show("d-ode"), "distilled / plain": ratio.map("{:.2f}".format)}
-)
+TITLES = {"plain": "plain", "d-ode": "distilled", OWN: "in its own basis"}
+
+
+def show(variant: str) -> pd.Series:
+    spread = wide["std"][variant].map(lambda s: "" if pd.isna(s) else f" ± {s:.3f}")
+    return (wide["mean"][variant].map("{:.3f}".format) + spread).where(wide["mean"][variant].notna(), "")
+
+
+ratio = wide["mean"][["d-ode", OWN]].min(axis=1) / wide["mean"]["plain"]
+result = pd.DataFrame({title: show(variant) for variant, title in TITLES.items()})
+result["best distilled / plain"] = ratio.map("{:.2f}".format)
 result["winner"] = ["distilled" if r < 1 else "plain" for r in ratio]
 result["n x blocks"] = [
     f"{int(n):,} x {int(c)}" for n, c in zip(wide["n"]["plain"], wide["count"]["plain"], strict=True)
 ]
 result = result.reset_index()
 result["order"] = result.solver.map(list(SOLVERS).index)
-plots.listing(result.sort_values(["checkpoint", "order", "nfe"]).drop(columns=["order"]).replace({"solver": SOLVERS}))
+result = result.sort_values(["checkpoint", "order", "nfe"]).drop(columns=["order", "checkpoint"])
+plots.listing(result.replace({"solver": SOLVERS}))
 
 # %% tags=["nbval-check-output", "hide-input"]
 for solver, title in SOLVERS.items():
@@ -131,7 +146,20 @@ plt.show()
 # %% [markdown]
 # ## Agreement
 #
-# TODO
+# From the committed run (`results/figure_3.standard.csv`: 5,000 samples, three blocks of seeds, 3, 5 and 10 calls).
+#
+# **As in the paper**, each of its four solvers is better distilled than plain at 5 and 10 calls. iPNDM and DEIS-3 gain most, because plain they diverge on this network: from the
+# highest noise levels they extrapolate estimates that have hardly begun to move, and the error is multiplied by $\sigma$. The fitted $\lambda$ are negative there: what the
+# distillation learns is to take the extrapolation back.
+#
+# **Not as in the paper**: at 3 calls plain DDIM is ahead of everything distilled, and among distilled solvers a high order buys nothing. D-DDIM is the best of them at 5 calls and at 10.
+#
+# **What the paper does not tell**: the solvers that came after its four hardly need it. Corrected in the network's basis, DPM-Solver++(3M) and UniPC-3 *lose* at 3, 5 and 10
+# calls. In their own basis, clean images, they gain a twentieth at 3 calls; at 5 they still lose, UniPC-3 by half. Only (2M) gains at 5 and at 10. At 5 calls plain UniPC-3 is ahead of every
+# distilled solver on this page, and at 10 D-DDIM and plain UniPC-3 are within each other's spread. The fit is greedy: each step is matched to the teacher on its own,
+# and what is nearest now is not what ends nearest.
+#
+# **Differences of setting**: small networks and an easy data set, DDIM as the teacher for all (the paper's text; its released code takes the same solver), grids that end at 0.
 
 # %% tags=["remove-input"]
 plots.provenance(experiments.origin(rows))

@@ -275,3 +275,30 @@ def test_a_variant_is_written_in_one_word() -> None:
     for wrong, message in (("d-odd", "no variant named 'd-odd'"), ("d-ode:C=3", "has no option 'C=3'; it has images")):
         with pytest.raises(ValueError, match=message):
             make(wrong)
+
+
+def test_what_the_figure_3_page_says() -> None:
+    found = experiments.Sweep(ROOT / "results" / "figure_3.standard.csv", experiments.FD_KEYS).rows
+    assert {row["n"] for row in found} == {"5000"}
+
+    def fd(solver: str, nfe: int, variant: str = "d-ode") -> list[float]:
+        return [float(r["fd"]) for r in found if (r["solver"], r["nfe"], r["variant"]) == (solver, str(nfe), variant)]
+
+    mean = lambda *cell: sum(fd(*cell)) / len(fd(*cell))  # noqa: E731
+    own, later = "d-ode:basis=own", ("dpm_solver_pp", "unipc")
+    everyone = ("ddim", "ipndm", "dpm_solver", "deis:order=4", "dpm_solver_pp:order=2", *later)
+    for solver in everyone[:4]:
+        assert all(max(fd(solver, nfe)) < min(fd(solver, nfe, "plain")) for nfe in (5, 10))
+    assert all(max(fd("ddim", 3, "plain")) < min(fd(solver, 3)) for solver in everyone)
+    assert all(max(fd("ddim", 3, "plain")) < min(fd(solver, 3, own)) for solver in everyone[4:])
+    assert all(mean("ddim", nfe) == min(mean(solver, nfe) for solver in everyone) for nfe in (5, 10))
+    for solver in later:
+        assert all(mean(solver, nfe) > mean(solver, nfe, "plain") for nfe in (3, 5, 10))
+        assert 0.93 < mean(solver, 3, own) / mean(solver, 3, "plain") < 0.97
+        assert min(fd(solver, 5, own)) > max(fd(solver, 5, "plain"))
+    assert mean("unipc", 5, own) > 1.5 * mean("unipc", 5, "plain")
+    for variant in ("d-ode", own):
+        assert all(mean(everyone[4], nfe, variant) < mean(everyone[4], nfe, "plain") for nfe in (5, 10))
+    distilled = [fd(solver, 5) for solver in everyone] + [fd(solver, 5, own) for solver in everyone[4:]]
+    assert max(fd("unipc", 5, "plain")) < min(map(min, distilled))
+    assert min(fd("unipc", 10, "plain")) < max(fd("ddim", 10)) and min(fd("ddim", 10)) < max(fd("unipc", 10, "plain"))
