@@ -258,6 +258,15 @@ class EDMPrediction(NetworkDenoiser):
         return Coefficients(d2 * norm**2, sigma * self.sigma_data * norm, norm, self.schedule.label(sigma))
 
 
+class ConsistencyPrediction(EDMPrediction):
+    """EDM's coefficients moved so that ``D(x, sigma_min) = x`` exactly (Song et al. 2023, appendix C)."""
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        d2, above = self.sigma_data**2, sigma - self.sigma_min
+        norm = (sigma**2 + d2).rsqrt()
+        return Coefficients(d2 / (above**2 + d2), above * self.sigma_data * norm, norm, self.schedule.label(sigma))
+
+
 class GaussianDenoiser(Denoiser):
     """Exact for data ``N(mean, std^2 I)``: ``D = (std^2 x + sigma^2 mean) / (std^2 + sigma^2)``."""
 

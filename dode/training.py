@@ -64,16 +64,20 @@ def draw_sigma(denoiser: NetworkDenoiser, n: int, generator: torch.Generator) ->
     return (-1.2 + 1.2 * torch.randn(n, generator=generator, dtype=torch.float64)).exp()
 
 
+def prediction_loss(denoiser: NetworkDenoiser, x: Tensor, sigma: Tensor, estimate: Tensor) -> Tensor:
+    """Mean squared error of the raw output at ``x`` when ``D(x, sigma)`` ought to be ``estimate``."""
+    c = denoiser.coefficients(sigma)
+    target = (estimate - expand(c.skip, x) * x) / expand(c.out, x)
+    return F.mse_loss(denoiser.raw(x, c).float(), target)
+
+
 def denoising_loss(denoiser: NetworkDenoiser, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
     """Mean squared error of the raw network output.
 
     With the target ``(x_0 - c_skip x) / c_out`` this is DDPM's simple loss for noise prediction and
     EDM's weighted loss (``lambda(sigma) = 1 / c_out^2``) for data prediction.
     """
-    x = x0 + expand(sigma, x0) * noise
-    c = denoiser.coefficients(sigma)
-    target = (x0 - expand(c.skip, x0) * x) / expand(c.out, x0)
-    return F.mse_loss(denoiser.raw(x, c).float(), target)
+    return prediction_loss(denoiser, x0 + expand(sigma, x0) * noise, sigma, x0)
 
 
 class Run:

@@ -9,14 +9,27 @@ from typing import Any
 
 import torch
 
-from dode.denoisers import DataPrediction, EDMPrediction, NetworkDenoiser, NoisePrediction, VPrediction
+from dode.denoisers import (
+    ConsistencyPrediction,
+    DataPrediction,
+    EDMPrediction,
+    NetworkDenoiser,
+    NoisePrediction,
+    VPrediction,
+)
 from dode.networks import UNet
 from dode.schedules import from_config
 from dode.storage import FileError, load_tensors
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 NAMES = ("fashion-mnist-noise", "fashion-mnist-data")
-WRAPPERS: tuple[type[NetworkDenoiser], ...] = (NoisePrediction, DataPrediction, VPrediction, EDMPrediction)
+WRAPPERS: tuple[type[NetworkDenoiser], ...] = (
+    NoisePrediction,
+    DataPrediction,
+    VPrediction,
+    EDMPrediction,
+    ConsistencyPrediction,
+)
 
 
 def checkpoint_file(name: str | Path) -> Path:

@@ -66,7 +66,7 @@ def variant_of(
     fitted on in place of the one that samples (on this one's grid); the others are those of
     :func:`dode.distillation.d_ode`.
     """
-    model = _load(checkpoint, device_name, None)  # the fit is always in float32
+    model = load_cached(checkpoint, device_name, None)  # the fit is always in float32
     tableau = base_solver(solver, model, nfe)
     method, options = solvers.parse_options(variant, VARIANT_OPTIONS)
     if method == "plain":
@@ -76,7 +76,7 @@ def variant_of(
     if options.get("teacher") == "same":
         facts, own = solvers.parse(solver)
         options["teacher"] = functools.partial(facts.make, **own)
-    source = _load(options.pop("model", checkpoint), device_name, None)
+    source = load_cached(options.pop("model", checkpoint), device_name, None)
     learned = distilled(source, tableau, options.pop("images", p.fit_images), block, **options)
     return learned if source is model else learned.unbind()
 
@@ -114,7 +114,8 @@ def fd_cells(
 
 
 @functools.cache
-def _load(name: str, device_name: str, autocast: torch.dtype | None) -> NetworkDenoiser:
+def load_cached(name: str, device_name: str, autocast: torch.dtype | None) -> NetworkDenoiser:
+    """:func:`dode.load`, once for each process."""
     return zoo.load(name, device_name, autocast=autocast)
 
 
@@ -131,7 +132,7 @@ def fd_row(
     ``weights`` only names the cell: numbers of other weights are other cells.
     """
     features, reference = fashion_reference(device_name)
-    fast = _load(checkpoint, device_name, torch.bfloat16 if p.bf16 else None)
+    fast = load_cached(checkpoint, device_name, torch.bfloat16 if p.bf16 else None)
     tableau = variant_of(p, device_name, checkpoint, solver, variant, nfe, block)
     seeds = held_out_seeds(p.images, block)
     found = measure(draw(fast, tableau, seeds), features, reference)

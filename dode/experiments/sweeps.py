@@ -43,31 +43,35 @@ class Preset:
     bf16: bool  # the network's arithmetic in the FD sweeps
     zoo_images: int  # seeds behind each RMSE of the solver zoo
     zoo_nfes: tuple[int, ...]
+    student_steps: int  # table 1: Adam's steps in each round of progressive distillation
+    downloads: bool  # whether training images may be fetched
 
 
 DDIM_NFES, HEUN_NFES, ZOO_NFES = (2, 5, 10, 25, 50), (3, 5, 9, 25, 49), (3, 5, 8, 10, 20)
 PRESETS = {
     p.name: p
     for p in (
-        Preset("smoke", 64, 1, 0, 16, 50, 16, (2, 5), (3, 5), False, 4, (3, 5)),
-        Preset("quick", 500, 1, 0, 100, 250, 50, (2, 5, 10, 25), (3, 5, 9), True, 16, (3, 5, 10, 20)),
-        Preset("standard", 5_000, 3, 49, 100, 1000, 100, DDIM_NFES, HEUN_NFES, True, 128, ZOO_NFES),
         Preset(
-            "full",
-            50_000,
-            3,
-            10**9,
-            100,
-            1000,
-            1000,
-            (*DDIM_NFES, 100, 250),
-            (*HEUN_NFES, 99, 249),
-            False,
-            1000,
-            ZOO_NFES,
+            name="smoke", images=64, repeats=1, costly_nfe=0, fit_images=16, reference_steps=50, path_images=16,
+            nfes=(2, 5), heun_nfes=(3, 5), bf16=False, zoo_images=4, zoo_nfes=(3, 5), student_steps=1, downloads=False,
+        ),
+        Preset(
+            name="quick", images=500, repeats=1, costly_nfe=0, fit_images=100, reference_steps=250, path_images=50,
+            nfes=(2, 5, 10, 25), heun_nfes=(3, 5, 9), bf16=True, zoo_images=16, zoo_nfes=(3, 5, 10, 20),
+            student_steps=10, downloads=False,
+        ),
+        Preset(
+            name="standard", images=5_000, repeats=3, costly_nfe=49, fit_images=100, reference_steps=1000,
+            path_images=100, nfes=DDIM_NFES, heun_nfes=HEUN_NFES, bf16=True, zoo_images=128, zoo_nfes=ZOO_NFES,
+            student_steps=800, downloads=True,
+        ),
+        Preset(
+            name="full", images=50_000, repeats=3, costly_nfe=10**9, fit_images=100, reference_steps=1000,
+            path_images=1000, nfes=(*DDIM_NFES, 100, 250), heun_nfes=(*HEUN_NFES, 99, 249), bf16=False,
+            zoo_images=1000, zoo_nfes=ZOO_NFES, student_steps=20_000, downloads=True,
         ),
     )
-}
+}  # fmt: skip
 
 
 def preset(name: str) -> Preset:
