@@ -8,7 +8,7 @@ import torch
 import dode
 from dode import schedules, solvers
 from dode.denoisers import MixtureDenoiser
-from dode.distillation import corrected, d_ode, directions, families, make_teacher, target_states
+from dode.distillation import corrected, d_ode, directions, families, make_teacher, record, target_states
 from dode.sampling import Step, initial_noise, sample, trajectory
 
 GRID = schedules.karras(5, 0.02, 80.0, final="zero")  # lower, and the last difference of outputs is rounding
@@ -74,6 +74,23 @@ def test_one_batch_split_in_ten_gives_the_same_lambda(name) -> None:
         torch.testing.assert_close(
             torch.tensor(parts.metadata["lambdas"]), torch.tensor(whole.metadata["lambdas"]), rtol=1e-10, atol=1e-10
         )
+
+
+@pytest.mark.parametrize("align", ["time", "index"])
+def test_a_recorded_teacher_serves_every_solver_of_a_grid_and_no_other(align) -> None:
+    grid = schedules.karras(4, 0.02, 20, final="zero")
+    recording = record(MIXTURE, solvers.ddim(grid), NOISE, scale=3, align=align)
+    for table in (solvers.ddim(grid), solvers.ipndm(grid), solvers.heun(grid)):
+        shared = d_ode(MIXTURE, table, NOISE, teacher=recording, scale=3, align=align).metadata
+        alone = d_ode(MIXTURE, table, NOISE, scale=3, align=align).metadata
+        assert {k: shared[k] for k in shared} == {k: alone[k] for k in alone}
+    with pytest.raises(ValueError, match="its own noise"):
+        d_ode(MIXTURE, solvers.ddim(grid), NOISE.flip(0), teacher=recording, scale=3, align=align)
+    with pytest.raises(ValueError, match="its own noise"):
+        d_ode(MIXTURE, solvers.ddim(grid), NOISE, teacher=recording, scale=3, align=align, batch_size=5)
+    finer = record(MIXTURE, solvers.ddim(schedules.karras(2, 0.02, 20, final="zero")), NOISE, scale=6)
+    with pytest.raises(ValueError, match=r"missed by|other levels"):
+        d_ode(MIXTURE, solvers.ddim(grid), NOISE, teacher=finer)
 
 
 @pytest.mark.parametrize("table", SOLVERS.values(), ids=SOLVERS)

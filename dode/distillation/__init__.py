@@ -2,12 +2,13 @@
 
 from dode.distillation.corrections import Equation, FirstStep, corrected, default_first_step, directions, families
 from dode.distillation.fit import d_ode
-from dode.distillation.teachers import Align, Teacher, make_teacher, target_states
+from dode.distillation.teachers import Align, Recording, Teacher, make_teacher, record, target_states
 
 __all__ = [
     "Align",
     "Equation",
     "FirstStep",
+    "Recording",
     "Teacher",
     "corrected",
     "d_ode",
@@ -15,5 +16,6 @@ __all__ = [
     "directions",
     "families",
     "make_teacher",
+    "record",
     "target_states",
 ]

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dode.distillation.corrections import Equation, FirstStep, corrected, default_first_step, families
-from dode.distillation.teachers import Align, Teacher, make_teacher, target_states
+from dode.distillation.teachers import Align, Recording, Teacher, make_teacher, target_states
 from dode.sampling import AnyDenoiser, State, advance, combine, evaluate, start
 from dode.tableau import Tableau, check_model
 
@@ -165,7 +165,8 @@ def d_ode(
         Unit-variance noise ``(B, ...)`` (the paper: B = 100), or an iterable of such batches; memory
         does not grow with their number.  float64 noise makes the states float64.
     teacher
-        "ddim" (the paper), a function such as :func:`dode.solvers.ipndm`, or a finished tableau.
+        "ddim" (the paper), a function such as :func:`dode.solvers.ipndm`, a finished tableau, or its run
+        on the same noise (:func:`dode.distillation.record`), shared by the fits of several solvers.
     scale
         The paper's C: teacher steps for each student step.
     align
@@ -190,7 +191,7 @@ def d_ode(
     Tableau
         Of the same NFE, with ``metadata["lambdas"]`` (a number a row; a list a row for equations 8 and 9),
         ``["fit_rmse"]`` and ``["plain_rmse"]`` (per row: distance to the teacher with and without lambda),
-        model, shape, teacher, cost and versions.
+        model, shape, teacher, cost (with the teacher's run, recorded or not) and versions.
 
     Raises
     ------
@@ -208,6 +209,8 @@ def d_ode(
         tableau = tableau.to_basis(prediction)
     guide = make_teacher(tableau, teacher, scale, align)
     targets = target_states(tableau, guide, align)
+    if isinstance(teacher, Recording) and not teacher.states.keys() >= set(targets):
+        raise ValueError("the teacher was recorded for a student of other levels; record it for this one")
     turns = families(tableau, equation, first_step)
     reach = torch.stack([turn.abs().sum(0) for turn in turns])
     support = tableau.with_full(tableau.full.abs() + reach).rows
@@ -219,14 +222,19 @@ def d_ode(
             check_model(tableau.metadata, getattr(denoiser, "name", None), tuple(batch.shape[1:]))
             spool.append((start(tableau, batch), start(guide, batch)))
             images, pixels, shape = images + len(batch), pixels + batch.numel(), tuple(batch.shape[1:])
+            if isinstance(teacher, Recording) and not torch.equal(teacher.noise, batch):
+                raise ValueError("a recorded teacher goes with its own noise, in one batch")
         if images == 0:
             raise ValueError("no noise given; dode.initial_noise(denoiser.shape, range(100)) makes the paper's batch")
 
-        bar = tqdm(total=(tableau.nfe + targets[-1]) * spool.count, disable=not progress, unit="NFE", desc="distilling")
+        calls = tableau.nfe + (0 if isinstance(teacher, Recording) else targets[-1])
+        bar = tqdm(total=calls * spool.count, disable=not progress, unit="NFE", desc="distilling")
 
         def evaluate_both(fit: _RowFit, s: State, t: State) -> tuple[State, State]:
             evaluate(denoiser, tableau, s)
             bar.update()
+            if isinstance(teacher, Recording):
+                t = teacher.state(targets[fit.index])
             while t.row < targets[fit.index]:
                 t = advance(denoiser, guide, t)
                 bar.update()

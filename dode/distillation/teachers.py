@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dode import solvers
+from dode.sampling import AnyDenoiser, State, advance, start
 from dode.schedules import refine
 from dode.tableau import Tableau
 
+
+@dataclass(frozen=True)
+class Recording:
+    """A teacher's finished run: students on the same levels may be fitted to it without running it again.
+
+    ``states[row]`` is ``(B, ...)``, the state before the teacher's row ``row``, for the rows that students may ask for.
+    """
+
+    tableau: Tableau
+    noise: Tensor
+    states: dict[int, Tensor]
+
+    def state(self, row: int) -> State:
+        return State(self.states[row], {}, row)
+
+
 Align = Literal["time", "index"]
-Teacher = Literal["ddim"] | Tableau | Callable[[Tensor], Tableau]
+Teacher = Literal["ddim"] | Tableau | Recording | Callable[[Tensor], Tableau]
 
 
 def make_teacher(tableau: Tableau, teacher: Teacher = "ddim", scale: int = 10, align: Align = "time") -> Tableau:
     """The teacher's tableau: DDIM (or ``teacher(sigmas)``) on :func:`dode.schedules.refine`'s grid."""
     if isinstance(teacher, Tableau):
         return teacher
+    if isinstance(teacher, Recording):
+        return teacher.tableau
     make = solvers.ddim if teacher == "ddim" else teacher
     if not callable(make):
         raise ValueError(
@@ -54,3 +74,25 @@ def target_states(student: Tableau, teacher: Tableau, align: Align) -> list[int]
             f"align='time' needs a teacher that meets every student level; one is missed by {miss:.2g} of sigma_max"
         )
     return arrival[nearest[which]].tolist()
+
+
+@torch.no_grad()
+def record(
+    denoiser: AnyDenoiser,
+    tableau: Tableau,
+    noise: Tensor,
+    teacher: Teacher = "ddim",
+    scale: int = 10,
+    align: Align = "time",
+) -> Recording:
+    """Run the teacher of ``tableau`` once on ``noise`` ``(B, ...)``, to be given to several fits as their ``teacher``.
+
+    They must be of students with the same levels (DDIM and every multistep solver on one grid) and the same noise.
+    """
+    guide = make_teacher(tableau, teacher, scale, align)
+    wanted, state, states = set(target_states(tableau, guide, align)), start(guide, noise), dict[int, Tensor]()
+    while state.row < guide.nfe:
+        state = advance(denoiser, guide, state)
+        if state.row in wanted:
+            states[state.row] = state.x
+    return Recording(guide, noise, states)

@@ -49,9 +49,24 @@ def distilled(
     **more: Any,
 ) -> Tableau:
     """The D- version of ``tableau``, fitted on the block's seeds; ``more`` goes to :func:`dode.distillation.d_ode`."""
-    seeds = fit_seeds(images, block)
-    noise = initial_noise(denoiser.shape, seeds, device=denoiser.device)
+    noise, seeds = _fit_noise(denoiser.shape, images, block, denoiser.device), fit_seeds(images, block)
+    if more.get("teacher", "ddim") == "ddim":
+        more["teacher"] = _recorded(denoiser, tuple(tableau.levels.tolist()), images, block, align, scale)
     return distillation.d_ode(denoiser, tableau, noise, align=align, scale=scale, seeds=seeds, **more)
+
+
+def _fit_noise(shape: tuple[int, ...], images: int, block: int, device: torch.device) -> Tensor:
+    return initial_noise(shape, fit_seeds(images, block), device=device)
+
+
+@functools.lru_cache(maxsize=2)
+def _recorded(
+    denoiser: Denoiser, levels: tuple[float, ...], images: int, block: int, align: Align, scale: int
+) -> distillation.Recording:
+    """DDIM's long run through ``levels``, which all solvers of one grid are fitted to: most of a fit's cost."""
+    noise = _fit_noise(denoiser.shape, images, block, denoiser.device)
+    student = solvers.ddim(torch.tensor(levels, dtype=torch.float64))
+    return distillation.record(denoiser, student, noise, scale=scale, align=align)
 
 
 VARIANT_OPTIONS = ("images", "scale", "teacher", "align", "first_step", "equation", "basis", "model")
