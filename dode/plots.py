@@ -24,10 +24,12 @@ NAMES = {
     "ddim": "DDIM",
     "heun": "EDM (Heun)",
     "ipndm": "iPNDM",
-    "d-ddim": "D-DDIM",
-    "d-heun": "D-EDM (Heun)",
-    "d-ipndm": "D-iPNDM",
+    "dpm_solver": "DPM-Solver-3",
+    "deis:order=4": "DEIS-3",
+    "dpm_solver_pp:order=2": "DPM-Solver++(2M)",
+    "unipc": "UniPC-3",
 }
+NAMES |= {f"d-{solver}": f"D-{name}" for solver, name in NAMES.items()}
 MARKERS = {"ddim": "o", "heun": "s", "ipndm": "^"}
 
 

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dode import baselines, data
-from dode.experiments.quality import base_solver, draw, load_cached
+from dode import baselines, data, distillation, solvers, zoo
+from dode.denoisers import NetworkDenoiser
+from dode.experiments.quality import base_solver, draw, fashion_reference, fit_seeds, held_out_seeds, load_cached
 from dode.experiments.sweeps import Preset, Sweep, home, provenance
+from dode.metrics import measure
+from dode.sampling import initial_noise
+from dode.storage import FileError
 
 METHODS = ("progressive", "consistency")
+ROUNDS = (32, 16, 8, 4, 2, 1)  # steps of progressive distillation's students
 CALLS, DRAWN = 10, 50_000  # the unit: DDIM's steps, and images
 
 
@@ -85,3 +91,84 @@ def train_students(p: Preset, checkpoint: str, device_name: str) -> None:
         return
     with ProcessPoolExecutor(len(METHODS), get_context("spawn")) as pool:
         list(pool.map(work, METHODS))
+
+
+COST_KEYS = ("checkpoint", "weights", "method", "stage")
+STUDENT_KEYS = (*COST_KEYS, "calls", "block")
+SECOND_LEVEL = 0.8  # where consistency's second call begins; the paper found 0.821 by search on CIFAR-10
+
+
+def cost_cells(p: Preset, checkpoint: str, solver_nfes: Mapping[str, Iterable[int]]) -> list[dict[str, Any]]:
+    """What is paid for: fits of ``solver_nfes`` (stage: NFE), students (stage: their steps, or Adam's so far)."""
+    stages = [(f"d-ode {solver}", nfe) for solver, nfes in solver_nfes.items() for nfe in nfes]
+    stages += [("progressive", nfe) for nfe in ROUNDS] + [("consistency", stop) for stop in stops(p)]
+    weights = zoo.digest(checkpoint)
+    return [dict(checkpoint=checkpoint, weights=weights, method=method, stage=stage) for method, stage in stages]
+
+
+def cost_row(p: Preset, device_name: str, *, checkpoint: str, weights: str, method: str, stage: int) -> dict[str, Any]:
+    """Seconds and evaluations of one distillation, and the unit as the same process took it at that time."""
+    columns = ("seconds", "evaluations", "unit_seconds", "device", "torch", "python", "commit")
+    if method in METHODS:
+        log = Sweep(folder(p) / f"{checkpoint}-{method}.csv", ["stage"]).select([{"stage": stage}])
+        if not log:
+            raise FileError(f"{folder(p)} has no cost of {method} {stage}; remove its students to train them again")
+        return {c: log[0][c] for c in columns}
+    model = load_cached(checkpoint, device_name, None)
+    unit = unit_seconds(checkpoint, device_name, torch.bfloat16, 16 if p.name == "smoke" else 500)
+    started = time.perf_counter()
+    noise = initial_noise(model.shape, fit_seeds(p.fit_images), device=model.device)
+    found = distillation.d_ode(model, base_solver(method.removeprefix("d-ode "), model, stage), noise).metadata
+    seconds = time.perf_counter() - started
+    return dict(
+        seconds=round(seconds, 2), evaluations=found["network_evaluations"], unit_seconds=round(unit, 2),
+        **provenance(device_name),
+    )  # fmt: skip
+
+
+def student_cells(p: Preset, checkpoint: str) -> list[dict[str, Any]]:
+    """Each student in each block of seeds; a consistency student with one call and with two."""
+    made = [("progressive", nfe, nfe) for nfe in ROUNDS]
+    made += [("consistency", stop, calls) for stop in stops(p) for calls in (1, 2)]
+    weights = zoo.digest(checkpoint)
+    return [
+        dict(checkpoint=checkpoint, weights=weights, method=method, stage=stage, calls=calls, block=block)
+        for method, stage, calls in made
+        for block in range(p.repeats)
+    ]
+
+
+def _draw_student(student: NetworkDenoiser, method: str, calls: int, seeds: range) -> Iterator[Tensor]:
+    if method == "progressive":
+        yield from draw(student, solvers.ddim(baselines.progressive_grid(student, calls)), seeds)
+        return
+    for k in range(0, len(seeds), 250):
+        noise, fresh = (
+            initial_noise(student.shape, (shift + seed for seed in seeds[k : k + 250]), device=student.device)
+            for shift in (0, 500_000_000)
+        )
+        yield baselines.consistency_sample(student, noise, [(SECOND_LEVEL, fresh)] * (calls - 1))
+
+
+def student_row(
+    p: Preset, device_name: str, *, checkpoint: str, weights: str, method: str, stage: int, calls: int, block: int
+) -> dict[str, Any]:
+    """The Fréchet distance of one student's samples on the block's held-out seeds."""
+    file = folder(p) / f"{checkpoint}-{method}-{stage}.safetensors"
+    student = load_cached(str(file), device_name, torch.bfloat16 if p.bf16 else None)
+    features, reference = fashion_reference(device_name)
+    seeds = held_out_seeds(p.images, block)
+    found = measure(_draw_student(student, method, calls, seeds), features, reference)
+    return dict(
+        fd=f"{found['fd']:.5f}", n=found["n"], features=found["features"], seeds=f"{seeds.start}-{seeds.stop - 1}",
+        network="bf16 autocast" if p.bf16 else "float32", preset=p.name, **provenance(device_name),
+    )  # fmt: skip
+
+
+def measure_students(p: Preset, checkpoint: str, device_name: str, costs: Sweep, quality: Sweep, jobs: int) -> None:
+    """Train the students that a row is wanted of and missing, then fill both sweeps."""
+    paid, wanted = cost_cells(p, checkpoint, {}), student_cells(p, checkpoint)
+    if not (all(map(costs.done, paid)) and all(map(quality.done, wanted))):
+        train_students(p, checkpoint, device_name)
+    costs.run(paid, functools.partial(cost_row, p, device_name))
+    quality.run(wanted, functools.partial(student_row, p, device_name), jobs=jobs)
