@@ -94,7 +94,7 @@ figure, ax = plt.subplots(figsize=(8, 4.6))
 for method, look in LOOKS.items():
     part = points[points.method == method]
     for calls, line in part.groupby("calls") if method == "consistency" else [(0, part.sort_values("total"))]:
-        label = NAMES[method] + (f", {calls} call{'s' * (calls > 1)}" if calls else "")
+        label = NAMES[method] + (f", {calls} call{'s' if calls > 1 else ''}" if calls else "")
         ax.plot(line.total, line.fd, label=label, linewidth=1.2, **look | ({"linestyle": "--"} if calls == 2 else {}))
     if method != "consistency":
         for _, point in part.iterrows():
@@ -127,7 +127,7 @@ def reached(part: pd.DataFrame, level: float) -> str:
         best = part.loc[part.fd.idxmin()]
         return f"not reached: {best.fd:.3f} at {best.total:.2f}"
     first = good.loc[good.total.idxmin()]
-    return f"{first.total:.2f} ({first.calls:.0f} call{'s' * (first.calls > 1)})"
+    return f"{first.total:.2f} ({first.calls:.0f} call{'s' if first.calls > 1 else ''})"
 
 
 result = pd.DataFrame(

@@ -25,16 +25,16 @@ def other_model(checkpoint: str) -> str:
     return next(name for name in zoo.NAMES if name != checkpoint)
 
 
-def axes(checkpoint: str) -> dict[str, dict[str, str]]:
+def axes(checkpoint: str, scales: Iterable[int] = SCALES, images: Iterable[int] = IMAGES) -> dict[str, dict[str, str]]:
     """Each ablation of D-DDIM: what a page calls its values, and their variants, the usual one among them."""
     first = ("noise", "none") if checkpoint.endswith("noise") else ("none", "noise")
     return {
-        "scale C": {str(c): word(scale=c) for c in SCALES},
-        "batch |B|": {str(b): word(images=b) for b in IMAGES},
+        "scale C": {str(c): word(scale=c) for c in scales},
+        "batch |B|": {str(b): word(images=b) for b in images},
         "equation": {f"({e})": word(equation=e) for e in EQUATIONS},
         "targets": {a: word(align=a) for a in ALIGNS},
         "first step": {first[0]: "d-ode", first[1]: word(first_step=first[1])},
-        "fitted on": {"this network": "d-ode", "the other": word(model=other_model(checkpoint))},
+        "fitted on": {"itself": "d-ode", "other": word(model=other_model(checkpoint))},
     }
 
 

@@ -59,7 +59,7 @@ def _fit_noise(shape: tuple[int, ...], images: int, block: int, device: torch.de
     return initial_noise(shape, fit_seeds(images, block), device=device)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=8)
 def _recorded(
     denoiser: Denoiser, levels: tuple[float, ...], images: int, block: int, align: Align, scale: int
 ) -> distillation.Recording:
