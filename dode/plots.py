@@ -27,6 +27,7 @@ NAMES = {
     "dpm_solver": "DPM-Solver-3",
     "deis:order=4": "DEIS-3",
     "dpm_solver_pp:order=2": "DPM-Solver++(2M)",
+    "dpm_solver_pp": "DPM-Solver++(3M)",
     "unipc": "UniPC-3",
 }
 NAMES |= {f"d-{solver}": f"D-{name}" for solver, name in NAMES.items()}

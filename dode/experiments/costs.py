@@ -47,7 +47,8 @@ def training_images(p: Preset, checkpoint: str, device_name: str) -> Tensor:
         return data.fashion_mnist("train")[0]
     denoiser = load_cached(checkpoint, device_name, torch.bfloat16)
     count = min(2_000, p.images)
-    return torch.cat(list(draw(denoiser, base_solver("ddim", denoiser, CALLS), range(count)))).cpu()
+    samples = torch.cat(list(draw(denoiser, base_solver("ddim", denoiser, CALLS), range(count))))
+    return data.to_uint8(samples).cpu()
 
 
 def stops(p: Preset) -> list[int]:
