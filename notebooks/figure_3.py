@@ -50,7 +50,7 @@ SOLVERS = {
     "dpm_solver_pp": "DPM-Solver++(3M)",
     "unipc": "UniPC-3",
 }
-most = {"smoke": 5, "quick": 5, "standard": 10, "full": 250}[preset]
+most = {"smoke": 5, "quick": 10, "standard": 25, "full": 250}[preset]
 nfes = [max(3, nfe) for nfe in p.nfes if nfe <= most]  # a third-order solver wants three calls
 OWN = "d-ode:basis=own"  # for solvers whose own basis is not the network's
 with_own = [solver for solver in SOLVERS if solver.startswith(("dpm_solver_pp", "unipc"))]
