@@ -27,13 +27,29 @@ def test_a_fit_is_paid_for_with_its_teacher() -> None:
     p = experiments.preset("smoke")
     row = costs.cost_row(p, "cpu", checkpoint=DATA, weights="", method="d-ode ddim", stage=2)
     assert row["evaluations"] == p.fit_images * (2 + 2 * 10)
-    assert 0 < row["seconds"] < row["unit_seconds"]  # 352 evaluations against 500,000
+    assert 0 < float(row["units"]) < 1  # 352 evaluations against 500,000
 
 
 def test_a_student_without_its_cost_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs, "folder", lambda p: tmp_path)
     with pytest.raises(ValueError, match="has no cost of progressive 4; remove its students"):
         costs.cost_row(experiments.preset("smoke"), "cpu", checkpoint=DATA, weights="", method="progressive", stage=4)
+
+
+def test_a_students_evaluations_are_priced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    p = experiments.preset("smoke")
+    monkeypatch.setattr(costs, "folder", lambda p: tmp_path)
+    monkeypatch.setattr(costs, "time_of_an_evaluation", lambda *_: 2.0)
+    experiments.Sweep(tmp_path / f"{DATA}-progressive.csv", ["stage"]).add(
+        dict(stage=4, seconds=7, evaluations=250_000)
+    )
+    row = costs.cost_row(p, "cpu", checkpoint=DATA, weights="", method="progressive", stage=4)
+    assert float(row["units"]) == 1.0 and row["seconds"] == 7.0
+
+
+def test_an_evaluation_in_training_is_timed_against_one_in_sampling() -> None:
+    costs.time_of_an_evaluation.cache_clear()
+    assert 0.05 < costs.time_of_an_evaluation(experiments.preset("smoke"), DATA, "cpu", "consistency") < 50
 
 
 def test_without_downloads_students_learn_from_the_teachers_samples() -> None:

@@ -7,6 +7,7 @@ which the same machine draws 50,000 images with ten steps of DDIM.
 from __future__ import annotations
 
 import functools
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -62,25 +63,25 @@ def folder(p: Preset) -> Path:
     return home() / "_build" / "students" / p.name
 
 
+def _students(
+    p: Preset, checkpoint: str, device_name: str, method: str, where: Path, steps: int | None = None
+) -> Iterator[baselines.Student]:
+    """Train the students of one method as they are asked for; ``steps`` of Adam in place of the preset's."""
+    images = training_images(p, checkpoint, device_name)
+    if method == "progressive":
+        return baselines.progressive(checkpoint, images, where, steps or p.student_steps, device_name)
+    return baselines.consistency(checkpoint, images, where, [steps] if steps else stops(p), device_name)
+
+
 def _train(p: Preset, checkpoint: str, device_name: str, method: str) -> None:
-    """Train one method's students, and note beside each what the unit took at that time."""
     if not device_name.startswith("cuda"):
         torch.set_num_threads(1)
-    images = training_images(p, checkpoint, device_name)
     done = Sweep(folder(p) / f"{checkpoint}-{method}.csv", ["stage"])
-    students: Iterator[baselines.Student]
-    if method == "progressive":
-        students = baselines.progressive(checkpoint, images, folder(p), p.student_steps, device_name)
-    else:
-        students = baselines.consistency(checkpoint, images, folder(p), stops(p), device_name)
-    for student in students:
+    for student in _students(p, checkpoint, device_name, method, folder(p)):
         stage = student.file.stem.rsplit("-", 1)[1]
         if not done.done({"stage": stage}):
-            unit = unit_seconds(checkpoint, device_name, torch.bfloat16, 16 if p.name == "smoke" else 500)
-            done.add(dict(
-                stage=stage, file=student.file.name, nfe=student.nfe, seconds=round(student.seconds, 2),
-                evaluations=student.evaluations, unit_seconds=round(unit, 2), **provenance(device_name),
-            ))  # fmt: skip
+            facts = dict(seconds=round(student.seconds, 2), evaluations=student.evaluations)
+            done.add(dict(stage=stage, file=student.file.name, nfe=student.nfe, **facts, **provenance(device_name)))
 
 
 def train_students(p: Preset, checkpoint: str, device_name: str) -> None:
@@ -107,22 +108,41 @@ def cost_cells(p: Preset, checkpoint: str, solver_nfes: Mapping[str, Iterable[in
     return [dict(checkpoint=checkpoint, weights=weights, method=method, stage=stage) for method, stage in stages]
 
 
+@functools.cache
+def time_of_an_evaluation(p: Preset, checkpoint: str, device_name: str, method: str) -> float:
+    """How much longer an evaluation takes in training than in sampling, timed one after the other.
+
+    A long training shares its machine with other work; counted evaluations do not, and this makes them time.
+    """
+    size, steps = (16, 2) if p.name == "smoke" else (500, 20)
+    with tempfile.TemporaryDirectory() as scratch:
+        student = next(_students(p, checkpoint, device_name, method, Path(scratch), steps))
+    unit = unit_seconds(checkpoint, device_name, torch.bfloat16, size)
+    return student.seconds / student.evaluations / (unit / (CALLS * DRAWN))
+
+
 def cost_row(p: Preset, device_name: str, *, checkpoint: str, weights: str, method: str, stage: int) -> dict[str, Any]:
-    """Seconds and evaluations of one distillation, and the unit as the same process took it at that time."""
-    columns = ("seconds", "evaluations", "unit_seconds", "device", "torch", "python", "commit")
+    """What one distillation takes: evaluations, and time in units; ``weights`` only names the cell.
+
+    A fit is timed against the unit in one process.  A student's evaluations are counted while it trains and
+    priced by :func:`time_of_an_evaluation`; ``seconds`` is what its training took, whatever ran beside it.
+    """
     if method in METHODS:
         log = Sweep(folder(p) / f"{checkpoint}-{method}.csv", ["stage"]).select([{"stage": stage}])
         if not log:
             raise FileError(f"{folder(p)} has no cost of {method} {stage}; remove its students to train them again")
-        return {c: log[0][c] for c in columns}
-    model = load_cached(checkpoint, device_name, None)
-    unit = unit_seconds(checkpoint, device_name, torch.bfloat16, 16 if p.name == "smoke" else 500)
-    started = time.perf_counter()
-    noise = initial_noise(model.shape, fit_seeds(p.fit_images), device=model.device)
-    found = distillation.d_ode(model, base_solver(method.removeprefix("d-ode "), model, stage), noise).metadata
-    seconds = time.perf_counter() - started
+        seconds, evaluations = float(log[0]["seconds"]), int(log[0]["evaluations"])
+        units = evaluations / (CALLS * DRAWN) * time_of_an_evaluation(p, checkpoint, device_name, method)
+    else:
+        model = load_cached(checkpoint, device_name, None)
+        noise = initial_noise(model.shape, fit_seeds(p.fit_images), device=model.device)
+        unit = unit_seconds(checkpoint, device_name, torch.bfloat16, 16 if p.name == "smoke" else 500)
+        started = time.perf_counter()
+        found = distillation.d_ode(model, base_solver(method.removeprefix("d-ode "), model, stage), noise).metadata
+        seconds, evaluations = time.perf_counter() - started, found["network_evaluations"]
+        units = seconds / unit
     return dict(
-        seconds=round(seconds, 2), evaluations=found["network_evaluations"], unit_seconds=round(unit, 2),
+        seconds=round(seconds, 2), evaluations=evaluations, units=f"{units:.5f}", preset=p.name,
         **provenance(device_name),
     )  # fmt: skip
 
