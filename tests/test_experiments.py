@@ -252,7 +252,7 @@ def test_what_the_figure_6_page_says() -> None:
     lost = {
         (r["checkpoint"].rsplit("-", 1)[1], r["solver"], r["nfe"])
         for r in cells
-        if float(r["rmse_distilled"]) > float(r["rmse_plain"])
+        if r["solver"] in ("ddim", "heun") and float(r["rmse_distilled"]) > float(r["rmse_plain"])
     }
     assert lost == {("noise", "ddim", "2"), ("data", "heun", "25"), ("data", "heun", "49")}
 
