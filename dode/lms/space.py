@@ -1,0 +1,113 @@
+"""The numbers of a linear multistep solver that a fit may move, as one vector without constraints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from dode.tableau import Tableau
+
+
+@dataclass(frozen=True)
+class Space:
+    """Tables around ``base`` as vectors ``(P,)`` float64, and back; every vector is a valid, consistent solver.
+
+    - *Weights* as parts ``a_ij = W_ij / (row sum)`` of a row (DLMS eq. 8: they sum to one).  A row may use its last
+      ``window`` outputs, the starting noise counting as output -1; the newest part is what the others leave.
+    - *Levels* as ``ln`` of the gaps in ``ln sigma``, so that they decrease whatever the numbers are.  The first and
+      the last stay.
+    - *Levels told to the network* as ``ln(sigmas_in / sigmas)``: DLMS's time scaling.
+
+    Raises
+    ------
+    ValueError
+        ``base`` repeats a level (Heun's corrector) or uses an output outside the window.
+    """
+
+    base: Tableau
+    window: int = 4
+    weights: bool = True
+    levels: bool = True
+    levels_in: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.base.sigmas[1:] == self.base.sigmas[:-1]).any():
+            raise ValueError(
+                "a solver that stays at a level (a corrector) has no smooth grid to move; take a multistep one"
+            )
+        outside = [(i, j - 1) for i, j in self.base.full.nonzero().tolist() if j - 1 not in self._reach(i)]
+        if outside:
+            raise ValueError(f"row {outside[0][0]} uses output {outside[0][1]}: widen window={self.window}")
+
+    def _reach(self, row: int) -> range:
+        """The outputs that a row may use, the newest last; -1 is the starting noise."""
+        return range(max(-1, row + 1 - self.window), row + 1)
+
+    @cached_property
+    def _parts(self) -> list[tuple[int, int]]:
+        """(row, output) of each free part."""
+        return [(i, j) for i in range(self.base.nfe) for j in self._reach(i)[:-1]] if self.weights else []
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """For each number the first row whose evaluation, or else whose move, it changes."""
+        n = self.base.nfe
+        levels = [
+            i if self._ends_at_zero else 0 for i in range(n - 1)
+        ]  # towards a fixed end every gap moves all levels
+        return [i for i, _ in self._parts] + levels * self.levels + [*range(n)] * self.levels_in
+
+    @cached_property
+    def moves_only(self) -> list[bool]:
+        """For each number, whether it leaves the evaluation of that row as it is."""
+        n = self.base.nfe
+        return [True] * len(self._parts) + [True] * (n - 1) * self.levels + [False] * n * self.levels_in
+
+    def pack(self, table: Tableau) -> Tensor:
+        """The vector of a table of as many rows."""
+        found = list[Tensor]()
+        if self.weights:
+            parts = table.full / table.row_sums[:, None]
+            found.append(torch.stack([parts[i, j + 1] for i, j in self._parts]) if self._parts else parts[0, :0])
+        if self.levels:
+            gaps = self._gaps(table)
+            found.append(gaps.log() if self._ends_at_zero else (gaps[:-1] / gaps[-1]).log())
+        if self.levels_in:
+            found.append((table.sigmas_in / table.sigmas[:-1]).log())
+        return torch.cat([torch.zeros(0, dtype=torch.float64), *found])
+
+    def table(self, vector: Tensor) -> Tableau:
+        """The table of a vector."""
+        n, rest = self.base.nfe, vector.double()
+        parts, rest = rest[: len(self._parts)], rest[len(self._parts) :]
+        sigmas, ratio = self.base.sigmas, self.base.sigmas_in / self.base.sigmas[:-1]
+        if self.levels:
+            sigmas, rest = self._sigmas(rest[: n - 1]), rest[n - 1 :]
+        if self.levels_in:
+            ratio = rest.exp()
+        moved = replace(self.base, sigmas=sigmas, sigmas_in=ratio * sigmas[:-1])
+        full = self.base.full / self.base.row_sums[:, None]
+        for (i, j), part in zip(self._parts, parts, strict=True):
+            full[i, j + 1] = part
+        if self.weights:
+            for i in range(n):
+                full[i, i + 1] = 1 - full[i, : i + 1].sum()
+        return moved.with_full(full * moved.row_sums[:, None])
+
+    @property
+    def _ends_at_zero(self) -> bool:
+        return bool(self.base.sigmas[-1] == 0)
+
+    def _gaps(self, table: Tableau) -> Tensor:
+        logs = table.sigmas[: len(table.sigmas) - self._ends_at_zero].log()
+        return logs[:-1] - logs[1:]
+
+    def _sigmas(self, numbers: Tensor) -> Tensor:
+        top, end = self.base.sigmas[:1], self.base.sigmas[-1:]
+        if self._ends_at_zero:
+            return torch.cat([top, top * (-numbers.exp().cumsum(0)).exp(), end])
+        shares = torch.cat([numbers, numbers.new_zeros(1)]).softmax(0)  # of the whole way down
+        return torch.cat([top, top * (shares.cumsum(0)[:-1] * (end / top).log()).exp(), end])

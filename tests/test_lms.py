@@ -1,0 +1,127 @@
+"""Second-order fitting: the space holds only solvers, the Jacobian is right, and the fit finds what is there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dode import schedules, solvers
+from dode.denoisers import GaussianDenoiser, MixtureDenoiser
+from dode.lms import Space, gauss_newton
+from dode.lms.second_order import _Problem, pixels
+from dode.metrics import rmse
+from dode.sampling import initial_noise, sample
+from dode.tableau import Tableau
+
+MIXTURE = MixtureDenoiser(
+    torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).double(), torch.tensor([0.3, 0.5, 0.8, 0.2])
+)
+ZERO, END = schedules.karras(4, 0.02, 20.0, final="zero"), schedules.karras(4, 0.02, 20.0)
+TEACHER = solvers.deis(schedules.karras(60, 0.02, 20.0, final="zero"), variable="log_rho", basis="data")
+NOISE = initial_noise((3,), range(60), dtype=torch.float64)
+STARTS = {
+    "ddim": solvers.ddim(ZERO),
+    "ipndm": solvers.ipndm(ZERO),
+    "3M": solvers.dpm_solver_pp(ZERO),
+    "to sigma_min": solvers.dpm_solver_pp(END),
+}
+
+
+# --- the space ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", STARTS.values(), ids=STARTS)
+def test_there_and_back_is_the_same_table(table: Tableau) -> None:
+    again = (space := Space(table)).table(space.pack(table))
+    for name in ("sigmas", "sigmas_in", "full"):
+        torch.testing.assert_close(getattr(again, name), getattr(table, name), rtol=1e-12, atol=1e-12)
+    assert len(space.rows) == len(space.moves_only) == len(space.pack(table))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(list(STARTS)), st.integers(0, 2**31), st.floats(0.01, 2.0))
+def test_every_vector_is_a_consistent_solver(name: str, seed: int, size: float) -> None:
+    space = Space(STARTS[name])
+    vector = space.pack(STARTS[name])
+    vector += size * torch.randn(len(vector), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    table = space.table(vector)  # a Tableau checks its levels itself
+    assert table.inconsistency() < 1e-9 and (table.sigmas[1:] < table.sigmas[:-1]).all()
+    assert table.sigmas[0] == STARTS[name].sigmas[0]
+    torch.testing.assert_close(table.sigmas[-1], STARTS[name].sigmas[-1])
+    torch.testing.assert_close(space.pack(table), vector, rtol=1e-6, atol=1e-6)
+
+
+def test_what_may_not_move_stays() -> None:
+    table = STARTS["3M"]
+    for fixed in ("weights", "levels", "levels_in"):
+        space = Space(table, **{fixed: False})
+        moved = space.table(space.pack(table) + 0.3)
+        parts = lambda t: t.full / t.row_sums[:, None]  # noqa: E731
+        same = {
+            "weights": torch.allclose(parts(moved), parts(table)),
+            "levels": torch.allclose(moved.sigmas, table.sigmas),
+            "levels_in": torch.allclose(moved.sigmas_in / moved.sigmas[:-1], torch.ones(4, dtype=torch.float64)),
+        }
+        assert [name for name, value in same.items() if value] == [fixed]
+
+
+def test_what_has_no_such_space_is_refused() -> None:
+    with pytest.raises(ValueError, match="stays at a level"):
+        Space(solvers.heun(ZERO))
+    with pytest.raises(ValueError, match=r"row 3 uses output 0: widen window=3"):
+        Space(solvers.ipndm(ZERO), window=3)
+
+
+# --- the fit --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", STARTS.values(), ids=STARTS)
+def test_the_normal_equations_are_those_of_the_whole_solver(table: Tableau) -> None:
+    """Against central differences of complete runs: which rows a number touches is right."""
+    space = Space(table)
+    goal = pixels(sample(MIXTURE, TEACHER, NOISE[:8]))
+    problem = _Problem(MIXTURE, space, NOISE[:8], goal, pixels, 3)
+    vector = space.pack(table)
+    here = lambda v: pixels(sample(MIXTURE, space.table(v), NOISE[:8])).flatten()  # noqa: E731
+    columns = [(here(vector + 1e-4 * e) - here(vector - 1e-4 * e)) / 2e-4 for e in torch.eye(len(vector)).double()]
+    j = torch.stack(columns)
+    jj, jr = problem.normal(vector)
+    torch.testing.assert_close(jj, j @ j.T / 8, rtol=0.05, atol=0.02 * float(jj.abs().max()))
+    torch.testing.assert_close(jr, j @ (here(vector) - goal.flatten()) / 8, rtol=0.1, atol=0.02 * float(jr.abs().max()))
+
+
+def test_a_solver_that_is_its_own_teacher_is_left_alone() -> None:
+    table = STARTS["ipndm"]
+    found = gauss_newton(MIXTURE, table, NOISE, teacher=table)
+    assert found.metadata["cost"][0] == pytest.approx(0, abs=1e-20)
+    torch.testing.assert_close(found.full, table.full, rtol=1e-9, atol=1e-9)
+
+
+def test_one_call_is_enough_for_one_gaussian() -> None:
+    """A linear ODE: x_N is linear in z, so a fitted row of one weight ends exactly at the teacher."""
+    model = GaussianDenoiser(torch.zeros(3).double(), 0.7)
+    learned = gauss_newton(model, solvers.ddim(ZERO[[0, -1]]), NOISE, teacher=TEACHER, iterations=30)
+    gap = rmse(sample(model, learned, NOISE), sample(model, TEACHER, NOISE))
+    assert gap < 1e-4 < rmse(sample(model, solvers.ddim(ZERO[[0, -1]]), NOISE), sample(model, TEACHER, NOISE))
+
+
+@pytest.mark.parametrize("name", ["ddim", "ipndm", "3M"])
+def test_the_end_is_nearer_on_seeds_that_no_fit_saw(name: str, tmp_path) -> None:
+    table = STARTS[name]
+    learned = gauss_newton(MIXTURE, table, NOISE, teacher=TEACHER, iterations=15, seeds=range(60))
+    other = initial_noise((3,), range(1000, 1200), dtype=torch.float64)
+    truth = sample(MIXTURE, TEACHER, other)
+    assert rmse(sample(MIXTURE, learned, other), truth) < 0.5 * rmse(sample(MIXTURE, table, other), truth)
+    assert learned.nfe == table.nfe and learned.metadata["cost"][0] > min(learned.metadata["cost"])
+    again = Tableau.load(learned.save(tmp_path / "learned.safetensors"))
+    assert torch.equal(sample(MIXTURE, again, other), sample(MIXTURE, learned, other))
+
+
+def test_evaluations_are_counted_and_too_few_images_refused() -> None:
+    MIXTURE.reset()
+    found = gauss_newton(MIXTURE, STARTS["ddim"], NOISE[:8], teacher=TEACHER, iterations=2)
+    assert found.metadata["network_evaluations"] == MIXTURE.images > 8 * 60
+    with pytest.raises(ValueError, match="four images or more, got 3"):
+        gauss_newton(MIXTURE, STARTS["ddim"], NOISE[:3], teacher=TEACHER)
