@@ -21,6 +21,7 @@ from dode import __main__ as cli
 from dode import comparisons, solvers
 from dode.data import to_uint8
 from dode.distillation import d_ode
+from dode.lms import gauss_newton
 from dode.storage import save_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,9 +80,17 @@ def heun() -> dode.Tableau:
     return d_ode(model, solvers.heun(model.grid, nfe=3), noise, teacher=solvers.heun, scale=2, seeds=range(1))
 
 
+def second_order() -> dode.Tableau:
+    model = dode.load(DATA)
+    return gauss_newton(
+        model, solvers.ddim(model.grid, nfe=3), dode.initial_noise(model.shape, range(4)), seeds=range(4)
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "library"),
     [
+        (f"--checkpoint {DATA} --solver ddim --nfe 3 --images 4 --method gauss-newton", second_order),
         (f"--checkpoint {NOISE} --solver ddim --nfe 3 --images 2 --scale 2", plain),
         (
             f"--checkpoint {NOISE} --solver deis:variable=rho --order 2 --nfe 3 --grid karras --afs --seeds 5-6,9 "
@@ -100,9 +109,13 @@ def test_the_file_is_the_one_the_library_makes(
     wrote, rmse, sample = capsys.readouterr().out.splitlines()
     assert wrote == (
         f"wrote new/d.safetensors: {table.metadata['solver']}, NFE 3; "
-        f"{table.metadata['network_evaluations']} network evaluations"
+        f"{table.metadata['network_evaluations']:,} network evaluations"
     )
-    assert f"{table.metadata['fit_rmse'][-1]:.4f} ({table.metadata['plain_rmse'][-1]:.4f}" in rmse
+    facts = table.metadata
+    if facts["method"] == "d-ode":
+        assert f"{facts['fit_rmse'][-1]:.4f} ({facts['plain_rmse'][-1]:.4f}" in rmse
+    else:
+        assert f"{min(facts['cost']) ** 0.5:.4f} ({facts['cost'][0] ** 0.5:.4f} before)" in rmse
     command = sample.removeprefix("sample with it: python -m dode ")
     assert run(f"{command} --seeds 1000") == 0 and Path("new/d.png").is_file()
 
@@ -276,6 +289,7 @@ def refused(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> s
         (f"{DISTIL} --seeds 3-1", "--seeds: 3-1 runs backwards; write 1-3"),
         (f"{DISTIL} --seeds 3..5", "--seeds: '3..5' is not of the form 0-99 or 0-9,20,30-39"),
         (f"{DISTIL} --seeds 0-9", "not allowed with argument"),
+        (f"{DISTIL} --method gauss-newton --first-step none", "--first-step belongs to --method d-ode; leave it out"),
         (f"{DISTIL} --method gauss", "argument --method: invalid choice: 'gauss'"),
         (f"{DISTIL} --teacher heun", "argument --teacher: invalid choice: 'heun'"),
         (f"{DISTIL} --grid edm", "argument --grid: invalid choice: 'edm'"),
