@@ -39,7 +39,8 @@ DISTILL = """Fit a few-step solver to a many-step teacher and store the table, i
   python -m dode distill --checkpoint fashion-mnist-data --solver heun --nfe 9 --teacher same --out d-heun.safetensors
 
 d-ode (Kim et al. 2024) fits one number a step, each step for itself. gauss-newton fits all numbers of a multistep
-solver, its noise levels too, to the last image alone; it takes a minute or two.
+solver, its noise levels too, to the last image alone; it takes a minute or two. gits (Chen et al. 2024) leaves the
+solver as it is and finds it better noise levels.
 
   python -m dode distill --checkpoint fashion-mnist-data --solver ddim --nfe 5 --method gauss-newton --out g.safetensors
 """
@@ -115,12 +116,15 @@ def load(checkpoint: str, device: str) -> NetworkDenoiser:
     return zoo.load(checkpoint, ("cuda" if cuda else "cpu") if device == "auto" else device)
 
 
-def build(args: argparse.Namespace, model: NetworkDenoiser) -> tuple[Tableau, Callable[[Tensor], Tableau]]:
-    """The solver that the options describe, and the same solver as a function of a grid."""
+def build(
+    args: argparse.Namespace, model: NetworkDenoiser, learned: Callable[[int], Tensor] | None = None
+) -> tuple[Tableau, Callable[[Tensor], Tableau]]:
+    """The solver that the options describe, on a ``learned`` grid if there is one, and as a function of a grid."""
     more = "" if args.order is None else f"{',' if ':' in args.solver else ':'}order={args.order}"
     facts, options = solvers.parse(args.solver + more)
     own = {k: v for k, v in options.items() if k not in ("nfe", "steps", "final", "afs")}
     grid = model.grid if args.grid == "default" else comparisons.grid_function(GRIDS[args.grid], model)
+    grid = learned or grid
     try:
         table = facts.make(grid, **options | {"nfe": args.nfe} | ({"afs": True} if args.afs else {}))
     except (TypeError, AttributeError) as error:  # a text where the solver wants something else
@@ -140,20 +144,39 @@ def d_ode(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau:
     )  # fmt: skip
 
 
+def refuse(args: argparse.Namespace, **usual: Any) -> None:
+    """Options that another method has, and this one has no use for."""
+    usual |= dict(teacher="ddim", scale=10, align="time", first_step=None, equation=10)
+    if foreign := [name for name, value in usual.items() if getattr(args, name) != value]:
+        raise ValueError(f"--method {args.method} has no use for --{foreign[0].replace('_', '-')}; leave it out")
+
+
 def gauss_newton(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau:
     """``--method gauss-newton``."""
-    usual = dict(teacher="ddim", scale=10, align="time", first_step=None, equation=10)
-    if foreign := [name for name, value in usual.items() if getattr(args, name) != value]:
-        raise ValueError(f"--{foreign[0].replace('_', '-')} belongs to --method d-ode; leave it out")
+    refuse(args)
     chosen = args.seeds or range(args.images)
     noise = initial_noise(model.shape, chosen, device=model.device)
     table, _ = build(args, model)
     return lms.gauss_newton(model, table, noise, seeds=chosen, batch_size=args.batch_size, progress=True)
 
 
+def gits(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau:
+    """``--method gits``."""
+    refuse(args, grid="default")
+    chosen = args.seeds or range(args.images)
+    noise, before = initial_noise(model.shape, chosen, device=model.device), model.images
+    table, _ = build(args, model, lms.gits(model, noise))
+    return table.with_full(
+        table.full, solver=f"gits-{table.metadata['solver']}", method="gits", model=model.name, shape=list(model.shape),
+        nfe=table.nfe, seeds=list(chosen), images=len(noise), grid=table.levels.tolist(),
+        network_evaluations=model.images - before,
+    )  # fmt: skip
+
+
 METHODS: Mapping[str, Callable[[argparse.Namespace, NetworkDenoiser], Tableau]] = {
     "d-ode": d_ode,
     "gauss-newton": gauss_newton,
+    "gits": gits,
 }
 
 
@@ -162,6 +185,8 @@ def outcome(facts: Mapping[str, Any]) -> str:
     if facts["method"] == "gauss-newton":
         first, best = facts["cost"][0] ** 0.5, min(facts["cost"]) ** 0.5
         return f"RMSE to the teacher's images, on seeds held back from the fit: {best:.4f} ({first:.4f} before)"
+    if facts["method"] == "gits":
+        return f"noise levels: {' '.join(f'{level:.4g}' for level in facts['grid'])}"
     end, without = facts["fit_rmse"][-1], facts["plain_rmse"][-1]
     return f"RMSE to the teacher at the end: {end:.4f} ({without:.4f} with the last row as it was)"
 

@@ -21,7 +21,7 @@ from dode import __main__ as cli
 from dode import comparisons, solvers
 from dode.data import to_uint8
 from dode.distillation import d_ode
-from dode.lms import gauss_newton
+from dode.lms import gauss_newton, gits
 from dode.storage import save_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,9 +87,19 @@ def second_order() -> dode.Tableau:
     )
 
 
+def programmed() -> dode.Tableau:
+    model = dode.load(DATA)
+    table = solvers.ipndm(gits(model, dode.initial_noise(model.shape, range(2))), nfe=3)
+    return table.with_full(
+        table.full, solver="gits-ipndm", method="gits", model=DATA, shape=[1, 28, 28], nfe=3, seeds=[0, 1], images=2,
+        grid=table.levels.tolist(), network_evaluations=2 * 60,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("options", "library"),
     [
+        (f"--checkpoint {DATA} --solver ipndm --nfe 3 --images 2 --method gits", programmed),
         (f"--checkpoint {DATA} --solver ddim --nfe 3 --images 4 --method gauss-newton", second_order),
         (f"--checkpoint {NOISE} --solver ddim --nfe 3 --images 2 --scale 2", plain),
         (
@@ -114,6 +124,8 @@ def test_the_file_is_the_one_the_library_makes(
     facts = table.metadata
     if facts["method"] == "d-ode":
         assert f"{facts['fit_rmse'][-1]:.4f} ({facts['plain_rmse'][-1]:.4f}" in rmse
+    elif facts["method"] == "gits":
+        assert rmse.split()[2] == "80" and rmse.split()[-1] == "0"
     else:
         assert f"{min(facts['cost']) ** 0.5:.4f} ({facts['cost'][0] ** 0.5:.4f} before)" in rmse
     command = sample.removeprefix("sample with it: python -m dode ")
@@ -289,7 +301,11 @@ def refused(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> s
         (f"{DISTIL} --seeds 3-1", "--seeds: 3-1 runs backwards; write 1-3"),
         (f"{DISTIL} --seeds 3..5", "--seeds: '3..5' is not of the form 0-99 or 0-9,20,30-39"),
         (f"{DISTIL} --seeds 0-9", "not allowed with argument"),
-        (f"{DISTIL} --method gauss-newton --first-step none", "--first-step belongs to --method d-ode; leave it out"),
+        (
+            f"{DISTIL} --method gauss-newton --first-step none",
+            "--method gauss-newton has no use for --first-step; leave it out",
+        ),
+        (f"{DISTIL} --method gits --grid karras", "--method gits has no use for --grid; leave it out"),
         (f"{DISTIL} --method gauss", "argument --method: invalid choice: 'gauss'"),
         (f"{DISTIL} --teacher heun", "argument --teacher: invalid choice: 'heun'"),
         (f"{DISTIL} --grid edm", "argument --grid: invalid choice: 'edm'"),

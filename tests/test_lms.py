@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations, pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from dode import schedules, solvers
 from dode.denoisers import GaussianDenoiser, MixtureDenoiser
-from dode.lms import Space, gauss_newton
+from dode.lms import Space, cheapest_path, gauss_newton, gits, step_costs
 from dode.lms.second_order import _Problem, pixels
 from dode.metrics import rmse
 from dode.sampling import initial_noise, sample
@@ -125,3 +127,41 @@ def test_evaluations_are_counted_and_too_few_images_refused() -> None:
     assert found.metadata["network_evaluations"] == MIXTURE.images > 8 * 60
     with pytest.raises(ValueError, match="four images or more, got 3"):
         gauss_newton(MIXTURE, STARTS["ddim"], NOISE[:3], teacher=TEACHER)
+
+
+# --- grids ----------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 7), st.data(), st.sampled_from([1.0, 1.15, 2.0]), st.integers(0, 2**31))
+def test_no_other_path_is_cheaper(last: int, data: st.DataObject, growth: float, seed: int) -> None:
+    steps = data.draw(st.integers(1, last))
+    costs = torch.rand(last + 1, last + 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    def total(path: tuple[int, ...]) -> float:
+        return sum(float(costs[i, j]) * growth ** (steps - 1 - k) for k, (i, j) in enumerate(pairwise(path)))
+
+    found = tuple(cheapest_path(costs, steps, growth))
+    every = [(0, *inner, last) for inner in combinations(range(1, last), steps - 1)]
+    assert found in every and total(found) == pytest.approx(min(map(total, every)))
+
+
+def test_a_steps_cost_is_what_ddim_misses_by() -> None:
+    fine = schedules.karras(6, 0.02, 20.0, final="zero")
+    costs = step_costs(MIXTURE, fine, NOISE[:5])
+    assert costs.diagonal(1).abs().max() < 1e-12  # one fine step is the teacher's own
+    whole = sample(MIXTURE, solvers.ddim(fine[[0, 6]]), NOISE[:5]) - sample(MIXTURE, solvers.ddim(fine), NOISE[:5])
+    assert float(costs[0, 6]) == pytest.approx(float(whole.norm(dim=1).mean()))
+
+
+def test_a_found_grid_serves_ddim_better_than_the_usual_one() -> None:
+    chosen = gits(MIXTURE, NOISE, points=40)
+    grid = chosen(4)
+    usual = MIXTURE.grid(4)
+    assert torch.equal(grid[[0, -1]], usual[[0, -1]]) and (grid[1:] < grid[:-1]).all() and len(grid) == 5
+    other = initial_noise((3,), range(1000, 1200), dtype=torch.float64)
+    truth = sample(MIXTURE, solvers.ddim(MIXTURE.grid(200)), other)
+    gap = lambda g: rmse(sample(MIXTURE, solvers.ddim(g), other), truth)  # noqa: E731
+    assert gap(grid) < gap(usual)
+    with pytest.raises(ValueError, match="40 fine steps has no path of 41"):
+        chosen(41)
