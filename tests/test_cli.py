@@ -302,8 +302,8 @@ def refused(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> s
         (f"{DISTIL} --seeds 3..5", "--seeds: '3..5' is not of the form 0-99 or 0-9,20,30-39"),
         (f"{DISTIL} --seeds 0-9", "not allowed with argument"),
         (
-            f"{DISTIL} --method gauss-newton --first-step none",
-            "--method gauss-newton has no use for --first-step; leave it out",
+            f"{DISTIL} --method gauss-newton",
+            "--method gauss-newton has no use for --scale; leave it out",
         ),
         (f"{DISTIL} --method gits --grid karras", "--method gits has no use for --grid; leave it out"),
         (f"{DISTIL} --method gauss", "argument --method: invalid choice: 'gauss'"),
