@@ -86,3 +86,36 @@ def test_a_spread_row_is_a_fit_on_its_own_batch() -> None:
     rows = [ablations.spread_row(p, "cpu", **cell) for cell in cells]
     assert [row["seeds"] for row in rows] == ["0-2", "1000-1002"]
     assert rows[0]["lambdas"] != rows[1]["lambdas"] and len(rows[0]["lambdas"].split()) == 2
+
+
+# --- what the pages say ---------------------------------------------------------------------------
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def test_what_the_ablations_page_says() -> None:
+    found = experiments.Sweep(RESULTS / "ablations.standard.csv", experiments.FD_KEYS).rows
+    assert {row["n"] for row in found} == {"2000"}
+
+    def fd(name: str, solver: str = "ddim", **options: object) -> list[float]:
+        variant = options.pop("variant", None) or ablations.word(**options)
+        key = (f"fashion-mnist-{name}", solver, variant)
+        values = [float(r["fd"]) for r in found if (r["checkpoint"], r["solver"], r["variant"]) == key]
+        assert len(values) == 3, key
+        return values
+
+    mean = lambda *a, **k: sum(fd(*a, **k)) / 3  # noqa: E731
+    for name in ("noise", "data"):
+        usual, plain = mean(name), mean(name, variant="plain")
+        assert 0.9 < mean(name, scale=50) / usual < 1 and 0.98 < mean(name, images=500) / usual < 1.02
+        assert mean(name, images=5) < usual + 0.25 * (plain - usual)
+        assert 0.95 < mean(name, equation=9) / mean(name, equation=8) < 1.05
+        assert max(fd(name, model=ablations.other_model(f"fashion-mnist-{name}"))) < min(fd(name, variant="plain"))
+    assert mean("noise", equation=9) < 0.7 * mean("noise") and mean("noise", equation=8) < 0.72 * mean("noise")
+    assert all(1.2 < mean("data", equation=e) / mean("data") < 1.3 for e in (8, 9))
+    assert min(fd("data", align="index")) > max(fd("data", variant="plain"))
+    assert 0.85 < mean("noise", first_step="none") / mean("noise") < 0.95
+    for solver in ("ipndm", "deis:order=4"):
+        assert mean("noise", solver, teacher="same") == pytest.approx(mean("noise", solver), rel=0.01)
+    assert 1.05 < mean("noise", model="fashion-mnist-data") / mean("noise") < 1.12
+    assert 1.8 < mean("data", model="fashion-mnist-noise") / mean("data") < 2.1
