@@ -119,3 +119,37 @@ def test_what_the_ablations_page_says() -> None:
         assert mean("noise", solver, teacher="same") == pytest.approx(mean("noise", solver), rel=0.01)
     assert 1.05 < mean("noise", model="fashion-mnist-data") / mean("noise") < 1.12
     assert 1.8 < mean("data", model="fashion-mnist-noise") / mean("data") < 2.1
+
+
+def test_what_table_1_says() -> None:
+    """The claims of the page's last section, on the committed run."""
+    spent = experiments.Sweep(RESULTS / "table_1_costs.standard.csv", costs.COST_KEYS).rows
+    units = {(r["method"], int(r["stage"])): float(r["units"]) for r in spent}
+    students = experiments.Sweep(RESULTS / "table_1.standard.csv", costs.STUDENT_KEYS).rows
+    solved = experiments.Sweep(RESULTS / "figure_4.standard.csv", experiments.FD_KEYS).rows
+
+    def mean(values: list[str]) -> float:
+        assert len(values) == 3
+        return sum(map(float, values)) / 3
+
+    points = {
+        (m, stage, calls): mean([r["fd"] for r in students if (r["method"], int(r["stage"]), int(r["calls"])) == key])
+        for key in {(r["method"], int(r["stage"]), int(r["calls"])) for r in students}
+        for m, stage, calls in [key]
+    }
+    cost = {key: units[key[:2]] + key[2] / 10 for key in points}
+    fd = lambda solver, nfe: mean(  # noqa: E731
+        [
+            r["fd"]
+            for r in solved
+            if (r["checkpoint"], r["solver"], r["nfe"], r["variant"]) == (DATA, solver, nfe, "d-ode")
+        ]
+    )
+    for method in costs.METHODS:
+        cheapest = min(cost[key] for key, value in points.items() if key[0] == method and value <= fd("heun", "9"))
+        assert 4 < cheapest / (units["d-ode heun", 9] + 0.9) < 6
+    assert min(points.values()) > max(fd("heun", "25"), fd("ddim", "10"))
+    assert all(value < 0.15 for (method, nfe), value in units.items() if method.startswith("d-ode") and nfe <= 25)
+    assert units["d-ode ddim", 10] + 1.0 < units["d-ode heun", 25] + 2.5
+    few = [units[k[:2]] / (0.9 - k[2] / 10) for k, v in points.items() if v <= fd("heun", "9") and k[2] < 3]
+    assert 2 < min(few) < 20  # times 50,000 images
