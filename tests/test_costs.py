@@ -151,5 +151,9 @@ def test_what_table_1_says() -> None:
     assert min(points.values()) > max(fd("heun", "25"), fd("ddim", "10"))
     assert all(value < 0.15 for (method, nfe), value in units.items() if method.startswith("d-ode") and nfe <= 25)
     assert units["d-ode ddim", 10] + 1.0 < units["d-ode heun", 25] + 2.5
+    assert f"{units['d-ode heun', 25] + 2.5:.2f}" == "2.55"
+    plain = [r["fd"] for r in solved if (r["solver"], r["nfe"], r["variant"]) == ("heun", "25", "plain")]
+    assert mean(plain) < min(points.values())
+    assert sum(value < 2.5 for value in cost.values()) < len(cost) / 2
     few = [units[k[:2]] / (0.9 - k[2] / 10) for k, v in points.items() if v <= fd("heun", "9") and k[2] < 3]
     assert 2 < min(few) < 20  # times 50,000 images
