@@ -51,7 +51,7 @@ SOLVERS = {
     "unipc": "UniPC-3",
 }
 PAPERS = list(SOLVERS)[:4]  # its four solvers are followed further
-most = {"smoke": (5, 5), "quick": (10, 10), "standard": (10, 10), "full": (250, 250)}[preset]
+most = {"smoke": (5, 5), "quick": (10, 10), "standard": (25, 10), "full": (250, 250)}[preset]
 reach = {solver: most[0 if solver in PAPERS else 1] for solver in SOLVERS}
 calls = {s: [max(3, nfe) for nfe in p.nfes if nfe <= end] for s, end in reach.items()}  # a third order wants three
 nfes = calls["ddim"]
