@@ -202,6 +202,19 @@ def test_what_the_figure_4_page_says_against_distilling() -> None:
             assert all(float(v) < -0.9 for v in row["lambdas"].split()[1::2])
 
 
+def test_what_the_figure_4_page_says_of_later_solvers() -> None:
+    fd = lambda solver, nfe, variant: fds(zoo.NAMES[1], solver, nfe, variant)  # noqa: E731
+    mean = lambda *cell: sum(fd(*cell)) / len(fd(*cell))  # noqa: E731
+    later = ("dpm_solver_pp:order=2", "dpm_solver_pp", "unipc")
+    for solver in later:
+        assert len(fd(solver, 5, "d-ode")) == len(fd(solver, 10, "plain")) == 3
+        assert mean(solver, 5, "d-ode") > mean(solver, 5, "plain")
+        assert mean(solver, 10, "d-ode") < mean(solver, 10, "plain")
+    assert all(mean(later[0], 5, "plain") < mean(solver, 5, "d-ode") for solver in ("ddim", "heun", *later))
+    assert max(fd(later[0], 10, "d-ode")) < min(fd("ddim", 10, "d-ode") + fd(later[0], 10, "plain"))
+    assert all(min(fd(s, 10, v)) > 3 * max(fd(later[0], 10, v)) for s in later[1:] for v in ("plain", "d-ode"))
+
+
 @pytest.mark.parametrize(("checkpoint", "solver"), [("fashion-mnist-noise", "ddim"), ("fashion-mnist-data", "ddim")])
 def test_a_committed_fit_can_be_made_again(checkpoint: str, solver: str) -> None:
     (row,) = (
