@@ -57,8 +57,8 @@ PRESETS = {
         ),
         Preset(
             name="quick", images=500, repeats=1, costly_nfe=0, fit_images=100, reference_steps=250, path_images=50,
-            nfes=(2, 5, 10, 25), heun_nfes=(3, 5, 9), bf16=True, zoo_images=16, zoo_nfes=(3, 5, 10, 20),
-            student_steps=10, downloads=False,
+            nfes=(2, 5, 10, 25), heun_nfes=(3, 5, 9), bf16=True, zoo_images=16, zoo_nfes=(3, 5, 10),
+            student_steps=5, downloads=False,
         ),
         Preset(
             name="standard", images=5_000, repeats=3, costly_nfe=49, fit_images=100, reference_steps=1000,
