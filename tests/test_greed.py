@@ -95,3 +95,33 @@ def test_cells_can_be_made_and_no_two_are_one() -> None:
     assert {(c["checkpoint"], c["solver"]) for c in cells if c["variant"] == greed.OWN} == {(NOISE, "unipc")}
     for c in cells:
         assert experiments.base_solver(c["solver"], dode.load(c["checkpoint"]), c["nfe"]).nfe == c["nfe"]
+
+
+# --- what the page says ---------------------------------------------------------------------------
+
+
+def test_what_the_page_says() -> None:
+    path = Path(__file__).parents[1] / "results" / "limits.standard.csv"
+    rows = experiments.Sweep(path, greed.GREED_KEYS).rows
+    assert {(row["n"], row["preset"]) for row in rows} == {("128", "standard")}
+    cell = {(r["checkpoint"].rsplit("-", 1)[1], r["solver"], int(r["nfe"]), r["variant"]): r for r in rows}
+
+    def ratio(column: str, *key: object) -> float:
+        return float(cell[*key][column]) / float(cell[*key[:3], "plain"][column])  # type: ignore[index]
+
+    learned = [key for key in cell if key[3] != "plain"]
+    assert all(ratio("rmse", *key) < 0.75 for key in learned if key[1] == "ddim")
+    lost = {key for key in learned if ratio("rmse", *key) > 1.02}
+    greedy = {key for key in lost if ratio("rmse_teacher", *key) > 1.02}
+    assert {k[1:] for k in greedy if k[0] == "noise" and k[2] == 5} == {
+        (solver, 5, variant) for solver in ("dpm_solver_pp", "unipc") for variant in ("d-ode", greed.OWN)
+    }
+    assert {k[1] for k in greedy if k[0] == "noise" and k[2] == 25} == {"ipndm", "deis:order=4", "heun"}
+    assert {k[1] for k in greedy if k[0] == "data" and k[2] == 10} == {"ipndm", "deis:order=4", "dpm_solver_pp:order=2"}
+    assert not {k for k in lost if k[0] == "noise" and k[2] in (9, 10)}
+    assert len({k for k in lost if k[0] == "data" and k[2] == 25}) == 6
+    ipndm = cell["data", "ipndm", 25, "plain"]
+    assert float(ipndm["rmse"]) < 1.1 * float(ipndm["teacher_rmse"])
+    assert ratio("rmse", "data", "ipndm", 25, "d-ode") > 2
+    assert ratio("rmse", "data", "unipc", 5, "d-ode") < 0.36
+    assert all(float(cell[key]["rmse"]) < 0.065 for key in lost if key[2] == 25)  # small
