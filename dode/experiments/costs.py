@@ -7,6 +7,7 @@ which the same machine draws 50,000 images with ten steps of DDIM.
 from __future__ import annotations
 
 import functools
+import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -91,8 +92,14 @@ def train_students(p: Preset, checkpoint: str, device_name: str) -> None:
         for method in METHODS:
             work(method)
         return
-    with ProcessPoolExecutor(len(METHODS), get_context("spawn")) as pool:
-        list(pool.map(work, METHODS))
+    quiet = {} if p.downloads else {"TQDM_DISABLE": "1"}  # two bars would tear the terminal of who builds the book
+    os.environ.update(quiet)
+    try:
+        with ProcessPoolExecutor(len(METHODS), get_context("spawn")) as pool:
+            list(pool.map(work, METHODS))
+    finally:
+        for name in quiet:
+            del os.environ[name]
 
 
 COST_KEYS = ("checkpoint", "weights", "method", "stage")
