@@ -39,6 +39,7 @@ TRANSIENT = ("smoke", "quick")  # presets whose results are not committed
 THUMBNAIL = (480, 320)
 QUIET_KERNEL = "--IPKernelApp.log_level=50"  # its errors come as messages; its log would tear the progress lines
 PROGRESS_BAR = re.compile(r"^.*\d+%\|.*\|.*$\n?", re.MULTILINE)
+CURSOR_UP = "\x1b[A"  # what a bar below another leaves behind
 
 
 class BookError(Exception):
@@ -106,7 +107,7 @@ def tidy(notebook: NotebookNode, preset: str, inputs: str) -> NotebookNode:
         for output in cell.get("outputs", []):
             if output.output_type == "stream":  # what a terminal would show after the last carriage return
                 text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in output.text.split("\n"))
-                output.text = PROGRESS_BAR.sub("", text) if output.name == "stderr" else text
+                output.text = PROGRESS_BAR.sub("", text).replace(CURSOR_UP, "") if output.name == "stderr" else text
         if "outputs" in cell:
             cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
     return notebook

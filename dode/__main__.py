@@ -123,8 +123,8 @@ def build(
     more = "" if args.order is None else f"{',' if ':' in args.solver else ':'}order={args.order}"
     facts, options = solvers.parse(args.solver + more)
     own = {k: v for k, v in options.items() if k not in ("nfe", "steps", "final", "afs")}
-    grid = model.grid if args.grid == "default" else comparisons.grid_function(GRIDS[args.grid], model)
-    grid = learned or grid
+    named = model.grid if args.grid == "default" else comparisons.grid_function(GRIDS[args.grid], model)
+    grid = learned or named
     try:
         table = facts.make(grid, **options | {"nfe": args.nfe} | ({"afs": True} if args.afs else {}))
     except (TypeError, AttributeError) as error:  # a text where the solver wants something else
@@ -132,11 +132,16 @@ def build(
     return table, functools.partial(facts.make, **own)
 
 
+def fit_noise(args: argparse.Namespace, model: NetworkDenoiser) -> tuple[Sequence[int], Tensor]:
+    """The seeds to fit on, and their noise."""
+    chosen = args.seeds or range(args.images)
+    return chosen, initial_noise(model.shape, chosen, device=model.device)
+
+
 def d_ode(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau:
     """``--method d-ode``."""
     table, same = build(args, model)
-    chosen = args.seeds or range(args.images)
-    noise = initial_noise(model.shape, chosen, device=model.device)
+    chosen, noise = fit_noise(args, model)
     teacher: distillation.Teacher = same if args.teacher == "same" else "ddim"
     return distillation.d_ode(
         model, table, noise, teacher=teacher, scale=args.scale, align=args.align, first_step=args.first_step,
@@ -154,8 +159,7 @@ def refuse(args: argparse.Namespace, **usual: Any) -> None:
 def gauss_newton(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau:
     """``--method gauss-newton``."""
     refuse(args)
-    chosen = args.seeds or range(args.images)
-    noise = initial_noise(model.shape, chosen, device=model.device)
+    chosen, noise = fit_noise(args, model)
     table, _ = build(args, model)
     return lms.gauss_newton(model, table, noise, seeds=chosen, batch_size=args.batch_size, progress=True)
 
@@ -163,8 +167,7 @@ def gauss_newton(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau:
 def gits(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau:
     """``--method gits``."""
     refuse(args, grid="default")
-    chosen = args.seeds or range(args.images)
-    noise, before = initial_noise(model.shape, chosen, device=model.device), model.images
+    (chosen, noise), before = fit_noise(args, model), model.images
     table, _ = build(args, model, lms.gits(model, noise))
     return table.with_full(
         table.full, solver=f"gits-{table.metadata['solver']}", method="gits", model=model.name, shape=list(model.shape),

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from dode import data, zoo
 from dode.denoisers import ConsistencyPrediction, EDMPrediction, NetworkDenoiser, expand
 from dode.schedules import karras
-from dode.storage import load_tensors, save_tensors
-from dode.training import Recipe, Run, prediction_loss
+from dode.storage import load_tensors
+from dode.training import Recipe, Run, describe, prediction_loss
 
 BACKWARD = 2  # a backward pass costs two forward passes
 Loss = Callable[[torch.Generator], Tensor]
@@ -94,9 +94,9 @@ def consistency_loss(
 ) -> Loss:
     """Neighbouring levels of ``grid`` (which ends above zero) give one clean image; the target has no gradient.
 
-    The distance is the squared one, weighted by ``1 / c_out^2`` as EDM weights its own: with the paper's constant
-    weight the upper levels drown the lowest, from which all others learn, and quality is lost again after some
-    hundred steps.  (Its LPIPS needs a network of natural images.)
+    The distance is the squared one, weighted by ``1 / c_out^2`` as EDM weights its own, where the paper's weight is
+    constant: so the upper levels do not drown the lowest, from which all others learn.  (Its LPIPS needs a network
+    of natural images.)
     """
 
     def loss(generator: torch.Generator) -> Tensor:
@@ -128,13 +128,8 @@ def _trainable(name: str | Path, device: str, wrapper: type[EDMPrediction] = EDM
 
 def _store(run: Run, student: EDMPrediction, file: Path, **facts: Any) -> None:
     """The run's averaged weights as a network of :func:`dode.load`, with what it cost."""
-    half = {k: v.half() if v.is_floating_point() else v for k, v in run.average.items()}
-    meta = dict(
-        prediction=student.prediction, wrapper=type(student).__name__, schedule=student.schedule.config,
-        shape=list(student.shape), sigma_data=student.sigma_data, name=file.stem,
-        config=run.model.config, recipe=asdict(run.recipe), **facts,
-    )  # fmt: skip
-    save_tensors(file, half, "network", meta)
+    more = dict(name=file.stem, config=run.model.config, recipe=asdict(run.recipe), **facts)
+    run.publish(file, describe(student) | more)
 
 
 def _stored(file: Path, recipe: Recipe) -> Student | None:

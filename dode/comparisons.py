@@ -63,8 +63,7 @@ def build(entry: str, grid: Tensor | Callable[[int], Tensor], nfe: int | None = 
 def possible_nfe(entry: str, nfe: int) -> int:
     """The largest number of evaluations, ``nfe`` at most, that the entry can make on a grid to 0."""
     name, options = ENTRIES[entry]
-    calls = (solvers.get(name).calls(n, True, options) for n in range(1, nfe + 1))
-    return max(c for c in calls if c <= nfe)
+    return solvers.get(name).most_calls(nfe, options)
 
 
 def reference(checkpoint: str, device: str, n: int, calls: int) -> Tensor:
@@ -107,16 +106,11 @@ def rmse_cells(checkpoints: Iterable[str], nfes: Iterable[int], n: int, referenc
     ]  # fmt: skip
 
 
-@functools.cache
-def _load(checkpoint: str, device: str) -> Denoiser:
-    return zoo.load(checkpoint, device)
-
-
 def rmse_row(
     device: str, *, checkpoint: str, weights: str, solver: str, grid: str, nfe: int, n: int, reference_calls: int
 ) -> dict[str, Any]:
     """Measure one cell of :func:`rmse_cells`: root mean squared distance to :func:`reference`, in pixels of -1..1."""
-    model = _load(checkpoint, device)
+    model = experiments.load_cached(checkpoint, device)
     seeds = experiments.held_out_seeds(n)
     noise = initial_noise(model.shape, seeds, device=device)
     images = sample(model, build(solver, grid_function(grid, model), nfe), noise, batch_size=100).cpu()

@@ -56,6 +56,14 @@ def build_denoiser(name: str, network: nn.Module | None = None) -> NetworkDenois
     raise ValueError(f"no recipe named {name!r}; known: fashion-mnist-noise, fashion-mnist-data")
 
 
+def describe(denoiser: NetworkDenoiser) -> dict[str, Any]:
+    """What :func:`dode.load` needs to wrap a network again."""
+    return dict(
+        prediction=denoiser.prediction, wrapper=type(denoiser).__name__, schedule=denoiser.schedule.config,
+        shape=list(denoiser.shape), sigma_data=getattr(denoiser, "sigma_data", None),
+    )  # fmt: skip
+
+
 def draw_sigma(denoiser: NetworkDenoiser, n: int, generator: torch.Generator) -> Tensor:
     """Training noise levels ``(n,)``: DDPM's uniform labels, or EDM's log-normal (-1.2, 1.2)."""
     if isinstance(denoiser.schedule, VPDiscrete):
@@ -160,6 +168,11 @@ class Run:
             else:
                 self.average[name].copy_(value)
 
+    def publish(self, path: Path, facts: dict[str, Any]) -> None:
+        """Write the averaged weights in half precision as a network of :func:`dode.load`."""
+        half = {k: v.half() if v.is_floating_point() else v for k, v in self.average.items()}
+        save_tensors(path, half, "network", facts)
+
     def write_log(self, path: Path) -> None:
         with atomic(path) as temporary, open(temporary, "w", newline="") as f:
             writer = csv.writer(f)
@@ -230,10 +243,7 @@ def train(name: str, folder: Path, device: str = "cpu", until: int | None = None
         assert isinstance(denoiser.network, nn.Module)
         model = denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         loss = denoiser_loss(denoiser, images, recipe)
-        info = dict(
-            prediction=denoiser.prediction, wrapper=type(denoiser).__name__, schedule=denoiser.schedule.config,
-            shape=list(denoiser.shape), sigma_data=getattr(denoiser, "sigma_data", None),
-        )  # fmt: skip
+        info = describe(denoiser)
     run = Run(recipe, model, folder)
     if run.resume():
         print(f"resuming {name} at step {run.step}")
@@ -248,8 +258,7 @@ def train(name: str, folder: Path, device: str = "cpu", until: int | None = None
         if name.endswith("classifier"):
             model.load_state_dict(run.average)
             info["test_accuracy"] = accuracy(model, *data.fashion_mnist("test"))
-        half = {k: v.half() if v.is_floating_point() else v for k, v in run.average.items()}
-        save_tensors(folder / f"{name}.safetensors", half, "network", info)
+        run.publish(folder / f"{name}.safetensors", info)
         run.write_log(folder / f"{name}.csv")
     return run
 

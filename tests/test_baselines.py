@@ -14,7 +14,7 @@ from dode.denoisers import ConsistencyPrediction, MixtureDenoiser
 from dode.networks import UNet
 from dode.sampling import initial_noise, sample
 from dode.storage import save_tensors
-from dode.training import Recipe, build_denoiser
+from dode.training import Recipe, build_denoiser, describe
 
 MIXTURE = MixtureDenoiser(
     torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).double(), torch.tensor([0.3, 0.5, 0.8, 0.2])
@@ -31,10 +31,7 @@ def tiny(name: str = "fashion-mnist-data") -> baselines.NetworkDenoiser:
 def teacher(tmp_path: Path) -> str:
     """A tiny untrained data-predicting network on disk."""
     d = tiny()
-    meta = dict(
-        prediction=d.prediction, wrapper="EDMPrediction", schedule=d.schedule.config, shape=list(d.shape),
-        sigma_data=d.sigma_data, name="tiny", config=d.network.config,
-    )  # fmt: skip
+    meta = describe(d) | dict(name="tiny", config=d.network.config)
     return str(save_tensors(tmp_path / "tiny.safetensors", d.network.state_dict(), "network", meta))
 
 

@@ -121,6 +121,7 @@ def test_progress_bars_and_times_do_not_reach_a_page() -> None:
     cell = nbformat.v4.new_code_cell("1", execution_count=1, metadata={"execution": {}, "papermill": {}})
     cell.outputs = [
         nbformat.v4.new_output("stream", name="stderr", text="\r  0%|          | 0/3\r100%|██████████| 3/3 [00:00]\n"),
+        nbformat.v4.new_output("stream", name="stderr", text="\n 40%|####  | 2/5 [00:01<00:02]\x1b[A"),
         nbformat.v4.new_output("stream", name="stdout", text="50%\r100%\nkept\n"),
     ]
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": KERNEL, "papermill": {}})

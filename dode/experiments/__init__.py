@@ -10,6 +10,7 @@ from dode.experiments.quality import (
     fd_row,
     fit_seeds,
     held_out_seeds,
+    load_cached,
     variant_of,
 )
 from dode.experiments.sweeps import (
@@ -44,6 +45,7 @@ __all__ = [
     "held_out_seeds",
     "home",
     "jobs",
+    "load_cached",
     "origin",
     "preset",
     "processor",

@@ -30,8 +30,7 @@ GREED_KEYS = ("checkpoint", "weights", "solver", "variant", "nfe", "n", "referen
 def possible_nfe(solver: str, nfe: int) -> int:
     """The most network calls, ``nfe`` at most, that ``solver`` can make on a grid to 0: Heun, asked for 10, makes 9."""
     facts, options = solvers.parse(solver)
-    calls = (facts.calls(steps, True, options) for steps in range(1, nfe + 1))
-    return max(c for c in calls if c <= nfe)
+    return facts.most_calls(nfe, options)
 
 
 def variants(checkpoint: str, solver: str) -> list[str]:

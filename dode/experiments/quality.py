@@ -129,7 +129,7 @@ def fd_cells(
 
 
 @functools.cache
-def load_cached(name: str, device_name: str, autocast: torch.dtype | None) -> NetworkDenoiser:
+def load_cached(name: str, device_name: str, autocast: torch.dtype | None = None) -> NetworkDenoiser:
     """:func:`dode.load`, once for each process."""
     return zoo.load(name, device_name, autocast=autocast)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dode import solvers
 from dode.denoisers import Denoiser
-from dode.sampling import State, evaluate, move, start
+from dode.sampling import Step, sample
 
 
 def step_costs(denoiser: Denoiser, fine: Tensor, noise: Tensor) -> Tensor:
@@ -18,17 +18,13 @@ def step_costs(denoiser: Denoiser, fine: Tensor, noise: Tensor) -> Tensor:
     The miss is the mean Euclidean distance to the state of the teacher, DDIM on ``fine`` ``(M + 1,)``, which
     both steps leave from: the teacher's own outputs are all it takes, ``M`` calls for each image of ``noise``.
     """
-    teacher = solvers.ddim(fine)
-    state, states, slopes = start(teacher, noise), list[Tensor](), list[Tensor]()
-    while state.row < teacher.nfe:
-        states.append(state.x)
-        slopes.append(evaluate(denoiser, teacher, state))
-        state = move(teacher, State(state.x, dict(state.outputs), state.row))
-    states.append(state.x)
+    steps = list[Step]()
+    last = sample(denoiser, solvers.ddim(fine), noise, callback=steps.append)
+    states = [*(step.x for step in steps), last]
     costs, levels = torch.zeros(len(fine), len(fine), dtype=torch.float64), fine.tolist()
-    for i, (x, slope) in enumerate(zip(states, slopes, strict=False)):
+    for i, step in enumerate(steps):
         for j in range(i + 1, len(fine)):
-            missed = x.add(slope, alpha=levels[j] - levels[i]) - states[j]
+            missed = step.x.add(step.output, alpha=levels[j] - levels[i]) - states[j]
             costs[i, j] = missed.double().flatten(1).norm(dim=1).mean()
     return costs
 

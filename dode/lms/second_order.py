@@ -21,7 +21,7 @@ from tqdm import tqdm
 from dode import solvers
 from dode.denoisers import Denoiser
 from dode.lms.space import Space
-from dode.sampling import State, evaluate, move, sample, start
+from dode.sampling import State, Step, advance, move, sample, start
 from dode.tableau import Tableau
 
 Residual = Callable[[Tensor], Tensor]
@@ -61,14 +61,14 @@ class _Problem:
 
     def normal(self, vector: Tensor) -> tuple[Tensor, Tensor]:
         """``(J^T J, J^T r)`` by forward differences, each from the first row that its number touches."""
-        size = len(vector)
+        size, base = len(vector), self.space.table(vector)
         jj, jr = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
         tables = [self.space.table(vector + DIFFERENCE * unit) for unit in torch.eye(size, dtype=torch.float64)]
         for noise, target in self._runs():
-            before, outputs, last = self._walk(self.space.table(vector), noise)
-            here = self.residual(last)
+            seen = list[Step]()
+            here = self.residual(sample(self.denoiser, base, noise, callback=seen.append))
             columns = [
-                (self.residual(self._again(table, before, outputs, row, kept)) - here).double().flatten() / DIFFERENCE
+                (self.residual(self._again(table, noise, seen, row, kept)) - here).double().flatten() / DIFFERENCE
                 for table, row, kept in zip(tables, self.space.rows, self.space.moves_only, strict=True)
             ]
             j = torch.stack(columns)
@@ -76,25 +76,14 @@ class _Problem:
             jr += (j @ (here - target).double().flatten()).cpu()
         return jj / len(self.noise), jr / len(self.noise)
 
-    def _walk(self, table: Tableau, noise: Tensor) -> tuple[list[Tensor], dict[int, Tensor], Tensor]:
-        """The state before each row, every output, and the image."""
-        state, before = start(table, noise), list[Tensor]()
-        outputs = dict(state.outputs)
-        for i in range(table.nfe):
-            before.append(state.x)
-            outputs[i] = evaluate(self.denoiser, table, state)
-            state = State(move(table, state).x, dict(outputs), i + 1)
-        return before, outputs, state.x
-
-    def _again(self, table: Tableau, before: list[Tensor], outputs: dict[int, Tensor], row: int, kept: bool) -> Tensor:
-        """The image of another table that agrees up to ``row`` (with its evaluation, if ``kept``)."""
-        state = State(before[row], {j: d for j, d in outputs.items() if j < row + kept}, row)
-        if not kept:
-            evaluate(self.denoiser, table, state)
-        state = move(table, state)
-        while state.row < table.nfe:
-            evaluate(self.denoiser, table, state)
+    def _again(self, table: Tableau, noise: Tensor, seen: list[Step], row: int, kept: bool) -> Tensor:
+        """The image of a table that agrees with the one ``seen`` up to ``row`` (with its evaluation, if ``kept``)."""
+        outputs = start(table, noise).outputs | {step.index: step.output for step in seen[: row + kept]}
+        state = State(seen[row].x, outputs, row)
+        if kept:
             state = move(table, state)
+        while state.row < table.nfe:
+            state = advance(self.denoiser, table, state)
         return state.x
 
 
@@ -174,8 +163,9 @@ def gauss_newton(
         if idle >= patience or gained < 1e-5 * cost:
             break
     name = tableau.metadata.get("solver", "solver")
-    return space.table(best).with_full(
-        space.table(best).full, solver=f"gn-{name}", method="gauss-newton", cost=history, images=len(noise),
+    found = space.table(best)
+    return found.with_full(
+        found.full, solver=f"gn-{name}", method="gauss-newton", cost=history, images=len(noise),
         model=getattr(denoiser, "name", None), shape=list(noise.shape[1:]), nfe=tableau.nfe,
         seeds=None if seeds is None else list(seeds), teacher=teacher.metadata.get("solver", "tableau"),
         teacher_nfe=teacher.nfe, network_evaluations=denoiser.images - before,

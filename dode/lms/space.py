@@ -55,9 +55,7 @@ class Space:
     def rows(self) -> list[int]:
         """For each number the first row whose evaluation, or else whose move, it changes."""
         n = self.base.nfe
-        levels = [
-            i if self._ends_at_zero else 0 for i in range(n - 1)
-        ]  # towards a fixed end every gap moves all levels
+        levels = [*range(n - 1)] if self._ends_at_zero else [0] * (n - 1)  # a fixed end: each gap moves all levels
         return [i for i, _ in self._parts] + levels * self.levels + [*range(n)] * self.levels_in
 
     @cached_property
@@ -70,8 +68,8 @@ class Space:
         """The vector of a table of as many rows."""
         found = list[Tensor]()
         if self.weights:
-            parts = table.full / table.row_sums[:, None]
-            found.append(torch.stack([parts[i, j + 1] for i, j in self._parts]) if self._parts else parts[0, :0])
+            parts = (table.full / table.row_sums[:, None]).tolist()
+            found.append(torch.tensor([parts[i][j + 1] for i, j in self._parts], dtype=torch.float64))
         if self.levels:
             gaps = self._gaps(table)
             found.append(gaps.log() if self._ends_at_zero else (gaps[:-1] / gaps[-1]).log())
