@@ -39,7 +39,7 @@ DISTILL = """Fit a few-step solver to a many-step teacher and store the table, i
   python -m dode distill --checkpoint fashion-mnist-data --solver heun --nfe 9 --teacher same --out d-heun.safetensors
 
 d-ode (Kim et al. 2024) fits one number a step, each step for itself. gauss-newton fits all numbers of a multistep
-solver, its noise levels too, to the last image alone; it takes a minute or two. gits (Chen et al. 2024) leaves the
+solver, its noise levels too, to the last image alone, and takes longer. gits (Chen et al. 2024) leaves the
 solver as it is and finds it better noise levels.
 
   python -m dode distill --checkpoint fashion-mnist-data --solver ddim --nfe 5 --method gauss-newton --out g.safetensors
