@@ -123,6 +123,14 @@ class Tableau:
         s = self.sigmas
         return s[1:] - s[:-1] if self.basis == "noise" else 1 - s[1:] / s[:-1]
 
+    @property
+    def parts(self) -> Tensor:
+        """``(N, N + 1)``: :attr:`full` over its row sums, the ``a_k`` of the unified prediction (DLMS, eq. 8).
+
+        A consistent row's parts sum to one; a row that stays at its level has none (inf or nan).
+        """
+        return self.full / self.row_sums[:, None]
+
     def inconsistency(self) -> float:
         """Largest deviation of a row sum, relative to the row's largest weight; 0 up to rounding for a solver."""
         full = self.full

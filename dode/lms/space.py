@@ -68,7 +68,7 @@ class Space:
         """The vector of a table of as many rows."""
         found = list[Tensor]()
         if self.weights:
-            parts = (table.full / table.row_sums[:, None]).tolist()
+            parts = table.parts.tolist()
             found.append(torch.tensor([parts[i][j + 1] for i, j in self._parts], dtype=torch.float64))
         if self.levels:
             gaps = self._gaps(table)
@@ -87,7 +87,7 @@ class Space:
         if self.levels_in:
             ratio = rest.exp()
         moved = replace(self.base, sigmas=sigmas, sigmas_in=ratio * sigmas[:-1])
-        full = self.base.full / self.base.row_sums[:, None]
+        full = self.base.parts
         for (i, j), part in zip(self._parts, parts, strict=True):
             full[i, j + 1] = part
         if self.weights:
