@@ -1,0 +1,193 @@
+"""The page "One formula": its loop, its closed forms, and the numbers in its prose."""
+
+from __future__ import annotations
+
+import math
+from itertools import accumulate
+from operator import mul
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dode
+from book import build
+from dode import distillation, lms, schedules, solvers
+from dode.denoisers import MixtureDenoiser
+from dode.sampling import initial_noise
+
+MEANS = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).double()
+MIXTURE = MixtureDenoiser(MEANS, torch.tensor([0.3, 0.5, 0.8]))
+NOISE = initial_noise((4,), range(8), dtype=torch.float64)
+EIGHT = schedules.karras(8, 0.002, 80.0)
+GRIDS = {
+    "Karras": EIGHT,
+    "time, to zero": schedules.time_uniform(6, 0.01, 80.0, final="zero"),
+    "log SNR, to zero": schedules.log_snr(5, 0.05, 20.0, final="zero"),
+    "uneven": torch.tensor([50.0, 40.0, 9.0, 8.0, 0.5, 0.4, 0.1]).double(),
+}
+ALPHAS = {"VP": schedules.vp_linear().alpha, "EDM": schedules.EDM().alpha}
+CELLS = [cell.source for cell in build.read_source("unified").cells]
+PROSE = " ".join(" ".join(CELLS).split())
+
+
+def the_page() -> SimpleNamespace:
+    """What the page defines: its cells that begin with a function, run here."""
+    modules = (dode, distillation, math, schedules, solvers, torch)
+    names = {m.__name__.split(".")[-1]: m for m in modules} | {"np": np}
+    for cell in CELLS:
+        if cell.startswith("def ") and "def numbers" not in cell and "def used" not in cell:
+            exec(cell, names)
+    return SimpleNamespace(**names)
+
+
+PAGE = the_page()
+MEMBERS = list(PAGE.members(EIGHT))
+DRAWN = [
+    "DPM-Solver++(2M)", "DPM-Solver++(3M)", "DEIS on clean images, 3", "UniPC-3",
+    "iPNDM-4", "DEIS tAB2", "DEIS tAB3", "LMS-4 (rhoAB)",
+]  # fmt: skip
+decreasing = st.builds(
+    lambda top, ratios: torch.tensor([top, *(top * r for r in accumulate(ratios, mul))]).double(),
+    st.floats(1.0, 150.0),
+    st.lists(st.floats(0.2, 0.9), min_size=4, max_size=10),
+)
+
+
+# --- the formula ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", ALPHAS.values(), ids=ALPHAS)
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("member", [*MEMBERS, "at random"])
+def test_the_formula_is_the_packages_loop(member, grid, alpha) -> None:
+    table = PAGE.at_random(grid) if member == "at random" else PAGE.members(grid)[member]
+    assert not table.start.any() and PAGE.window(table) <= 4
+    assert PAGE.difference(MIXTURE, table, NOISE, alpha) < 1e-12
+
+
+def test_the_windows_are_those_of_the_names() -> None:
+    windows = {name: PAGE.window(table) for name, table in PAGE.members(EIGHT).items()}
+    wanted = dict(zip(MEMBERS, (1, 2, 3, 3, 3, 4, 1, 2, 3, 4, 3, 4, 4, 2), strict=True))
+    assert windows == wanted and windows["UniPC-3"] == 4 and windows["D-DDIM, all λ = 0.3"] == 2
+
+
+@given(grid=decreasing)
+@settings(max_examples=25)
+def test_parts_sum_to_one(grid) -> None:
+    for table in (*PAGE.members(grid).values(), PAGE.at_random(grid)):
+        largest = table.parts.abs().amax(1)
+        assert ((table.parts.sum(1) - 1).abs() < 1e-12 * largest).all()
+
+
+@given(grid=decreasing)
+@settings(max_examples=50)
+def test_2m_is_its_closed_form(grid) -> None:
+    parts = solvers.dpm_solver_pp(grid, order=2, lower_order_final=False).parts
+    h = -grid.log().diff()
+    for n in range(2, len(grid)):
+        r0 = h[n - 2] / h[n - 1]
+        wanted = torch.stack([-1 / (2 * r0), 1 + 1 / (2 * r0)])
+        torch.testing.assert_close(parts[n - 1, n - 1 : n + 1], wanted, rtol=1e-12, atol=0)
+        assert not parts[n - 1, : n - 1].any()
+
+
+@given(grid=decreasing)
+@settings(max_examples=25)
+def test_every_closed_form_is_the_tables_parts(grid) -> None:
+    forms = PAGE.closed_forms(grid)
+    assert list(forms) == MEMBERS
+    for member, table in PAGE.members(grid).items():
+        size = float(table.parts.abs().max())
+        assert PAGE.gap(PAGE.coefficients(table), forms[member]) < 1e-9 * size, member
+
+
+# --- what the page says --------------------------------------------------------------------------
+
+
+def says(text: str) -> None:
+    assert text in PROSE, f"the page does not say {text!r}"
+
+
+def test_rounding_of_the_starting_noise() -> None:
+    says(r"the noise network's grid starts at $\sigma = 157$")
+    says("15 to 61 millionths apart")
+    grid = dode.load("fashion-mnist-noise").grid(5)
+    assert round(float(grid[0])) == 157
+    largest = float(grid[0] * initial_noise((1, 28, 28), range(4)).abs().max())
+    assert 512 < largest < 1024
+    gaps = [float(np.spacing(np.float32(x))) * 1e6 for x in (157, largest)]
+    assert [round(g) for g in gaps] == [15, 61]
+
+
+def test_what_the_picture_shows() -> None:
+    tables = PAGE.members(EIGHT)
+    for member in DRAWN:
+        a = PAGE.coefficients(tables[member])
+        assert all(step[0] > 1 and step[1] < 0 for step in a[1:]), member
+    flat = PAGE.coefficients(tables["iPNDM-4"])[3:]
+    assert all(torch.allclose(step, flat[0], rtol=1e-13) for step in flat)
+    assert (EIGHT.log().diff().diff() < 0).all() and (EIGHT.diff().diff() > 0).all()
+    newest = {m: [float(step[0]) for step in PAGE.coefficients(t)] for m, t in tables.items()}
+    for member in ("DPM-Solver++(2M)", "DPM-Solver++(3M)", "DEIS on clean images, 3", "UniPC-3"):
+        assert newest[member] == sorted(newest[member])
+    for member in ("DEIS tAB2", "DEIS tAB3", "LMS-4 (rhoAB)"):
+        assert newest[member][3:] == sorted(newest[member][3:], reverse=True)
+        assert newest[member][-1] < 1.11
+    says("$a_1$ is 3.05 for DEIS on clean images, and 1.11 for LMS-4")
+    assert f"{newest['DEIS on clean images, 3'][-1]:.2f} {newest['LMS-4 (rhoAB)'][-1]:.2f}" == "3.05 1.11"
+
+
+@pytest.mark.parametrize("name", ["heun", "pndm"])
+def test_a_row_that_stays_has_no_parts(name) -> None:
+    table = solvers.get(name).make(EIGHT)
+    stay = table.row_sums == 0
+    assert stay.any() and not torch.isfinite(table.parts[stay]).any() and torch.isfinite(table.parts[~stay]).all()
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("name", ["dpm_solver", "dpm_solver_pp_singlestep"])
+def test_stages_that_go_down_are_steps_of_the_formula(name, order) -> None:
+    table = solvers.get(name).make(EIGHT, order=order)
+    assert PAGE.window(table) == order and PAGE.difference(MIXTURE, table, NOISE, ALPHAS["VP"]) < 1e-12
+
+
+def test_an_analytical_first_step_is_an_output_that_no_call_made() -> None:
+    table = solvers.dpm_solver_pp(EIGHT, order=2, afs=True)
+    r0 = math.log(EIGHT[0] / EIGHT[1]) / math.log(EIGHT[1] / EIGHT[2])
+    assert table.parts[0, :2].tolist() == pytest.approx([-1 / (2 * r0), 1 + 1 / (2 * r0)], rel=1e-12)
+    zero = lambda x, sigma: torch.where(torch.as_tensor(sigma) == EIGHT[0], 0.0, MIXTURE(x, sigma))  # noqa: E731
+    called = solvers.dpm_solver_pp(EIGHT, order=2)
+    torch.testing.assert_close(dode.sample(MIXTURE, table, NOISE), dode.sample(zero, called, NOISE), rtol=0, atol=1e-12)
+
+
+def test_the_other_basis_uses_every_output_and_not_the_starting_noise() -> None:
+    old = {}
+    for member, table in PAGE.members(EIGHT).items():
+        twin = table.to_basis("data" if table.basis == "noise" else "noise")
+        assert not twin.start.any()
+        used = (twin.parts.abs() > 1e-9).sum(1).tolist()
+        assert used == ([1] * 8 if member.startswith("DDIM") else list(range(1, 9))), member
+        old[member] = float(twin.parts[:, 1:].tril(-4).abs().max())
+    says("reach from 0.01 for LMS-4 to 601 for DEIS on clean images")
+    drawn = [old[member] for member in DRAWN]
+    assert min(drawn) == old["LMS-4 (rhoAB)"] and max(drawn) == old["DEIS on clean images, 3"]
+    assert f"{min(drawn):.2f} {max(drawn):.0f}" == "0.01 601"
+
+
+def test_the_numbers_that_are_learned() -> None:
+    (cell,) = (c for c in CELLS if c.startswith("def numbers"))
+    scope: dict = {}
+    exec(cell.split("\n\nrows")[0], scope)
+    assert scope["numbers"](5) == dict(weights=9, times=4, scalings=4)
+    says("Five calls have 9 weights, 4 times and 4 scalings: 17 numbers.")
+    says("four numbers more")
+    for calls in (3, 5, 8, 10):
+        start = solvers.ipndm(schedules.karras(calls, 0.002, 80.0))
+        assert len(lms.Space(start).pack(start)) == sum(scope["numbers"](calls).values()) + 4
+        saved = scope["numbers"](calls, afs=True)
+        longer = scope["numbers"](calls + 1)
+        assert saved == longer
