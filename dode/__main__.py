@@ -38,11 +38,17 @@ DISTILL = """Fit a few-step solver to a many-step teacher and store the table, i
   python -m dode distill --checkpoint fashion-mnist-noise --solver dpm_solver_pp --order 3 --nfe 5 --out d.safetensors
   python -m dode distill --checkpoint fashion-mnist-data --solver heun --nfe 9 --teacher same --out d-heun.safetensors
 
-d-ode (Kim et al. 2024) fits one number a step, each step for itself. gauss-newton fits all numbers of a multistep
-solver, its noise levels too, to the last image alone, and takes longer. gits (Chen et al. 2024) leaves the
-solver as it is and finds it better noise levels.
+d-ode       (Kim et al. 2024) one number a step, each step for itself
+gauss-newton  all numbers of a multistep solver at once, noise levels too, so that the last image is right (ours)
+gits        (Chen et al. 2024) the solver as it is, on better noise levels
+ld3         (Tong et al. 2025) the same by gradient, and the levels told to the network
+s4s, s4s-alt  (Frankel et al. 2025) the weights by gradient; and the levels, in turn
+dlms        (Liang et al. 2025) a small network that designs each step from what the large one has seen
+dlms-fixed  the same training of one table for all images
+amed        (Zhou et al. 2024) a designed level between any two; --solver and --nfe give the number of calls
 
-  python -m dode distill --checkpoint fashion-mnist-data --solver ddim --nfe 5 --method gauss-newton --out g.safetensors
+  python -m dode distill --checkpoint fashion-mnist-data --solver deis:variable=log_rho,basis=data --afs --nfe 3 \\
+    --method gauss-newton --out g.safetensors
 """
 SAMPLE = """Draw one image a seed and write them as one PNG, row by row. Image k depends on seed k alone.
 
@@ -156,38 +162,45 @@ def refuse(args: argparse.Namespace, **usual: Any) -> None:
         raise ValueError(f"--method {args.method} has no use for --{foreign[0].replace('_', '-')}; leave it out")
 
 
-def gauss_newton(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau:
-    """``--method gauss-newton``."""
-    refuse(args)
+def compared(args: argparse.Namespace, model: NetworkDenoiser) -> lms.Residual:
+    """``--compare``: the critic's features and a tenth of the pixels, where it knows such images, or pixels alone."""
+    network, _ = zoo.load_classifier("fashion-mnist-critic", model.device)
+    known = model.name in zoo.NAMES
+    if args.compare == "features" and not known:
+        raise ValueError(f"--compare features: the critic knows Fashion-MNIST, not {model.name}; take --compare pixels")
+    if args.compare == "pixels" or not known:
+        return lms.pixels
+    return lms.stack((1.0, lms.features(network)), (0.1, lms.pixels))
+
+
+def _below(top: Tensor, make: Callable[..., Tableau], levels: Tensor) -> Tableau:
+    """The solver with an analytical first step from ``top``."""
+    return make(torch.cat([top, levels]), afs=True)
+
+
+def recipe(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau | lms.Designed:
+    """The other methods: :data:`dode.lms.RECIPES`."""
+    refuse(args, **({"grid": "default"} if args.method == "gits" else {}))
     chosen, noise = fit_noise(args, model)
-    table, _ = build(args, model)
-    return lms.gauss_newton(model, table, noise, seeds=chosen, batch_size=args.batch_size, progress=True)
+    table, make = build(args, model)
+    if args.afs:  # the table starts below the first level, which its weights still know of
+        top = model.grid(1)[:1]
+        make = functools.partial(_below, top, make)
+    task = lms.Task(model, table, make, noise, compared(args, model), chosen, None, None, args.trajectories, True)
+    return lms.RECIPES[args.method](task)
 
 
-def gits(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau:
-    """``--method gits``."""
-    refuse(args, grid="default")
-    (chosen, noise), before = fit_noise(args, model), model.images
-    table, _ = build(args, model, lms.gits(model, noise))
-    return table.with_full(
-        table.full, solver=f"gits-{table.metadata['solver']}", method="gits", model=model.name, shape=list(model.shape),
-        nfe=table.nfe, seeds=list(chosen), images=len(noise), grid=table.levels.tolist(),
-        network_evaluations=model.images - before,
-    )  # fmt: skip
-
-
-METHODS: Mapping[str, Callable[[argparse.Namespace, NetworkDenoiser], Tableau]] = {
+METHODS: Mapping[str, Callable[[argparse.Namespace, NetworkDenoiser], Tableau | lms.Designed]] = {
     "d-ode": d_ode,
-    "gauss-newton": gauss_newton,
-    "gits": gits,
+    **dict.fromkeys(lms.RECIPES, recipe),
 }
 
 
 def outcome(facts: Mapping[str, Any]) -> str:
     """What a fit says of itself."""
-    if facts["method"] == "gauss-newton":
-        first, best = facts["cost"][0] ** 0.5, min(facts["cost"]) ** 0.5
-        return f"RMSE to the teacher's images, on seeds held back from the fit: {best:.4f} ({first:.4f} before)"
+    if "cost" in facts:
+        first, best = facts["cost"][0], min(facts["cost"])
+        return f"error to the teacher's images, on seeds held back from the fit: {best:.4g} ({first:.4g} before)"
     if facts["method"] == "gits":
         return f"noise levels: {' '.join(f'{level:.4g}' for level in facts['grid'])}"
     end, without = facts["fit_rmse"][-1], facts["plain_rmse"][-1]
@@ -215,7 +228,7 @@ def run_sample(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.solver} is a finished solver; leave out --nfe, --order, --grid and --afs")
     if not stored and (args.nfe is None or checkpoint is None):
         raise ValueError(f"--solver {args.solver} needs --nfe and --checkpoint, unless it is a .safetensors file")
-    table = Tableau.load(args.solver) if stored else None
+    table: Tableau | lms.Designed | None = lms.load(args.solver) if stored else None
     if table and checkpoint is None and (checkpoint := table.metadata.get("model")) not in zoo.NAMES:
         which = f"is for {checkpoint}, which does not ship with dode" if checkpoint else "names no network"
         raise ValueError(f"{args.solver} {which}; give one with --checkpoint")
@@ -264,6 +277,14 @@ def parser() -> Parser:
     add("--scale", type=count, default=10, metavar="C", help=f"teacher steps for each step {DEFAULT}")
     add("--align", choices=("time", "index"), default="time", help=f"how the grids meet; index: EDM's code {DEFAULT}")
     add("--first-step", choices=("noise", "none"), help="what it leans on (default: noise if the network predicts it)")
+    add(
+        "--compare",
+        choices=("auto", "pixels", "features"),
+        default="auto",
+        help="what the last images are compared in, "
+        f"by all but d-ode and gits; auto: features of a small classifier, where it knows the images {DEFAULT}",
+    )
+    add("--trajectories", type=count, default=2_000, metavar="N", help=f"of dlms, dlms-fixed and amed {DEFAULT}")
     add("--equation", type=int, choices=(10, 9, 8), default=10, help=f"of the paper; 10: one number a step {DEFAULT}")
 
     add = draw.add_argument

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from dode.data import to_uint8
-from dode.networks import Classifier
 from dode.storage import FileError, load_tensors, save_tensors
+from dode.zoo import load_classifier
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
@@ -201,23 +201,14 @@ class Features:
 
 
 def classifier_features(path: str | Path | None = None, device: str | torch.device = "cpu") -> Features:
-    """The shipped Fashion-MNIST classifier's ``(B, 64)`` activations; ``path`` for another one.
+    """The ``(B, F)`` activations of a classifier: a shipped name, a file, or else the shipped one that measures.
 
-    The name holds the first digits of the weights' SHA-256, so that statistics of a retrained classifier
-    are refused, not compared.  An unusable file is a :class:`~dode.storage.FileError`.
+    :func:`dode.zoo.load_classifier` says what the name holds and which errors there are.
     """
-    path = Path(path or Path(__file__).parent / "checkpoints" / "fashion-mnist-classifier.safetensors")
-    tensors, metadata = load_tensors(path, "network")
-    try:
-        model = Classifier(**metadata["config"])
-        model.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError):
-        raise FileError(f"{path} does not hold a classifier of dode.networks; train it again") from None
-    model.to(device).eval().requires_grad_(False)
-    digest = hashlib.sha256(b"".join(tensors[k].numpy().tobytes() for k in sorted(tensors))).hexdigest()
-    name = f"{metadata.get('name', 'classifier')}-{digest[:8]}"
-    dim, channels = model.config["features"], (model.config["channels"],)
-    return Features(name, dim, "FD (classifier features)", channels, lambda images: model.features(images.to(device)))
+    model, name = load_classifier(path or "fashion-mnist-classifier", device)
+    label = f"FD ({type(model).__name__.lower()} features)"
+    dim, channels = model.head.in_features, (model.config["channels"],)
+    return Features(name, dim, label, channels, lambda images: model.features(images.to(device)))
 
 
 def cache_folder() -> Path:

@@ -1,4 +1,4 @@
-"""The networks: a small U-Net that denoises and a small classifier that measures.
+"""The networks: a small U-Net that denoises, a small classifier that measures and a critic to fit against.
 
 The U-Net follows the recipe of EDM (Karras et al. 2022, appendix F.2): residual blocks conditioned
 on the noise level by a scale and shift, attention at the coarsest resolution, last layers that
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def _groups(channels: int) -> int:
-    """Groups for a group norm: as near to 16 channels each as divides ``channels``."""
-    return max(g for g in range(1, max(1, channels // 16) + 1) if channels % g == 0)
+def _groups(channels: int, size: int = 16) -> int:
+    """Groups for a group norm: as near to ``size`` channels each as divides ``channels``."""
+    return max(g for g in range(1, max(1, channels // size) + 1) if channels % g == 0)
 
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:
@@ -193,3 +193,59 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
+
+
+class CriticBlock(nn.Module):
+    """Norm, GELU, convolution twice, residual: ``(B, c_in, H, W)`` to ``(B, c_out, H, W)``."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(_groups(c_in, 8), c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.norm2 = nn.GroupNorm(_groups(c_out, 8), c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.skip = nn.Conv2d(c_in, c_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.gelu(self.norm1(x)))
+        return self.skip(x) + self.conv2(F.gelu(self.norm2(h)))
+
+
+class Critic(nn.Module):
+    """A second classifier, unlike :class:`Classifier`: its features may enter a fit, the other's measure the result.
+
+    Takes pixel values 0..255 (uint8 or float, ``(B, 1, H, W)``; 28 x 28 in training) in any range, neither
+    rounded nor clipped: :meth:`features` is smooth in them, and an image's features depend on that image alone.
+    :meth:`forward` gives logits ``(B, classes)``.
+
+    Parameters
+    ----------
+    stem
+        Channels of the 5 x 5 convolution at full resolution; average pooling halves its maps.
+    widths
+        Channels of the residual blocks at half and at a quarter of the resolution; their sum is the
+        number of features.
+    """
+
+    def __init__(
+        self, channels: int = 1, classes: int = 10, stem: int = 16, widths: tuple[int, int] = (24, 72)
+    ) -> None:
+        super().__init__()
+        fine, coarse = widths
+        self.config: dict[str, Any] = dict(channels=channels, classes=classes, stem=stem, widths=[fine, coarse])
+        self.stem = nn.Conv2d(channels, stem, 5, padding=2)
+        self.fine, self.coarse = CriticBlock(stem, fine), CriticBlock(fine, coarse)
+        self.norm, self.head = nn.LayerNorm(fine + coarse), nn.Linear(fine + coarse, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """``(B, sum(widths))``: the activations of both resolutions, averaged over pixels.
+
+        Before the last norm, which speeds training up but would hide how strong the activations are.
+        """
+        x = x.to(self.head.weight.dtype) / 127.5 - 1
+        fine = self.fine(F.avg_pool2d(F.gelu(self.stem(x)), 2))
+        coarse = self.coarse(F.avg_pool2d(fine, 2))
+        return torch.cat([F.gelu(h).mean(dim=(2, 3)) for h in (fine, coarse)], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.features(x)))

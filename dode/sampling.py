@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -33,6 +33,20 @@ class State:
     x: Tensor
     outputs: dict[int, Tensor] = field(default_factory=dict)
     row: int = 0
+    level: Tensor | None = None  # of each image, where they differ
+
+
+class Walker(Protocol):
+    """A solver whose rows depend on the sample (:mod:`dode.lms`): it walks by itself."""
+
+    metadata: dict[str, Any]
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations."""
+
+    def walk(self, denoiser: Any, noise: Tensor) -> Iterator[tuple[State, Tensor | None]]:
+        """States 0..N, each with the output that led to it."""
 
 
 def initial_noise(
@@ -124,8 +138,8 @@ def advance(denoiser: AnyDenoiser, tableau: Tableau, state: State) -> State:
 class Step:
     """What a callback sees after each row.
 
-    ``index`` of the row, ``sigma`` before it, ``x`` and ``output`` there, ``batch`` the slice of
-    images of the whole run.
+    ``index`` of the row, ``sigma`` before it (its mean where images differ), ``x`` and ``output`` there, ``batch`` the
+    slice of images of the whole run.
     """
 
     index: int
@@ -135,8 +149,11 @@ class Step:
     batch: slice
 
 
-def _walk(denoiser: AnyDenoiser, tableau: Tableau, noise: Tensor) -> Iterator[tuple[State, Tensor | None]]:
+def _walk(denoiser: AnyDenoiser, tableau: Tableau | Walker, noise: Tensor) -> Iterator[tuple[State, Tensor | None]]:
     """States 0..N, each with the output that led to it."""
+    if not isinstance(tableau, Tableau):
+        yield from tableau.walk(denoiser, noise)
+        return
     state = start(tableau, noise)
     yield state, None
     for _ in range(tableau.nfe):
@@ -145,7 +162,7 @@ def _walk(denoiser: AnyDenoiser, tableau: Tableau, noise: Tensor) -> Iterator[tu
         yield state, output
 
 
-def _check(denoiser: AnyDenoiser, tableau: Tableau, noise: Tensor) -> None:
+def _check(denoiser: AnyDenoiser, tableau: Tableau | Walker, noise: Tensor) -> None:
     if not noise.is_floating_point() or noise.ndim < 2:
         raise ValueError("noise must be a floating-point tensor (batch, ...); dode.initial_noise makes one")
     if len(noise) == 0:
@@ -159,21 +176,31 @@ def _finite(x: Tensor) -> bool:
     return math.isfinite(float(x.sum())) or bool(torch.isfinite(x).all())  # large entries may overflow the sum alone
 
 
-def _explain(denoiser: AnyDenoiser, tableau: Tableau, noise: Tensor) -> FloatingPointError:
+def _level(tableau: Tableau | Walker, state: State) -> float:
+    """The level of a state, or the mean where images differ in it."""
+    if state.level is not None:
+        return float(state.level.mean())
+    return tableau.rows[state.row].sigma if isinstance(tableau, Tableau) else math.nan
+
+
+def _explain(denoiser: AnyDenoiser, tableau: Tableau | Walker, noise: Tensor) -> FloatingPointError:
     """Walk again and name the first step that was not finite.  Only a failed run pays for this."""
+    before = State(noise)
     for state, output in _walk(denoiser, tableau, noise):
         if output is not None and not torch.isfinite(output).all():
             i = state.row - 1
+            told = tableau.rows[i].sigma_in if isinstance(tableau, Tableau) else _level(tableau, before)
             return FloatingPointError(
-                f"the denoiser gave NaN or inf in step {i} at sigma = {tableau.rows[i].sigma_in:g}; "
+                f"the denoiser gave NaN or inf in step {i} at sigma = {told:g}; "
                 "check the checkpoint, its precision and the noise range it was trained for"
             )
+        before = state
     return FloatingPointError("the sample is not finite although every denoiser output is; check the tableau's weights")
 
 
 def sample(
     denoiser: AnyDenoiser,
-    tableau: Tableau,
+    tableau: Tableau | Walker,
     noise: Tensor,
     *,
     batch_size: int | None = None,
@@ -186,6 +213,8 @@ def sample(
     ----------
     denoiser
         A :class:`dode.denoisers.Denoiser` or any callable ``D(x, sigma)``.
+    tableau
+        Or a solver that designs its rows for each image (:mod:`dode.lms`).
     batch_size
         Images at a time; all by default.  The result does not depend on it beyond the rounding of
         the network itself.
@@ -217,15 +246,15 @@ def sample(
                         bar.update()
                     if callback and before is not None:
                         i = state.row - 1
-                        callback(Step(i, tableau.rows[i].sigma, before, output, batch))
-                before = state.x
+                        callback(Step(i, _level(tableau, before), before.x, output, batch))
+                before = state
             if not _finite(state.x):
                 raise _explain(denoiser, tableau, noise[batch])
             done.append(state.x)
     return done[0] if len(done) == 1 else torch.cat(done)
 
 
-def trajectory(denoiser: AnyDenoiser, tableau: Tableau, noise: Tensor) -> Tensor:
+def trajectory(denoiser: AnyDenoiser, tableau: Tableau | Walker, noise: Tensor) -> Tensor:
     """All states ``(N + 1, B, ...)`` of a run, at ``tableau.sigmas``; errors as in :func:`sample`."""
     _check(denoiser, tableau, noise)
     states = torch.stack([state.x for state, _ in _walk(denoiser, tableau, noise)])

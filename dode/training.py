@@ -13,6 +13,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from tqdm import tqdm
 
 from dode import data, metrics
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction, expand
-from dode.networks import Classifier, UNet
+from dode.networks import UNet
 from dode.schedules import EDM, VPDiscrete, vp_linear
 from dode.storage import atomic, load_tensors, save_tensors
+from dode.zoo import CLASSIFIERS
 
 FASHION_SIGMA_DATA = 0.706  # standard deviation of Fashion-MNIST's training pixels in -1..1
 
@@ -43,6 +45,7 @@ class Recipe:
     seed: int = 0
     bf16: bool = True
     save_every: int = 500
+    flips: bool = False  # a classifier sees half of its images mirrored
 
 
 def build_denoiser(name: str, network: nn.Module | None = None) -> NetworkDenoiser:
@@ -133,11 +136,12 @@ class Run:
         r = self.recipe
         return r.rate * min((self.step + 1) / r.warmup, 0.5 + 0.5 * math.cos(math.pi * self.step / r.steps))
 
-    def train(self, loss: Callable[[torch.Generator], Tensor], until: int | None = None) -> None:
+    def train(self, loss: Callable[[torch.Generator], Tensor], until: int | None = None, progress: bool = True) -> None:
         """Minimise ``loss(generator)`` up to the recipe's last step (or ``until``)."""
         r, recent = self.recipe, list[float]()
         stop = r.steps if until is None else min(until, r.steps)
-        for _ in tqdm(range(self.step, stop), desc=r.name, initial=self.step, total=r.steps, mininterval=10):
+        bar = partial(tqdm, desc=r.name, initial=self.step, total=r.steps, mininterval=10, disable=not progress)
+        for _ in bar(range(self.step, stop)):
             started = time.perf_counter()
             generator = torch.Generator().manual_seed(r.seed * 1_000_003 + self.step)
             for group in self.optimizer.param_groups:
@@ -195,16 +199,18 @@ def denoiser_loss(denoiser: NetworkDenoiser, images: Tensor, recipe: Recipe) -> 
     return loss
 
 
-def classifier_loss(model: Classifier, images: Tensor, labels: Tensor, recipe: Recipe) -> Callable[..., Tensor]:
-    """Cross-entropy with random shifts of two pixels."""
+def classifier_loss(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> Callable[..., Tensor]:
+    """Cross-entropy with random shifts of two pixels, and mirrored images where the recipe has them."""
 
     def loss(generator: torch.Generator) -> Tensor:
         pick = torch.randint(len(images), (recipe.batch,), generator=generator)
         device = next(model.parameters()).device
         x = F.pad(images[pick].float(), (2, 2, 2, 2)).to(device)
         dy, dx = torch.randint(5, (2,), generator=generator).tolist()
-        logits = model(x[:, :, dy : dy + 28, dx : dx + 28])
-        return F.cross_entropy(logits, labels[pick].to(device), label_smoothing=0.05)
+        x = x[:, :, dy : dy + 28, dx : dx + 28]
+        if recipe.flips:
+            x = torch.where((torch.rand(recipe.batch, 1, 1, 1, generator=generator) < 0.5).to(device), x.flip(3), x)
+        return F.cross_entropy(model(x), labels[pick].to(device), label_smoothing=0.05)
 
     return loss
 
@@ -225,6 +231,7 @@ RECIPES = {
     "fashion-mnist-noise": Recipe("fashion-mnist-noise"),
     "fashion-mnist-data": Recipe("fashion-mnist-data"),
     "fashion-mnist-classifier": Recipe("fashion-mnist-classifier", steps=2_000, rate=2e-3, warmup=100, bf16=False),
+    "fashion-mnist-critic": Recipe("fashion-mnist-critic", 5_000, rate=3e-3, seed=1, bf16=False, flips=True),
 }
 
 
@@ -234,10 +241,10 @@ def train(name: str, folder: Path, device: str = "cpu", until: int | None = None
     images, labels = data.fashion_mnist("train")
     torch.manual_seed(recipe.seed)
     loss: Callable[[torch.Generator], Tensor]
-    info: dict[str, Any] = {}
-    if name.endswith("classifier"):
-        model: nn.Module = Classifier().to(device)
-        loss = classifier_loss(model, images, labels, recipe)  # type: ignore[arg-type]
+    if name in CLASSIFIERS:
+        model: nn.Module = CLASSIFIERS[name]().to(device)
+        loss = classifier_loss(model, images, labels, recipe)
+        info: dict[str, Any] = dict(architecture=type(model).__name__)
     else:
         denoiser = build_denoiser(name).to(device)
         assert isinstance(denoiser.network, nn.Module)
@@ -255,7 +262,7 @@ def train(name: str, folder: Path, device: str = "cpu", until: int | None = None
             seconds=round(run.seconds), threads=torch.get_num_threads(), device=device,
             final_loss=run.log[-1][1] if run.log else None, torch=torch.__version__, python=platform.python_version(),
         )  # fmt: skip
-        if name.endswith("classifier"):
+        if name in CLASSIFIERS:
             model.load_state_dict(run.average)
             info["test_accuracy"] = accuracy(model, *data.fashion_mnist("test"))
         run.publish(folder / f"{name}.safetensors", info)
@@ -263,12 +270,12 @@ def train(name: str, folder: Path, device: str = "cpu", until: int | None = None
     return run
 
 
-def reference_moments(folder: Path) -> Path:
-    """Mean and covariance of the trained classifier's features over all training images: FD's other side."""
-    features = metrics.classifier_features(folder / "fashion-mnist-classifier.safetensors")
+def reference_moments(folder: Path, name: str = "fashion-mnist-classifier") -> Path:
+    """Mean and covariance of a trained classifier's features over all training images: FD's other side."""
+    features = metrics.classifier_features(folder / f"{name}.safetensors")
     images, _ = data.fashion_mnist("train")
     found = metrics.moments(images, features, source="Fashion-MNIST, 60,000 training images")
-    return found.save(folder / "fashion-mnist-moments.safetensors")
+    return found.save(folder / f"{name.removesuffix('-classifier')}-moments.safetensors")
 
 
 def main() -> None:
@@ -289,8 +296,8 @@ def main() -> None:
         raise SystemExit(f"error: {str(error).splitlines()[0]}") from None
     except KeyboardInterrupt:
         raise SystemExit("stopped; the same command goes on from the last saved step") from None
-    if args.name.endswith("classifier"):
-        reference_moments(args.out)
+    if args.name in CLASSIFIERS:
+        reference_moments(args.out, args.name)
     print(f"wrote {args.out / args.name}.safetensors")
 
 

@@ -1,9 +1,10 @@
-"""The registry of networks: names, files, and :func:`load`."""
+"""The registry of networks: names, files, :func:`load` for denoisers and :func:`load_classifier`."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from dode.denoisers import (
     NoisePrediction,
     VPrediction,
 )
-from dode.networks import UNet
+from dode.networks import Classifier, Critic, UNet
 from dode.schedules import from_config
 from dode.storage import FileError, load_tensors
 
@@ -30,10 +31,15 @@ WRAPPERS: tuple[type[NetworkDenoiser], ...] = (
     EDMPrediction,
     ConsistencyPrediction,
 )
+# The first measures, so nothing may be fitted with its features; that is what the second is for.
+CLASSIFIERS: dict[str, type[Classifier] | type[Critic]] = {
+    "fashion-mnist-classifier": Classifier,
+    "fashion-mnist-critic": Critic,
+}
 
 
-def checkpoint_file(name: str | Path) -> Path:
-    """The file of a shipped name, or of a path to a ``.safetensors`` file.
+def checkpoint_file(name: str | Path, names: Collection[str] = NAMES) -> Path:
+    """The file of a shipped name (one of ``names``), or of a path to a ``.safetensors`` file.
 
     Raises
     ------
@@ -42,8 +48,8 @@ def checkpoint_file(name: str | Path) -> Path:
     """
     if str(name).endswith(".safetensors"):
         return Path(name)
-    if name not in NAMES:
-        near = difflib.get_close_matches(str(name), NAMES, n=2, cutoff=0.0)
+    if name not in names:
+        near = difflib.get_close_matches(str(name), names, n=2, cutoff=0.0)
         raise ValueError(f"no checkpoint named {str(name)!r}; the nearest: {', '.join(near)}")
     return CHECKPOINTS / f"{name}.safetensors"
 
@@ -99,3 +105,32 @@ def load(
         raise ValueError(f"cannot use device {str(device)!r}: {str(error).splitlines()[0]}") from None
     network.eval().requires_grad_(False)
     return denoiser
+
+
+def load_classifier(name: str | Path, device: str | torch.device = "cpu") -> tuple[Classifier | Critic, str]:
+    """A classifier from a shipped name or a file of :mod:`dode.training`, and the name of its features.
+
+    The network is frozen and in eval mode, but its inputs are not: ``network.features(pixels)``, with float
+    pixel values 0..255 ``(B, 1, 28, 28)``, gives ``(B, F)`` and passes gradients on.  A fit takes
+    "fashion-mnist-critic": a solver fitted with the features that measure it would be measured by its own loss.
+    The features' name holds the first digits of the weights' SHA-256, so that statistics of a retrained
+    classifier are refused, not compared.
+
+    Raises
+    ------
+    ValueError
+        Unknown name.
+    FileError
+        Missing, truncated or foreign file.
+    """
+    path = checkpoint_file(name, CLASSIFIERS)
+    tensors, meta = load_tensors(path, "network")
+    try:
+        architectures = {c.__name__: c for c in CLASSIFIERS.values()}
+        network = architectures[meta.get("architecture", "Classifier")](**meta["config"])  # the first has no entry
+        network.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        raise FileError(f"{path} does not hold a classifier of dode.networks; train it again") from None
+    network.to(device).eval().requires_grad_(False)
+    weights = hashlib.sha256(b"".join(tensors[k].numpy().tobytes() for k in sorted(tensors))).hexdigest()
+    return network, f"{meta.get('name', 'classifier')}-{weights[:8]}"

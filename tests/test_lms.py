@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations, pairwise
 
 import pytest
@@ -11,8 +12,12 @@ from hypothesis import strategies as st
 
 from dode import schedules, solvers
 from dode.denoisers import GaussianDenoiser, MixtureDenoiser
-from dode.lms import Space, cheapest_path, gauss_newton, gits, step_costs
-from dode.lms.second_order import _Problem, pixels
+from dode.lms import GridSpace, Space, cheapest_path, descend, gauss_newton, gits, pixels, stack, step_costs
+from dode.lms.descent import _Relaxed
+from dode.lms.gradients import gradient, jacobian
+from dode.lms.second_order import _Problem
+from dode.lms.space import Kind
+from dode.lms.targets import Examples
 from dode.metrics import rmse
 from dode.sampling import initial_noise, sample
 from dode.tableau import Tableau
@@ -69,6 +74,27 @@ def test_what_may_not_move_stays() -> None:
         assert [name for name, value in same.items() if value] == [fixed]
 
 
+@pytest.mark.parametrize("table", STARTS.values(), ids=STARTS)
+def test_the_first_level_moves_only_if_asked(table: Tableau) -> None:
+    space = Space(table, top=True)
+    vector = space.pack(table)
+    moved = space.table(vector + 0.1 * torch.ones_like(vector))
+    assert float(moved.sigmas[0] / table.sigmas[0]) == pytest.approx(math.exp(0.1))
+    assert float(moved.sigmas[-1]) == pytest.approx(float(table.sigmas[-1])) and moved.inconsistency() < 1e-9
+    torch.testing.assert_close(space.pack(moved), vector + 0.1, rtol=1e-6, atol=1e-6)
+    assert space.kinds.count("level") == table.nfe and len(space.kinds) == len(vector)
+
+
+def test_a_grid_space_writes_the_handcrafted_weights_anew() -> None:
+    table = STARTS["3M"]
+    space = GridSpace(table, make=solvers.dpm_solver_pp)
+    torch.testing.assert_close(space.table(space.pack(table)).full, table.full)
+    moved = space.table(space.pack(table) + 0.2)
+    torch.testing.assert_close(moved.full, solvers.dpm_solver_pp(moved.sigmas).full)
+    assert (moved.sigmas_in / moved.sigmas[:-1] - math.exp(0.2)).abs().max() < 1e-12
+    assert set(space.kinds) == {"level", "level_in"}
+
+
 def test_what_has_no_such_space_is_refused() -> None:
     with pytest.raises(ValueError, match="stays at a level"):
         Space(solvers.heun(ZERO))
@@ -80,11 +106,13 @@ def test_what_has_no_such_space_is_refused() -> None:
 
 
 @pytest.mark.parametrize("table", STARTS.values(), ids=STARTS)
-def test_the_normal_equations_are_those_of_the_whole_solver(table: Tableau) -> None:
+@pytest.mark.parametrize("top", [False, True])
+def test_the_normal_equations_are_those_of_the_whole_solver(table: Tableau, top: bool) -> None:
     """Against central differences of complete runs: which rows a number touches is right."""
-    space = Space(table)
+    space = Space(table, top=top)
     goal = pixels(sample(MIXTURE, TEACHER, NOISE[:8]))
-    problem = _Problem(MIXTURE, space, NOISE[:8], goal, pixels, 3)
+    examples = Examples(pixels, TEACHER, NOISE[:8], goal, NOISE[8:9], goal[:1])
+    problem = _Problem(MIXTURE, space, examples, 3)
     vector = space.pack(table)
     here = lambda v: pixels(sample(MIXTURE, space.table(v), NOISE[:8])).flatten()  # noqa: E731
     columns = [(here(vector + 1e-4 * e) - here(vector - 1e-4 * e)) / 2e-4 for e in torch.eye(len(vector)).double()]
@@ -127,6 +155,67 @@ def test_evaluations_are_counted_and_too_few_images_refused() -> None:
     assert found.metadata["network_evaluations"] == MIXTURE.images > 8 * 60
     with pytest.raises(ValueError, match="four images or more, got 3"):
         gauss_newton(MIXTURE, STARTS["ddim"], NOISE[:3], teacher=TEACHER)
+
+
+# --- descent --------------------------------------------------------------------------------------
+
+SPACES = {
+    "all": Space(STARTS["3M"], top=True),
+    "noise basis": Space(STARTS["ipndm"]),
+    "grid": GridSpace(STARTS["to sigma_min"], make=solvers.dpm_solver_pp),
+}
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_the_gradient_is_that_of_the_sampler(space: Space) -> None:
+    """Against central differences of :func:`dode.sample`, which walks without gradients."""
+    vector = space.pack(space.base) + 0.05
+    loss = lambda x: (x * torch.arange(1, 4)).sum()  # noqa: E731
+    value, slope = gradient(MIXTURE, space, vector, NOISE[:4], loss)
+    here = lambda v: float(loss(sample(MIXTURE, space.table(v), NOISE[:4])))  # noqa: E731
+    assert value == pytest.approx(here(vector), rel=1e-9)
+    units = torch.eye(len(vector), dtype=torch.float64)
+    expected = torch.tensor([(here(vector + 1e-5 * e) - here(vector - 1e-5 * e)) / 2e-5 for e in units])
+    torch.testing.assert_close(slope, expected.double(), rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    assert jacobian(space, vector).shape[0] == len(vector)
+
+
+@pytest.mark.parametrize("kinds", [("weight",), ("level", "level_in")])
+def test_descent_comes_nearer_and_moves_only_what_it_may(kinds: tuple[Kind, ...]) -> None:
+    table = STARTS["3M"]
+    space = Space(table)
+    options = dict(space=space, method="test", turns=[kinds], teacher=TEACHER, epochs=8, rate=0.05)
+    learned = descend(MIXTURE, table, NOISE, **options)
+    other = initial_noise((3,), range(1000, 1200), dtype=torch.float64)
+    truth = sample(MIXTURE, TEACHER, other)
+    assert rmse(sample(MIXTURE, learned, other), truth) < 0.92 * rmse(sample(MIXTURE, table, other), truth)
+    changed = (space.pack(learned) - space.pack(table)).abs() > 1e-9
+    assert {kind for kind, c in zip(space.kinds, changed, strict=True) if c} == set(kinds)
+    torch.testing.assert_close(descend(MIXTURE, table, NOISE, **options).full, learned.full)  # no chance in it
+
+
+def test_descent_counts_a_backward_pass_as_two_calls_and_never_ends_behind_its_start() -> None:
+    MIXTURE.reset()
+    table = STARTS["3M"]
+    found = descend(MIXTURE, table, NOISE[:8], space=Space(table), method="t", teacher=TEACHER, epochs=1, rate=1.5)
+    assert found.metadata["network_evaluations"] == MIXTURE.images + 2 * 4 * 6
+    assert found.metadata["cost"][1] > found.metadata["cost"][0] and torch.equal(found.full, table.full)
+
+
+def test_a_relaxed_start_stays_in_its_ball() -> None:
+    relaxed = _Relaxed(NOISE[:4].clone(), 0.1)
+    pick = torch.arange(4)
+    for _ in range(20):
+        relaxed.follow(pick, torch.ones(4, 3, dtype=torch.float64))
+    torch.testing.assert_close(relaxed.shift.norm(dim=1), torch.full((4,), 0.1 * math.sqrt(3), dtype=torch.float64))
+    assert relaxed.start(pick).requires_grad and not _Relaxed(NOISE, 0.0).start(pick).requires_grad
+
+
+def test_a_stack_sums_its_errors() -> None:
+    both = stack((1.0, pixels), (0.3, pixels))
+    assert float((both(NOISE) - both(NOISE * 0)).square().sum()) == pytest.approx(
+        1.3 * float(pixels(NOISE).square().sum())
+    )
 
 
 # --- grids ----------------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dode import metrics
+from dode import metrics, zoo
 from dode.data import to_signal
 from dode.metrics import Features, Moments, frechet_distance, kernel_distance
-from dode.networks import Classifier
+from dode.networks import Classifier, Critic
 from dode.storage import FileError, save_tensors
 
 # torch deprecates TorchScript, which is what Inception is published as; scipy, an argument of clean-fid's
@@ -281,6 +281,51 @@ def test_shipped_classifier() -> None:
     f = metrics.classifier_features()
     assert f.dim == 64 and f.name.startswith("fashion-mnist-classifier-")
     assert torch.isfinite(f(pixels(4))).all()
+
+
+def test_shipped_critic_is_not_the_classifier_that_measures() -> None:
+    f, measuring = metrics.classifier_features("fashion-mnist-critic"), metrics.classifier_features()
+    assert f.dim == 96 and f.name.startswith("fashion-mnist-critic-") and f.label == "FD (critic features)"
+    images = pixels(4)
+    assert f(images).shape == (4, 96) and torch.isfinite(f(images)).all()
+    with pytest.raises(ValueError, match=r"cannot be compared: 'fashion-mnist-critic-.*fashion-mnist-classifier-"):
+        frechet_distance(metrics.moments(images, f), metrics.moments(images, measuring))
+    card = zoo.metadata(zoo.CHECKPOINTS / "fashion-mnist-critic.safetensors")
+    assert card["architecture"] == "Critic" and card["test_accuracy"] > 0.9
+    other = zoo.metadata(zoo.CHECKPOINTS / "fashion-mnist-classifier.safetensors")
+    assert card["recipe"]["seed"] != other["recipe"]["seed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("fashion-mnist-classifier", "fashion-mnist-moments.safetensors"),
+        ("fashion-mnist-critic", "fashion-mnist-critic-moments.safetensors"),
+    ],
+)
+def test_shipped_moments_are_of_the_shipped_weights(name: str, file: str) -> None:
+    f = metrics.classifier_features(name)
+    reference = Moments.load(zoo.CHECKPOINTS / file)
+    assert (reference.features, reference.dim, reference.n) == (f.name, f.dim, 60_000)
+
+
+def test_critic_passes_gradients_on_to_the_pixels() -> None:
+    network, name = zoo.load_classifier("fashion-mnist-critic")
+    assert type(network) is Critic and not network.training and name.startswith("fashion-mnist-critic-")
+    assert not any(p.requires_grad for p in network.parameters())
+    x = pixels(3).float().requires_grad_()
+    network.features(x).square().sum().backward()
+    assert x.grad is not None and torch.isfinite(x.grad).all() and (x.grad.flatten(1).abs().amax(1) > 0).all()
+    images = pixels(3)
+    f = metrics.classifier_features("fashion-mnist-critic")
+    assert f.name == name and torch.equal(f(images), network.features(images.float()).detach())
+
+
+def test_load_classifier_refuses_other_names_and_networks() -> None:
+    with pytest.raises(ValueError, match="no checkpoint named 'fashion-mnist-noise'; the nearest: fashion-mnist-c"):
+        zoo.load_classifier("fashion-mnist-noise")
+    with pytest.raises(FileError, match="does not hold a classifier"):
+        zoo.load_classifier(zoo.CHECKPOINTS / "fashion-mnist-noise.safetensors")
 
 
 def mean_feature(images: Tensor) -> Tensor:

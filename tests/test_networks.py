@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dode.networks import Attention, Classifier, UNet
+from dode.networks import Attention, Classifier, Critic, UNet
 from dode.training import build_denoiser
 
 SMALL = dict(widths=(16, 32), heads=2)
@@ -109,3 +109,51 @@ def test_classifier() -> None:
     again = Classifier(**net.config).eval()
     again.load_state_dict(net.state_dict())
     assert torch.equal(again(images), net(images))
+
+
+def test_critic() -> None:
+    net = disturbed(Critic())
+    images = torch.randint(256, (3, 1, 28, 28), dtype=torch.uint8)
+    features = net.features(images)
+    assert net(images).shape == (3, 10) and features.shape == (3, 96)
+    torch.testing.assert_close(net.features(images.float()), features)
+    torch.testing.assert_close(net.head(net.norm(features)), net(images))
+    for k in range(3):  # in training mode too: no image sees its batch
+        torch.testing.assert_close(net.features(images[k : k + 1])[0], features[k], rtol=1e-4, atol=1e-5)
+    small = Critic(channels=3, classes=4, stem=6, widths=(5, 9))
+    again = Critic(**small.config)
+    again.load_state_dict(small.state_dict())
+    colour = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
+    assert again.features(colour).shape == (2, 14) and again(colour).shape == (2, 4)
+    assert torch.equal(again(colour), small(colour)) and again.config == small.config
+
+
+def test_critic_is_small_and_another_network_than_the_classifier() -> None:
+    def cost(network: torch.nn.Module, *inputs: Tensor) -> int:
+        """Multiplications in the convolutions, which are nearly all."""
+        counts: list[int] = []
+        for m in network.modules():
+            if isinstance(m, torch.nn.Conv2d):
+                m.register_forward_hook(lambda m, inputs, out: counts.append(m.weight.numel() * out[0, 0].numel()))
+        network(*inputs)
+        return sum(counts)
+
+    net, x = Critic(), torch.zeros(1, 1, 28, 28)
+    assert 60_000 <= sum(p.numel() for p in net.parameters()) <= 150_000
+    unet = build_denoiser("fashion-mnist-noise").network
+    assert isinstance(unet, UNet) and 10 * cost(net, x) < cost(unet, x, torch.zeros(1))
+    kinds = [{type(m) for m in n.modules()} for n in (net, Classifier())]
+    assert kinds[0] & kinds[1] == {torch.nn.Conv2d, torch.nn.Linear}  # other norms, activations and wiring
+
+
+def test_critic_is_smooth_in_the_pixels() -> None:
+    """Its gradient is the slope of a central difference, outside 0..255 too: nothing rounds or clips."""
+    net = disturbed(Critic()).double().requires_grad_(False)
+    x = (torch.randn(4, 1, 28, 28, dtype=torch.float64) * 200 + 127).requires_grad_()
+    assert float((x < 0).double().mean()) > 0.1 and float((x > 255).double().mean()) > 0.1
+    weights, direction = torch.randn(96, dtype=torch.float64), torch.randn(x.shape, dtype=torch.float64)
+    value = lambda at: (net.features(at) @ weights).sum()  # noqa: E731
+    (gradient,) = torch.autograd.grad(value(x), x)
+    assert (gradient != 0).all()  # every pixel matters
+    slope = (value(x + 1e-4 * direction) - value(x - 1e-4 * direction)) / 2e-4
+    torch.testing.assert_close((gradient * direction).sum(), slope, rtol=1e-5, atol=1e-9)

@@ -12,15 +12,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dode import data, training
+from dode import data, metrics, training, zoo
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction
-from dode.networks import Classifier, UNet
+from dode.networks import Classifier, Critic, UNet
 from dode.schedules import EDM, vp_linear
 from dode.storage import FileError, load_tensors
-from dode.training import Recipe, Run, build_denoiser, denoiser_loss, denoising_loss, draw_sigma, train
+from dode.training import Recipe, Run, build_denoiser, classifier_loss, denoiser_loss, denoising_loss, draw_sigma, train
 
 TINY = dict(steps=6, batch=4, warmup=2, save_every=2, rate=1e-2, ema=0.9)
-NAMES = ["fashion-mnist-noise", "fashion-mnist-data", "fashion-mnist-classifier"]
+NAMES = ["fashion-mnist-noise", "fashion-mnist-data", "fashion-mnist-classifier", "fashion-mnist-critic"]
+CLASSIFIERS = {
+    "fashion-mnist-classifier": lambda: Classifier(width=4, features=8),
+    "fashion-mnist-critic": lambda: Critic(stem=4, widths=(4, 8)),
+}
 
 
 def tiny_unet() -> UNet:
@@ -35,7 +39,7 @@ def small_world(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = torch.randint(10, (20,), generator=g)
     monkeypatch.setattr(data, "fashion_mnist", lambda split="train": (images, labels))
     monkeypatch.setattr(training, "build_denoiser", lambda name: build_denoiser(name, tiny_unet()))
-    monkeypatch.setattr(training, "Classifier", lambda: Classifier(width=4, features=8))
+    monkeypatch.setattr(training, "CLASSIFIERS", CLASSIFIERS)
 
 
 def recipe(name: str, **changes: object) -> Recipe:
@@ -58,7 +62,7 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_stopped_and_resumed_is_bit_identical(name: str, tmp_path: Path) -> None:
-    r = recipe(name, bf16=name.endswith("noise"))
+    r = recipe(name, bf16=name.endswith("noise"), flips=name.endswith("critic"))
     whole = train(name, tmp_path / "whole", recipe=r)
     for until in (1, 3, None):
         parts = train(name, tmp_path / "parts", until=until, recipe=r)
@@ -160,6 +164,30 @@ def test_published_file_rebuilds_the_denoiser(tmp_path: Path) -> None:
     assert torch.isfinite(out).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "moments"),
+    [
+        ("fashion-mnist-classifier", "fashion-mnist-moments.safetensors"),
+        ("fashion-mnist-critic", "fashion-mnist-critic-moments.safetensors"),
+    ],
+)
+def test_published_classifier_is_of_its_class_and_has_its_moments(name: str, moments: str, tmp_path: Path) -> None:
+    run = train(name, tmp_path, recipe=recipe(name))
+    path = tmp_path / f"{name}.safetensors"
+    network, features_name = zoo.load_classifier(path)
+    assert type(network) is type(CLASSIFIERS[name]()) is zoo.CLASSIFIERS[name]
+    assert zoo.metadata(path)["architecture"] == type(network).__name__
+    for key, value in network.state_dict().items():  # the moving average, not the last weights
+        torch.testing.assert_close(value, run.average[key], rtol=1e-3, atol=1e-5)
+    assert_same(run.model.state_dict(), run.average)  # the stored accuracy is theirs
+    found = training.reference_moments(tmp_path, name)
+    assert found == tmp_path / moments
+    reference = metrics.Moments.load(found)
+    assert (reference.features, reference.n) == (features_name, 20)
+    expected = network.features(data.fashion_mnist("train")[0]).double()
+    torch.testing.assert_close(reference.mean, expected.mean(0), rtol=1e-4, atol=1e-6)
+
+
 def test_log_is_written(tmp_path: Path) -> None:
     name = "fashion-mnist-classifier"
     train(name, tmp_path, recipe=recipe(name, steps=200, batch=2, save_every=100))
@@ -256,6 +284,25 @@ def test_loss_of_the_exact_denoisers_of_gaussian_data() -> None:
     d = NoisePrediction(Linear(best), (1, 28, 28), vp_linear())
     with torch.no_grad():
         assert float(denoising_loss(d, x0, sigma, noise)) == pytest.approx(0.49 / (0.49 + 1.5**2), rel=0.02)
+
+
+def test_flips_mirror_half_of_the_images() -> None:
+    """And change nothing else: each image is the one without flips, or its mirror image."""
+    seen: list[Tensor] = []
+
+    class Look(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x)
+            return super().forward(x.flatten(1))
+
+    model = Look(784, 10)
+    for flips in (False, True):
+        r = recipe("fashion-mnist-critic", batch=64, flips=flips)
+        classifier_loss(model, *data.fashion_mnist("train"), r)(torch.Generator().manual_seed(3))
+    plain, flipped = seen
+    assert plain.shape == (64, 1, 28, 28)
+    same, mirrored = ((flipped == x).flatten(1).all(1) for x in (plain, plain.flip(3)))
+    assert (same ^ mirrored).all() and 20 <= int(mirrored.sum()) <= 44
 
 
 def test_noise_levels_are_the_papers() -> None:

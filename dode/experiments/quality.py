@@ -14,7 +14,7 @@ from dode.denoisers import Denoiser, NetworkDenoiser
 from dode.distillation import Align
 from dode.experiments.sweeps import Preset, provenance
 from dode.metrics import Features, Moments, classifier_features, measure
-from dode.sampling import initial_noise, sample
+from dode.sampling import Walker, initial_noise, sample
 from dode.tableau import Tableau
 
 
@@ -96,7 +96,9 @@ def variant_of(
     return learned if source is model else learned.unbind()
 
 
-def draw(denoiser: Denoiser, tableau: Tableau, seeds: Iterable[int], batch_size: int = 250) -> Iterable[Tensor]:
+def draw(
+    denoiser: Denoiser, tableau: Tableau | Walker, seeds: Iterable[int], batch_size: int = 250
+) -> Iterable[Tensor]:
     """Samples of ``seeds``, batch by batch."""
     seeds = list(seeds)
     for first in range(0, len(seeds), batch_size):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dode.tableau import Tableau
+
+Kind = Literal["weight", "level", "level_in"]
 
 
 @dataclass(frozen=True)
@@ -17,8 +21,10 @@ class Space:
 
     - *Weights* as parts ``a_ij = W_ij / (row sum)`` of a row (DLMS eq. 8: they sum to one).  A row may use its last
       ``window`` outputs, the starting noise counting as output -1; the newest part is what the others leave.
-    - *Levels* as ``ln`` of the gaps in ``ln sigma``, so that they decrease whatever the numbers are.  The first and
-      the last stay.
+    - *Levels* as ``ln`` of the gaps in ``ln sigma``, so that they decrease whatever the numbers are.  The last stays,
+      and the first unless asked.
+    - With ``top``, the first level too, as ``ln`` of what it is of the base's: an analytical first step (AFS) from the
+      teacher's start to there, learned.
     - *Levels told to the network* as ``ln(sigmas_in / sigmas)``: DLMS's time scaling.
 
     Raises
@@ -32,6 +38,7 @@ class Space:
     weights: bool = True
     levels: bool = True
     levels_in: bool = True
+    top: bool = False
 
     def __post_init__(self) -> None:
         if (self.base.sigmas[1:] == self.base.sigmas[:-1]).any():
@@ -52,17 +59,28 @@ class Space:
         return [(i, j) for i in range(self.base.nfe) for j in self._reach(i)[:-1]] if self.weights else []
 
     @cached_property
+    def kinds(self) -> list[Kind]:
+        """What each number of a vector is."""
+        n = self.base.nfe
+        weights: list[Kind] = ["weight"] * len(self._parts)
+        levels: list[Kind] = ["level"] * (self.top + (n - 1) * self.levels)
+        told: list[Kind] = ["level_in"] * (n * self.levels_in)
+        return weights + levels + told
+
+    @cached_property
     def rows(self) -> list[int]:
         """For each number the first row whose evaluation, or else whose move, it changes."""
         n = self.base.nfe
         levels = [*range(n - 1)] if self._ends_at_zero else [0] * (n - 1)  # a fixed end: each gap moves all levels
-        return [i for i, _ in self._parts] + levels * self.levels + [*range(n)] * self.levels_in
+        return [i for i, _ in self._parts] + [0] * self.top + levels * self.levels + [*range(n)] * self.levels_in
 
     @cached_property
     def moves_only(self) -> list[bool]:
         """For each number, whether it leaves the evaluation of that row as it is."""
-        n = self.base.nfe
-        return [True] * len(self._parts) + [True] * (n - 1) * self.levels + [False] * n * self.levels_in
+        kept = [kind != "level_in" for kind in self.kinds]
+        if self.top:
+            kept[len(self._parts)] = False
+        return kept
 
     def pack(self, table: Tableau) -> Tensor:
         """The vector of a table of as many rows."""
@@ -70,6 +88,8 @@ class Space:
         if self.weights:
             parts = table.parts.tolist()
             found.append(torch.tensor([parts[i][j + 1] for i, j in self._parts], dtype=torch.float64))
+        if self.top:
+            found.append((table.sigmas[:1] / self.base.sigmas[:1]).log())
         if self.levels:
             gaps = self._gaps(table)
             found.append(gaps.log() if self._ends_at_zero else (gaps[:-1] / gaps[-1]).log())
@@ -82,8 +102,11 @@ class Space:
         n, rest = self.base.nfe, vector.double()
         parts, rest = rest[: len(self._parts)], rest[len(self._parts) :]
         sigmas, ratio = self.base.sigmas, self.base.sigmas_in / self.base.sigmas[:-1]
+        top, rest = rest[: int(self.top)].sum().exp() * sigmas[:1], rest[int(self.top) :]
         if self.levels:
-            sigmas, rest = self._sigmas(rest[: n - 1]), rest[n - 1 :]
+            sigmas, rest = self._sigmas(top, rest[: n - 1]), rest[n - 1 :]
+        elif self.top:
+            sigmas = torch.cat([top, sigmas[1:]])
         if self.levels_in:
             ratio = rest.exp()
         moved = replace(self.base, sigmas=sigmas, sigmas_in=ratio * sigmas[:-1])
@@ -103,9 +126,27 @@ class Space:
         logs = table.sigmas[: len(table.sigmas) - self._ends_at_zero].log()
         return logs[:-1] - logs[1:]
 
-    def _sigmas(self, numbers: Tensor) -> Tensor:
-        top, end = self.base.sigmas[:1], self.base.sigmas[-1:]
+    def _sigmas(self, top: Tensor, numbers: Tensor) -> Tensor:
+        end = self.base.sigmas[-1:]
         if self._ends_at_zero:
             return torch.cat([top, top * (-numbers.exp().cumsum(0)).exp(), end])
         shares = torch.cat([numbers, numbers.new_zeros(1)]).softmax(0)  # of the whole way down
         return torch.cat([top, top * (shares.cumsum(0)[:-1] * (end / top).log()).exp(), end])
+
+
+@dataclass(frozen=True)
+class GridSpace(Space):
+    """A handcrafted solver on grids that may move: ``make(sigmas)`` writes its weights anew for each.
+
+    What LD3 (Tong et al., ICLR 2025) searches: the levels, and apart from them those told to the network.
+    """
+
+    make: Callable[[Tensor], Tableau] | None = None
+    weights: bool = False
+
+    def table(self, vector: Tensor) -> Tableau:
+        """The table of a vector."""
+        moved = super().table(vector)
+        assert self.make is not None and not self.weights, "a grid space needs make=, and has no free weights"
+        made = self.make(moved.sigmas)
+        return replace(made, sigmas_in=moved.sigmas_in, metadata=self.base.metadata)

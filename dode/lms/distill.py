@@ -1,0 +1,177 @@
+r"""Algorithm 1 of DLMS: a designer trained by gradient through the frozen network, step by step.
+
+Student and teacher start from the same noise.  After each of the student's rows the teacher, running on its own, goes
+to the same level, and the states are compared.  The graph never spans more than two rows: the state a row starts from
+was made from the state before with nothing but the design in the graph, and the level a loss is taken at is fixed.
+At the last row the images are compared in the eyes of a residual: features, as published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dode.denoisers import Denoiser, expand
+from dode.lms.designer import Designed, Memory, watched
+from dode.lms.gradients import evaluate
+from dode.lms.online import OnlineTeacher
+from dode.lms.residuals import Residual, pixels
+from dode.lms.targets import Examples, usual_teacher
+from dode.sampling import sample
+from dode.storage import FileError, load_tensors, save_tensors
+from dode.tableau import Tableau
+from dode.training import Recipe, Run
+
+BACKWARD = 2  # a backward pass is counted as this many network calls
+
+
+def losses(
+    solver: Designed, denoiser: Denoiser, noise: Tensor, residual: Residual, top: float, points: int = 5
+) -> list[Tensor]:
+    """The loss ``L_n`` of each row whose state a teacher has too: mean squared distances, the last in ``residual``.
+
+    A distance at level ``sigma`` is of states over ``sqrt(1 + sigma^2)``, so that no row drowns the others.
+    """
+    basis, found = solver.base.basis, list[Tensor]()
+    memory: Memory = {}
+    teacher = OnlineTeacher(denoiser, noise, top, points)
+    level, told = solver.begin(noise, memory)
+    x, outputs = expand(level, noise) * noise, solver.start(noise)
+    with watched(denoiser, solver.reads) as seen:
+        for row in range(solver.nfe):
+            outputs[row] = evaluate(denoiser, basis, x, level, told)
+            plan = solver.plan(row, seen[-1] if seen else None, level.detach(), memory)
+            if solver.matched(row):
+                fixed = plan.following.detach()
+                ahead = solver.move(x, plan.parts, outputs, level, fixed)
+                aim = teacher.run_to(fixed)
+                if row + 1 == solver.nfe:
+                    found.append((residual(ahead) - residual(aim)).square().sum(1).mean())
+                else:
+                    found.append(((ahead - aim).square().flatten(1).mean(1) / (1 + fixed**2)).mean())
+            outputs = {j: d.detach() for j, d in outputs.items()}
+            x = solver.move(x.detach(), plan.parts, outputs, level.detach(), plan.following)
+            outputs = solver.forget(row, outputs)
+            level, told = plan.following, plan.told
+    return found
+
+
+def train(
+    solver: Designed,
+    denoiser: Denoiser,
+    folder: str | Path | None = None,
+    *,
+    method: str,
+    trajectories: int = 20_000,
+    batch_size: int = 64,
+    rate: float = 5e-3,
+    residual: Residual = pixels,
+    teacher: Tableau | None = None,
+    check: Tensor,
+    checks: int = 20,
+    points: int = 5,
+    seed: int = 0,
+    seeds: Iterable[int] | None = None,
+) -> Designed:
+    """Train a designer, and return it as it was when the images held back were nearest to their teacher's.
+
+    Parameters
+    ----------
+    solver
+        Where it starts; left as it is.
+    folder
+        Where the state is kept: a killed training goes on from there.  None: nowhere.
+    trajectories
+        Noises seen, each once (the paper: 20,000).
+    rate
+        Adam's, warmed up over a twentieth of the steps and then brought to zero as half a cosine.
+    residual
+        What is compared at the end (the paper: Inception features).
+    check
+        Noise ``(B, ...)`` held back; every ``1 / checks`` of the way the moving average of the designer is run on
+        it, and the best is kept (early selection).
+
+    Returns
+    -------
+    Designed
+        With ``metadata["cost"]`` (on ``check``; first the start's), ``["losses"]`` (each row's, at each check), and
+        ``["network_evaluations"]``, a backward pass counted as two calls, all teachers' included.
+
+    Raises
+    ------
+    FloatingPointError
+        A loss was not finite.
+    """
+    if folder is None:
+        with TemporaryDirectory() as scratch:
+            options: dict[str, Any] = dict(trajectories=trajectories, batch_size=batch_size, rate=rate, points=points)
+            options |= dict(residual=residual, teacher=teacher, check=check, checks=checks, seed=seed, seeds=seeds)
+            return train(solver, denoiser, scratch, method=method, **options)
+    before, steps = denoiser.images, max(1, trajectories // batch_size)
+    facts = [type(solver).__name__, solver.base.full.tolist(), solver.base.sigmas.tolist(), solver.options]
+    word = hashlib.sha256(json.dumps([*facts, solver.designer.config]).encode()).hexdigest()[:8]
+    recipe = Recipe(
+        f"{method}-{solver.nfe}-{word}", steps, batch_size, rate, max(1, steps // 20), ema=0.98, seed=seed, bf16=False,
+        save_every=max(1, steps // checks),
+    )  # fmt: skip
+    learner = _copy(solver).to(denoiser.device)
+    run, best = Run(recipe, learner, Path(folder)), Path(folder) / f"{recipe.name}.best.safetensors"
+    noisy = replace(solver, designer=learner)
+    examples = Examples.make(denoiser, check, teacher or usual_teacher(denoiser), residual, 1.0)
+
+    def error() -> float:
+        held = replace(solver, designer=_copy(solver, run.average))
+        with torch.no_grad():
+            got = torch.cat([residual(sample(denoiser, held, part)) for part in examples.held_noise.split(100)])
+        return float((got - examples.held_goal).double().square().sum(1).mean())
+
+    history, rows, spent = [error()], list[list[float]](), 0
+    if run.resume():
+        try:
+            _, found = load_tensors(best, "best designer")
+            history, rows, spent = found["cost"], found["losses"], found["network_evaluations"]
+        except FileError:  # killed between the two files: start over rather than go on without a best
+            run = Run(recipe, learner, Path(folder))
+    latest = list[float]()
+
+    def loss(generator: torch.Generator) -> Tensor:
+        noise = torch.randn((batch_size, *denoiser.shape), generator=generator).to(denoiser.device)
+        each = losses(noisy, denoiser, noise, residual, denoiser.sigma_max, points)
+        latest[:] = [float(v.detach()) for v in each]
+        return torch.stack([v.float() for v in each]).sum()
+
+    kept = _copy(solver).state_dict()
+    if best.is_file():
+        kept = {k.removeprefix("kept."): v for k, v in load_tensors(best, "best designer")[0].items()}
+    while run.step < steps:
+        run.train(loss, until=run.step + recipe.save_every, progress=False)
+        history.append(error())
+        rows.append(list(latest))
+        if history[-1] == min(history):
+            kept = {k: v.clone() for k, v in run.average.items()}
+        state = dict(cost=history, losses=rows, network_evaluations=spent + denoiser.images - before)
+        save_tensors(best, {f"kept.{k}": v for k, v in kept.items()}, "best designer", state)
+    walked = spent + denoiser.images - before + BACKWARD * solver.nfe * batch_size * steps
+    found_designer = _copy(solver, kept).requires_grad_(False)
+    metadata = dict(
+        solver=f"{method}-{solver.base.metadata.get('solver', 'solver')}", method=method, nfe=solver.nfe,
+        model=getattr(denoiser, "name", None), shape=list(denoiser.shape), cost=history, losses=rows,
+        trajectories=steps * batch_size, check_seeds=None if seeds is None else list(seeds),
+        network_evaluations=walked, teacher="deis, online", teacher_nfe=points * solver.nfe,
+    )  # fmt: skip
+    return replace(solver, designer=found_designer, metadata=metadata)
+
+
+def _copy(solver: Designed, state: dict[str, Tensor] | None = None) -> Any:
+    """A designer of its own, with the solver's weights or those of ``state``."""
+    made = type(solver.designer)(**solver.designer.config)
+    made.load_state_dict(state or solver.designer.state_dict())
+    return made

@@ -1,0 +1,155 @@
+"""The distillers by name, each set as its paper sets it (scaled to seconds), behind one signature.
+
+``RECIPES[name](task)`` gives a solver that :func:`dode.sample` runs.  The settings are ordinary keyword arguments of
+the functions behind; who wants others calls those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from dode.denoisers import Denoiser
+from dode.lms.amed import begin_amed
+from dode.lms.descent import descend
+from dode.lms.designer import Designed
+from dode.lms.distill import train
+from dode.lms.dlms import DLMS, begin_dlms
+from dode.lms.grids import gits
+from dode.lms.residuals import Residual, pixels
+from dode.lms.second_order import gauss_newton
+from dode.lms.space import GridSpace, Space
+from dode.schedules import karras
+from dode.tableau import Tableau
+
+
+@dataclass
+class Task:
+    """A solver to distil.
+
+    ``make`` writes the solver for a grid; ``table`` is it on the usual one, the start.  ``noise`` ``(B, ...)`` is
+    fitted on, ``seeds`` are its seeds; ``residual`` says what is compared at the end.  ``fast`` is the same model in
+    cheaper arithmetic, for what is trained long; ``folder`` keeps a long training's state.
+    """
+
+    denoiser: Denoiser
+    table: Tableau
+    make: Callable[[Tensor], Tableau]
+    noise: Tensor
+    residual: Residual = pixels
+    seeds: Iterable[int] | None = None
+    fast: Denoiser | None = None
+    folder: Path | None = None
+    trajectories: int = 20_000
+    progress: bool = False
+
+    @property
+    def afs(self) -> bool:
+        """Whether the start has an analytical first step."""
+        return bool(self.table.metadata.get("afs", False))
+
+    @property
+    def quick(self) -> Denoiser:
+        """The model to train with."""
+        return self.fast or self.denoiser
+
+
+def second_order(task: Task) -> Tableau:
+    """Ours: Levenberg-Marquardt on weights, levels and levels told; with an analytical first step, the first too."""
+    space = Space(task.table, top=task.afs)
+    return gauss_newton(
+        task.denoiser, task.table, task.noise, space=space, residual=task.residual, seeds=task.seeds,
+        progress=task.progress,
+    )  # fmt: skip
+
+
+def dynamic_grid(task: Task) -> Tableau:
+    """GITS: the solver as it is, on levels found by dynamic programming; 60 steps of a teacher."""
+    before = task.denoiser.images
+    levels = gits(task.denoiser, task.noise)(task.table.nfe + task.afs)[int(task.afs) :]
+    found = task.make(levels)
+    return found.with_full(
+        found.full, solver=f"gits-{task.table.metadata['solver']}", method="gits",
+        model=getattr(task.denoiser, "name", None), shape=list(task.noise.shape[1:]), nfe=found.nfe,
+        seeds=None if task.seeds is None else list(task.seeds), images=len(task.noise), grid=found.levels.tolist(),
+        network_evaluations=task.denoiser.images - before,
+    )  # fmt: skip
+
+
+def ld3(task: Task) -> Tableau:
+    """LD3: levels and levels told of a handcrafted solver, by gradient, with relaxed starts."""
+    space = GridSpace(task.table, make=task.make)
+    return descend(
+        task.quick, task.table, task.noise, space=space, method="ld3", residual=task.residual, radius=0.01,
+        seeds=task.seeds, progress=task.progress,
+    )  # fmt: skip
+
+
+def s4s(task: Task) -> Tableau:
+    """S4S: the weights alone, on the grid of the start, with relaxed starts."""
+    space = Space(task.table, levels=False, levels_in=False)
+    return descend(
+        task.quick, task.table, task.noise, space=space, method="s4s", residual=task.residual, radius=0.01,
+        seeds=task.seeds, progress=task.progress,
+    )  # fmt: skip
+
+
+def s4s_alt(task: Task) -> Tableau:
+    """S4S-Alt: weights in one epoch, levels and levels told in the next."""
+    space = Space(task.table)
+    return descend(
+        task.quick, task.table, task.noise, space=space, method="s4s-alt", residual=task.residual, radius=0.01,
+        turns=[("weight",), ("level", "level_in")], epochs=20, seeds=task.seeds, progress=task.progress,
+    )  # fmt: skip
+
+
+def dlms(task: Task) -> Designed:
+    """DLMS: a designer that reads the bottleneck, Algorithm 1."""
+    start = begin_dlms(task.quick, task.table)
+    return _train(task, start, "dlms", rate=2.5e-4)
+
+
+def dlms_fixed(task: Task) -> Tableau:
+    """DLMS without features: the same training of a table that is one for all images."""
+    found = _train(task, begin_dlms(task.quick, task.table, features=False), "dlms-fixed", rate=2e-3)
+    assert isinstance(found, DLMS)
+    return found.freeze()
+
+
+def amed(task: Task) -> Designed:
+    """AMED: a designed level and length for each step of Karras's grid to ``sigma_min``; ``table`` gives the calls."""
+    model = task.denoiser
+    grid = lambda n: karras(n, model.sigma_min, model.sigma_max)  # noqa: E731
+    return _train(task, begin_amed(task.quick, grid, task.table.nfe), "amed", rate=2e-3)
+
+
+def _train(task: Task, start: Designed, method: str, rate: float) -> Designed:
+    return train(
+        start, task.quick, task.folder, method=method, trajectories=task.trajectories, rate=rate, batch_size=32,
+        residual=task.residual, check=task.noise, seeds=task.seeds,
+    )  # fmt: skip
+
+
+RECIPES: dict[str, Callable[[Task], Tableau | Designed]] = {
+    "gauss-newton": second_order,
+    "gits": dynamic_grid,
+    "ld3": ld3,
+    "s4s": s4s,
+    "s4s-alt": s4s_alt,
+    "dlms": dlms,
+    "dlms-fixed": dlms_fixed,
+    "amed": amed,
+}
+
+
+def load(path: str | Path) -> Tableau | Designed:
+    """A solver file of either kind; :class:`~dode.storage.FileError` says what is wrong with it."""
+    try:
+        return Tableau.load(path)
+    except ValueError as error:
+        if "holds a designed solver" not in str(error):
+            raise
+    return Designed.load(path)

@@ -1,0 +1,91 @@
+"""What a fit aims at: the teacher's images from the same noise, in the eyes of a residual."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dode import solvers
+from dode.denoisers import Denoiser
+from dode.lms.residuals import Residual
+from dode.sampling import sample
+from dode.tableau import Tableau
+
+
+def usual_teacher(denoiser: Denoiser, steps: int = 40) -> Tableau:
+    """UniP-3 on the denoiser's own grid."""
+    return solvers.deis(denoiser.grid, nfe=steps, variable="log_rho", basis="data")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Noise ``(B, ...)`` and the teacher's residuals ``(B, R)``: to fit on, and held back.
+
+    The error of a table is the mean over images of ``|r|^2`` plus ``bias`` times ``|mean of r|^2``, ``r`` the residual
+    of its image less the teacher's.  What all images have in common is a small part of the first, and the larger part
+    of any distance between distributions.
+    """
+
+    residual: Residual
+    teacher: Tableau
+    noise: Tensor
+    goal: Tensor
+    held_noise: Tensor
+    held_goal: Tensor
+    bias: float = 0.0
+
+    @classmethod
+    @torch.no_grad()
+    def make(
+        cls,
+        denoiser: Denoiser,
+        noise: Tensor,
+        teacher: Tableau,
+        residual: Residual,
+        held_back: float,
+        bias: float = 0.0,
+    ) -> Examples:
+        """Run the teacher once; the first images are held back.  ValueError for fewer than four."""
+        if len(noise) < 4:
+            raise ValueError(f"a fit needs four images or more, got {len(noise)}")
+        goal = torch.cat([residual(sample(denoiser, teacher, part)) for part in noise.split(100)])
+        kept = max(1, min(len(noise) - 1, round(held_back * len(noise))))
+        return cls(residual, teacher, noise[kept:], goal[kept:], noise[:kept], goal[:kept], bias)
+
+    @torch.no_grad()
+    def error(self, denoiser: Denoiser, table: Tableau, noise: Tensor, goal: Tensor, size: int = 100) -> float:
+        """What a fit makes small; inf where the table makes no finite images."""
+        total, mean = 0.0, torch.zeros(goal.shape[1], dtype=torch.float64)
+        try:
+            for part, aim in zip(noise.split(size), goal.split(size), strict=True):
+                missed = (self.residual(sample(denoiser, table, part)) - aim).double()
+                total += float(missed.square().sum())
+                mean += missed.sum(0).cpu() / len(noise)
+        except FloatingPointError:
+            return float("inf")
+        return total / len(noise) + self.bias * float(mean.square().sum())
+
+    def check(self, denoiser: Denoiser, table: Tableau) -> float:
+        """:meth:`error` on the images held back."""
+        return self.error(denoiser, table, self.held_noise, self.held_goal)
+
+    def label(
+        self,
+        found: Tableau,
+        denoiser: Denoiser,
+        started: Tableau,
+        method: str,
+        seeds: Iterable[int] | None,
+        **facts: Any,
+    ) -> Tableau:
+        """``found`` with what a reader of its file wants to know."""
+        return found.with_full(
+            found.full, solver=f"{method}-{started.metadata.get('solver', 'solver')}", method=method,
+            images=len(self.noise) + len(self.held_noise), model=getattr(denoiser, "name", None),
+            shape=list(self.noise.shape[1:]), nfe=started.nfe, seeds=None if seeds is None else list(seeds),
+            teacher=self.teacher.metadata.get("solver", "tableau"), teacher_nfe=self.teacher.nfe, **facts,
+        )  # fmt: skip
