@@ -18,7 +18,7 @@ from torch import Tensor
 from dode import comparisons, lms, solvers, zoo
 from dode.denoisers import Denoiser
 from dode.experiments.quality import draw, fashion_reference, fit_seeds, held_out_seeds, load_cached
-from dode.experiments.sweeps import Preset, home, provenance
+from dode.experiments.sweeps import Preset, Sweep, home, provenance, results_file
 from dode.lms.recipes import RECIPES, Task
 from dode.metrics import Features, Moments, classifier_features, frechet_distance, rmse
 from dode.metrics import moments as moments_of
@@ -243,3 +243,19 @@ def learned_row(
         **distances(p, device_name, checkpoint, solver), grid=where, evaluations=facts.get("network_evaluations", 0),
         seconds=facts.get("seconds", 0), **provenance(device_name),
     )  # fmt: skip
+
+
+def compare(
+    p: Preset, device_name: str, checkpoints: Iterable[str], nfes: Iterable[int], methods: Iterable[str], jobs: int
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The rows of :func:`learned_row` for everything asked, and those of :func:`grid_row` that chose the grids."""
+    names, calls = list(checkpoints), list(nfes)
+    for name in names:  # once, before the workers ask for them
+        reference_moments(name, device_name, p.bf16, p.images, p.reference_calls)
+        comparisons.reference(name, device_name, p.zoo_images, p.reference_steps)
+    choosing, chosen = grid_cells(names, calls), Sweep(results_file("grids", p.name), GRID_KEYS)
+    chosen.run(choosing, functools.partial(grid_row, p, device_name), jobs=jobs)
+    cells, sweep = learned_cells(names, calls, methods), Sweep(results_file("learned", p.name), LEARNED_KEYS)
+    grids = best_grids(chosen.select(choosing))
+    sweep.run(cells, functools.partial(learned_row, p, device_name, grids), jobs=jobs)
+    return sweep.select(cells), chosen.select(choosing)
