@@ -32,7 +32,7 @@ LEARNED_KEYS = ("checkpoint", "weights", "method", "nfe")
 GRID_KEYS = ("checkpoint", "weights", "solver", "grid", "nfe")
 REFERENCE_SEEDS = 50_000_000  # the first of the long run's own; nothing else uses them
 SELECTION_BLOCK = 7  # whose held-out seeds choose grids, and measure nothing
-PIXELS = 0.1  # what the pixels' error counts beside the critic's in a fit's residual
+PIXELS, RANDOM = 0.1, 3.0  # what the errors of pixels and of random features count beside the critic's in a fit
 
 
 def grid(name: str, checkpoint: str, device_name: str) -> Any:
@@ -87,10 +87,11 @@ def reference_moments(checkpoint: str, device_name: str, bf16: bool, n: int, cal
 
 
 def residual(device_name: str) -> lms.Residual:
-    """What the fits compare: the critic's features, in units of their spread over the data, and a little of pixels."""
+    """What the fits compare: the critic's features, in units of their spread over the data, random ones and pixels."""
     network, _ = zoo.load_classifier("fashion-mnist-critic", device_name)
     spread = float(yardsticks(device_name)[1][1].cov.trace())
-    return lms.stack((1.0, lms.features(network, spread**-0.5)), (PIXELS, lms.pixels))
+    features = lms.features(network, spread**-0.5)
+    return lms.stack((1.0, features), (RANDOM, lms.random_features(1)), (PIXELS, lms.pixels))
 
 
 # --- handcrafted solvers, each on its best grid ----------------------------------------------------
@@ -168,7 +169,7 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     except FileError:
         pass
     model = load_cached(checkpoint, device_name)
-    seeds = fit_seeds(p.fit_images)
+    seeds = fit_seeds(p.learn_images)
     noise = initial_noise(model.shape, seeds, device=model.device)
     began = time.perf_counter()
     table, make = start("gits" if method == "d-ode" else method, checkpoint, device_name, nfe)

@@ -45,6 +45,7 @@ class Preset:
     zoo_nfes: tuple[int, ...]
     student_steps: int  # table 1: Adam's steps in each round of progressive distillation
     downloads: bool  # whether training images may be fetched
+    learn_images: int  # seeds of the fits of learned solvers
     trajectories: int  # noises that a designer is trained on
     reference_calls: int  # of the long run whose samples FDs are taken to
 
@@ -56,23 +57,23 @@ PRESETS = {
         Preset(
             name="smoke", images=64, repeats=1, costly_nfe=0, fit_images=16, reference_steps=50, path_images=16,
             nfes=(2, 5), heun_nfes=(3, 5), bf16=False, zoo_images=4, zoo_nfes=(3, 5), student_steps=1, downloads=False,
-            trajectories=64, reference_calls=10,
+            learn_images=8, trajectories=64, reference_calls=10,
         ),
         Preset(
             name="quick", images=500, repeats=1, costly_nfe=0, fit_images=100, reference_steps=250, path_images=50,
             nfes=(2, 5, 10, 25), heun_nfes=(3, 5, 9), bf16=True, zoo_images=16, zoo_nfes=(3, 5, 10),
-            student_steps=5, downloads=False, trajectories=320, reference_calls=40,
+            student_steps=5, downloads=False, learn_images=32, trajectories=320, reference_calls=40,
         ),
         Preset(
             name="standard", images=5_000, repeats=3, costly_nfe=49, fit_images=100, reference_steps=1000,
             path_images=100, nfes=DDIM_NFES, heun_nfes=HEUN_NFES, bf16=True, zoo_images=128, zoo_nfes=ZOO_NFES,
-            student_steps=800, downloads=True, trajectories=6_400, reference_calls=60,
+            student_steps=800, downloads=True, learn_images=128, trajectories=3_200, reference_calls=60,
         ),
         Preset(
             name="full", images=50_000, repeats=3, costly_nfe=10**9, fit_images=100, reference_steps=1000,
             path_images=1000, nfes=(*DDIM_NFES, 100, 250), heun_nfes=(*HEUN_NFES, 99, 249), bf16=False,
             zoo_images=1000, zoo_nfes=ZOO_NFES, student_steps=20_000, downloads=True,
-            trajectories=20_000, reference_calls=100,
+            learn_images=512, trajectories=20_000, reference_calls=100,
         ),
     )
 }  # fmt: skip

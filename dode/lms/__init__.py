@@ -7,7 +7,7 @@ from dode.lms.distill import train
 from dode.lms.dlms import DLMS, begin_dlms
 from dode.lms.grids import cheapest_path, gits, step_costs
 from dode.lms.recipes import RECIPES, Task, load
-from dode.lms.residuals import Residual, features, pixels, stack
+from dode.lms.residuals import Residual, features, pixels, random_features, stack
 from dode.lms.second_order import gauss_newton
 from dode.lms.space import GridSpace, Space
 from dode.lms.targets import usual_teacher
@@ -30,7 +30,7 @@ __all__ = [
     "gauss_newton",
     "gits",
     "load",
-    "pixels",
+    "pixels", "random_features",
     "stack",
     "step_costs",
     "train",

@@ -61,8 +61,8 @@ def second_order(task: Task) -> Tableau:
     """Ours: Levenberg-Marquardt on weights, levels and levels told; with an analytical first step, the first too."""
     space = Space(task.table, top=task.afs)
     return gauss_newton(
-        task.denoiser, task.table, task.noise, space=space, residual=task.residual, seeds=task.seeds,
-        progress=task.progress,
+        task.denoiser, task.table, task.noise, space=space, residual=task.residual, bias=5.0,
+        seeds=task.seeds, progress=task.progress,
     )  # fmt: skip
 
 

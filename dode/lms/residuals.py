@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 Residual = Callable[[Tensor], Tensor]
 
@@ -26,6 +27,27 @@ def features(network: nn.Module, scale: float = 1.0) -> Residual:
     with the network that a fit has seen: it would find what that network cannot tell apart.
     """
     return lambda images: network.features(images.float() * 127.5 + 127.5) * scale  # type: ignore[operator]
+
+
+def random_features(channels: int, seed: int = 0) -> Residual:
+    """Three convolutions with random weights, each averaged over a 4 x 4 mesh: ``(B, C, H, W)`` to ``(B, 2560)``.
+
+    Nobody trained them, so nothing is hidden from them on purpose: they see blur and contrast that a classifier may
+    have learned to overlook.
+    """
+    generator, c, weights = torch.Generator().manual_seed(seed), channels, list[Tensor]()
+    for width, side in ((32, 5), (64, 3), (64, 3)):
+        weights.append(2 * torch.randn(width, c, side, side, generator=generator) / (c * side**2) ** 0.5)
+        c = width
+
+    def residual(images: Tensor) -> Tensor:
+        x, seen = images.float(), list[Tensor]()
+        for k, weight in enumerate(weights):
+            x = F.gelu(F.conv2d(F.avg_pool2d(x, 2) if k else x, weight.to(x), padding="same"))
+            seen.append(F.adaptive_avg_pool2d(x, 4).flatten(1) / (4 * len(weight) ** 0.5))
+        return torch.cat(seen, dim=1)
+
+    return residual
 
 
 def stack(*weighted: tuple[float, Residual]) -> Residual:

@@ -92,8 +92,9 @@ def gauss_newton(
     residual: Residual = pixels,
     bias: float = 0.0,
     held_back: float = 0.25,
-    iterations: int = 20,
-    patience: int = 3,
+    iterations: int = 30,
+    patience: int = 6,
+    budget: int = 150_000,
     batch_size: int = 100,
     seeds: Iterable[int] | None = None,
     progress: bool = False,
@@ -118,6 +119,8 @@ def gauss_newton(
     held_back
         Part of the images that no step sees: the solver that is best on them is returned, and the search ends when
         ``patience`` steps have brought nothing there.
+    budget
+        Network evaluations (of one image each) after which no further step is begun.
 
     Returns
     -------
@@ -137,6 +140,8 @@ def gauss_newton(
     vector = best = space.pack(tableau)
     cost, history, damping, idle = fit.cost(vector), [examples.check(denoiser, tableau)], 1e-2, 0
     for _ in tqdm(range(iterations), desc="Levenberg-Marquardt", disable=not progress):
+        if denoiser.images - before > budget:
+            break
         jj, jr = fit.normal(vector)
         for _ in range(8):  # the trust region: more damping until the cost falls
             step = torch.linalg.lstsq(jj + damping * jj.diagonal().diag(), -jr, driver="gelsd").solution
