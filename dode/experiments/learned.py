@@ -7,9 +7,7 @@ and RMSE to that long run's images from the same seeds.  The critic's features e
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,47 +15,20 @@ from torch import Tensor
 
 from dode import comparisons, lms, solvers, zoo
 from dode.denoisers import Denoiser
-from dode.experiments.quality import draw, fashion_reference, fit_seeds, held_out_seeds, load_cached
+from dode.experiments.fits import fast, fit, grid_of, start, yardsticks
+from dode.experiments.quality import draw, held_out_seeds, load_cached
 from dode.experiments.sweeps import Preset, Sweep, home, provenance, results_file
-from dode.lms.recipes import RECIPES, Task
-from dode.metrics import Features, Moments, classifier_features, frechet_distance, rmse
+from dode.metrics import Moments, frechet_distance, rmse
 from dode.metrics import moments as moments_of
 from dode.sampling import initial_noise, sample
 from dode.storage import FileError
 from dode.tableau import Tableau
 
 HANDCRAFTED = ("ddim", "ipndm", "deis", "dpm_solver_pp", "unipc")
-LEARNED = ("d-ode", *RECIPES)
 LEARNED_KEYS = ("checkpoint", "weights", "method", "nfe")
 GRID_KEYS = ("checkpoint", "weights", "solver", "grid", "nfe")
 REFERENCE_SEEDS = 50_000_000  # the first of the long run's own; nothing else uses them
 SELECTION_BLOCK = 7  # whose held-out seeds choose grids, and measure nothing
-PIXELS, RANDOM = 0.1, 3.0  # what the errors of pixels and of random features count beside the critic's in a fit
-
-
-def grid(name: str, checkpoint: str, device_name: str) -> Any:
-    """One of :data:`dode.comparisons.GRIDS` with a last step to 0; "Karras" and "log SNR" end at ``sigma_min``.
-
-    Their last level is ``sigma_min`` itself, and a call spent there is lost.
-    """
-    model = load_cached(checkpoint, device_name)
-    if name in ("time", "quadratic"):
-        return comparisons.grid_function(name, model)
-    return lambda n: comparisons.GRIDS[name](n, model.sigma_min, model.sigma_max)
-
-
-def yardsticks(device_name: str) -> tuple[tuple[Features, Moments], tuple[Features, Moments]]:
-    """(features, moments of the training images) of the classifier, which measures, and of the critic, which fits."""
-    critic = classifier_features(zoo.CHECKPOINTS / "fashion-mnist-critic.safetensors", device_name)
-    return fashion_reference(device_name), (
-        critic,
-        Moments.load(zoo.CHECKPOINTS / "fashion-mnist-critic-moments.safetensors"),
-    )
-
-
-def fast(p: Preset, checkpoint: str, device_name: str) -> Denoiser:
-    """The denoiser in the arithmetic that the preset samples with."""
-    return load_cached(checkpoint, device_name, torch.bfloat16 if p.bf16 else None)
 
 
 def reference_table(denoiser: Denoiser, calls: int) -> Tableau:
@@ -86,14 +57,6 @@ def reference_moments(checkpoint: str, device_name: str, bf16: bool, n: int, cal
     return found[0], found[1]
 
 
-def residual(device_name: str) -> lms.Residual:
-    """What the fits compare: the critic's features, in units of their spread over the data, random ones and pixels."""
-    network, _ = zoo.load_classifier("fashion-mnist-critic", device_name)
-    spread = float(yardsticks(device_name)[1][1].cov.trace())
-    features = lms.features(network, spread**-0.5)
-    return lms.stack((1.0, features), (RANDOM, lms.random_features(1)), (PIXELS, lms.pixels))
-
-
 # --- handcrafted solvers, each on its best grid ----------------------------------------------------
 
 
@@ -112,7 +75,7 @@ def grid_row(
     p: Preset, device_name: str, *, checkpoint: str, weights: str, solver: str, grid: str, nfe: int
 ) -> dict[str, Any]:
     """Fréchet distance to the long run's samples, from few seeds that choose the grid and measure nothing."""
-    table = solvers.get(solver).make(_grid(grid, checkpoint, device_name), nfe=nfe)
+    table = solvers.get(solver).make(grid_of(grid, checkpoint, device_name), nfe=nfe)
     n = min(500, p.images)
     seeds = held_out_seeds(n, SELECTION_BLOCK)
     found = moments_of(draw(fast(p, checkpoint, device_name), table, seeds), yardsticks(device_name)[0][0])
@@ -123,9 +86,6 @@ def grid_row(
     )  # fmt: skip
 
 
-_grid = grid  # grid_row has an argument of that name
-
-
 def best_grids(rows: Iterable[dict[str, str]]) -> dict[tuple[str, str, int], str]:
     """(checkpoint, solver, NFE) to the grid that was nearest in the rows of :func:`grid_row`."""
     best = dict[tuple[str, str, int], tuple[float, str]]()
@@ -133,59 +93,6 @@ def best_grids(rows: Iterable[dict[str, str]]) -> dict[tuple[str, str, int], str
         key, found = (row["checkpoint"], row["solver"], int(row["nfe"])), (float(row["fd_reference"]), row["grid"])
         best[key] = min(best.get(key, found), found)
     return {key: name for key, (_, name) in best.items()}
-
-
-# --- fits ------------------------------------------------------------------------------------------
-
-
-def solver_file(p: Preset, checkpoint: str, method: str, nfe: int) -> Path:
-    """Where a learned solver is kept: with the results if they are committed, else in ``_build``."""
-    folder = home() / ("results" if p.name in ("standard", "full") else "_build") / "solvers" / p.name
-    return folder / f"{Path(checkpoint).stem}-{method}-{nfe}.safetensors"
-
-
-def start(method: str, checkpoint: str, device_name: str, nfe: int) -> tuple[Tableau, Any]:
-    """Where a method starts, and the same solver as a function of levels.
-
-    LMS distillation, S4S and ours from Adams-Bashforth in ``ln sigma`` with an analytical first step; LD3 from UniPC
-    and GITS from iPNDM, as published; all on the grid uniform in time.
-    """
-    where = grid("time", checkpoint, device_name)
-    if method in ("ld3", "gits"):
-        make = solvers.unipc if method == "ld3" else solvers.ipndm
-        return make(where, nfe=nfe), make
-    deis = functools.partial(solvers.deis, variable="log_rho", basis="data", afs=True)
-    table = deis(where, nfe=nfe)
-    top = where(nfe + 1)[:1]
-    return table, lambda levels: deis(torch.cat([top, levels]))
-
-
-def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> Tableau | lms.Designed:
-    """The learned solver, from its file, or fitted now; ``metadata["seconds"]`` is what the fit took."""
-    file = solver_file(p, checkpoint, method, nfe)
-    try:
-        if (found := lms.load(file)).metadata.get("weights") == zoo.digest(checkpoint):
-            return found
-    except FileError:
-        pass
-    model = load_cached(checkpoint, device_name)
-    seeds = fit_seeds(p.learn_images)
-    noise = initial_noise(model.shape, seeds, device=model.device)
-    began = time.perf_counter()
-    table, make = start("gits" if method == "d-ode" else method, checkpoint, device_name, nfe)
-    if method == "d-ode":
-        from dode.distillation import d_ode
-
-        solver: Tableau | lms.Designed = d_ode(model, solvers.ddim(model.grid(nfe)), noise, seeds=seeds)
-    else:
-        task = Task(
-            model, table, make, noise, residual(device_name), seeds, fast(p, checkpoint, device_name),
-            home() / "_build" / "training" / p.name / checkpoint, p.trajectories,
-        )  # fmt: skip
-        solver = RECIPES[method](task)
-    solver.metadata.update(seconds=round(time.perf_counter() - began, 2), weights=zoo.digest(checkpoint))
-    solver.save(file)
-    return solver
 
 
 # --- measurements ----------------------------------------------------------------------------------
@@ -234,7 +141,7 @@ def learned_row(
     where = ""
     if method in HANDCRAFTED:
         where = grids[checkpoint, method, nfe]
-        solver: Tableau | lms.Designed = solvers.get(method).make(_grid(where, checkpoint, device_name), nfe=nfe)
+        solver: Tableau | lms.Designed = solvers.get(method).make(grid_of(where, checkpoint, device_name), nfe=nfe)
     elif method == "start":
         solver, where = start("dlms", checkpoint, device_name, nfe)[0], "time"
     else:

@@ -57,11 +57,11 @@ class Task:
         return self.fast or self.denoiser
 
 
-def second_order(task: Task) -> Tableau:
+def second_order(task: Task, bias: float = 5.0, top: bool | None = None) -> Tableau:
     """Ours: Levenberg-Marquardt on weights, levels and levels told; with an analytical first step, the first too."""
-    space = Space(task.table, top=task.afs)
+    space = Space(task.table, top=task.afs if top is None else top)
     return gauss_newton(
-        task.denoiser, task.table, task.noise, space=space, residual=task.residual, bias=5.0,
+        task.denoiser, task.table, task.noise, space=space, residual=task.residual, bias=bias,
         seeds=task.seeds, progress=task.progress,
     )  # fmt: skip
 
@@ -106,16 +106,16 @@ def s4s_alt(task: Task) -> Tableau:
     )  # fmt: skip
 
 
-def dlms(task: Task) -> Designed:
-    """DLMS: a designer that reads the bottleneck, Algorithm 1."""
-    start = begin_dlms(task.quick, task.table)
-    return _train(task, start, "dlms", rate=2.5e-4)
+def dlms(task: Task, **options: bool) -> Designed:
+    """DLMS: a designer that reads the bottleneck, Algorithm 1; ``options`` are those of :func:`begin_dlms`."""
+    start = begin_dlms(task.quick, task.table, **options)
+    return _train(task, start, "dlms", rate=2.5e-4 if start.reads else 2e-3)
 
 
 def dlms_fixed(task: Task) -> Tableau:
     """DLMS without features: the same training of a table that is one for all images."""
     found = _train(task, begin_dlms(task.quick, task.table, features=False), "dlms-fixed", rate=2e-3)
-    assert isinstance(found, DLMS)
+    assert isinstance(found, DLMS)  # what begin_dlms makes
     return found.freeze()
 
 

@@ -1,0 +1,144 @@
+"""Fits of learned solvers, each kept as a file: what a page compares is fitted once.
+
+The critic's features enter fits; the classifier's measure (:mod:`dode.experiments.learned`).
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dode import comparisons, lms, solvers, zoo
+from dode.denoisers import Denoiser
+from dode.distillation import d_ode
+from dode.experiments.quality import fashion_reference, fit_seeds, load_cached
+from dode.experiments.sweeps import Preset, home
+from dode.lms import recipes
+from dode.lms.recipes import Task
+from dode.metrics import Features, Moments, classifier_features
+from dode.sampling import initial_noise
+from dode.storage import FileError
+from dode.tableau import Tableau
+
+LEARNED = ("d-ode", *recipes.RECIPES)
+PIXELS, RANDOM = 0.1, 3.0  # what the errors of pixels and of random features count beside the critic's in a fit
+START_OPTIONS = ("afs", "grid", "base")  # of a method in a cell: "dlms:afs=False"
+DESIGN_OPTIONS = ("features", "scaling", "adaptive")
+FIT_OPTIONS = (*START_OPTIONS, *DESIGN_OPTIONS, "residual", "bias", "images", "trajectories", "top")
+
+
+def grid_of(name: str, checkpoint: str, device_name: str) -> Any:
+    """One of :data:`dode.comparisons.GRIDS` with a last step to 0; "Karras" and "log SNR" end at ``sigma_min``.
+
+    Their last level is ``sigma_min`` itself, and a call spent there is lost.
+    """
+    model = load_cached(checkpoint, device_name)
+    if name in ("time", "quadratic"):
+        return comparisons.grid_function(name, model)
+    return lambda n: comparisons.GRIDS[name](n, model.sigma_min, model.sigma_max)
+
+
+def yardsticks(device_name: str) -> tuple[tuple[Features, Moments], tuple[Features, Moments]]:
+    """(features, moments of the training images) of the classifier, which measures, and of the critic, which fits."""
+    critic = classifier_features(zoo.CHECKPOINTS / "fashion-mnist-critic.safetensors", device_name)
+    return fashion_reference(device_name), (
+        critic,
+        Moments.load(zoo.CHECKPOINTS / "fashion-mnist-critic-moments.safetensors"),
+    )
+
+
+def fast(p: Preset, checkpoint: str, device_name: str) -> Denoiser:
+    """The denoiser in the arithmetic that the preset samples with."""
+    return load_cached(checkpoint, device_name, torch.bfloat16 if p.bf16 else None)
+
+
+def residual(device_name: str, kind: str = "all") -> lms.Residual:
+    """What fits compare: the critic's features, in units of their spread over the data, random ones, and pixels.
+
+    Other kinds are of one sort alone: "pixels", "critic" or "random", the last two with as much of pixels as "all"; and
+    "judge", the features that measure, which no honest fit may use: it shows what the critic misses.
+    """
+    judges = yardsticks(device_name)
+    kinds = {"critic": (judges[1], "fashion-mnist-critic"), "judge": (judges[0], "fashion-mnist-classifier")}
+    if kind == "pixels":
+        return lms.pixels
+    terms: list[tuple[float, lms.Residual]] = [(PIXELS, lms.pixels)]
+    if kind in ("all", "random"):
+        terms.append((RANDOM, lms.random_features(1)))
+    if kind in ("all", "critic", "judge"):
+        (_, data), name = kinds["critic" if kind == "all" else kind]
+        network, _ = zoo.load_classifier(name, device_name)
+        terms.append((1.0, lms.features(network, float(data.cov.trace()) ** -0.5)))
+    if len(terms) == 1:
+        raise ValueError(f"no residual named {kind!r}; there are all, pixels, critic, random and judge")
+    return lms.stack(*terms)
+
+
+def solver_file(p: Preset, checkpoint: str, method: str, nfe: int) -> Path:
+    """Where a learned solver is kept: with the results if they are committed, else in ``_build``."""
+    folder = home() / ("results" if p.name in ("standard", "full") else "_build") / "solvers" / p.name
+    word = method.replace(":", "-").replace(",", "-").replace("=", "-")
+    return folder / f"{Path(checkpoint).stem}-{word}-{nfe}.safetensors"
+
+
+def start(
+    method: str, checkpoint: str, device_name: str, nfe: int, afs: bool = True, grid: str = "time", base: str = "deis"
+) -> tuple[Tableau, Any]:
+    """Where a method starts, and the same solver as a function of levels.
+
+    LMS distillation, S4S and ours from Adams-Bashforth in ``ln sigma`` (``base="deis"``; or any solver's name) with an
+    analytical first step; LD3 from UniPC and GITS from iPNDM without one, as published.
+    """
+    where = grid_of(grid, checkpoint, device_name)
+    if method in ("ld3", "gits", "d-ode"):
+        make = solvers.unipc if method == "ld3" else solvers.ipndm
+        return make(where, nfe=nfe), make
+    usual: dict[str, Any] = dict(variable="log_rho", basis="data") if base == "deis" else {}
+    if base == "ddim":
+        usual = dict(basis="data")
+    solver: Any = functools.partial(solvers.get(base).make, afs=afs, **usual)
+    top = where(nfe + 1)[:1] if afs else torch.zeros(0, dtype=torch.float64)
+    return solver(where, nfe=nfe), lambda levels: solver(torch.cat([top, levels]))
+
+
+def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> Tableau | lms.Designed:
+    """The learned solver, from its file, or fitted now; ``metadata["seconds"]`` is what the fit took.
+
+    ``method`` may have options (:data:`FIT_OPTIONS`), as the rows of an ablation do: ``"gauss-newton:bias=0"``.
+    """
+    file = solver_file(p, checkpoint, method, nfe)
+    try:
+        if (found := lms.load(file)).metadata.get("weights") == zoo.digest(checkpoint):
+            return found
+    except FileError:
+        pass
+    name, options = solvers.parse_options(method, FIT_OPTIONS)
+    model, quick = load_cached(checkpoint, device_name), fast(p, checkpoint, device_name)
+    seeds = fit_seeds(options.get("images", p.learn_images))
+    noise = initial_noise(model.shape, seeds, device=model.device)
+    table, make = start(name, checkpoint, device_name, nfe, **{k: options[k] for k in START_OPTIONS if k in options})
+    compared = residual(device_name, options.get("residual", "all"))
+    folder = home() / "_build" / "training" / p.name / checkpoint
+    trajectories = min(options.get("trajectories", p.trajectories), p.trajectories)
+    task = Task(model, table, make, noise, compared, seeds, quick, folder, trajectories)
+    began = time.perf_counter()
+    solver = _fit(name, task, options)
+    solver.metadata.update(seconds=round(time.perf_counter() - began, 2), weights=zoo.digest(checkpoint))
+    solver.save(file)
+    return solver
+
+
+def _fit(name: str, task: Task, options: dict[str, Any]) -> Tableau | lms.Designed:
+    design = {k: options[k] for k in DESIGN_OPTIONS if k in options}
+    if name == "d-ode":
+        model, nfe = task.denoiser, task.table.nfe
+        return d_ode(model, solvers.ddim(model.grid(nfe)), task.noise, seeds=task.seeds)
+    if name == "dlms" and design:
+        return recipes.dlms(task, **design)
+    if name == "gauss-newton" and {"bias", "top"} & options.keys():
+        return recipes.second_order(task, **{k: options[k] for k in ("bias", "top") if k in options})
+    return recipes.RECIPES[name](task)
