@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,15 +19,23 @@ from torch import Tensor
 
 import dode
 from dode import __main__ as cli
-from dode import comparisons, solvers
+from dode import comparisons, lms, solvers, zoo
 from dode.data import to_uint8
 from dode.distillation import d_ode
-from dode.lms import gauss_newton, gits
-from dode.storage import save_tensors
+from dode.schedules import karras
+from dode.storage import load_tensors, save_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
 NOISE, DATA = "fashion-mnist-noise", "fashion-mnist-data"
-EXAMPLES = [line.strip() for text in (cli.ABOUT, cli.DISTILL, cli.SAMPLE) for line in text.splitlines() if "--" in line]
+
+
+def commands(text: str) -> list[str]:
+    """The examples in a text, those on several lines too."""
+    lines = (" ".join(line.split()) for line in text.replace("\\\n", " ").splitlines())
+    return [line for line in lines if line.startswith("python -m dode ") and " --" in line]
+
+
+EXAMPLES = [command for text in (cli.ABOUT, cli.DISTILL, cli.SAMPLE) for command in commands(text)]
 
 
 def run(command: str) -> int:
@@ -80,27 +89,54 @@ def heun() -> dode.Tableau:
     return d_ode(model, solvers.heun(model.grid, nfe=3), noise, teacher=solvers.heun, scale=2, seeds=range(1))
 
 
-def second_order() -> dode.Tableau:
+def compared(what: str = "features") -> lms.Residual:
+    """What the last images are compared in."""
+    network, _ = zoo.load_classifier("fashion-mnist-critic")
+    return lms.pixels if what == "pixels" else lms.stack((1.0, lms.features(network)), (0.1, lms.pixels))
+
+
+def second_order() -> dode.Tableau | lms.Designed:
     model = dode.load(DATA)
-    return gauss_newton(
-        model, solvers.ddim(model.grid, nfe=3), dode.initial_noise(model.shape, range(4)), seeds=range(4)
-    )
+    table, noise = solvers.ddim(model.grid, nfe=2), dode.initial_noise(model.shape, range(4))
+    return lms.RECIPES["gauss-newton"](lms.Task(model, table, solvers.ddim, noise, compared(), range(4)))
 
 
 def programmed() -> dode.Tableau:
     model = dode.load(DATA)
-    table = solvers.ipndm(gits(model, dode.initial_noise(model.shape, range(2))), nfe=3)
+    table = solvers.ipndm(lms.gits(model, dode.initial_noise(model.shape, range(2))), nfe=3)
     return table.with_full(
         table.full, solver="gits-ipndm", method="gits", model=DATA, shape=[1, 28, 28], nfe=3, seeds=[0, 1], images=2,
         grid=table.levels.tolist(), network_evaluations=2 * 60,
     )  # fmt: skip
 
 
+def recipe(name: str, compare: str = "features", **options: Any) -> dode.Tableau | lms.Designed:
+    """On seeds 5 to 8, with an analytical first step."""
+    model = dode.load(DATA)
+    grid = comparisons.grid_function("Karras", model)
+    clean_images = functools.partial(solvers.deis, variable="log_rho", basis="data", afs=True)
+    make = lambda levels: clean_images(torch.cat([model.grid(1)[:1], levels]))  # noqa: E731
+    noise, table = dode.initial_noise(model.shape, range(5, 9)), clean_images(grid, nfe=2)
+    return lms.RECIPES[name](lms.Task(model, table, make, noise, compared(compare), [5, 6, 7, 8], **options))
+
+
+BY_RECIPE = f"--checkpoint {DATA} --solver deis:variable=log_rho,basis=data --nfe 2 --afs --grid karras --seeds 5-8"
+
+
 @pytest.mark.parametrize(
     ("options", "library"),
     [
         (f"--checkpoint {DATA} --solver ipndm --nfe 3 --images 2 --method gits", programmed),
-        (f"--checkpoint {DATA} --solver ddim --nfe 3 --images 4 --method gauss-newton", second_order),
+        (f"--checkpoint {DATA} --solver ddim --nfe 2 --images 4 --method gauss-newton", second_order),
+        (f"{BY_RECIPE} --method ld3", functools.partial(recipe, "ld3")),
+        (f"{BY_RECIPE} --method s4s --compare features", functools.partial(recipe, "s4s")),
+        (f"{BY_RECIPE} --method s4s-alt --compare pixels", functools.partial(recipe, "s4s-alt", "pixels")),
+        (f"{BY_RECIPE} --method dlms --trajectories 32", functools.partial(recipe, "dlms", trajectories=32)),
+        (f"{BY_RECIPE} --method amed --trajectories 32", functools.partial(recipe, "amed", trajectories=32)),
+        (
+            f"{BY_RECIPE} --method dlms-fixed --trajectories 64 --compare pixels",
+            functools.partial(recipe, "dlms-fixed", "pixels", trajectories=64),
+        ),
         (f"--checkpoint {NOISE} --solver ddim --nfe 3 --images 2 --scale 2", plain),
         (
             f"--checkpoint {NOISE} --solver deis:variable=rho --order 2 --nfe 3 --grid karras --afs --seeds 5-6,9 "
@@ -111,14 +147,16 @@ def programmed() -> dode.Tableau:
     ],
 )
 def test_the_file_is_the_one_the_library_makes(
-    options: str, library: Callable[[], dode.Tableau], here: Path, capsys: pytest.CaptureFixture[str],
+    options: str, library: Callable[[], dode.Tableau | lms.Designed], here: Path, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    torch.manual_seed(0)  # a designer that reads begins with torch's random numbers
     assert run(f"distill {options} --out new/d.safetensors") == 0
+    torch.manual_seed(0)
     table = library()
     assert Path("new/d.safetensors").read_bytes() == table.save("library.safetensors").read_bytes()
     wrote, rmse, sample = capsys.readouterr().out.splitlines()
     assert wrote == (
-        f"wrote new/d.safetensors: {table.metadata['solver']}, NFE 3; "
+        f"wrote new/d.safetensors: {table.metadata['solver']}, NFE {table.nfe}; "
         f"{table.metadata['network_evaluations']:,} network evaluations"
     )
     facts = table.metadata
@@ -127,7 +165,8 @@ def test_the_file_is_the_one_the_library_makes(
     elif facts["method"] == "gits":
         assert rmse.split()[2] == "80" and rmse.split()[-1] == "0"
     else:
-        assert f"{min(facts['cost']) ** 0.5:.4f} ({facts['cost'][0] ** 0.5:.4f} before)" in rmse
+        error = f"{min(facts['cost']):.4g} ({facts['cost'][0]:.4g} before)"
+        assert rmse == f"error to the teacher's images, on seeds held back from the fit: {error}"
     command = sample.removeprefix("sample with it: python -m dode ")
     assert run(f"{command} --seeds 1000") == 0 and Path("new/d.png").is_file()
 
@@ -160,6 +199,26 @@ def test_the_picture_holds_the_librarys_samples(here: Path, capsys: pytest.Captu
     assert torch.equal(torch.stack(found), to_uint8(images))
     assert (empty == 255).all()
     assert [p.name for p in (here / "deep/er").iterdir()] == ["d.png"]
+
+
+@pytest.mark.parametrize("kind", ["dlms", "amed"])
+def test_a_solver_that_designs_its_steps_is_drawn_as_any_other(
+    kind: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = dode.load(DATA)
+    if kind == "dlms":
+        solver: lms.Designed = lms.begin_dlms(model, solvers.ddim(model.grid, nfe=3, basis="data", afs=True))
+    else:
+        solver = lms.begin_amed(model, lambda n: karras(n, model.sigma_min, model.sigma_max), 3)
+    generator = torch.Generator().manual_seed(0)
+    for weight in solver.designer.requires_grad_(False).parameters():
+        weight.copy_(0.05 * torch.randn(weight.shape, generator=generator))
+    solver = replace(solver, metadata=dict(solver=f"{kind}-deis", model=DATA, shape=[1, 28, 28]))
+    solver.save("s.safetensors")
+    assert run("sample --solver s.safetensors --seeds 3-5 --batch-size 2 --out s.png") == 0
+    assert capsys.readouterr().out == f"wrote s.png: 3 images by {kind}-deis, NFE 3\n"
+    images = dode.sample(model, solver, dode.initial_noise(model.shape, range(3, 6)), batch_size=2)
+    assert torch.equal(torch.stack(tiles(pixels(here / "s.png"))), to_uint8(images))
 
 
 def test_a_solver_by_its_name(here: Path) -> None:
@@ -216,9 +275,8 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_examples_are_commands() -> None:
     """Those of the help, and those of the README."""
-    readme = [" ".join(line.split()) for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()]
-    examples = EXAMPLES + [line for line in readme if line.startswith("python -m dode ")]
-    assert len(examples) >= 6
+    examples = EXAMPLES + commands((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(examples) >= 9
     for example in examples:
         args = cli.parser().parse_args(shlex.split(example, comments=True)[3:])
         if hasattr(args, "solver") and args.nfe:
@@ -242,6 +300,7 @@ def test_the_first_two_examples_run(here: Path) -> None:
 # --- what cannot be done -------------------------------------------------------------------------
 
 DISTIL = f"distill --checkpoint {NOISE} --solver ddim --nfe 2 --images 1 --scale 1 --out o.safetensors"
+FIT = f"distill --checkpoint {NOISE} --solver ddim --nfe 2 --images 4 --out o.safetensors"
 BY_NAME = f"sample --checkpoint {NOISE} --solver ddim --nfe 2 --seeds 0 --out o.png"
 STORED = "sample --solver d.safetensors --seeds 0 --out o.png"
 
@@ -252,6 +311,10 @@ def files(here: Path) -> Path:
     table = solvers.ddim(dode.load(NOISE).grid, nfe=2)
     table.save("d.safetensors")
     (here / "cut.safetensors").write_bytes((here / "d.safetensors").read_bytes()[:-9])
+    designed = lms.begin_dlms(dode.load(NOISE), table, features=False)
+    designed.save("designed.safetensors")
+    replace(designed, metadata=dict(model=DATA)).save("designed-other.safetensors")
+    (here / "designed-cut.safetensors").write_bytes((here / "designed.safetensors").read_bytes()[:-9])
     (here / "text.safetensors").write_text("hello")
     save_tensors(here / "images.safetensors", dict(x=torch.zeros(1)), "images", {})
     table.with_full(table.full, model=DATA).save("other.safetensors")
@@ -305,7 +368,15 @@ def refused(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> s
             f"{DISTIL} --method gauss-newton",
             "--method gauss-newton has no use for --scale; leave it out",
         ),
+        (f"{DISTIL} --method dlms", "--method dlms has no use for --scale; leave it out"),
+        (f"{FIT} --method amed --equation 9", "--method amed has no use for --equation; leave it out"),
+        (f"{FIT} --method s4s --first-step none", "--method s4s has no use for --first-step; leave it out"),
         (f"{DISTIL} --method gits --grid karras", "--method gits has no use for --grid; leave it out"),
+        (f"{FIT} --method ld3 --images 3", "a fit needs four images or more, got 3"),
+        (f"{FIT} --method amed --nfe 1", "AMED takes two calls a step, the first of which may be analytical; got 1"),
+        *((f"{FIT} --method {name} --solver heun --nfe 3", "stays at a level") for name in ("dlms", "s4s")),
+        (f"{FIT} --method dlms --trajectories 0", "argument --trajectories: '0' is not a whole number"),
+        (f"{FIT} --method dlms --compare lpips", "argument --compare: invalid choice: 'lpips'"),
         (f"{DISTIL} --method gauss", "argument --method: invalid choice: 'gauss'"),
         (f"{DISTIL} --teacher heun", "argument --teacher: invalid choice: 'heun'"),
         (f"{DISTIL} --grid edm", "argument --grid: invalid choice: 'edm'"),
@@ -324,6 +395,20 @@ def refused(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> s
         (f"{STORED} --nfe 2", "d.safetensors is a finished solver; leave out --nfe, --order, --grid and --afs"),
         (f"{STORED} --afs", "d.safetensors is a finished solver"),
         (f"{STORED} --grid karras", "d.safetensors is a finished solver"),
+        (
+            f"{STORED} --solver designed.safetensors",
+            "designed.safetensors names no network; give one with --checkpoint",
+        ),
+        (
+            f"{STORED} --solver designed.safetensors --nfe 2",
+            "designed.safetensors is a finished solver; leave out --nfe",
+        ),
+        (f"{STORED} --solver designed-cut.safetensors", "may be truncated: make it again"),
+        (
+            f"{STORED} --solver designed-other.safetensors --checkpoint {NOISE}",
+            f"is for {DATA}, not {NOISE}; distil one for that",
+        ),
+        (f"{DISTIL} --checkpoint designed.safetensors", "holds a designed solver, not a network"),
         (f"{STORED} --solver gone.safetensors", "gone.safetensors does not exist; check the path"),
         (f"{STORED} --solver folder.safetensors", "folder.safetensors does not exist"),
         (f"{STORED} --solver cut.safetensors", "may be truncated: make it again"),
@@ -345,6 +430,17 @@ def test_one_line_says_what_is_wrong(
     command: str, message: str, files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in refused(command, files, capsys)
+
+
+def test_the_critic_looks_only_at_what_it_knows(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors, facts = load_tensors(ROOT / f"dode/checkpoints/{NOISE}.safetensors", "network")
+    save_tensors("mine.safetensors", tensors, "network", facts | dict(name="mine"))
+    mine = f"{FIT} --checkpoint mine.safetensors --method s4s"
+    wanted = "--compare features: the critic knows Fashion-MNIST, not mine; take --compare pixels"
+    assert refused(f"{mine} --compare features", here, capsys) == wanted
+    assert run(mine) == 0
+    by_itself = Path("o.safetensors").read_bytes()
+    assert run(f"{mine} --compare pixels") == 0 and Path("o.safetensors").read_bytes() == by_itself
 
 
 def test_no_gpu(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 
 from dode import schedules, solvers
 from dode.denoisers import GaussianDenoiser, MixtureDenoiser
-from dode.lms import GridSpace, Space, cheapest_path, descend, gauss_newton, gits, pixels, stack, step_costs
+from dode.lms import (
+    GridSpace,
+    Space,
+    cheapest_path,
+    descend,
+    gauss_newton,
+    gits,
+    pixels,
+    second_order,
+    stack,
+    step_costs,
+)
 from dode.lms.descent import _Relaxed
 from dode.lms.gradients import gradient, jacobian
 from dode.lms.second_order import _Problem
@@ -120,6 +131,43 @@ def test_the_normal_equations_are_those_of_the_whole_solver(table: Tableau, top:
     jj, jr = problem.normal(vector)
     torch.testing.assert_close(jj, j @ j.T / 8, rtol=0.05, atol=0.02 * float(jj.abs().max()))
     torch.testing.assert_close(jr, j @ (here(vector) - goal.flatten()) / 8, rtol=0.1, atol=0.02 * float(jr.abs().max()))
+
+
+@pytest.mark.parametrize("bias", [0.0, 3.0])
+@pytest.mark.parametrize("table", STARTS.values(), ids=STARTS)
+def test_the_bias_is_in_the_normal_equations(table: Tableau, bias: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against central differences of the error: ``mean |r|^2 + bias |mean r|^2``, the mean over all batches."""
+    monkeypatch.setattr(second_order, "DIFFERENCE", 1e-5)
+    space, noise = Space(table, top=True), NOISE[:8]
+    residual = lambda x: x * torch.tensor([1.0, 2.0, -0.5])  # noqa: E731
+    goal = residual(sample(MIXTURE, TEACHER, noise))
+    examples = Examples(residual, TEACHER, noise, goal, noise[:2], goal[:2], bias)
+    vector = space.pack(table) + 0.1
+    missed = lambda v: residual(sample(MIXTURE, space.table(v), noise)) - goal  # noqa: E731
+    error = lambda v: examples.error(MIXTURE, space.table(v), noise, goal, size=3)  # noqa: E731
+    by_hand = missed(vector).square().sum(1).mean() + bias * missed(vector).mean(0).square().sum()
+    assert error(vector) == pytest.approx(float(by_hand), rel=1e-12)
+    assert examples.check(MIXTURE, table) == examples.error(MIXTURE, table, noise[:2], goal[:2])
+    steps = 1e-5 * torch.eye(len(vector), dtype=torch.float64)
+    slope = torch.tensor([(error(vector + s) - error(vector - s)) / 2e-5 for s in steps], dtype=torch.float64)
+    j = torch.stack([(missed(vector + s) - missed(vector - s)) / 2e-5 for s in steps])
+    wanted = torch.einsum("pbr,qbr->pq", j, j) / 8 + bias * j.mean(1) @ j.mean(1).T
+    jj, jr = _Problem(MIXTURE, space, examples, 3).normal(vector)
+    torch.testing.assert_close(2 * jr, slope, rtol=1e-3, atol=1e-4 * float(slope.abs().max()))
+    torch.testing.assert_close(jj, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_a_fit_with_bias_leaves_less_of_what_images_have_in_common() -> None:
+    """And more of the rest: one call has not the numbers for both."""
+    table, other = solvers.ddim(ZERO[[0, -1]]), initial_noise((3,), range(1000, 1400), dtype=torch.float64)
+    truth = sample(MIXTURE, TEACHER, other)
+
+    def missed(bias: float) -> tuple[float, float]:
+        gap = sample(MIXTURE, gauss_newton(MIXTURE, table, NOISE, teacher=TEACHER, bias=bias), other) - truth
+        return float(gap.mean(0).norm()), float(gap.std(0).norm())
+
+    (plain, rest), (biased, more) = missed(0.0), missed(30.0)
+    assert biased < 0.7 * plain and more > rest
 
 
 def test_a_solver_that_is_its_own_teacher_is_left_alone() -> None:

@@ -67,7 +67,7 @@ PRESETS = {
         Preset(
             name="standard", images=5_000, repeats=3, costly_nfe=49, fit_images=100, reference_steps=1000,
             path_images=100, nfes=DDIM_NFES, heun_nfes=HEUN_NFES, bf16=True, zoo_images=128, zoo_nfes=ZOO_NFES,
-            student_steps=800, downloads=True, learn_images=128, trajectories=3_200, reference_calls=60,
+            student_steps=800, downloads=True, learn_images=128, trajectories=1_600, reference_calls=60,
         ),
         Preset(
             name="full", images=50_000, repeats=3, costly_nfe=10**9, fit_images=100, reference_steps=1000,
