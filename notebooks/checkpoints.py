@@ -73,6 +73,9 @@ plt.show()
 
 # %% [markdown]
 # ## Quality, and the classifier that measures it
+#
+# A second classifier, the *critic*, is of another architecture and was trained from another seed, with mirrored images. Its features may enter the
+# fit of a solver ([Learned solvers compared](learned)); the first one measures, and no fit sees it.
 
 # %% tags=["hide-input"]
 stored = pd.DataFrame(
@@ -85,11 +88,12 @@ plots.listing(
 )
 
 # %% tags=["hide-input"]
-card = zoo.metadata(zoo.CHECKPOINTS / "fashion-mnist-classifier.safetensors")
-print(f"classifier: {card['test_accuracy']:.1%} of the 10,000 test images right")
-print(
-    f"classifier: {card['recipe']['steps']} steps of {card['recipe']['batch']} images, {card['seconds'] / 60:.0f} minutes on {card['threads']} thread(s)"
-)
+for name in zoo.CLASSIFIERS:
+    card = zoo.metadata(zoo.CHECKPOINTS / f"{name}.safetensors")
+    print(f"{name}: {card['test_accuracy']:.1%} of the 10,000 test images right")
+    print(
+        f"{name}: {card['recipe']['steps']} steps of {card['recipe']['batch']} images, {card['seconds'] / 60:.0f} minutes on {card['threads']} thread(s)"
+    )
 for name in names:
     print(
         f"{name}: {cards[name]['seconds'] / 60:.0f} minutes on {cards[name]['threads']} thread(s), torch {cards[name]['torch']}"
@@ -102,6 +106,7 @@ for name in names:
 # python -m dode.training fashion-mnist-noise --out runs
 # python -m dode.training fashion-mnist-data --out runs
 # python -m dode.training fashion-mnist-classifier --out runs
+# python -m dode.training fashion-mnist-critic --out runs
 # ```
 #
 # The data are read from the folder named by `DODE_DATA`, or fetched from their publisher and checked by digest. The images are under the MIT licence
