@@ -35,7 +35,7 @@ class AMED(Designed):
 
     def _design(self, step: int, feature: Tensor | None, level: Tensor, memory: Memory) -> Tensor:
         """The level between those of ``step``; the length of the step goes to ``memory``."""
-        numbers = self.designer(feature, level, step).double()
+        numbers = self.designer(feature, level, step).double()  # of what is known where the step starts
         start, end = (self.base.sigmas[k].to(level) for k in (step, step + 1))
         memory["length"] = 1 + torch.tanh(numbers[:, 1]) / 2
         return torch.exp(end.log() + torch.sigmoid(numbers[:, 0]) * (start / end).log())

@@ -97,7 +97,8 @@ class Designer(nn.Module):
         if feature is None or not self.config["features"]:
             return fixed
         seen = F.layer_norm(feature, feature.shape[1:])
-        hidden = self.read(seen) + self.when(level.float().log()[:, None] / 4) + self.row.weight[row]
+        when = level.detach().float().log()[:, None] / 4
+        hidden = self.read(seen) + self.when(when) + self.row.weight[row]
         return fixed + self.last(self.body(hidden))
 
 

@@ -48,7 +48,7 @@ def losses(
     with watched(denoiser, solver.reads) as seen:
         for row in range(solver.nfe):
             outputs[row] = evaluate(denoiser, basis, x, level, told)
-            plan = solver.plan(row, seen[-1] if seen else None, level.detach(), memory)
+            plan = solver.plan(row, seen[-1] if seen else None, level, memory)
             if solver.matched(row):
                 fixed = plan.following.detach()
                 ahead = solver.move(x, plan.parts, outputs, level, fixed)

@@ -35,7 +35,7 @@ class DLMS(Designed):
         usual, start = self.base.parts[row], max(-1, row + 1 - self.options["window"])
         parts = [(j, usual[j + 1].to(level) + numbers[:, row - 1 - j]) for j in range(start, row)]
         rest = sum((part for _, part in parts), torch.zeros_like(level))
-        following = self._next(row, level, numbers[:, -2])
+        following = self._next(row, level.detach(), numbers[:, -2])  # a design answers for its own step alone
         told = following * numbers[:, -1].exp() if self.options["scaling"] else following
         return Plan([(row, 1 - rest), *reversed(parts)], following, told)
 

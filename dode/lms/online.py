@@ -31,9 +31,10 @@ def exponential_parts(levels: list[Tensor], following: Tensor) -> Tensor:
 
 
 class OnlineTeacher:
-    """Runs from ``top`` times the noise to wherever the student goes, ``points`` steps a time, uniform in ``ln sigma``.
+    """Runs from ``top`` times the noise to wherever the student goes, ``points`` steps a time, uniform in ``sigma``.
 
-    ``points = 5``: the four extra points of each student's step that the paper has (M = 4).
+    ``points = 5``: the four extra points of each student's step that the paper has (M = 4).  Uniform in ``sigma``,
+    because a student's steps are long: uniform in ``ln sigma`` the last of them, down to 0, is hardly resolved at all.
     """
 
     def __init__(self, denoiser: Denoiser, noise: Tensor, top: float, points: int = 5) -> None:
@@ -43,15 +44,9 @@ class OnlineTeacher:
 
     @torch.no_grad()
     def run_to(self, following: Tensor) -> Tensor:
-        """The state at levels ``(B,)``, all at or below those where it is; all 0, or all above."""
-        to_zero = bool((following == 0).all())
-        # on the way to 0 the last call is at sigma_min, or a little below where the student has gone further
-        end = (0.9 * self.level).clamp(max=self.denoiser.sigma_min) if to_zero else following
-        span = (self.level / end).log()
-        steps = self.points - to_zero
-        stops = [self.level * torch.exp(-span * k / steps) for k in range(1, steps + 1)] if steps else []
-        for stop in [*stops, following] if to_zero else stops:
-            self._step(stop)
+        """The state at levels ``(B,)``, all below those where it is; all 0, or all above."""
+        for k in range(1, self.points + 1):
+            self._step(torch.lerp(self.level, following, 1 / (self.points + 1 - k)))  # what is left, in equal steps
         return self.x
 
     def _step(self, following: Tensor) -> None:

@@ -45,6 +45,7 @@ class Task:
     folder: Path | None = None
     trajectories: int = 20_000
     progress: bool = False
+    levels: Callable[[int], Tensor] | None = None  # AMED's grid function, which must not end at 0; None: Karras's
 
     @property
     def afs(self) -> bool:
@@ -120,10 +121,10 @@ def dlms_fixed(task: Task) -> Tableau:
 
 
 def amed(task: Task) -> Designed:
-    """AMED: a designed level and length for each step of Karras's grid to ``sigma_min``; ``table`` gives the calls."""
+    """AMED: a designed level and length for each step of a grid to ``sigma_min``; ``table`` gives the calls."""
     model = task.denoiser
-    grid = lambda n: karras(n, model.sigma_min, model.sigma_max)  # noqa: E731
-    return _train(task, begin_amed(task.quick, grid, task.table.nfe), "amed", rate=2e-3)
+    grid = task.levels or (lambda n: karras(n, model.sigma_min, model.sigma_max))
+    return _train(task, begin_amed(task.quick, grid, task.table.nfe), "amed", rate=2.5e-4)
 
 
 def _train(task: Task, start: Designed, method: str, rate: float) -> Designed:
