@@ -124,7 +124,7 @@ def amed(task: Task) -> Designed:
     """AMED: a designed level and length for each step of a grid to ``sigma_min``; ``table`` gives the calls."""
     model = task.denoiser
     grid = task.levels or (lambda n: karras(n, model.sigma_min, model.sigma_max))
-    return _train(task, begin_amed(task.quick, grid, task.table.nfe), "amed", rate=2.5e-4)
+    return _train(task, begin_amed(task.quick, grid, task.table.nfe), "amed", rate=5e-3)
 
 
 def _train(task: Task, start: Designed, method: str, rate: float) -> Designed:
