@@ -21,7 +21,6 @@ from dode.lms import recipes
 from dode.lms.recipes import Task
 from dode.metrics import Features, Moments, classifier_features
 from dode.sampling import initial_noise
-from dode.schedules import VPDiscrete
 from dode.storage import FileError
 from dode.tableau import Tableau
 
@@ -126,18 +125,11 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     folder = home() / "_build" / "training" / p.name / checkpoint
     trajectories = min(options.get("trajectories", p.trajectories), p.trajectories)
     task = Task(model, table, make, noise, compared, seeds, quick, folder, trajectories)
-    ends = {"sigma_min": model.sigma_min, "sigma_max": model.sigma_max}
-    task.levels = lambda n: comparisons.GRIDS["time"](n, **ends, **_chain(model))
     began = time.perf_counter()
     solver = _fit(name, task, options)
     solver.metadata.update(seconds=round(time.perf_counter() - began, 2), weights=zoo.digest(checkpoint))
     solver.save(file)
     return solver
-
-
-def _chain(model: Denoiser) -> dict[str, Any]:
-    """The time that the grid is uniform in: the denoiser's own, if it has one."""
-    return {"schedule": model.schedule} if isinstance(model.schedule, VPDiscrete) else {}
 
 
 def _fit(name: str, task: Task, options: dict[str, Any]) -> Tableau | lms.Designed:
