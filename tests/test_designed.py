@@ -1,0 +1,861 @@
+"""Designed solvers: they begin as their bases, learn by the gradient of their own losses, and are kept in files."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import accumulate, pairwise
+from operator import mul
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import dode
+from dode import lms, schedules, solvers
+from dode.denoisers import Denoiser, MixtureDenoiser, NoisePrediction
+from dode.lms import AMED, DLMS, RECIPES, Designed, Task, begin_amed, begin_dlms, distill, pixels, train
+from dode.lms.designer import bottleneck, feature_size, watched
+from dode.lms.online import OnlineTeacher, exponential_parts
+from dode.lms.targets import Examples
+from dode.metrics import rmse
+from dode.sampling import Step, initial_noise, sample, trajectory
+from dode.storage import FileError, load_tensors, save_tensors
+from dode.tableau import Tableau
+from dode.training import Run
+
+MIXTURE = MixtureDenoiser(
+    torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).double(), torch.tensor([0.3, 0.5, 0.8, 0.2])
+)
+NOISE = initial_noise((3,), range(12), dtype=torch.float64)
+OTHERS = initial_noise((3,), range(1000, 1200), dtype=torch.float64)
+ZERO, END = schedules.karras(4, 0.02, 20.0, final="zero"), schedules.karras(4, 0.02, 20.0)
+BASES = {
+    "as published": solvers.deis(ZERO, variable="log_rho", basis="data", afs=True),
+    "as published, to sigma_min": solvers.deis(END, variable="log_rho", basis="data", afs=True),
+    "without AFS": solvers.deis(ZERO, variable="log_rho", basis="data"),
+    "low order": solvers.ddim(ZERO, basis="data", afs=True),
+    "ddim": solvers.ddim(ZERO),
+    "ipndm": solvers.ipndm(END),
+    "ipndm, AFS": solvers.ipndm(ZERO, afs=True),
+    "one call": solvers.ddim(ZERO[[0, -1]], basis="data"),
+    "one call after AFS": solvers.ddim(ZERO[[0, 2, -1]], basis="data", afs=True),
+}
+STEPS = [name for name in BASES if not name.startswith("one call")]
+
+
+def shaken(solver: Any, size: float = 0.2, seed: int = 0) -> Any:
+    """The solver with random numbers, in float64: its designer is changed."""
+    generator = torch.Generator().manual_seed(seed)
+    table = solver.designer.double().table
+    with torch.no_grad():
+        table.copy_(size * torch.randn(table.shape, generator=generator, dtype=torch.float64))
+    return solver
+
+
+def dlms(name: str, **options: Any) -> DLMS:
+    return begin_dlms(MIXTURE, BASES[name], features=False, **options)
+
+
+def karras(n: int) -> Tensor:
+    return schedules.karras(n, 0.02, 20.0)
+
+
+def amed(nfe: int) -> AMED:
+    return begin_amed(MIXTURE, karras, nfe, features=False)
+
+
+def near(found: Tensor, wanted: Tensor, rtol: float = 1e-12, atol: float = 1e-12) -> None:
+    torch.testing.assert_close(found.detach(), wanted.detach(), rtol=rtol, atol=atol)
+
+
+# --- DLMS: where it starts, and what its numbers do -------------------------------------------------
+
+
+@pytest.mark.parametrize("base", BASES.values(), ids=BASES)
+@pytest.mark.parametrize("options", [{}, dict(window=5), dict(scaling=False), dict(adaptive=False)], ids=str)
+def test_a_fresh_solver_samples_as_its_base(base: Tableau, options: dict[str, Any]) -> None:
+    fresh = begin_dlms(MIXTURE, base, features=False, **options)
+    assert fresh.nfe == base.nfe and not fresh.reads
+    MIXTURE.reset()
+    found = trajectory(MIXTURE, fresh, NOISE)
+    assert base.nfe == MIXTURE.nfe
+    near(found, trajectory(MIXTURE, base, NOISE))
+
+
+@pytest.mark.xfail(strict=True, reason="the base's levels told are forgotten")
+def test_a_fresh_solver_tells_the_network_what_its_base_tells_it() -> None:
+    base = BASES["without AFS"]
+    told = replace(base, sigmas_in=1.1 * base.sigmas_in)
+    near(sample(MIXTURE, begin_dlms(MIXTURE, told, features=False), NOISE), sample(MIXTURE, told, NOISE))
+
+
+def test_ddim_needs_a_window_of_one() -> None:
+    near(sample(MIXTURE, dlms("ddim", window=1), NOISE), sample(MIXTURE, BASES["ddim"], NOISE))
+    with pytest.raises(ValueError, match=r"row 3 uses output 0: widen window=3"):
+        dlms("ipndm", window=3)
+    with pytest.raises(ValueError, match="stays at a level"):
+        begin_dlms(MIXTURE, solvers.heun(END), features=False)
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(list(BASES)), st.integers(0, 2**31), st.floats(0.01, 0.7), st.booleans(), st.booleans())
+def test_whatever_the_numbers_are_the_frozen_table_is_the_walk(
+    name: str, seed: int, size: float, scaling: bool, adaptive: bool
+) -> None:
+    solver = shaken(dlms(name, scaling=scaling, adaptive=adaptive), size, seed)
+    table = solver.freeze()
+    assert (table.sigmas[1:] < table.sigmas[:-1]).all() and table.sigmas[-1] == solver.base.sigmas[-1]
+    assert table.inconsistency() < 1e-9 and table.basis == solver.base.basis and table.nfe == solver.nfe
+    walked = trajectory(MIXTURE, solver, NOISE)
+    near(walked, trajectory(MIXTURE, table, NOISE), rtol=1e-9, atol=1e-10 * float(walked.detach().abs().max()))
+    assert adaptive or torch.equal(table.sigmas, solver.base.sigmas)
+    assert scaling or torch.equal(table.sigmas_in, table.sigmas[:-1])
+
+
+def test_a_frozen_table_keeps_the_metadata_and_a_solver_that_reads_has_none() -> None:
+    assert replace(dlms("ddim"), metadata=dict(method="x")).freeze().metadata == dict(method="x")
+    network = dode.load("fashion-mnist-data")
+    reads = begin_dlms(network, solvers.ddim(network.grid, nfe=2))
+    with pytest.raises(ValueError, match="has a table for each image, not one"):
+        reads.freeze()
+
+
+def moved(name: str, row: int, column: int, by: float) -> Tableau:
+    """The frozen table where one number of the designer is ``by``."""
+    solver = dlms(name)
+    with torch.no_grad():
+        solver.designer.table[row, column] = by
+    return solver.freeze()
+
+
+def test_a_part_is_taken_from_the_newest_output() -> None:
+    before = BASES["as published"].parts
+    for row in range(3):
+        for column in range(min(row + 1, 3)):
+            wanted = before.clone()
+            wanted[row, row - column] += 0.25  # the first column of parts is output -1
+            wanted[row, row + 1] -= 0.25
+            near(moved("as published", row + 1, column, 0.25).parts, wanted)
+
+
+def test_a_level_told_is_a_factor() -> None:
+    table = BASES["as published"]
+    for row in range(3):
+        changed = moved("as published", row, -1, 0.3)
+        wanted = table.sigmas_in.clone()
+        wanted[row] *= math.exp(0.3)
+        near(changed.sigmas_in, wanted, rtol=1e-7)
+        near(changed.sigmas, table.sigmas)
+
+
+def test_a_level_is_a_share_of_what_is_left() -> None:
+    """A designed level moves the later ones, but not their shares of the way left, nor the end."""
+    for name in ("as published", "as published, to sigma_min"):
+        table = BASES[name]
+        s = table.sigmas
+        end = s[-1].log() if s[-1] > 0 else s[-2].log() - 1
+        shares = lambda t, end=end: t.sigmas[:-1].log().diff() / (end - t.sigmas[:-2].log())  # noqa: E731
+        for row in range(1, table.nfe):
+            changed = moved(name, row, -2, 0.5)
+            wanted = shares(table)
+            wanted[row - 1] = (wanted[row - 1].logit() + 0.5).sigmoid()
+            near(shares(changed), wanted)
+            near(changed.sigmas[:row], s[:row])
+            assert changed.sigmas[row] < s[row] and changed.sigmas[-1] == s[-1]
+        assert float(moved(name, 0, -2, 0.5).sigmas[0] / s[0]) == pytest.approx(math.exp(0.5))
+    near(moved("without AFS", 0, -2, 0.5).sigmas, BASES["without AFS"].sigmas)
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="the first level may fall below the end of the way")
+def test_levels_decrease_however_low_the_first_one_is() -> None:
+    levels = moved("as published", 0, -2, -8.0).sigmas
+    assert (levels[1:] <= levels[:-1]).all()
+
+
+@pytest.mark.xfail(strict=True, reason="torch's own random numbers, unseeded")
+def test_two_fresh_designers_are_the_same() -> None:
+    model = dode.load("fashion-mnist-data")
+    one, two = (begin_dlms(model, solvers.ddim(model.grid, nfe=2)).designer.state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+# --- the teacher that runs along ------------------------------------------------------------------
+
+ratios = st.lists(st.floats(0.05, 0.95), min_size=1, max_size=3)
+
+
+@settings(max_examples=60)
+@given(st.floats(0.1, 100.0), ratios)
+def test_exponential_parts_are_those_of_the_table(top: float, steps: list[float]) -> None:
+    levels = torch.tensor([top, *(top * r for r in accumulate(steps, mul))], dtype=torch.float64)
+    table = solvers.deis(levels, order=len(steps), variable="log_rho", basis="data")
+    stretched = torch.stack([levels, levels**0.9, 3 * levels])  # three images, each with levels of its own
+    found = exponential_parts(list(stretched.T[:-1]), stretched[:, -1])
+    near(found[:, 0], table.parts[-1, 1:].flip(0), rtol=1e-8, atol=1e-9)
+    near(found[:, 2], found[:, 0], rtol=1e-8, atol=1e-9)  # only ratios of levels count
+    other = solvers.deis(levels**0.9, order=len(steps), variable="log_rho", basis="data")
+    near(found[:, 1], other.parts[-1, 1:].flip(0), rtol=1e-8, atol=1e-9)
+    to_zero = exponential_parts(list(stretched.T[:-1]), torch.zeros(3).double())
+    assert torch.equal(to_zero.sum(0), torch.ones(3).double()) and (to_zero[0] == 1).all()
+
+
+def fine(stops: list[float], points: int) -> Tensor:
+    """The levels that the teacher walks on its way through ``stops``: ``points`` equal steps to each."""
+    ways = [torch.linspace(*way, points + 1, dtype=torch.float64)[1:] for way in pairwise(stops)]
+    return torch.cat([torch.tensor(stops[:1], dtype=torch.float64), *ways])
+
+
+@pytest.mark.parametrize("points", [2, 5])
+@pytest.mark.parametrize("stops", [[80.0, 9.0, 0.6, 0.01], [80.0, 9.0, 0.6, 0.0], [80.0, 3.0, 0.0015, 0.0]], ids=str)
+def test_the_teacher_is_the_solver_of_the_zoo(stops: list[float], points: int) -> None:
+    levels = fine(stops, points)
+    states = trajectory(MIXTURE, solvers.deis(levels, variable="log_rho", basis="data"), NOISE)
+    teacher = OnlineTeacher(MIXTURE, NOISE, stops[0], points)
+    MIXTURE.reset()
+    for k, stop in enumerate(stops[1:], 1):
+        found = teacher.run_to(torch.full((len(NOISE),), stop, dtype=torch.float64, requires_grad=True))
+        near(found, states[k * points], rtol=1e-9, atol=1e-9)
+        assert MIXTURE.nfe == k * points and not found.requires_grad
+
+
+def test_images_at_levels_of_their_own_do_not_mix() -> None:
+    shares = torch.rand(12, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.8 + 0.1
+    stops = torch.cat([20.0 * shares.cumprod(1), torch.zeros(12, 1)], dim=1)
+
+    def run(pick: Tensor) -> Tensor:
+        teacher = OnlineTeacher(MIXTURE, NOISE[pick], 20.0, 3)
+        return torch.stack([teacher.run_to(level) for level in stops[pick].T], dim=1)
+
+    whole, order = run(torch.arange(12)), torch.randperm(12, generator=torch.Generator().manual_seed(1))
+    near(run(order), whole[order])
+    near(torch.cat([run(torch.tensor([k])) for k in range(12)]), whole)
+    for k in (0, 7):  # and each is where the zoo's solver brings it
+        levels = fine([20.0, *stops[k].tolist()], 3)
+        alone = sample(MIXTURE, solvers.deis(levels, variable="log_rho", basis="data"), NOISE[k : k + 1])
+        near(whole[k : k + 1, -1], alone, rtol=1e-9, atol=1e-9)
+
+
+# --- AMED -----------------------------------------------------------------------------------------
+
+
+def two_stages(grid: Tensor, afs: bool, share: Tensor, length: Tensor) -> Tensor:
+    """AMED written out: (AFS,) a middle level and a length for each step."""
+    x = grid[0] * NOISE
+    for n, (s, t) in enumerate(pairwise(grid)):
+        noise = NOISE if afs and n == 0 else (x - MIXTURE(x, s)) / s
+        middle = s ** share[n] * t ** (1 - share[n])
+        there = x + (middle - s) * noise
+        x = x + length[n] * (t - s) * (there - MIXTURE(there, middle)) / middle
+    return x
+
+
+@pytest.mark.parametrize("nfe", [2, 3, 4, 5, 8])
+def test_amed_is_its_two_stages(nfe: int) -> None:
+    """Fresh, the geometric middle and the whole length; with other numbers, the paper's formula."""
+    solver, steps = amed(nfe), (nfe + 1) // 2
+    half, one = torch.full((steps,), 0.5).double(), torch.ones(steps).double()
+    MIXTURE.reset()
+    found = sample(MIXTURE, solver, NOISE)
+    assert MIXTURE.nfe == solver.nfe == nfe and MIXTURE.images == nfe * len(NOISE)
+    near(found, two_stages(karras(steps), nfe % 2 == 1, half, one))
+    if nfe % 2 == 0:
+        near(found, sample(MIXTURE, solvers.dpm_2(karras(steps)), NOISE))
+    numbers = shaken(solver, 1.0).designer.table.detach()
+    share, length = numbers[:, 0].sigmoid(), 1 + numbers[:, 1].tanh() / 2
+    near(sample(MIXTURE, solver, NOISE), two_stages(karras(steps), nfe % 2 == 1, share, length), 1e-9, 1e-9)
+
+
+def test_amed_evaluates_in_the_middle_and_goes_on_at_the_grid() -> None:
+    levels = [state.level for state, _ in shaken(amed(5)).walk(MIXTURE, NOISE)]
+    grid = karras(3)
+    assert all((levels[k] == level).all() for k, level in zip((1, 3, 5), grid[1:], strict=True))
+    assert all((s > m).all() and (m > t).all() for m, (s, t) in zip(levels[::2], pairwise(grid), strict=True))
+    assert [amed(5).matched(row) for row in range(5)] == [True, False, True, False, True]
+    assert [amed(4).matched(row) for row in range(4)] == [False, True, False, True]
+
+
+def test_what_amed_cannot_do() -> None:
+    with pytest.raises(ValueError, match=r"two calls a step.*got 1 in all, take 2"):
+        amed(1)
+    with pytest.raises(ValueError, match=r"none lies between one and 0; end at sigma_min"):
+        begin_amed(MIXTURE, lambda n: schedules.karras(n, 0.02, 20.0, final="zero"), 4, features=False)
+
+
+# --- the losses -----------------------------------------------------------------------------------
+
+
+def losses(solver: Designed, **options: Any) -> list[Tensor]:
+    return distill.losses(solver, MIXTURE, NOISE, **dict(residual=pixels, top=20.0, points=3) | options)
+
+
+def slopes(solver: Designed) -> list[Tensor]:
+    """Of each loss, on the designer's table."""
+    table = solver.designer.table
+    found = [torch.autograd.grad(loss, table, retain_graph=True, allow_unused=True)[0] for loss in losses(solver)]
+    return [torch.zeros_like(table) if g is None else g for g in found]
+
+
+@pytest.mark.parametrize(
+    "solver", [dlms("as published"), dlms("ipndm"), amed(4), amed(5)], ids=["afs", "not", "4", "5"]
+)
+def test_the_losses_are_distances_of_the_walk_to_a_teacher_on_its_own(solver: Designed) -> None:
+    shaken(solver)
+    weighed = lambda x: x * torch.tensor([1.0, 2.0, -3.0])  # noqa: E731
+    teacher, wanted = OnlineTeacher(MIXTURE, NOISE, 20.0, 3), list[Tensor]()
+    for state, _ in solver.walk(MIXTURE, NOISE):
+        if state.row and solver.matched(state.row - 1):
+            gap = state.x - teacher.run_to(state.level)
+            wanted.append((gap.square().mean(1) / (1 + state.level**2)).mean())
+    wanted[-1] = weighed(gap).square().sum(1).mean()
+    near(torch.stack(losses(solver, residual=weighed)), torch.stack(wanted), rtol=1e-9)
+    assert len(wanted) == (solver.base.nfe if isinstance(solver, AMED) else solver.nfe)
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("scaling", [True, False])
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_a_rows_loss_knows_two_designs(name: str, scaling: bool, adaptive: bool) -> None:
+    """Its own parts, and all that the row before was designed with; the next level is not its business."""
+    solver = shaken(dlms(name, scaling=scaling, adaptive=adaptive), 0.1)
+    parts = lambda row: min(row + 1, 3) if row >= 0 else 0  # noqa: E731
+    for row, slope in enumerate(slopes(solver)):
+        wanted = torch.zeros(solver.nfe + 1, 5, dtype=torch.bool)
+        wanted[row + 1, : parts(row)] = True
+        if row or solver.options["afs"]:
+            wanted[row, : parts(row - 1)] = True
+            wanted[row, -2:] = torch.tensor([adaptive, scaling])
+        assert torch.equal(slope != 0, wanted), row
+
+
+@pytest.mark.parametrize("nfe", [4, 5])
+def test_ameds_losses_know_their_own_step(nfe: int) -> None:
+    for step, slope in enumerate(slopes(shaken(amed(nfe), 0.1))):
+        assert [row.any() for row in slope] == [k == step for k in range(len(slope))] and slope[step].all()
+
+
+class Still:
+    """A teacher that waits: then a loss is a function of the designs alone."""
+
+    def __init__(self, denoiser: Denoiser, noise: Tensor, top: float, points: int) -> None:
+        self.x = noise
+
+    def run_to(self, following: Tensor) -> Tensor:
+        return 0.5 * self.x
+
+
+def differences(solver: Designed, row: int, column: int) -> Tensor:
+    """Central ones, of each loss."""
+    found = list[Tensor]()
+    with torch.no_grad():
+        for by in (1e-5, -2e-5):
+            solver.designer.table[row, column] += by
+            found.append(torch.stack(losses(solver)))
+        solver.designer.table[row, column] += 1e-5
+    return (found[0] - found[1]) / 2e-5
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_gradient_is_that_of_the_losses(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distill, "OnlineTeacher", Still)
+    solver = shaken(dlms(name), 0.1)
+    last = solver.nfe - 1
+    for row, slope in enumerate(slopes(solver)):
+        numbers = [(row + 1, k) for k in range(3)] + [(row, k) for k in (0, 1, 2, -1)]
+        numbers += [(row, -2)] if row == last else []  # before that, a level moves the next, which is held fixed
+        for where in numbers:
+            wanted = differences(solver, *where)[row]
+            near(slope[where], wanted, rtol=1e-5, atol=1e-7 * float(slope.abs().max()))
+
+
+@pytest.mark.parametrize("nfe", [4, 5])
+def test_ameds_gradient_is_that_of_its_losses(nfe: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distill, "OnlineTeacher", Still)
+    solver = shaken(amed(nfe), 0.3)
+    for step, slope in enumerate(slopes(solver)):
+        for column in (1, 0):
+            near(slope[step, column], differences(solver, step, column)[step], rtol=1e-5)
+
+
+# --- training -------------------------------------------------------------------------------------
+
+CHECK = initial_noise((3,), range(40), dtype=torch.float64)
+TEACHER = solvers.deis(MIXTURE.grid, nfe=40, variable="log_rho", basis="data")
+START = solvers.deis(MIXTURE.grid, nfe=4, variable="log_rho", basis="data", afs=True)
+
+
+def fit(folder: Path | None = None, solver: Designed | None = None, **options: Any) -> Designed:
+    """Twenty steps, four checks."""
+    solver = solver or begin_dlms(MIXTURE, START, features=False)
+    usual: dict[str, Any] = dict(method="test", trajectories=320, batch_size=16, rate=2e-2, check=CHECK, checks=4)
+    return train(solver, MIXTURE, folder, **usual | dict(teacher=TEACHER) | options)
+
+
+@pytest.fixture(scope="module")
+def whole() -> Designed:
+    return fit()
+
+
+def same(one: Designed, two: Designed) -> bool:
+    a, b = one.designer.state_dict(), two.designer.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_few_steps_bring_it_nearer(whole: Designed) -> None:
+    start = begin_dlms(MIXTURE, START, features=False)
+    again = fit(solver=start)
+    assert same(whole, again) and again.metadata == whole.metadata  # no chance in it
+    assert not start.designer.table.any() and start.designer.table.requires_grad and not start.metadata  # as it was
+    assert not whole.designer.table.requires_grad
+    truth = sample(MIXTURE, TEACHER, OTHERS)
+    assert rmse(sample(MIXTURE, whole, OTHERS), truth) < 0.5 * rmse(sample(MIXTURE, START, OTHERS), truth)
+    cost = whole.metadata["cost"]
+    assert len(cost) == 5 and min(cost) < 0.2 * cost[0]
+    assert [len(row) for row in whole.metadata["losses"]] == [4] * 4
+
+
+def test_amed_comes_nearer_too() -> None:
+    learned = fit(solver=begin_amed(MIXTURE, lambda n: schedules.karras(n, 0.002, 80.0), 5, features=False))
+    cost = learned.metadata["cost"]
+    assert min(cost) < 0.95 * cost[0] and isinstance(learned, AMED) and len(learned.metadata["losses"][0]) == 3
+
+
+class Killed(BaseException):
+    """As from the keyboard."""
+
+
+class Deadly:
+    """A residual that a training asks twice a step, and that kills it the ``last`` time; checks need no gradient."""
+
+    def __init__(self, last: int) -> None:
+        self.left = last
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.left -= torch.is_grad_enabled()
+        if self.left <= 0:
+            raise Killed
+        return pixels(images)
+
+
+def test_the_best_on_the_noise_held_back_is_kept(whole: Designed, tmp_path: Path) -> None:
+    """Where the goal on that noise is the start's, the start; where it is that of half way, half way."""
+    assert isinstance(whole, DLMS)
+    found = fit(solver=whole, teacher=whole.freeze())
+    assert same(found, whole) and found.metadata["cost"][0] < 1e-20 < 1e-9 < min(found.metadata["cost"][1:])
+    with pytest.raises(Killed):
+        fit(tmp_path, residual=Deadly(21))  # in the eleventh step, after two checks
+    (file,) = tmp_path.glob("*.best.safetensors")
+    half_way = replace(whole, designer=type(whole.designer)(**whole.designer.config))
+    half_way.designer.load_state_dict({"table": load_tensors(file, "best designer")[0]["kept.table"]})
+    found = fit(teacher=half_way.freeze())
+    assert same(found, half_way) and found.metadata["cost"][2] < 1e-20 and len(found.metadata["cost"]) == 5
+    held = Examples.make(MIXTURE, CHECK, TEACHER, pixels, 1.0)
+    assert held.check(MIXTURE, whole) == pytest.approx(min(whole.metadata["cost"]))  # of the very images
+
+
+def test_what_a_training_says_of_itself() -> None:
+    MIXTURE.reset()
+    found = fit(seeds=range(40), points=3)
+    facts = found.metadata
+    assert facts["network_evaluations"] == MIXTURE.images + 2 * 4 * 16 * 20  # a backward pass is two calls
+    assert MIXTURE.images > 4 * 16 * 20 + 3 * 4 * 16 * 20 + 40 * 40  # student, its teacher, and that of the check
+    wanted = dict(solver="test-deis", method="test", nfe=4, model="Gaussian mixture", shape=[3], trajectories=320)
+    assert facts.items() >= dict(wanted, check_seeds=list(range(40))).items()
+    with pytest.raises(FloatingPointError):
+        fit(residual=lambda x: x / 0 * 0)
+
+
+def ended_the_same(one: Designed, two: Designed) -> bool:
+    return same(one, two) and all(one.metadata[k] == two.metadata[k] for k in ("cost", "losses"))
+
+
+@pytest.mark.parametrize("call", [1, 16, 29, 40])
+def test_killed_in_a_step_and_resumed_it_ends_the_same(call: int, tmp_path: Path, whole: Designed) -> None:
+    with pytest.raises(Killed):
+        fit(tmp_path, residual=Deadly(call))
+    assert ended_the_same(fit(tmp_path), whole)
+
+
+@pytest.mark.xfail(strict=True, reason="the step is kept, and its check is lost")
+@pytest.mark.parametrize("checks", [1, 2, 4])
+def test_killed_before_a_check_and_resumed_it_ends_the_same(
+    checks: int, tmp_path: Path, whole: Designed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, left = Run.train, [None] * checks
+
+    def killed_after_it_saved(*args: Any, **options: Any) -> None:
+        run(*args, **options)
+        left.pop()
+        if not left:
+            raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Run, "train", killed_after_it_saved)
+        fit(tmp_path)
+    assert ended_the_same(fit(tmp_path), whole)
+
+
+@pytest.mark.parametrize("checks", [1, 3])
+def test_what_is_done_is_not_done_again(
+    checks: int, tmp_path: Path, whole: Designed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, stops = Run.train, list[int]()
+
+    def until_killed(self: Run, *args: Any, **options: Any) -> None:
+        if len(stops) == checks:
+            raise Killed
+        stops.append(self.step)
+        run(self, *args, **options)
+
+    monkeypatch.setattr(Run, "train", until_killed)
+    with pytest.raises(Killed):
+        fit(tmp_path)
+    assert stops == [0, 5, 10][:checks]
+    began = list[int]()
+    monkeypatch.setattr(Run, "train", lambda self, *a, **k: (began.append(self.step), run(self, *a, **k)))
+    resumed = fit(tmp_path)
+    assert began == [0, 5, 10, 15][checks:] and same(resumed, whole)
+    assert same(fit(tmp_path), whole) and began[-1] == 15  # finished: nothing is left to train
+
+
+def test_another_training_in_the_same_folder_is_its_own(tmp_path: Path, whole: Designed) -> None:
+    fit(tmp_path, solver=begin_dlms(MIXTURE, solvers.ddim(MIXTURE.grid, nfe=4), features=False))
+    fit(tmp_path, solver=dlms("as published"))
+    fit(tmp_path, solver=amed(4))
+    assert same(fit(tmp_path), whole)
+
+
+@pytest.mark.xfail(strict=True, reason="the name of the files knows the solver alone")
+@pytest.mark.parametrize("other", [dict(points=2), dict(residual=lambda x: 2 * x)], ids=["points", "residual"])
+def test_a_folder_does_not_pass_one_training_off_as_another(
+    other: dict[str, Any], tmp_path: Path, whole: Designed
+) -> None:
+    fit(tmp_path)
+    try:
+        found = fit(tmp_path, **other)
+    except ValueError:
+        return
+    assert found.metadata["cost"] != whole.metadata["cost"] or not same(found, whole)
+
+
+# --- on a network that it reads -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model() -> dode.denoisers.NetworkDenoiser:
+    return dode.load("fashion-mnist-data")
+
+
+def reading(model: Denoiser, kind: str, size: float = 0.05) -> Any:
+    """A solver that looks at the network, with small random weights everywhere."""
+    if kind == "dlms":
+        table = solvers.deis(model.grid, nfe=4, variable="log_rho", basis="data", afs=True)
+        solver: Designed = begin_dlms(model, table)
+    else:
+        solver = begin_amed(model, lambda n: schedules.karras(n, model.sigma_min, model.sigma_max), 5)
+    generator = torch.Generator().manual_seed(3)
+    for weight in solver.designer.requires_grad_(False).parameters():
+        weight.copy_(size * torch.randn(weight.shape, generator=generator))
+    return solver
+
+
+@pytest.fixture(scope="module", params=["dlms", "amed"])
+def solver(request: pytest.FixtureRequest, model: Denoiser) -> Designed:
+    return reading(model, request.param)
+
+
+def noise_of(model: Denoiser, seeds: range | list[int]) -> Tensor:
+    return initial_noise(model.shape, seeds)
+
+
+def test_a_fresh_solver_that_reads_samples_as_its_base(model: Denoiser) -> None:
+    base = solvers.deis(model.grid, nfe=4, variable="log_rho", basis="data", afs=True)
+    fresh = begin_dlms(model, base)
+    assert fresh.reads and fresh.designer.config["features"] == 16
+    noise = noise_of(model, range(3))
+    with torch.no_grad():
+        near(sample(model, fresh, noise), sample(model, base, noise), rtol=0, atol=1e-4)
+
+
+def test_the_feature_is_the_channel_mean_of_the_bottleneck(model: Denoiser) -> None:
+    counted = model.nfe, model.images
+    assert feature_size(model) == 16 and (model.nfe, model.images) == counted
+    noise, kept = noise_of(model, range(2)), list[Tensor]()
+    handle = bottleneck(model).register_forward_hook(lambda module, inputs, output: kept.append(output))
+    with watched(model, True) as seen, watched(model, False) as nothing:
+        model(noise, 1.0)
+    handle.remove()
+    near(seen[-1], kept[-1].mean(1).flatten(1))
+    assert not nothing and not bottleneck(model)._forward_hooks
+
+
+def test_batches_do_not_matter(model: Denoiser, solver: Designed) -> None:
+    noise = noise_of(model, range(5))
+    whole = sample(model, solver, noise)
+    near(sample(model, solver, noise, batch_size=2), whole, rtol=0, atol=2e-4)
+    assert whole.dtype == torch.float32 and whole.shape == noise.shape
+
+
+def test_an_image_depends_on_its_seed_alone(model: Denoiser, solver: Designed) -> None:
+    images = sample(model, solver, noise_of(model, [4, 7, 9]))
+    near(sample(model, solver, noise_of(model, [9, 4])), images[[2, 0]], rtol=0, atol=2e-4)
+    assert (images[0] - images[1]).abs().max() > 0.1
+
+
+def test_a_callback_sees_every_step_at_its_mean_level(model: Denoiser, solver: Designed) -> None:
+    noise, seen = noise_of(model, range(3)), list[Step]()
+    final = sample(model, solver, noise, callback=seen.append)
+    states = [state for state, _ in solver.walk(model, noise)]
+    assert [step.index for step in seen] == list(range(solver.nfe)) and len(states) == solver.nfe + 1
+    for step, state in zip(seen, states, strict=False):
+        assert step.sigma == pytest.approx(float(state.level.mean())) and torch.equal(step.x, state.x)
+        assert step.batch == slice(0, 3) and step.output.shape == noise.shape
+    assert torch.equal(states[-1].x, final) and torch.equal(trajectory(model, solver, noise)[-1], final)
+    differ = [float(state.level.std()) > 1e-4 * float(state.level.mean()) for state in states[:-1]]
+    assert any(differ) and not differ[0]  # images have levels of their own, once something was seen
+
+
+def test_float64_noise_stays_float64(model: Denoiser, solver: Designed) -> None:
+    noise = noise_of(model, range(2))
+    exact = sample(model, solver, noise.double())
+    assert exact.dtype == torch.float64
+    near(exact.float(), sample(model, solver, noise), rtol=0, atol=1e-3)
+
+
+def test_nothing_stays_on_the_network(model: Denoiser, solver: Designed) -> None:
+    def stop(step: Step) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        sample(model, solver, noise_of(model, range(1)), callback=stop)
+    assert not bottleneck(model)._forward_hooks
+    broken = replace(solver, designer=reading(model, type(solver).__name__.lower(), math.nan).designer)
+    with pytest.raises(FloatingPointError, match="in step "):
+        sample(model, broken, noise_of(model, range(1)))
+    assert not bottleneck(model)._forward_hooks
+
+
+def test_it_is_for_one_model_and_shape(model: Denoiser, solver: Designed) -> None:
+    for facts, message in (
+        (dict(model="other"), "distilled for 'other'"),
+        (dict(shape=[3, 8, 8]), r"shape \(3, 8, 8\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sample(model, replace(solver, metadata=facts), noise_of(model, range(1)))
+
+
+def test_what_has_no_bottleneck_is_refused_in_one_line() -> None:
+    class Bare(nn.Module):
+        def forward(self, x: Tensor, label: Tensor) -> Tensor:
+            return x
+
+    bare = NoisePrediction(Bare(), (3,), schedules.vp_linear(), name="bare")
+    for denoiser in (MIXTURE, bare, NoisePrediction(lambda x, label: x, (3,), schedules.vp_linear(), name="bare")):
+        for begin in (lambda d: begin_dlms(d, BASES["ddim"]), lambda d: begin_amed(d, karras, 4)):
+            with pytest.raises(ValueError) as info:
+                begin(denoiser)
+            assert str(info.value) == f"{denoiser.name} has no bottleneck that is known; take features=False"
+
+
+@pytest.mark.parametrize("name", ["mid_block", "middle_block"])
+def test_the_bottlenecks_of_others_are_known(name: str) -> None:
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            setattr(self, name, nn.AvgPool2d(4))
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: Tensor, label: Tensor) -> Tensor:
+            return x * getattr(self, name)(x).mean()
+
+    other = NoisePrediction(Other(), (2, 8, 12), schedules.vp_linear())
+    assert feature_size(other) == 2 * 3
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_a_file_holds_all_of_it(model: Denoiser, solver: Designed, tmp_path: Path) -> None:
+    solver = replace(solver, metadata=dict(model="fashion-mnist-data", cost=[1 / 3, 0.1], seeds=None))
+    file = solver.save(tmp_path / "deep" / "s.safetensors")
+    again = Designed.load(file)
+    assert type(again) is type(solver) and same(again, solver) and again.designer.config == solver.designer.config
+    assert again.options == solver.options and again.metadata == solver.metadata and again.nfe == solver.nfe
+    for name in ("basis", "sigmas", "sigmas_in", "full"):
+        one, two = getattr(again.base, name), getattr(solver.base, name)
+        assert one == two if name == "basis" else torch.equal(one, two)
+    assert again.save(tmp_path / "t.safetensors").read_bytes() == file.read_bytes()
+    assert not any(p.requires_grad for p in again.designer.parameters())
+    noise = noise_of(model, range(2))
+    assert torch.equal(sample(model, again, noise), sample(model, solver, noise))
+
+
+def test_both_kinds_of_file_are_known_by_what_they_hold(tmp_path: Path) -> None:
+    table = BASES["ddim"].save(tmp_path / "table.safetensors")
+    designed = [s.save(tmp_path / f"{k}.safetensors") for k, s in enumerate((dlms("ddim"), amed(3)))]
+    assert isinstance(lms.load(table), Tableau) and torch.equal(lms.load(table).full, BASES["ddim"].full)
+    assert [type(lms.load(file)) for file in designed] == [DLMS, AMED]
+    near(sample(MIXTURE, lms.load(designed[1]), NOISE), sample(MIXTURE, amed(3), NOISE))
+    with pytest.raises(FileError, match="holds a tableau, not a designed solver"):
+        Designed.load(table)
+    with pytest.raises(FileError, match="holds a designed solver, not a tableau"):
+        Tableau.load(designed[0])
+
+
+def refusal(load: Callable[[Path], object], path: Path) -> str:
+    """The message: one line that names the file."""
+    with pytest.raises(FileError) as info:
+        load(path)
+    assert str(path) in str(info.value) and "\n" not in str(info.value)
+    return str(info.value)
+
+
+@pytest.mark.parametrize("load", [Designed.load, lms.load], ids=["Designed", "lms"])
+def test_other_files_are_refused(load: Callable[[Path], object], tmp_path: Path) -> None:
+    file = amed(3).save(tmp_path / "s.safetensors")
+    tensors, facts = load_tensors(file, "designed solver")
+    blob = file.read_bytes()
+    for keep in (0, 7, 90, len(blob) // 2, -1):
+        (tmp_path / "cut.safetensors").write_bytes(blob[:keep])
+        assert "not a readable safetensors file" in refusal(load, tmp_path / "cut.safetensors")
+    assert "does not exist" in refusal(load, tmp_path / "none.safetensors")
+    save_tensors(tmp_path / "other.safetensors", dict(x=torch.zeros(1)), "images", {})
+    assert "holds a images" in refusal(load, tmp_path / "other.safetensors")
+    wrong: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, dict(style="Designed")),
+        ({}, dict(config=dict(rows=9, outputs=2))),
+        ({}, dict(config=dict(rows=2, outputs=2, depth=3))),
+        ({}, dict(basis="both")),
+        ({"base.sigmas": torch.tensor([1.0, 2.0, 0.1])}, {}),
+        ({"base.full": torch.zeros(2, 2)}, {}),
+        ({"designer.extra": torch.zeros(1)}, {}),
+    ]
+    for changed, said in wrong:
+        path = save_tensors(tmp_path / "wrong.safetensors", tensors | changed, "designed solver", facts | said)
+        assert "does not hold a valid designed solver; distil it again" in refusal(load, path)
+    for name in ("style", "basis", "config", "options", "metadata"):
+        less = {k: v for k, v in facts.items() if k != name}
+        path = save_tensors(tmp_path / "wrong.safetensors", tensors, "designed solver", less)
+        assert "does not hold a valid designed solver" in refusal(load, path)
+
+
+class Trap:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("load", [Designed.load, lms.load], ids=["Designed", "lms"])
+def test_a_pickle_is_refused_and_not_run(load: Callable[[Path], object], tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    pickle.loads(pickle.dumps(Trap(sprung)))
+    assert sprung.exists()  # the trap works
+    sprung.unlink()
+    torch.save(Trap(sprung), tmp_path / "torch.safetensors")
+    (tmp_path / "plain.safetensors").write_bytes(pickle.dumps(Trap(sprung)))
+    for name in ("torch", "plain"):
+        assert "not a readable safetensors file" in refusal(load, tmp_path / f"{name}.safetensors")
+    assert not sprung.exists()
+
+
+# --- recipes --------------------------------------------------------------------------------------
+
+
+def task(model: Denoiser, images: int, afs: bool = False, **options: Any) -> Task:
+    """Three calls of the usual start."""
+    top = model.grid(1)[:1]
+    usual = dict(variable="log_rho", basis="data", afs=afs)
+    make = lambda levels: solvers.deis(torch.cat([top[: int(afs)], levels]), **usual)  # noqa: E731
+    table, dtype = solvers.deis(model.grid, nfe=3, **usual), torch.float32 if len(model.shape) == 3 else torch.float64
+    noise = initial_noise(model.shape, range(images), dtype=dtype)
+    return Task(model, table, make, noise, **dict(seeds=range(images), trajectories=64) | options)
+
+
+def check_recipe(name: str, given: Task, tmp_path: Path) -> Any:
+    """What holds for every recipe."""
+    given.denoiser.reset()
+    found = RECIPES[name](given)
+    spent, facts = given.denoiser.images, found.metadata
+    start = "ddim" if name == "amed" else "deis"
+    wanted = dict(
+        solver=f"{name}-{start}", method=name, nfe=3, model=given.denoiser.name, shape=list(given.denoiser.shape)
+    )
+    assert found.nfe == 3 and facts.items() >= wanted.items()
+    assert facts["network_evaluations"] > spent if name not in ("gits", "gauss-newton") else spent > 0
+    assert "cost" not in facts or min(facts["cost"]) <= facts["cost"][0]
+    given.denoiser.reset()
+    with torch.no_grad():
+        images = sample(given.denoiser, found, given.noise[:2])
+    assert given.denoiser.nfe == 3 and torch.isfinite(images).all()
+    again = lms.load(found.save(tmp_path / "found.safetensors"))
+    assert torch.equal(sample(given.denoiser, again, given.noise[:2]), images)
+    return found
+
+
+TABLES = [name for name in RECIPES if name not in ("dlms", "amed")]
+
+
+@pytest.mark.parametrize("afs", [False, True], ids=["", "afs"])
+@pytest.mark.parametrize("name", TABLES)
+def test_a_recipe_gives_a_table_and_moves_what_it_says(name: str, afs: bool, tmp_path: Path) -> None:
+    given = task(MIXTURE, 16, afs)
+    found = check_recipe(name, given, tmp_path)
+    if name == "gits":
+        assert found.metadata["network_evaluations"] == 60 * 16
+    if name == "gauss-newton":
+        assert min(found.metadata["cost"]) < found.metadata["cost"][0]
+    start = given.table
+    top, levels, told, parts = (
+        bool((got - was).abs().max() > 1e-6)
+        for got, was in (
+            (found.sigmas[:1], start.sigmas[:1]),
+            (found.sigmas, start.sigmas),
+            (found.sigmas_in, found.sigmas[:-1]),
+            (found.full, given.make(found.sigmas).full),
+        )
+    )
+    wanted = {
+        "gauss-newton": (afs, True, True, True),
+        "gits": (afs, True, False, False),
+        "ld3": (False, True, True, False),
+        "s4s": (False, False, False, True),
+        "s4s-alt": (False, True, True, True),
+        "dlms-fixed": (afs, True, True, True),
+    }
+    assert (top, levels, told, parts) == wanted[name]
+
+
+@pytest.mark.parametrize("name", ["dlms", "amed"])
+def test_a_recipe_gives_a_designer(name: str, model: Denoiser, tmp_path: Path) -> None:
+    found = check_recipe(name, task(model, 4, folder=tmp_path), tmp_path)
+    assert type(found) is {"dlms": DLMS, "amed": AMED}[name] and found.reads
+    assert found.metadata["trajectories"] == 64 and found.metadata["check_seeds"] == [0, 1, 2, 3]
+    assert len(found.metadata["cost"]) == 3 and any(file.name.startswith(f"{name}-3-") for file in tmp_path.iterdir())
+
+
+def test_ameds_grid_is_karras_or_the_one_given() -> None:
+    network = dode.load("fashion-mnist-data")
+    usual = RECIPES["amed"](task(network, 4, trajectories=1))
+    near(usual.base.sigmas, schedules.karras(2, network.sigma_min, network.sigma_max))
+    levels = lambda n: schedules.log_snr(n, 0.1, 50.0)  # noqa: E731
+    near(RECIPES["amed"](task(network, 4, trajectories=1, levels=levels)).base.sigmas, levels(2))
+
+
+def test_what_is_trained_long_is_trained_on_the_fast_model(tmp_path: Path) -> None:
+    fast = MixtureDenoiser(MIXTURE.means, MIXTURE.stds)
+    MIXTURE.reset()
+    given = task(MIXTURE, 8, fast=fast)
+    RECIPES["s4s"](given)
+    RECIPES["dlms-fixed"](given)
+    assert MIXTURE.images == 0 < fast.images
+    fast.reset()
+    RECIPES["gits"](given)
+    assert fast.images == 0 < MIXTURE.images

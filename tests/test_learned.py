@@ -1,0 +1,202 @@
+"""The comparison of learned solvers: its cells, its grids, its rows, and what the page says of them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+import dode
+from dode import comparisons, experiments, lms, solvers
+from dode.experiments import fits, learned
+from dode.metrics import frechet_distance, moments, rmse
+
+DATA, NOISE = "fashion-mnist-data", "fashion-mnist-noise"
+RESULTS = Path(__file__).parents[1] / "results"
+P = experiments.preset("smoke")
+NFES = (3, 4, 5, 6, 8, 10)
+PROVENANCE = ("seeds", "network", "preset", "device", "torch", "python", "commit")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of its own, so that references, fits and rows land there."""
+    (tmp_path / "_toc.yml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DODE_RESULTS", str(tmp_path / "results"))
+    return tmp_path
+
+
+# --- cells and grids -------------------------------------------------------------------------------
+
+
+def test_cells_are_what_was_asked_and_no_two_are_one() -> None:
+    cells = learned.learned_cells([DATA, NOISE], (3, 5), ("ddim", "start", "gits"))
+    assert len({tuple(c.values()) for c in cells}) == len(cells) == 2 * 2 * 3
+    assert all(tuple(c) == learned.LEARNED_KEYS for c in cells)
+    assert [c["nfe"] for c in cells] == [3] * 6 + [5] * 6  # cheap ones first
+    assert all(c["weights"] == dode.zoo.digest(c["checkpoint"]) for c in cells)
+    grids = learned.grid_cells([DATA], (3, 5))
+    assert len({tuple(c.values()) for c in grids}) == len(grids) == 2 * 5 * 4
+    assert all(tuple(c) == learned.GRID_KEYS for c in grids)
+    assert {c["solver"] for c in grids} == set(learned.HANDCRAFTED) <= set(solvers.SOLVERS)
+
+
+def test_the_grid_that_is_nearest_is_chosen_for_each_network_solver_and_nfe() -> None:
+    def row(solver: str, grid: str, fd: float, checkpoint: str = DATA, nfe: int = 3) -> dict[str, str]:
+        return dict(checkpoint=checkpoint, solver=solver, grid=grid, nfe=str(nfe), fd_reference=f"{fd:.5f}")
+
+    rows = [
+        row("ddim", "time", 10.0), row("ddim", "Karras", 9.0), row("ddim", "log SNR", 9.5),
+        row("unipc", "time", 0.5), row("unipc", "Karras", 0.7), row("ddim", "time", 1.0, NOISE),
+        row("ddim", "time", 1.0, nfe=5), row("ddim", "Karras", 1.5, nfe=5),
+    ]  # fmt: skip
+    found = learned.best_grids(rows)
+    assert found == {
+        (DATA, "ddim", 3): "Karras", (DATA, "unipc", 3): "time", (NOISE, "ddim", 3): "time", (DATA, "ddim", 5): "time",
+    }  # fmt: skip
+    assert found == learned.best_grids(reversed(rows))  # 10 is more than 9: they are compared as numbers
+
+
+@pytest.mark.parametrize("grid", comparisons.GRIDS)
+def test_a_handcrafted_solver_makes_its_calls_on_every_grid(grid: str) -> None:
+    for name in dode.zoo.NAMES:
+        top = dode.load(name).sigma_max
+        for solver in learned.HANDCRAFTED:
+            table = solvers.get(solver).make(fits.grid_of(grid, name, "cpu"), nfe=3)
+            assert table.nfe == 3 and float(table.sigmas[0]) == pytest.approx(top)
+
+
+# --- rows ------------------------------------------------------------------------------------------
+
+
+def test_seeds_that_choose_fit_measure_or_stand_for_the_truth_are_disjoint() -> None:
+    full = experiments.preset("full")
+    sets = [
+        experiments.held_out_seeds(500, learned.SELECTION_BLOCK), experiments.held_out_seeds(full.images),
+        experiments.fit_seeds(full.learn_images),
+        range(learned.REFERENCE_SEEDS, learned.REFERENCE_SEEDS + full.images),
+    ]  # fmt: skip
+    assert len(set().union(*sets)) == sum(map(len, sets))
+
+
+def test_a_comparison_measures_what_it_says_and_resumes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = lambda: learned.compare(P, "cpu", [DATA], (2,), ("ddim", "start", "gits"), 1)  # noqa: E731
+    rows, chosen = ask()
+    assert [r["method"] for r in rows] == ["ddim", "start", "gits"] and len(chosen) == 20
+    for column in (*PROVENANCE, "n", "weights", "reference_calls"):
+        assert all(r[column] for r in rows), column
+    assert rows[0]["grid"] == learned.best_grids(chosen)[DATA, "ddim", 2] and rows[2]["grid"] == ""
+    assert rows[0]["evaluations"] == rows[1]["evaluations"] == "0" and int(rows[2]["evaluations"]) > 0
+
+    model = dode.load(DATA)
+    table = solvers.ddim(fits.grid_of(rows[0]["grid"], DATA, "cpu"), nfe=2)
+    (features, data), (critic, _) = fits.yardsticks("cpu")
+    images = dode.sample(model, table, dode.initial_noise(model.shape, range(1_000_000, 1_000_064)))
+    start = learned.REFERENCE_SEEDS
+    long = dode.sample(
+        model,
+        learned.reference_table(model, P.reference_calls),
+        dode.initial_noise(model.shape, range(start, start + 64)),
+    )
+    close = lambda v: pytest.approx(v, rel=2e-3)  # noqa: E731
+    assert float(rows[0]["fd_data"]) == close(frechet_distance(moments(images, features), data))
+    for eyes, word in ((features, ""), (critic, "_critic")):
+        expected = frechet_distance(moments(images, eyes), moments(long, eyes))
+        assert float(rows[0][f"fd_reference{word}"]) == close(expected)
+    truth = comparisons.reference(DATA, "cpu", P.zoo_images, P.reference_steps)
+    assert float(rows[0]["rmse"]) == close(rmse(images[: P.zoo_images], truth))
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("measured or fitted again")
+
+    monkeypatch.setattr(learned, "distances", never)
+    monkeypatch.setattr(fits, "_fit", never)
+    assert ask() == (rows, chosen)
+    assert fits.fit(P, DATA, "cpu", "gits", 2).nfe == 2  # from its file
+
+
+# --- the committed run -----------------------------------------------------------------------------
+
+
+def committed() -> dict[tuple[str, int], dict[str, str]]:
+    """The rows of the data-predicting network by method and NFE."""
+    sweep = experiments.Sweep(RESULTS / "learned.standard.csv", learned.LEARNED_KEYS)
+    methods = (*learned.HANDCRAFTED, "start", *fits.LEARNED)
+    rows = sweep.select(learned.learned_cells([DATA], NFES, methods))
+    found = {(r["method"], int(r["nfe"])): r for r in rows}
+    assert set(found) == {(m, nfe) for m in methods for nfe in NFES}, "rows are missing"
+    return found
+
+
+def test_every_number_says_where_it_comes_from() -> None:
+    for row in committed().values():
+        assert all(row[c] for c in PROVENANCE)
+        assert (row["preset"], row["n"], row["seeds"]) == ("standard", "5000", "1000000-1004999")
+    chosen = experiments.Sweep(RESULTS / "grids.standard.csv", learned.GRID_KEYS)
+    rows = chosen.select(learned.grid_cells([DATA], NFES))
+    assert len(rows) == len(NFES) * 20 and {r["seeds"] for r in rows} == {"8000000-8000499"}
+    grids = learned.best_grids(rows)
+    for (method, nfe), row in committed().items():
+        if method in learned.HANDCRAFTED:
+            assert row["grid"] == grids[DATA, method, nfe]
+
+
+@pytest.mark.parametrize("method", fits.LEARNED)
+def test_every_learned_row_has_its_solver(method: str) -> None:
+    p, rows = experiments.preset("standard"), committed()
+    for nfe in NFES:
+        solver = lms.load(fits.solver_file(p, DATA, method, nfe))
+        assert solver.nfe == nfe and solver.metadata["weights"] == dode.zoo.digest(DATA)
+        assert int(rows[method, nfe]["evaluations"]) == solver.metadata["network_evaluations"] > 0
+        assert isinstance(solver, lms.Designed) == (method in ("dlms", "amed"))
+
+
+def test_the_published_numbers_name_their_source() -> None:
+    with open(RESULTS / "published_dlms.csv", newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert all(row["source"] and float(row["fid"]) > 1 for row in rows)
+    fid = {(r["dataset"], r["solver"], int(r["nfe"])): float(r["fid"]) for r in rows}
+    assert len(fid) == len(rows)
+    handcrafted = ("DEIS", "DPM-Solver++", "UniPC")
+    assert fid["CIFAR-10", "DLMS", 5] == 3.23 and min(fid["CIFAR-10", s, 5] for s in handcrafted) == 14.39
+    behind = {
+        (data, nfe)
+        for data in ("CIFAR-10", "FFHQ-64", "ImageNet-64")
+        for nfe in range(4, 11)
+        if fid[data, "DLMS", nfe] >= min(fid[data, s, nfe] for s in handcrafted)
+    }
+    assert behind == {("FFHQ-64", 10)}
+
+
+def test_what_the_page_says() -> None:
+    """The last section of the page, from the committed rows."""
+    rows = committed()
+    value = lambda method, nfe, column="fd_reference": float(rows[method, nfe][column])  # noqa: E731
+    columns = ("fd_reference", "fd_data", "rmse")
+
+    def gain(method: str, nfe: int, column: str = "fd_reference") -> float:
+        return value(method, nfe, column) / min(value(m, nfe, column) for m in learned.HANDCRAFTED)
+
+    assert [f"{gain('gauss-newton', nfe):.2f}" for nfe in (3, 5)] == ["0.24", "0.31"]
+    for nfe in (3, 4, 5):
+        for column in columns:
+            assert min(rows, key=lambda k: value(*k, column) if k[1] == nfe else 1e9)[0] == "gauss-newton"
+    by_hand = {nfe: min(value(m, nfe) for m in learned.HANDCRAFTED) for nfe in NFES}
+    assert by_hand[5] < value("gauss-newton", 3) < by_hand[4] and value("gauss-newton", 4) < by_hand[6]
+    assert [f"{gain('dlms', nfe):.2f}" for nfe in (3, 4, 5, 6)] == ["0.41", "0.90", "1.92", "1.04"]
+    assert by_hand[5] == value("dpm_solver_pp", 5)
+    assert [f"{value(m, 5, 'rmse'):.2f}" for m in ("dpm_solver_pp", "dlms")] == ["0.20", "0.08"]
+    for nfe in (5, 6):
+        assert gain("dlms", nfe, "rmse") < 1 and gain("dlms", nfe, "fd_reference_critic") < 1
+    for nfe in (3, 4, 5, 6):
+        assert value("dlms", nfe) < value("start", nfe)
+        assert value("gits", nfe) > value("ipndm", nfe)
+        assert value("amed", nfe) == max(value(m, n) for m, n in rows if n == nfe)
+    assert experiments.preset("standard").trajectories == 1600
+    spent = {key: int(row["evaluations"]) for key, row in rows.items()}
+    assert [round(spent["gauss-newton", nfe] / 1000) for nfe in (3, 5)] == [72, 150]
+    for nfe in (3, 4, 5):
+        assert 0.24 < spent["s4s-alt", nfe] / spent["gauss-newton", nfe] < 0.41 and gain("s4s-alt", nfe) < 1
+        assert 2 <= spent["dlms", nfe] / spent["s4s-alt", nfe] < 2.5
