@@ -833,20 +833,17 @@ def test_a_recipe_gives_a_table_and_moves_what_it_says(name: str, afs: bool, tmp
     assert (top, levels, told, parts) == wanted[name]
 
 
-@pytest.mark.parametrize("name", ["dlms", "amed"])
+@pytest.mark.parametrize("name", ["dlms", "amed", "amed on a grid"])
 def test_a_recipe_gives_a_designer(name: str, model: Denoiser, tmp_path: Path) -> None:
-    found = check_recipe(name, task(model, 4, folder=tmp_path), tmp_path)
+    levels = {"amed on a grid": lambda n: schedules.log_snr(n, 0.1, 50.0)}.get(name)
+    name = name.split()[0]
+    given = task(model, 4, folder=tmp_path, levels=levels)
+    found = check_recipe(name, given, tmp_path)
+    usual = schedules.karras(2, model.sigma_min, model.sigma_max)
+    near(found.base.sigmas, given.table.sigmas if name == "dlms" else levels(2) if levels else usual)
     assert type(found) is {"dlms": DLMS, "amed": AMED}[name] and found.reads
     assert found.metadata["trajectories"] == 64 and found.metadata["check_seeds"] == [0, 1, 2, 3]
     assert len(found.metadata["cost"]) == 3 and any(file.name.startswith(f"{name}-3-") for file in tmp_path.iterdir())
-
-
-def test_ameds_grid_is_karras_or_the_one_given() -> None:
-    network = dode.load("fashion-mnist-data")
-    usual = RECIPES["amed"](task(network, 4, trajectories=1))
-    near(usual.base.sigmas, schedules.karras(2, network.sigma_min, network.sigma_max))
-    levels = lambda n: schedules.log_snr(n, 0.1, 50.0)  # noqa: E731
-    near(RECIPES["amed"](task(network, 4, trajectories=1, levels=levels)).base.sigmas, levels(2))
 
 
 def test_what_is_trained_long_is_trained_on_the_fast_model(tmp_path: Path) -> None:

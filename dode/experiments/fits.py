@@ -122,7 +122,7 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     noise = initial_noise(model.shape, seeds, device=model.device)
     table, make = start(name, checkpoint, device_name, nfe, **{k: options[k] for k in START_OPTIONS if k in options})
     compared = residual(device_name, options.get("residual", "all"))
-    folder = home() / "_build" / "training" / p.name / checkpoint
+    folder = home() / "_build" / "training" / p.name / file.stem  # a state must not be taken up by another method
     trajectories = min(options.get("trajectories", p.trajectories), p.trajectories)
     task = Task(model, table, make, noise, compared, seeds, quick, folder, trajectories)
     began = time.perf_counter()
