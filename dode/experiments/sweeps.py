@@ -62,7 +62,7 @@ PRESETS = {
         Preset(
             name="quick", images=500, repeats=1, costly_nfe=0, fit_images=100, reference_steps=250, path_images=50,
             nfes=(2, 5, 10, 25), heun_nfes=(3, 5, 9), bf16=True, zoo_images=16, zoo_nfes=(3, 5, 10),
-            student_steps=5, downloads=False, learn_images=32, trajectories=320, reference_calls=40,
+            student_steps=5, downloads=False, learn_images=16, trajectories=160, reference_calls=30,
         ),
         Preset(
             name="standard", images=5_000, repeats=3, costly_nfe=49, fit_images=100, reference_steps=1000,
