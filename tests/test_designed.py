@@ -89,7 +89,6 @@ def test_a_fresh_solver_samples_as_its_base(base: Tableau, options: dict[str, An
     near(found, trajectory(MIXTURE, base, NOISE))
 
 
-@pytest.mark.xfail(strict=True, reason="the base's levels told are forgotten")
 def test_a_fresh_solver_tells_the_network_what_its_base_tells_it() -> None:
     base = BASES["without AFS"]
     told = replace(base, sigmas_in=1.1 * base.sigmas_in)
@@ -173,13 +172,11 @@ def test_a_level_is_a_share_of_what_is_left() -> None:
     near(moved("without AFS", 0, -2, 0.5).sigmas, BASES["without AFS"].sigmas)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="the first level may fall below the end of the way")
 def test_levels_decrease_however_low_the_first_one_is() -> None:
     levels = moved("as published", 0, -2, -8.0).sigmas
     assert (levels[1:] <= levels[:-1]).all()
 
 
-@pytest.mark.xfail(strict=True, reason="torch's own random numbers, unseeded")
 def test_two_fresh_designers_are_the_same() -> None:
     model = dode.load("fashion-mnist-data")
     one, two = (begin_dlms(model, solvers.ddim(model.grid, nfe=2)).designer.state_dict() for _ in range(2))
@@ -482,7 +479,6 @@ def test_killed_in_a_step_and_resumed_it_ends_the_same(call: int, tmp_path: Path
     assert ended_the_same(fit(tmp_path), whole)
 
 
-@pytest.mark.xfail(strict=True, reason="the step is kept, and its check is lost")
 @pytest.mark.parametrize("checks", [1, 2, 4])
 def test_killed_before_a_check_and_resumed_it_ends_the_same(
     checks: int, tmp_path: Path, whole: Designed, monkeypatch: pytest.MonkeyPatch
@@ -531,7 +527,6 @@ def test_another_training_in_the_same_folder_is_its_own(tmp_path: Path, whole: D
     assert same(fit(tmp_path), whole)
 
 
-@pytest.mark.xfail(strict=True, reason="the name of the files knows the solver alone")
 @pytest.mark.parametrize("other", [dict(points=2), dict(residual=lambda x: 2 * x)], ids=["points", "residual"])
 def test_a_folder_does_not_pass_one_training_off_as_another(
     other: dict[str, Any], tmp_path: Path, whole: Designed

@@ -191,7 +191,9 @@ def test_what_the_page_says() -> None:
     for nfe in (5, 6):
         assert gain("dlms", nfe, "rmse") < 1 and gain("dlms", nfe, "fd_reference_critic") < 1
     for nfe in NFES:
-        assert all(value(m, nfe) < value("start", nfe) for m in ("dlms", "dlms-fixed", "s4s", "s4s-alt", "gauss-newton"))
+        assert all(
+            value(m, nfe) < value("start", nfe) for m in ("dlms", "dlms-fixed", "s4s", "s4s-alt", "gauss-newton")
+        )
         ratio = int(rows["gauss-newton", nfe]["evaluations"]) / int(rows["dlms", nfe]["evaluations"])
         assert 0.85 < ratio < 1.85
     assert f"{gain('gauss-newton', 8):.2f}" == "0.39" and 0.8 < gain("gauss-newton", 10) < 1

@@ -85,11 +85,14 @@ class Designer(nn.Module):
         self.config = dict(rows=rows, outputs=outputs, features=features, width=width)
         self.table = nn.Parameter(torch.zeros(rows, outputs))
         if features:
-            self.read, self.when, self.row = nn.Linear(features, width), nn.Linear(1, width), nn.Embedding(rows, width)
-            last = nn.Linear(width, outputs)
+            with torch.random.fork_rng(devices=[]):  # two designers start alike, whatever was drawn before
+                torch.manual_seed(0)
+                self.read, self.when = nn.Linear(features, width), nn.Linear(1, width)
+                self.row, last = nn.Embedding(rows, width), nn.Linear(width, outputs)
+                narrow, wide = nn.Linear(width, width // 2), nn.Linear(width // 2, width)
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
-            self.body = nn.Sequential(nn.SiLU(), nn.Linear(width, width // 2), nn.SiLU(), nn.Linear(width // 2, width))
+            self.body = nn.Sequential(nn.SiLU(), narrow, nn.SiLU(), wide)
             self.last = nn.Sequential(nn.SiLU(), last)
 
     def forward(self, feature: Tensor | None, level: Tensor, row: int) -> Tensor:
@@ -143,6 +146,7 @@ class Designed:
     def walk(self, denoiser: Denoiser, noise: Tensor) -> Iterator[tuple[State, Tensor | None]]:
         """States 0..N, each with the output that led to it: what :func:`dode.sample` asks for."""
         memory: Memory = {}
+        self.designer.to(noise.device)
         level, told = self.begin(noise, memory)
         x, outputs = expand(level, noise) * noise, self.start(noise)
         yield State(x, outputs, 0, level), None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from dode.lms.online import OnlineTeacher
 from dode.lms.residuals import Residual, pixels
 from dode.lms.targets import Examples, usual_teacher
 from dode.sampling import sample
-from dode.storage import FileError, load_tensors, save_tensors
+from dode.storage import load_tensors, save_tensors
 from dode.tableau import Tableau
 from dode.training import Recipe, Run
 
@@ -116,7 +117,8 @@ def train(
             options |= dict(residual=residual, teacher=teacher, check=check, checks=checks, seed=seed, seeds=seeds)
             return train(solver, denoiser, scratch, method=method, **options)
     before, steps = denoiser.images, max(1, trajectories // batch_size)
-    facts = [type(solver).__name__, solver.base.full.tolist(), solver.base.sigmas.tolist(), solver.options]
+    facts: list[Any] = [type(solver).__name__, solver.base.full.tolist(), solver.base.sigmas.tolist(), solver.options]
+    facts += [solver.base.sigmas_in.tolist(), getattr(denoiser, "name", None), points]
     word = hashlib.sha256(json.dumps([*facts, solver.designer.config]).encode()).hexdigest()[:8]
     recipe = Recipe(
         f"{method}-{solver.nfe}-{word}", steps, batch_size, rate, max(1, steps // 20), ema=0.98, seed=seed, bf16=False,
@@ -133,31 +135,31 @@ def train(
             got = torch.cat([residual(sample(denoiser, held, part)) for part in examples.held_noise.split(100)])
         return float((got - examples.held_goal).double().square().sum(1).mean())
 
-    history, rows, spent = [error()], list[list[float]](), 0
-    if run.resume():
-        try:
-            _, found = load_tensors(best, "best designer")
-            history, rows, spent = found["cost"], found["losses"], found["network_evaluations"]
-        except FileError:  # killed between the two files: start over rather than go on without a best
-            run = Run(recipe, learner, Path(folder))
-    latest = list[float]()
+    history, rows, spent, checked = [error()], list[list[float]](), 0, 0
+    kept = _copy(solver).state_dict()
+    if run.resume() and best.is_file():
+        found_tensors, found = load_tensors(best, "best designer")
+        if not math.isclose(history[0], found["cost"][0], rel_tol=1e-2):
+            raise ValueError(f"{best} is of a training for another residual, teacher or check; choose another folder")
+        kept = {k.removeprefix("kept."): v for k, v in found_tensors.items()}
+        history, rows, spent, checked = found["cost"], found["losses"], found["network_evaluations"], found["step"]
 
     def loss(generator: torch.Generator) -> Tensor:
         noise = torch.randn((batch_size, *denoiser.shape), generator=generator).to(denoiser.device)
         each = losses(noisy, denoiser, noise, residual, denoiser.sigma_max, points)
-        latest[:] = [float(v.detach()) for v in each]
         return torch.stack([v.float() for v in each]).sum()
 
-    kept = _copy(solver).state_dict()
-    if best.is_file():
-        kept = {k.removeprefix("kept."): v for k, v in load_tensors(best, "best designer")[0].items()}
-    while run.step < steps:
-        run.train(loss, until=run.step + recipe.save_every, progress=False)
+    while run.step < steps or checked < run.step:
+        if run.step == checked:  # else killed between the two files: what is there has no check yet
+            run.train(loss, until=run.step + recipe.save_every, progress=False)
         history.append(error())
-        rows.append(list(latest))
+        with torch.no_grad():
+            some = examples.held_noise[:batch_size]
+            rows.append([float(v) for v in losses(noisy, denoiser, some, residual, denoiser.sigma_max, points)])
         if history[-1] == min(history):
             kept = {k: v.clone() for k, v in run.average.items()}
-        state = dict(cost=history, losses=rows, network_evaluations=spent + denoiser.images - before)
+        checked = run.step
+        state = dict(cost=history, losses=rows, network_evaluations=spent + denoiser.images - before, step=checked)
         save_tensors(best, {f"kept.{k}": v for k, v in kept.items()}, "best designer", state)
     walked = spent + denoiser.images - before + BACKWARD * solver.nfe * batch_size * steps
     found_designer = _copy(solver, kept).requires_grad_(False)

@@ -23,11 +23,16 @@ class DLMS(Designed):
         """First level ``(B,)`` and level told, float64."""
         level = self.base.sigmas[0].to(noise.device).expand(len(noise))
         if not self.options["afs"]:
-            return level, level
+            return level, level * self._scale(0)
         numbers = self.designer(None, level, 0).double()
         if self.options["adaptive"]:
-            level = level * numbers[:, -2].exp()
-        return level, level * numbers[:, -1].exp() if self.options["scaling"] else level
+            level = level * numbers[:, -2].clamp(-1, 1).exp()
+        return level, level * self._scale(0) * (numbers[:, -1].exp() if self.options["scaling"] else 1)
+
+    def _scale(self, row: int) -> float:
+        """What the base tells the network at its level ``row``, over that level."""
+        b = self.base
+        return float(b.sigmas_in[row] / b.sigmas[row]) if row < b.nfe else 1.0
 
     def plan(self, row: int, feature: Tensor | None, level: Tensor, memory: Memory) -> Plan:
         """DLMS eqs. 8 and 9 for this row, and where the next one evaluates."""
@@ -36,7 +41,8 @@ class DLMS(Designed):
         parts = [(j, usual[j + 1].to(level) + numbers[:, row - 1 - j]) for j in range(start, row)]
         rest = sum((part for _, part in parts), torch.zeros_like(level))
         following = self._next(row, level.detach(), numbers[:, -2])  # a design answers for its own step alone
-        told = following * numbers[:, -1].exp() if self.options["scaling"] else following
+        told = following * self._scale(row + 1)
+        told = told * numbers[:, -1].exp() if self.options["scaling"] else told
         return Plan([(row, 1 - rest), *reversed(parts)], following, told)
 
     def _next(self, row: int, level: Tensor, number: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A teacher that runs along with the student, because the student's levels move: DPM-Solver++(3M), image by image."""
+"""A teacher that runs along, because the student's levels move: third-order Adams-Bashforth, image by image."""
 
 from __future__ import annotations
 
