@@ -76,7 +76,7 @@ def grid_row(
 ) -> dict[str, Any]:
     """Fréchet distance to the long run's samples, from few seeds that choose the grid and measure nothing."""
     table = solvers.get(solver).make(grid_of(grid, checkpoint, device_name), nfe=nfe)
-    n = min(500, p.images)
+    n = min(500, max(p.images // 5, 64))
     seeds = held_out_seeds(n, SELECTION_BLOCK)
     found = moments_of(draw(fast(p, checkpoint, device_name), table, seeds), yardsticks(device_name)[0][0])
     aim, _ = reference_moments(checkpoint, device_name, p.bf16, p.images, p.reference_calls)
