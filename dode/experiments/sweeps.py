@@ -60,7 +60,7 @@ PRESETS = {
             learn_images=8, trajectories=64, reference_calls=10,
         ),
         Preset(
-            name="quick", images=500, repeats=1, costly_nfe=0, fit_images=100, reference_steps=250, path_images=50,
+            name="quick", images=300, repeats=1, costly_nfe=0, fit_images=50, reference_steps=250, path_images=50,
             nfes=(2, 5, 10, 25), heun_nfes=(3, 5, 9), bf16=True, zoo_images=16, zoo_nfes=(3, 5, 10),
             student_steps=5, downloads=False, learn_images=16, trajectories=160, reference_calls=30,
         ),
