@@ -247,7 +247,7 @@ def sample(
                     if callback and before is not None:
                         i = state.row - 1
                         callback(Step(i, _level(tableau, before), before.x, output, batch))
-                before = state
+                before = State(state.x, row=state.row, level=state.level)  # not its outputs: they may be freed
             if not _finite(state.x):
                 raise _explain(denoiser, tableau, noise[batch])
             done.append(state.x)

@@ -40,7 +40,7 @@ plots.style()
 p = experiments.preset(preset)
 p = replace(p, repeats=seeds or p.repeats, costly_nfe=10**9)  # three blocks everywhere
 if preset == "quick":  # five numbers of calls in a minute
-    p = replace(p, images=250, fit_images=50)
+    p = replace(p, images=150, fit_images=16)
 where = experiments.device(device)
 names = experiments.checkpoints(checkpoint)
 SOLVERS = {
@@ -153,7 +153,7 @@ plt.show()
 # ## Agreement
 #
 # From the committed run (`results/figure_3.standard.csv`: 5,000 samples, three blocks of seeds, 3, 5 and 10 calls; the paper's four solvers also
-# with 25). `make book` goes to 50 calls with 250 samples.
+# with 25). `make book` goes to 50 calls with 150 samples.
 #
 # **As in the paper**, each of its four solvers is better distilled than plain at 5 and 10 calls. iPNDM and DEIS-3 gain most, because plain they diverge on this network: from the
 # highest noise levels they extrapolate estimates that have hardly begun to move, and the error is multiplied by $\sigma$. The fitted $\lambda$ are negative there: what the
