@@ -21,9 +21,8 @@ from dode import data, zoo
 from dode.denoisers import ConsistencyPrediction, EDMPrediction, NetworkDenoiser, expand
 from dode.schedules import karras
 from dode.storage import load_tensors
-from dode.training import Recipe, Run, describe, prediction_loss
+from dode.training import BACKWARD, Recipe, Run, describe, prediction_loss
 
-BACKWARD = 2  # a backward pass costs two forward passes
 Loss = Callable[[torch.Generator], Tensor]
 
 

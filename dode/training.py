@@ -29,6 +29,7 @@ from dode.schedules import EDM, VPDiscrete, vp_linear
 from dode.storage import atomic, load_tensors, save_tensors
 from dode.zoo import CLASSIFIERS
 
+BACKWARD = 2  # a backward pass is counted as this many network calls
 FASHION_SIGMA_DATA = 0.706  # standard deviation of Fashion-MNIST's training pixels in -1..1
 
 

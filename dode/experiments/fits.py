@@ -13,9 +13,8 @@ from typing import Any
 import torch
 
 from dode import comparisons, lms, solvers, zoo
-from dode.denoisers import Denoiser
 from dode.distillation import d_ode
-from dode.experiments.quality import fashion_reference, fit_seeds, load_cached
+from dode.experiments.quality import fashion_reference, fast, fit_seeds, load_cached
 from dode.experiments.sweeps import Preset, home
 from dode.lms import recipes
 from dode.lms.recipes import Task
@@ -49,11 +48,6 @@ def yardsticks(device_name: str) -> tuple[tuple[Features, Moments], tuple[Featur
         critic,
         Moments.load(zoo.CHECKPOINTS / "fashion-mnist-critic-moments.safetensors"),
     )
-
-
-def fast(p: Preset, checkpoint: str, device_name: str) -> Denoiser:
-    """The denoiser in the arithmetic that the preset samples with."""
-    return load_cached(checkpoint, device_name, torch.bfloat16 if p.bf16 else None)
 
 
 def residual(device_name: str, kind: str = "all") -> lms.Residual:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dode import comparisons, lms, solvers, zoo
 from dode.denoisers import Denoiser
-from dode.experiments.fits import fast, fit, grid_of, start, yardsticks
-from dode.experiments.quality import draw, held_out_seeds, load_cached
+from dode.experiments.fits import fit, grid_of, start, yardsticks
+from dode.experiments.quality import draw, fast, held_out_seeds, load_cached
 from dode.experiments.sweeps import Preset, Sweep, home, provenance, results_file
 from dode.metrics import Moments, frechet_distance, rmse
 from dode.metrics import moments as moments_of

@@ -136,6 +136,11 @@ def load_cached(name: str, device_name: str, autocast: torch.dtype | None = None
     return zoo.load(name, device_name, autocast=autocast)
 
 
+def fast(p: Preset, checkpoint: str, device_name: str) -> NetworkDenoiser:
+    """The denoiser in the arithmetic that the preset samples with."""
+    return load_cached(checkpoint, device_name, torch.bfloat16 if p.bf16 else None)
+
+
 def _flat(lambdas: Iterable[Any]) -> list[float]:
     """A number a row, or a list a row, as one list."""
     return [v for row in lambdas for v in (row if isinstance(row, list) else [row])]
@@ -149,10 +154,9 @@ def fd_row(
     ``weights`` only names the cell: numbers of other weights are other cells.
     """
     features, reference = fashion_reference(device_name)
-    fast = load_cached(checkpoint, device_name, torch.bfloat16 if p.bf16 else None)
     tableau = variant_of(p, device_name, checkpoint, solver, variant, nfe, block)
     seeds = held_out_seeds(p.images, block)
-    found = measure(draw(fast, tableau, seeds), features, reference)
+    found = measure(draw(fast(p, checkpoint, device_name), tableau, seeds), features, reference)
     return dict(
         fd=f"{found['fd']:.5f}", n=found["n"], features=found["features"], seeds=f"{seeds.start}-{seeds.stop - 1}",
         lambdas=" ".join(f"{v:.5f}" for v in _flat(tableau.metadata.get("lambdas", []))),

@@ -24,8 +24,7 @@ from dode.lms.residuals import Residual, pixels
 from dode.lms.space import Kind, Space
 from dode.lms.targets import Examples, usual_teacher
 from dode.tableau import Tableau
-
-BACKWARD = 2  # a backward pass is counted as this many network calls
+from dode.training import BACKWARD
 
 
 class _Relaxed:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dode.denoisers import Denoiser, expand
-from dode.lms.gradients import evaluate, gain, move
+from dode.lms.gradients import evaluate, move
 from dode.sampling import State
+from dode.solvers.base import gain
 from dode.storage import FileError, load_tensors, save_tensors
 from dode.tableau import Tableau
 

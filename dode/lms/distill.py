@@ -26,12 +26,9 @@ from dode.lms.gradients import evaluate
 from dode.lms.online import OnlineTeacher
 from dode.lms.residuals import Residual, pixels
 from dode.lms.targets import Examples, usual_teacher
-from dode.sampling import sample
 from dode.storage import load_tensors, save_tensors
 from dode.tableau import Tableau
-from dode.training import Recipe, Run
-
-BACKWARD = 2  # a backward pass is counted as this many network calls
+from dode.training import BACKWARD, Recipe, Run
 
 
 def losses(
@@ -130,10 +127,7 @@ def train(
     examples = Examples.make(denoiser, check, teacher or usual_teacher(denoiser), residual, 1.0)
 
     def error() -> float:
-        held = replace(solver, designer=_copy(solver, run.average))
-        with torch.no_grad():
-            got = torch.cat([residual(sample(denoiser, held, part)) for part in examples.held_noise.split(100)])
-        return float((got - examples.held_goal).double().square().sum(1).mean())
+        return examples.check(denoiser, replace(solver, designer=_copy(solver, run.average)))
 
     history, rows, spent, checked = [error()], list[list[float]](), 0, 0
     kept = _copy(solver).state_dict()

@@ -26,11 +26,6 @@ def evaluate(denoiser: Denoiser, basis: Basis, x: Tensor, sigma: Tensor, sigma_i
     return estimate if basis == "data" else (x - estimate) / expand(sigma, x)
 
 
-def gain(basis: Basis, sigma: Tensor, following: Tensor) -> Tensor:
-    """What a constant output is worth in a step: the row sum, as tensors."""
-    return following - sigma if basis == "noise" else 1 - following / sigma
-
-
 def move(basis: Basis, x: Tensor, terms: list[tuple[Tensor, Tensor]], sigma: Tensor, following: Tensor) -> Tensor:
     """The state at level ``following``: ``terms`` are (weight, output), each weight 0-d or ``(B,)``."""
     total = expand(following / sigma, x) * x if basis == "data" else x

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from dode.denoisers import Denoiser
-from dode.lms.gradients import gain, move
+from dode.lms.gradients import move
+from dode.solvers.base import gain
 
 ORDER = 3
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from dode import solvers
 from dode.denoisers import Denoiser
 from dode.lms.residuals import Residual
-from dode.sampling import sample
+from dode.sampling import Walker, sample
 from dode.tableau import Tableau
 
 
@@ -49,15 +49,15 @@ class Examples:
         held_back: float,
         bias: float = 0.0,
     ) -> Examples:
-        """Run the teacher once; the first images are held back.  ValueError for fewer than four."""
+        """Run the teacher once; the first images are held back (all of them for 1).  ValueError for fewer than four."""
         if len(noise) < 4:
             raise ValueError(f"a fit needs four images or more, got {len(noise)}")
         goal = torch.cat([residual(sample(denoiser, teacher, part)) for part in noise.split(100)])
-        kept = max(1, min(len(noise) - 1, round(held_back * len(noise))))
+        kept = max(1, min(len(noise) - (held_back < 1), round(held_back * len(noise))))
         return cls(residual, teacher, noise[kept:], goal[kept:], noise[:kept], goal[:kept], bias)
 
     @torch.no_grad()
-    def error(self, denoiser: Denoiser, table: Tableau, noise: Tensor, goal: Tensor, size: int = 100) -> float:
+    def error(self, denoiser: Denoiser, table: Tableau | Walker, noise: Tensor, goal: Tensor, size: int = 100) -> float:
         """What a fit makes small; inf where the table makes no finite images."""
         total, mean = 0.0, torch.zeros(goal.shape[1], dtype=torch.float64)
         try:
@@ -69,7 +69,7 @@ class Examples:
             return float("inf")
         return total / len(noise) + self.bias * float(mean.square().sum())
 
-    def check(self, denoiser: Denoiser, table: Tableau) -> float:
+    def check(self, denoiser: Denoiser, table: Tableau | Walker) -> float:
         """:meth:`error` on the images held back."""
         return self.error(denoiser, table, self.held_noise, self.held_goal)
 

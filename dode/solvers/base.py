@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from dode.tableau import Basis, Tableau
 
 Grid = Tensor | Callable[[int], Tensor]
 SolverType = Literal["midpoint", "heun"]
+Number = TypeVar("Number", float, Tensor)
 Calls = Callable[[int, bool, Mapping[str, Any]], int]
 
 
@@ -226,7 +227,7 @@ def parse_options(spec: str, known: Iterable[str]) -> tuple[str, dict[str, Any]]
 # --- rows ----------------------------------------------------------------------------------------
 
 
-def gain(basis: Basis, s: float, t: float) -> float:
+def gain(basis: Basis, s: Number, t: Number) -> Number:
     """What a constant output is worth in a step from ``s`` to ``t``: the row sum."""
     return t - s if basis == "noise" else 1 - t / s
 
