@@ -54,7 +54,7 @@ SOLVERS = {
 }
 NFES = {"quick": (2, 5, 10, 25, 50)}.get(preset, p.nfes)
 PAPERS = list(SOLVERS)[:4]  # its four solvers are followed further
-most = {"smoke": (5, 5), "quick": (50, 5), "standard": (25, 10), "full": (250, 250)}[preset]
+most = {"smoke": (5, 5), "quick": (50, 5), "standard": (50, 10), "full": (250, 250)}[preset]
 reach = {solver: most[0 if solver in PAPERS else 1] for solver in SOLVERS}
 calls = {s: [max(3, nfe) for nfe in NFES if nfe <= end] for s, end in reach.items()}  # a third order wants three
 nfes = calls["ddim"]

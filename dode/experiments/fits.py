@@ -74,7 +74,7 @@ def residual(device_name: str, kind: str = "all") -> lms.Residual:
 
 def solver_file(p: Preset, checkpoint: str, method: str, nfe: int) -> Path:
     """Where a learned solver is kept: with the results if they are committed, else in ``_build``."""
-    folder = home() / ("results" if p.name in ("standard", "full") else "_build") / "solvers" / p.name
+    folder = home() / ("results" if p.kept else "_build") / "solvers" / p.name
     word = method.replace(":", "-").replace(",", "-").replace("=", "-")
     return folder / f"{Path(checkpoint).stem}-{word}-{nfe}.safetensors"
 
@@ -117,7 +117,8 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     table, make = start(name, checkpoint, device_name, nfe, **{k: options[k] for k in START_OPTIONS if k in options})
     compared = residual(device_name, options.get("residual", "all"))
     folder = home() / "_build" / "training" / p.name / file.stem  # a state must not be taken up by another method
-    trajectories = min(options.get("trajectories", p.trajectories), p.trajectories)
+    trajectories = options.get("trajectories", p.trajectories)
+    trajectories = trajectories if p.kept else min(trajectories, p.trajectories)
     task = Task(model, table, make, noise, compared, seeds, quick, folder, trajectories)
     began = time.perf_counter()
     solver = _fit(name, task, options)

@@ -49,6 +49,11 @@ class Preset:
     trajectories: int  # noises that a designer is trained on
     reference_calls: int  # of the long run whose samples FDs are taken to
 
+    @property
+    def kept(self) -> bool:
+        """Whether its results, and the solvers it learns, are committed."""
+        return self.name in ("standard", "full")
+
 
 DDIM_NFES, HEUN_NFES, ZOO_NFES = (2, 5, 10, 25, 50), (3, 5, 9, 25, 49), (3, 5, 8, 10, 20)
 PRESETS = {
