@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import pytest
+import torch
 
 import dode
 from dode import comparisons, experiments, lms, solvers
@@ -206,3 +207,29 @@ def test_what_the_page_says() -> None:
     for nfe in (3, 4, 5):
         assert 0.24 < spent["s4s-alt", nfe] / spent["gauss-newton", nfe] < 0.41 and gain("s4s-alt", nfe) < 1
         assert 2 <= spent["dlms", nfe] / spent["s4s-alt", nfe] < 2.5
+
+
+# --- paths -----------------------------------------------------------------------------------------
+
+
+def test_distances_to_the_path_shrink_with_the_steps_and_begin_at_zero() -> None:
+    """Many steps stay on the path, few leave it, and more the fewer they are; both begin on it."""
+    grid = fits.grid_of("time", DATA, "cpu")
+    made = {n: solvers.deis(grid, nfe=n, variable="log_rho", basis="data") for n in (5, 10, 40)}
+    found = {n: learned.path_distances(DATA, "cpu", table, 4) for n, table in made.items()}
+    for n, (levels, apart) in found.items():
+        assert torch.allclose(levels, made[n].sigmas) and apart[0] == 0 and apart.shape == (n + 1,)
+    assert 3 * found[40][1][-1] < found[10][1][-1] < found[5][1][-1]
+    ends = dode.sample(dode.load(DATA), made[5], dode.initial_noise((1, 28, 28), experiments.held_out_seeds(4)))
+    truth = dode.sample(dode.load(DATA), made[40], dode.initial_noise((1, 28, 28), experiments.held_out_seeds(4)))
+    apart = float((ends - truth).flatten(1).norm(dim=1).mean())
+    assert float(found[5][1][-1]) == pytest.approx(apart, rel=0.1)
+
+
+def test_a_designed_solver_has_a_path_too() -> None:
+    model, (table, _) = dode.load(DATA), fits.start("dlms", DATA, "cpu", 4)
+    designed = lms.begin_dlms(model, table)  # as it begins, it is the table
+    levels, apart = learned.path_distances(DATA, "cpu", designed, 4)
+    same, distance = learned.path_distances(DATA, "cpu", table, 4)
+    assert torch.allclose(levels, same, rtol=1e-4) and torch.allclose(apart, distance, rtol=1e-3)
+    assert apart[0] > 0  # the analytical first step has left the path by then

@@ -18,9 +18,10 @@ from dode.denoisers import Denoiser
 from dode.experiments.fits import fit, grid_of, start, yardsticks
 from dode.experiments.quality import draw, fast, held_out_seeds, load_cached
 from dode.experiments.sweeps import Preset, Sweep, home, provenance, results_file
+from dode.lms.online import OnlineTeacher
 from dode.metrics import Moments, frechet_distance, rmse
 from dode.metrics import moments as moments_of
-from dode.sampling import initial_noise, sample
+from dode.sampling import initial_noise, sample, trajectory
 from dode.storage import FileError
 from dode.tableau import Tableau
 
@@ -128,6 +129,31 @@ def distances(
     return found | dict(
         seeds=f"{seeds.start}-{seeds.stop - 1}", network="bf16 autocast" if p.bf16 else "float32", preset=p.name
     )
+
+
+@torch.no_grad()
+def path_distances(
+    checkpoint: str, device_name: str, solver: Tableau | lms.Designed, count: int = 64, points: int = 16
+) -> tuple[Tensor, Tensor]:
+    """Mean level ``(N + 1,)`` of each state of a solver, and how far it is from the exact path of the same noise there.
+
+    The path is that of DLMS's online teacher with ``points`` steps to each of the solver's; the distance is the mean
+    over ``count`` held-out images of the Euclidean one, over ``sqrt(1 + sigma^2)``, the size of a state.
+    """
+    model = load_cached(checkpoint, device_name)
+    noise = initial_noise(model.shape, held_out_seeds(count), device=model.device)
+    teacher, found = OnlineTeacher(model, noise, model.sigma_max, points), list[tuple[float, float]]()
+    if isinstance(solver, Tableau):
+        walked: Iterable[tuple[Any, Tensor]] = zip(solver.sigmas, trajectory(model, solver, noise), strict=True)
+    else:
+        walked = ((state.level, state.x) for state, _ in solver.walk(model, noise))
+    for level, x in walked:
+        level = level.to(noise.device).double().expand(count)
+        aim = teacher.run_to(level) if (level < teacher.level).any() else teacher.x
+        apart = (x - aim).flatten(1).norm(dim=1) / (1 + level**2).sqrt()
+        found.append((float(level.mean()), float(apart.mean())))
+    levels, distances = torch.tensor(found, dtype=torch.float64).T
+    return levels, distances
 
 
 def learned_row(
