@@ -233,3 +233,16 @@ def test_a_designed_solver_has_a_path_too() -> None:
     same, distance = learned.path_distances(DATA, "cpu", table, 4)
     assert torch.allclose(levels, same, rtol=1e-4) and torch.allclose(apart, distance, rtol=1e-3)
     assert apart[0] > 0  # the analytical first step has left the path by then
+
+
+# --- one fit on top of another ---------------------------------------------------------------------
+
+
+def test_a_designer_stands_on_a_table_that_was_fitted_before(project: Path) -> None:
+    below = fits.fit(P, DATA, "cpu", "gauss-newton", 2)
+    found = fits.fit(P, DATA, "cpu", "dlms:base=gauss-newton", 2)
+    assert isinstance(found, lms.Designed) and isinstance(below, dode.Tableau)
+    assert torch.equal(found.base.full, below.full) and torch.equal(found.base.sigmas, below.sigmas)
+    assert found.metadata["cost"][0] >= min(found.metadata["cost"])
+    with pytest.raises(ValueError, match="dlms designs its table for each image; a base is one table for all"):
+        fits.fit(P, DATA, "cpu", "gauss-newton:base=dlms", 2)

@@ -102,7 +102,8 @@ def start(
 def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> Tableau | lms.Designed:
     """The learned solver, from its file, or fitted now; ``metadata["seconds"]`` is what the fit took.
 
-    ``method`` may have options (:data:`FIT_OPTIONS`), as the rows of an ablation do: ``"gauss-newton:bias=0"``.
+    ``method`` may have options (:data:`FIT_OPTIONS`), as the rows of an ablation do: ``"gauss-newton:bias=0"``; its
+    ``base`` may be learned itself: ``"dlms:base=gauss-newton"`` is a designer on top of a table fitted before.
     """
     file = solver_file(p, checkpoint, method, nfe)
     try:
@@ -114,7 +115,14 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     model, quick = load_cached(checkpoint, device_name), fast(p, checkpoint, device_name)
     seeds = fit_seeds(options.get("images", p.learn_images))
     noise = initial_noise(model.shape, seeds, device=model.device)
-    table, make = start(name, checkpoint, device_name, nfe, **{k: options[k] for k in START_OPTIONS if k in options})
+    where = {k: options[k] for k in START_OPTIONS if k in options}
+    below = where.pop("base") if where.get("base") in recipes.RECIPES else None
+    table, make = start(name, checkpoint, device_name, nfe, **where)
+    if below:
+        made = fit(p, checkpoint, device_name, below, nfe)
+        if not isinstance(made, Tableau):
+            raise ValueError(f"{method}: {below} designs its table for each image; a base is one table for all")
+        table = made
     compared = residual(device_name, options.get("residual", "all"))
     folder = home() / "_build" / "training" / p.name / file.stem  # a state must not be taken up by another method
     trajectories = options.get("trajectories", p.trajectories)
