@@ -21,7 +21,7 @@
 
 # %% tags=["parameters"]
 preset = "quick"  # smoke, quick, standard or full
-checkpoint = "fashion-mnist-data"  # or another name, or all
+checkpoint = None  # a name, or all; None: the data-predicting network, at standard and full both
 device = "auto"  # cpu, cuda or auto
 seeds = None  # how many images the carry-over is measured on; None: 500, fewer in a small preset
 
@@ -42,7 +42,6 @@ from dode.metrics import moments as moments_of
 plots.style()
 p = experiments.preset(preset)
 where = experiments.device(device)
-names = experiments.checkpoints(checkpoint)
 HANDCRAFTED = dict(
     zip(learned.HANDCRAFTED, ("DDIM", "iPNDM", "DEIS", "DPM-Solver++(3M)", "UniPC-3"), strict=True)
 )  # fmt: skip
@@ -65,6 +64,9 @@ PLANS = {
     "quick": ((3,), ["deis", "unipc", "start", "gits", "ld3", "gauss-newton"]),
 }
 nfes, methods = PLANS.get(preset, ((3, 4, 5, 6, 8, 10), list(TITLES)))
+names = experiments.checkpoints(checkpoint or ("fashion-mnist-data" if preset in PLANS else "all"))[::-1]
+EVERYWHERE = (*HANDCRAFTED, "start", "ld3", "s4s-alt", "dlms", "gauss-newton")  # the others on the first network alone
+chosen_for = {name: [m for m in methods if name == names[0] or m in EVERYWHERE] for name in names}
 word = lambda name: name.rsplit("-", 1)[1]  # noqa: E731  "noise" or "data"
 
 # %% [markdown]
@@ -127,7 +129,10 @@ for dataset in table5.columns.levels[0]:
 # RMSE is the distance to the long run's image from the same seed, in pixels.
 
 # %%
-rows, chosen = learned.compare(p, where, names, nfes, methods, experiments.jobs(where))
+rows, chosen = list[dict](), list[dict]()
+for name in names:
+    of_one = learned.compare(p, where, [name], nfes, chosen_for[name], experiments.jobs(where))
+    rows, chosen = rows + of_one[0], chosen + of_one[1]
 print(f"{len(rows)} solvers, n = {int(rows[0]['n']):,} images each, {rows[0]['n_rmse']} for RMSE")
 
 # %% tags=["hide-input"]
@@ -224,7 +229,8 @@ plt.show()
 def listing(name: str, column: str = "fd_reference") -> HTML:
     """A table of one network: a line a solver, a column an NFE, the best in bold."""
     part = found[found.checkpoint == name]
-    wide = part.pivot(index="method", columns="nfe", values=column).reindex([m for m in TITLES if m in methods])
+    wide = part.pivot(index="method", columns="nfe", values=column)
+    wide = wide.reindex([m for m in TITLES if m in chosen_for[name]])
     grid = part.pivot(index="method", columns="nfe", values="grid").reindex(wide.index)
     letter = {"time": "t", "quadratic": "q", "Karras": "K", "log SNR": "s"}
     cells = pd.DataFrame({"solver": [TITLES[m] for m in wide.index]})
@@ -284,7 +290,7 @@ figure, axes = plt.subplots(down, across, figsize=(11, 3.1 * down + 0.5), sharex
 for ax, nfe in zip(axes.flat, nfes, strict=True):
     for name, face in zip(names, (None, "white"), strict=False):
         part = found[(found.checkpoint == name) & (found.nfe == nfe)].set_index("method")
-        for method in fitted:
+        for method in (m for m in fitted if m in part.index):
             ax.plot(
                 part.evaluations[method], part.gain[method], MARKERS[method], color=COLOURS[method], markersize=9,
                 markerfacecolor=face, markeredgewidth=1.6,
@@ -381,7 +387,7 @@ def solver_of(name: str, method: str) -> object:
     return fits.start("dlms", name, where, at)[0] if method == "start" else fits.fit(p, name, where, method, at)
 
 
-tables = {name: {m: solver_of(name, m) for m in methods} for name in names}
+tables = {name: {m: solver_of(name, m) for m in chosen_for[name]} for name in names}
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "learned-levels", "caption": "The noise levels at which each solver calls the network, handcrafted ones on their best grids. For solvers that design a table for each image (DLMS, AMED): the geometric mean over 64 images, with one standard deviation as a bar."}}
 figure, axes = plt.subplots(
@@ -389,7 +395,7 @@ figure, axes = plt.subplots(
 )
 ordered = [m for m in TITLES if m in methods]
 for ax, name in zip(axes[0], names, strict=True):
-    for height, method in enumerate(ordered):
+    for height, method in ((h, m) for h, m in enumerate(ordered) if m in tables[name]):
         mean, spread = levels_of(name, tables[name][method])
         colour = COLOURS.get(method, "black" if method == "start" else "0.5")
         ax.plot(mean, [height] * len(mean), "o-", color=colour, linewidth=0.6, markersize=6)
@@ -443,6 +449,43 @@ ax.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
+# ## Where they leave the path
+#
+# The exact path of the same noise is followed to each of a solver's own levels, and the two states are compared there. A solver that is fitted step by step is held to the path; one that is fitted to the last image may leave it and come back.
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "learned-paths", "caption": "Mean Euclidean distance of a solver's states to the exact path of the same noise, over the size of a state, against the noise level; the last point of a line, at the right, is the image itself (level 0). Grey: handcrafted solvers on their best grids; dotted: the start."}}
+count = min(64, p.zoo_images)
+figure, axes = plt.subplots(1, len(names), figsize=(max(7, 5.5 * len(names)), 4.2), sharey=True, squeeze=False)
+ends = {}
+for ax, name in zip(axes[0], names, strict=True):
+    floor = 0.5 * min(float(t.sigmas[-2]) for t in tables[name].values() if isinstance(t, dode.Tableau))
+    for method in (m for m in ordered if m in tables[name] and m != "amed"):
+        levels, apart = learned.path_distances(name, where, tables[name][method], count)
+        ends[name, method] = apart
+        grey = method in HANDCRAFTED
+        look = dict(color="0.7" if grey else COLOURS.get(method, "black"), linewidth=1 if grey else 1.8)
+        look |= dict(marker=MARKERS.get(method, "."), markersize=4 if grey else 6)
+        keep = apart > 0
+        ax.plot(
+            levels.clamp(min=floor)[keep], apart[keep], label=TITLES[method],
+            linestyle=":" if method == "start" else "-", **look,
+        )  # fmt: skip
+    ax.set(xscale="log", yscale="log", xlabel=f"σ, {at} calls; last: 0", title=f"{word(name)} prediction")
+    ax.invert_xaxis()
+axes[0, 0].set_ylabel(f"distance to the path, n = {count}")
+axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+plt.show()
+
+# %% tags=["hide-input"]
+for name in names:
+    greedy = [
+        float(ends[name, m][:-1].max() / ends[name, m][-1]) for m in ("dlms", "gauss-newton") if (name, m) in ends
+    ]
+    print(
+        f"{word(name)}: largest distance on the way over that of the image, DLMS and second order: {', '.join(f'{v:.2f}' for v in greedy)}"
+    )
+
+# %% [markdown]
 # ## Carried to the other network
 #
 # A solver fitted for one network refuses the other; `Tableau.unbind()` lets it try. The two were trained on the same images, but not on the same levels: the noise-predicting network knows $\sigma$ up to 157, the data-predicting one up to 80. A solver of the latter
@@ -482,7 +525,8 @@ def transfer_cell(checkpoint: str, made_for: str, method: str) -> dict:
     return facts | dict(made_for_weights=zoo.digest(made_for), nfe=at, n=count)
 
 
-cells = [transfer_cell(name, made, m) for made in names for m in ("start", *CARRIED) for name in zoo.NAMES]
+carried_from = {name: ["start", *(m for m in CARRIED if m in chosen_for[name])] for name in names}
+cells = [transfer_cell(name, made, m) for made in names for m in carried_from[made] for name in zoo.NAMES]
 cells += [transfer_cell(name, name, "start") for name in zoo.NAMES if name not in names]
 carried = (
     experiments.Sweep(experiments.results_file("transfer", preset), TRANSFER_KEYS)
@@ -496,7 +540,7 @@ moved = moved.set_index(["made_for", "method", "checkpoint"])
 lines = []
 for made in names:
     other = next(name for name in zoo.NAMES if name != made)
-    for method in ("start", *CARRIED):
+    for method in carried_from[made]:
         line = {"made for": word(made), "solver": TITLES[method]}
         for name in (made, other):
             row = moved.loc[made, method, name]
@@ -522,7 +566,7 @@ for made in names:
     other = next(name for name in zoo.NAMES if name != made)
     for measure, label in (("fd_data", "FD to the data"), ("rmse", "RMSE")):
         own = moved[measure][other, "start", other]
-        ahead = [TITLES[m] for m in CARRIED if moved[measure][made, m, other] < own]
+        ahead = [TITLES[m] for m in carried_from[made][1:] if moved[measure][made, m, other] < own]
         print(
             f"made for {word(made)}, on {word(other)}, ahead of its own start in {label}: {', '.join(ahead) or 'none'}"
         )
@@ -535,14 +579,14 @@ for made in names:
 # %% tags=["hide-input"]
 wide = found.set_index(["checkpoint", "nfe", "method"])
 for name in names:
-    if "gauss-newton" in methods:
+    if "gauss-newton" in chosen_for[name]:
         for nfe, goal in ((3, 0.2), (5, 0.4)):
             if nfe in nfes:
                 gain = wide.gain[name, nfe, "gauss-newton"]
                 print(
                     f"{word(name)}, second order at NFE {nfe}: {gain:.2f} of the best handcrafted FD; goal {goal}: {'reached' if gain <= goal else 'not reached'}"
                 )
-    if "dlms" in methods:
+    if "dlms" in chosen_for[name]:
         for nfe in (k for k in nfes if k in (4, 5, 6)):
             gain = wide.gain[name, nfe, "dlms"]
             print(
@@ -550,7 +594,7 @@ for name in names:
             )
     for nfe in (k for k in nfes if k >= 8):
         part = wide.loc[name, nfe]
-        late = {TITLES[m]: part.fd_reference[m] / part.fd_start[m] for m in fitted}
+        late = {TITLES[m]: part.fd_reference[m] / part.fd_start[m] for m in fitted if m in part.index}
         behind = [f"{m} ({v:.2f} of it)" for m, v in late.items() if v > 1]
         print(f"{word(name)}, NFE {nfe}: behind the start {', '.join(behind) or 'none'}")
 

@@ -419,6 +419,7 @@ def test_a_few_steps_bring_it_nearer(whole: Designed) -> None:
 
 def test_amed_comes_nearer_too() -> None:
     learned = fit(solver=begin_amed(MIXTURE, lambda n: schedules.karras(n, 0.002, 80.0), 5, features=False))
+    assert learned.metadata["teacher_nfe"] == 5 * 3  # five to each of its three whole steps
     cost = learned.metadata["cost"]
     assert min(cost) < 0.95 * cost[0] and isinstance(learned, AMED) and len(learned.metadata["losses"][0]) == 3
 
@@ -643,6 +644,9 @@ def test_it_is_for_one_model_and_shape(model: Denoiser, solver: Designed) -> Non
     ):
         with pytest.raises(ValueError, match=message):
             sample(model, replace(solver, metadata=facts), noise_of(model, range(1)))
+    free = replace(solver, metadata=dict(model="other", shape=[3, 8, 8], method="dlms")).unbind()
+    assert free.metadata == dict(method="dlms") and type(free) is type(solver)
+    assert torch.equal(sample(model, free, noise_of(model, range(1))), sample(model, solver, noise_of(model, range(1))))
 
 
 def test_what_has_no_bottleneck_is_refused_in_one_line() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -168,6 +168,10 @@ class Designed:
         """The unified prediction (DLMS, eqs. 8 and 9): the parts' mean of the outputs, over one step."""
         weight = gain(self.base.basis, level, following)
         return move(self.base.basis, x, [(weight * part, outputs[j]) for j, part in parts], level, following)
+
+    def unbind(self) -> Designed:
+        """Without the model and shape it was distilled for, so that any denoiser with such a bottleneck may use it."""
+        return replace(self, metadata={k: v for k, v in self.metadata.items() if k not in ("model", "shape")})
 
     # --- files -----------------------------------------------------------------------------------
 

@@ -161,7 +161,8 @@ def train(
         solver=f"{method}-{solver.base.metadata.get('solver', 'solver')}", method=method, nfe=solver.nfe,
         model=getattr(denoiser, "name", None), shape=list(denoiser.shape), cost=history, losses=rows,
         trajectories=steps * batch_size, check_seeds=None if seeds is None else list(seeds),
-        network_evaluations=walked, teacher="deis, online", teacher_nfe=points * solver.nfe,
+        network_evaluations=walked, teacher="deis, online",
+        teacher_nfe=points * sum(map(solver.matched, range(solver.nfe))),
     )  # fmt: skip
     return replace(solver, designer=found_designer, metadata=metadata)
 
