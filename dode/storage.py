@@ -2,7 +2,7 @@
 
 Everything dode writes goes through :func:`atomic`, so a full disk or a kill leaves the old file
 or none, never half of a new one.  Tensors are stored as safetensors with a JSON header; nothing
-here, or anywhere in dode, opens a pickle.
+here opens a pickle, and nothing anywhere in dode runs one (:mod:`dode.published.pickles` reads some as data).
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ from dode.denoisers import (
     VPrediction,
 )
 from dode.networks import Classifier, Critic, UNet
+from dode.published import CATALOGUE, fetch
+from dode.published import load as load_published
 from dode.schedules import from_config
 from dode.storage import FileError, load_tensors
 
@@ -39,13 +41,17 @@ CLASSIFIERS: dict[str, type[Classifier] | type[Critic]] = {
 
 
 def checkpoint_file(name: str | Path, names: Collection[str] = NAMES) -> Path:
-    """The file of a shipped name (one of ``names``), or of a path to a ``.safetensors`` file.
+    """The file of a shipped name (one of ``names``), of a published checkpoint, or a path to a ``.safetensors`` file.
 
     Raises
     ------
     ValueError
         No such name; the message gives the nearest ones.
+    FileError
+        A published one (:data:`dode.published.CATALOGUE`) that is not here and cannot be fetched.
     """
+    if names is NAMES and name in CATALOGUE:
+        return fetch(CATALOGUE[str(name)])
     if str(name).endswith(".safetensors"):
         return Path(name)
     if name not in names:
@@ -72,6 +78,8 @@ def load(
 ) -> NetworkDenoiser:
     """A denoiser from a shipped name or a file of :mod:`dode.training`, frozen and in eval mode.
 
+    A name of :data:`dode.published.CATALOGUE` does too; :func:`dode.published.load` takes class labels.
+
     Parameters
     ----------
     dtype
@@ -86,6 +94,8 @@ def load(
     FileError
         Missing, truncated or foreign file.
     """
+    if name in CATALOGUE:
+        return load_published(str(name), device, dtype=dtype, autocast=autocast)
     path = checkpoint_file(name)
     tensors, meta = load_tensors(path, "network")
     try:
