@@ -25,8 +25,6 @@ def page(name: str) -> str:
 
 
 def far(method: str, nfe: int, column: str = "fd_reference") -> float:
-    if (method, nfe) not in ROWS:
-        pytest.skip(f"results/learned.standard.csv has no row of {method} at {nfe} calls yet")
     return float(ROWS[method, nfe][column])
 
 
@@ -60,6 +58,24 @@ def test_second_order_needs_few_evaluations() -> None:
     assert "fewer than 150,000 network evaluations" in page("second_order")
     far("gauss-newton", 3)
     assert 0 < int(ROWS["gauss-newton", 3]["evaluations"]) < 150_000
+
+
+def test_what_each_part_of_the_fit_is_worth() -> None:
+    said, worth = page("second_order"), lambda variant: far(f"gauss-newton:{variant}", 3) / far("gauss-newton", 3)
+    for words, variant in (
+        ("Leaving out the analytical first step costs most ({} times as far)", "afs=False"),
+        ("fixing the first level {},", "top=False"),
+        ("comparing pixels alone {}.", "residual=pixels,bias=0"),
+        ("random features do as well ({})", "residual=random,bias=0"),
+        ("32 in place of 128 do as well ({})", "images=32"),
+        ("the mean error not weighed it ended at {}", "bias=0"),
+        ("with one half of that residual at {}", "residual=critic,bias=0"),
+        ("it comes to {}: a table of three calls could be nearer", "residual=judge"),
+    ):
+        assert words.format(f"{worth(variant):.2f}") in said
+    cheap, usual_cost = (int(ROWS[m, 3]["evaluations"]) for m in ("gauss-newton:images=32", "gauss-newton"))
+    assert f"take {cheap:,} evaluations in place of {usual_cost:,}" in said
+    assert experiments.preset("standard").learn_images == 128
 
 
 def test_a_jacobian_is_cheap() -> None:
@@ -131,3 +147,36 @@ def test_dlms_beside_the_others() -> None:
 def test_other_features_are_another_training(nfe: int) -> None:
     """Neither training may have gone on from the other's state."""
     assert any(far("dlms", nfe, column) != far("dlms:residual=pixels", nfe, column) for column in MEASURES)
+
+
+LEFT_OUT = dict(
+    initialisation="base=ddim", distance="residual=pixels", scaling="scaling=False", afs="afs=False",
+    adaptive="adaptive=False", feature="features=False",
+)  # fmt: skip
+
+
+def test_the_ablation() -> None:
+    worth = {n: {k: far(f"dlms:{v}", n) / far("dlms", n) for k, v in LEFT_OUT.items()} for n in (4, 6)}
+    said = page("dlms")
+    for words, name in (
+        ("without the high-order initialisation the solver is {} times as far", "initialisation"),
+        ("without the feature distance {},", "distance"),
+        ("without time scaling {},", "scaling"),
+        ("without AFS {},", "afs"),
+        ("without the adaptive schedule {}.", "adaptive"),
+    ):
+        assert words.format(f"{worth[6][name]:.2f}") in said
+    ordered = [v for k, v in worth[6].items() if k != "feature"]
+    assert ordered == sorted(ordered, reverse=True) and ordered[-1] > 1.05 and worth[6]["feature"] < 0.98
+    assert min(worth[4], key=lambda k: worth[4][k]) == "afs"
+    assert f"({worth[4]['afs']:.2f} of the full method's distance)" in said
+    assert f"a little better than a learned one ({worth[4]['adaptive']:.2f})" in said
+    others = {k: v for k, v in worth[4].items() if k not in ("afs", "adaptive")}
+    assert (min(others, key=lambda k: others[k]), max(others, key=lambda k: others[k])) == ("scaling", "initialisation")
+    assert f"by {worth[4]['scaling']:.2f} (time scaling) to {worth[4]['initialisation']:.2f} (initialisation)" in said
+
+
+def test_the_same_training_twice_is_the_same() -> None:
+    """``dlms-fixed`` is "without the bottleneck feature" under another name: trained apart, as far to a thousandth."""
+    for nfe in (4, 6):
+        assert far("dlms-fixed", nfe) == pytest.approx(far("dlms:features=False", nfe), rel=1e-3)

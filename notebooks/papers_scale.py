@@ -1,0 +1,141 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Running the paper's scale
+#
+# The pages of this book are measured on small networks that ship with it, so that everything can be run again anywhere. This page is about the networks of the papers: where they are, how they are read, what a run with 50,000 images costs and how it is spread over machines.
+# **No number of this page is a result**: nothing here was run on those networks.
+
+# %% tags=["parameters"]
+preset = "quick"  # smoke, quick, standard, full or paper
+checkpoint = "fashion-mnist-noise"  # whose speed on this machine is measured
+device = "auto"  # cpu, cuda or auto
+seeds = None  # not used: nothing is drawn
+
+# %% tags=["hide-input"]
+import time
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+
+import dode
+from dode import experiments, plots, published
+from dode.experiments import plans
+
+plots.style()
+where = experiments.device(device)
+
+# %% [markdown]
+# ## The checkpoints
+#
+# `dode.published.load(name)` fetches a file once, checks it, keeps it in a cache folder (`DODE_CACHE`) and gives a denoiser. **No pickle is executed**: NVIDIA's files are read by an unpickler that knows tensors and arguments and refuses the rest, and the numbers go into networks
+# that are written here. Where a digest is published the file must have it; the others are checked by their format, each parameter's name and shape.
+
+# %% tags=["hide-input"]
+listed = [
+    {
+        "name": row.name, "paper": row.source, "shape": " x ".join(map(str, row.shape)), "classes": row.classes or "",
+        "weights' licence": row.licence, "digest": row.digest.partition(":")[0] or "not published",
+    }
+    for row in published.CATALOGUE.values()
+]  # fmt: skip
+plots.listing(pd.DataFrame(listed))
+
+# %% tags=["nbval-check-output", "hide-input"]
+digests = sum(bool(row.digest) for row in published.CATALOGUE.values())
+print(f"{len(published.CATALOGUE)} checkpoints, {digests} of them with a published digest")
+
+# %% [markdown]
+# ```python
+# import dode.published
+#
+# model = dode.published.load("edm-cifar10-32x32-uncond-vp", device="cuda")
+# solver = dode.solvers.deis(model.grid, nfe=5, variable="log_rho", basis="data", afs=True)
+# learned = dode.lms.gauss_newton(model, solver, dode.initial_noise(model.shape, range(128), device="cuda"))
+# learned.save("cifar10-5.safetensors")
+# ```
+#
+# Without a network the error says which file to put where. Models of diffusers come by `dode.diffusers.from_diffusers` ([Your own model](your_model)).
+
+# %% [markdown]
+# ## What it costs
+#
+# The preset `paper` has the papers' numbers: 50,000 images behind each distance, three blocks of seeds, 2 to 250 calls, FID in the resizing of the original implementation. One evaluation is one image through the network once.
+
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "papers-scale", "caption": "Network evaluations that a figure takes at each preset, fits left out (they are a few per cent). Counted from the plans that the workflow runs, for the networks that ship."}}
+counted = []
+for figure in plans.PLANS:
+    for name in ("quick", "standard", "full", "paper"):
+        plan = plans.plan(figure, name)
+        counted.append(
+            dict(figure=figure.replace("_", " "), preset=name, cells=len(plan.cells), evaluations=plan.evaluations)
+        )
+counted = pd.DataFrame(counted)
+figure, ax = plt.subplots(figsize=(7.5, 3))
+for shift, (name, part) in enumerate(counted.groupby("figure")):
+    ax.barh([y + 0.38 * shift for y in range(len(part))], part.evaluations, height=0.36, label=name)
+ax.set_yticks([y + 0.19 for y in range(4)], counted.preset.unique())
+ax.set(xscale="log", xlabel="network evaluations")
+ax.invert_yaxis()
+ax.legend()
+plt.show()
+
+# %% [markdown]
+# Hours are evaluations over evaluations a second. What this machine does with the network of the parameter, batches of 250 (on a GPU in bf16, on a CPU as the FD sweeps do, in bf16 too):
+
+# %% tags=["hide-input"]
+model = dode.load(checkpoint, device=where, autocast=torch.bfloat16)
+noise = dode.initial_noise(model.shape, range(250), device=model.device)
+
+
+def speed(rounds: int) -> float:
+    """Evaluations a second."""
+    began = time.perf_counter()
+    for _ in range(rounds):
+        model(model.sigma_max * noise, model.sigma_max)
+    if where.startswith("cuda"):
+        torch.cuda.synchronize()
+    return rounds * len(noise) / (time.perf_counter() - began)
+
+
+with torch.no_grad():
+    speed(1)
+    rate = speed(2 if preset == "smoke" else 8)
+hours = counted.assign(hours=[f"{v / rate / 3600:,.1f}" for v in counted.evaluations])
+hours.evaluations = [f"{v:,}" for v in hours.evaluations]
+print(f"{rate:,.0f} evaluations a second here")
+plots.listing(hours.rename(columns={"hours": "hours here, one process"}))
+
+# %% [markdown]
+# A network of the papers is larger: DDPM++ of CIFAR-10 has 56 million parameters, where the one above has 2.7. Time one forward pass of it, divide, and multiply by the evaluations above: that is the expected time to a few per cent, because outside the network the loop takes less than one
+# (`results/loop_network.csv`).
+
+# %% [markdown]
+# ## One figure, one machine
+#
+#     .venv/bin/jupytext --to ipynb notebooks/figure_4.py -o f.ipynb
+#     .venv/bin/papermill f.ipynb out.ipynb -p preset paper -p checkpoint edm-cifar10-32x32-uncond-vp -p device cuda
+#
+# Rows go to `results/figure_4.paper.csv` as they are measured; a killed run goes on from there.
+
+# %% [markdown]
+# ## Many machines
+#
+# The sweeps are a Snakemake workflow (`workflow/Snakefile`), with one job for each network, solver and block of seeds. `make book` runs it on one machine; on a cluster:
+#
+#     make book PRESET=full PROFILE=workflow/profiles/slurm
+#     snakemake --workflow-profile workflow/profiles/slurm --config preset=paper checkpoint=NAME
+#
+# A GPU is a resource of a job (`gpu=1` in the profile), several GPUs of one machine are several jobs. Rows are merged in the plan's order, so the results do not depend on who measured them; features are merged as moments, to rounding. Other executors of Snakemake
+# (Kubernetes, the clouds) take the same workflow by their own options.
