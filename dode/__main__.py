@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
-import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from PIL import Image
@@ -18,6 +15,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dode import comparisons, distillation, lms, solvers, zoo
+from dode.arguments import (
+    DEFAULT,
+    Parser,
+    count,
+    model_options,
+    output,
+    pipeline_facts,
+    pipeline_words,
+    refuse_pipeline_options,
+    seeds,
+)
 from dode.data import to_uint8
 from dode.denoisers import NetworkDenoiser
 from dode.sampling import initial_noise, sample
@@ -25,8 +33,6 @@ from dode.storage import atomic
 from dode.tableau import Tableau
 
 GRIDS = {name.lower().replace(" ", "_"): name for name in comparisons.GRIDS}
-MOST = 1_000_000  # seeds, images, calls; more is a slip of the keyboard
-DEFAULT = "(default: %(default)s)"
 ABOUT = """Better images from the same few network calls: distil a solver of a diffusion model, then sample with it.
 
   python -m dode distill --checkpoint fashion-mnist-noise --solver ddim --nfe 5 --out d-ddim-5.safetensors
@@ -49,58 +55,14 @@ amed        (Zhou et al. 2024) a designed level between any two; --solver and --
 
   python -m dode distill --checkpoint fashion-mnist-data --solver deis:variable=log_rho,basis=data --afs --nfe 3 \\
     --method gauss-newton --out g.safetensors
+  python -m dode distill --diffusers my-pipeline --prompt "a red fox" --guidance-scale 7.5 --solver dpm_solver_pp \\
+    --order 2 --nfe 6 --images 16 --batch-size 4 --out fox.safetensors
 """
 SAMPLE = """Draw one image a seed and write them as one PNG, row by row. Image k depends on seed k alone.
 
   python -m dode sample --solver d-ddim-5.safetensors --seeds 1000-1063 --out d-ddim-5.png
   python -m dode sample --solver ddim --nfe 10 --checkpoint fashion-mnist-noise --seeds 0-15 --out ddim-10.png"""
 LISTING = "List the solvers: name, basis, orders, calls in ten steps to noise level 0, and who published them."
-
-
-class Parser(argparse.ArgumentParser):
-    """Keeps its help as written, and leaves what was wrong, in one line, to :func:`main`."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see {self.prog} --help")
-
-
-def count(text: str) -> int:
-    """A whole number from 1 to :data:`MOST`."""
-    if not re.fullmatch("[0-9]{1,18}", text) or not 1 <= int(text) <= MOST:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MOST:,}")
-    return int(text)
-
-
-def seeds(text: str) -> list[int]:
-    """``"0-99"``, ``"7"`` or ``"0-9,20,30-39"`` as a list."""
-    found = list[int]()
-    for part in text.split(","):
-        match = re.fullmatch("([0-9]{1,18})(?:-([0-9]{1,18}))?", part)
-        if not match:
-            raise argparse.ArgumentTypeError(f"{text!r} is not of the form 0-99 or 0-9,20,30-39")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise argparse.ArgumentTypeError(f"{part} runs backwards; write {last}-{first}")
-        if len(found) + last - first >= MOST:
-            raise argparse.ArgumentTypeError(f"{text} is more than {MOST:,} seeds; ask for fewer at a time")
-        found += range(first, last + 1)
-    return found
-
-
-def output(suffix: str, text: str) -> Path:
-    """A path of a file that can be written, as far as can be told before the work is done."""
-    path = Path(text)
-    if path.suffix.lower() != suffix:
-        raise argparse.ArgumentTypeError(f"{text!r} must end in {suffix}, the one format there is")
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
-    parent = next(p for p in path.parents if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise argparse.ArgumentTypeError(f"cannot write {text}: {parent} is no folder that you may write in")
-    return path
 
 
 def picture(images: Tensor, columns: int) -> Image.Image:
@@ -114,12 +76,29 @@ def picture(images: Tensor, columns: int) -> Image.Image:
     return Image.fromarray(sheet[0].numpy() if c == 1 else sheet.permute(1, 2, 0).contiguous().numpy())
 
 
-def load(checkpoint: str, device: str) -> NetworkDenoiser:
-    """The model, on the GPU if ``device`` is "auto" and there is one."""
+def choose(device: str) -> str:
+    """The GPU if ``device`` is "auto" and there is one."""
     cuda = torch.cuda.is_available()
     if device == "cuda" and not cuda:
         raise ValueError("--device cuda: torch finds no CUDA device here; take --device cpu, or leave it out")
-    return zoo.load(checkpoint, ("cuda" if cuda else "cpu") if device == "auto" else device)
+    return ("cuda" if cuda else "cpu") if device == "auto" else device
+
+
+def load(checkpoint: str, device: str) -> NetworkDenoiser:
+    """The model of a checkpoint."""
+    return zoo.load(checkpoint, choose(device))
+
+
+def opened(args: argparse.Namespace, checkpoint: str | None) -> tuple[NetworkDenoiser, Callable[[Tensor], Tensor]]:
+    """The model of a checkpoint or of ``--diffusers``, and what makes images of its samples."""
+    if args.diffusers is None:
+        refuse_pipeline_options(args)
+        return load(checkpoint or args.checkpoint, args.device), lambda samples: samples
+    try:
+        from dode.diffusers import command  # diffusers may not be there, and takes its time to import
+    except ImportError as error:
+        raise ValueError(f"--diffusers: {error}") from None
+    return command.opened(args, choose(args.device))
 
 
 def build(
@@ -209,13 +188,19 @@ def outcome(facts: Mapping[str, Any]) -> str:
 
 def run_distill(args: argparse.Namespace) -> None:
     """``distill``: fit, store, say what came of it."""
-    if args.out.resolve() == zoo.checkpoint_file(args.checkpoint).resolve():
+    if args.checkpoint and args.out.resolve() == zoo.checkpoint_file(args.checkpoint).resolve():
         raise ValueError(f"--out {args.out} is the checkpoint itself; name another file")
-    table = METHODS[args.method](args, load(args.checkpoint, args.device))
+    model, _ = opened(args, args.checkpoint)
+    table = METHODS[args.method](args, model)
+    table.metadata.update(pipeline_facts(args))
     table.save(args.out)
     facts = table.metadata
-    command = ["python", "-m", "dode", "sample", "--solver", str(args.out), "--seeds", "1000-1063"]
-    command += [] if args.checkpoint in zoo.NAMES else ["--checkpoint", args.checkpoint]
+    last = 1000 + (64 if not args.diffusers else 4 * len(args.prompt or args.class_label or [0])) - 1
+    command = ["python", "-m", "dode", "sample", "--solver", str(args.out), "--seeds", f"1000-{last}"]
+    if args.diffusers:
+        command += pipeline_words(args)
+    elif args.checkpoint not in zoo.NAMES:
+        command += ["--checkpoint", args.checkpoint]
     print(f"wrote {args.out}: {facts['solver']}, NFE {table.nfe}; {facts['network_evaluations']:,} network evaluations")
     print(outcome(facts))
     print(f"sample with it: {shlex.join([*command, '--out', str(args.out.with_suffix('.png'))])}")
@@ -226,20 +211,23 @@ def run_sample(args: argparse.Namespace) -> None:
     checkpoint, stored = args.checkpoint, args.solver.endswith(".safetensors")
     if stored and (args.nfe or args.order or args.afs or args.grid != "default"):
         raise ValueError(f"{args.solver} is a finished solver; leave out --nfe, --order, --grid and --afs")
-    if not stored and (args.nfe is None or checkpoint is None):
+    given = checkpoint or args.diffusers
+    if not stored and (args.nfe is None or given is None):
         raise ValueError(f"--solver {args.solver} needs --nfe and --checkpoint, unless it is a .safetensors file")
     table: Tableau | lms.Designed | None = lms.load(args.solver) if stored else None
-    if table and checkpoint is None and (checkpoint := table.metadata.get("model")) not in zoo.NAMES:
+    if table and given is None and (checkpoint := table.metadata.get("model")) not in zoo.NAMES:
         which = f"is for {checkpoint}, which does not ship with dode" if checkpoint else "names no network"
-        raise ValueError(f"{args.solver} {which}; give one with --checkpoint")
-    model = load(checkpoint, args.device)
-    if len(model.shape) != 3 or model.shape[0] not in (1, 3):
-        raise ValueError(f"{checkpoint} makes samples of shape {model.shape}; a picture needs one channel or three")
+        raise ValueError(f"{args.solver} {which}; give one with --checkpoint or --diffusers")
+    model, finish = opened(args, checkpoint)
+    made = finish(torch.zeros(1, *model.shape, device=model.device)).shape[1:]
+    if len(made) != 3 or made[0] not in (1, 3):
+        raise ValueError(f"{model.name} makes samples of shape {tuple(made)}; a picture needs one channel or three")
     table = table or build(args, model)[0]
     if table.metadata.get("model", model.name) not in (None, model.name):
         raise ValueError(f"{args.solver} is for {table.metadata['model']}, not {model.name}; distil one for that")
     noise = initial_noise(model.shape, args.seeds, device=model.device)
-    images = sample(model, table, noise, batch_size=args.batch_size, progress=True)
+    samples = sample(model, table, noise, batch_size=args.batch_size, progress=True)
+    images = torch.cat([finish(part) for part in samples.split(args.batch_size)])
     with atomic(args.out) as temporary:
         picture(images, args.columns).save(temporary, format="PNG")
     print(f"wrote {args.out}: {len(images)} images by {table.metadata.get('solver', 'solver')}, NFE {table.nfe}")
@@ -266,7 +254,7 @@ def parser() -> Parser:
     networks = f"{', '.join(zoo.NAMES)}, or a file of dode.training"
 
     add = distil.add_argument
-    add("--checkpoint", required=True, metavar="NAME", help=f"the network: {networks}")
+    model_options(distil, f"the network: {networks}", required=True)
     add("--solver", required=True, metavar="NAME", help="one that `solvers` lists, or with options: deis:variable=rho")
     add("--nfe", required=True, type=count, metavar="N", help="network calls for one image")
     add("--method", choices=METHODS, default="d-ode", help=f"how to distil {DEFAULT}")
@@ -290,7 +278,7 @@ def parser() -> Parser:
     add = draw.add_argument
     add("--solver", required=True, metavar="FILE|NAME", help="a file of distill; or a name, --nfe and --checkpoint")
     add("--seeds", type=seeds, required=True, metavar="0-63", help="one image each: 0-63, or 1,5,8-11")
-    add("--checkpoint", metavar="NAME", help=f"{networks} (default: the one the file is for)")
+    model_options(draw, f"{networks} (default: the one the file is for)", required=False)
     add("--nfe", type=count, metavar="N", help="network calls for one image, for a solver by its name")
     add("--columns", type=count, default=8, metavar="N", help=f"images in a row {DEFAULT}")
 

@@ -46,10 +46,10 @@ GRIDS: dict[str, Callable[..., Tensor]] = {
 def grid_function(name: str, denoiser: Denoiser) -> Callable[[int], Tensor]:
     """The grid called ``name`` over the denoiser's noise range, with a last step to 0.
 
-    The time is that of the denoiser's schedule if it is a VP chain, else of the linear one.
+    The time is that of the denoiser's schedule if it is a VP chain or a flow, else of the linear chain.
     """
     options: dict[str, Any] = dict(sigma_min=denoiser.sigma_min, sigma_max=denoiser.sigma_max, final="zero")
-    if name in ("time", "quadratic") and isinstance(denoiser.schedule, schedules.VPDiscrete):
+    if name in ("time", "quadratic") and isinstance(denoiser.schedule, (schedules.VPDiscrete, schedules.Flow)):
         options["schedule"] = denoiser.schedule
     return functools.partial(GRIDS[name], **options)
 

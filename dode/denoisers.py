@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dode.schedules import EDM, Schedule, VPDiscrete, karras, time_uniform
+from dode.schedules import EDM, Flow, Schedule, VPDiscrete, karras, time_uniform
 
 
 class Coefficients(NamedTuple):
@@ -67,14 +67,18 @@ class Denoiser:
     shape : tuple
         ``(C, H, W)`` (or any shape) of one sample.
     prediction : str
-        What the network was trained to predict: "noise", "data", "v" or "exact".
+        What the network was trained to predict: "noise", "data", "v", "flow" or "exact".
     schedule : Schedule
     nfe : int
         Calls so far; :attr:`images` counts the images in them.  Set both to 0 with :meth:`reset`.
+    turn : int
+        How many conditions it tells in turn: image ``i`` of all images the one at ``i mod turn``, so batches are
+        consecutive images, a multiple of ``turn`` of them.
     """
 
     prediction = "exact"
     name = "denoiser"
+    turn = 1
 
     def __init__(self, shape: Sequence[int], schedule: Schedule | None = None) -> None:
         self.shape = tuple(shape)
@@ -100,9 +104,13 @@ class Denoiser:
         return self.schedule.sigma_max
 
     def grid(self, n: int) -> Tensor:
-        """The customary grid of ``n`` steps to 0, ``(n + 1,)``: uniform in time on a VP chain, Karras's otherwise."""
-        if isinstance(self.schedule, VPDiscrete):
-            return time_uniform(n, self.sigma_min, self.sigma_max, self.schedule, final="zero")
+        """The customary grid of ``n`` steps to 0, ``(n + 1,)``.
+
+        Uniform in time on a VP chain and for flow matching, there with the schedule's shift; otherwise Karras's.
+        """
+        shift = self.schedule.shift if isinstance(self.schedule, Flow) else 1.0
+        if isinstance(self.schedule, (VPDiscrete, Flow)):
+            return shift * time_uniform(n, self.sigma_min / shift, self.sigma_max / shift, self.schedule, final="zero")
         return karras(n, self.sigma_min, self.sigma_max, final="zero")
 
     def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
@@ -241,6 +249,19 @@ class VPrediction(NetworkDenoiser):
     def coefficients(self, sigma: Tensor) -> Coefficients:
         alpha = self.schedule.alpha(sigma)
         return Coefficients(alpha**2, -alpha * sigma, alpha, self.schedule.label(sigma))
+
+
+class FlowPrediction(NetworkDenoiser):
+    """``F`` predicts ``eps - x_0``, the velocity of ``x_t = (1 - t) x_0 + t eps``, so ``x_0 = x_t - t F``.
+
+    Flow matching (Lipman et al. 2023, Liu et al. 2023).
+    """
+
+    prediction = "flow"
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        alpha = self.schedule.alpha(sigma)
+        return Coefficients(alpha, -alpha * sigma, alpha, self.schedule.label(sigma))
 
 
 class EDMPrediction(NetworkDenoiser):

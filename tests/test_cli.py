@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import shlex
 import subprocess
 import sys
@@ -279,7 +280,7 @@ def test_the_examples_are_commands() -> None:
     assert len(examples) >= 9
     for example in examples:
         args = cli.parser().parse_args(shlex.split(example, comments=True)[3:])
-        if hasattr(args, "solver") and args.nfe:
+        if hasattr(args, "solver") and args.nfe and args.checkpoint:
             cli.build(args, dode.load(args.checkpoint))
 
 
@@ -345,7 +346,7 @@ def refused(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> s
     [
         ("", "the following arguments are required: distill | sample | solvers; see python -m dode --help"),
         ("train", "invalid choice: 'train'"),
-        ("distill", "required: --checkpoint, --solver, --nfe, --out; see python -m dode distill --help"),
+        ("distill", "required: --solver, --nfe, --out; see python -m dode distill --help"),
         (f"{DISTIL} --nonsense 3", "unrecognized arguments: --nonsense 3"),
         (f"{DISTIL} --checkpoint fashion", f"no checkpoint named 'fashion'; the nearest: {DATA}, {NOISE}"),
         (f"{DISTIL} --checkpoint gone.safetensors", "gone.safetensors does not exist; check the path"),
@@ -460,7 +461,7 @@ def test_a_folder_that_may_not_be_written(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Asked before the work; the superuser may write anywhere, so the answer is put on."""
-    monkeypatch.setattr(cli.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert "cannot write o.png: . is no folder that you may write in" in refused(BY_NAME, here, capsys)
 
 

@@ -15,6 +15,7 @@ from dode.denoisers import (
     DataPrediction,
     Denoiser,
     EDMPrediction,
+    FlowPrediction,
     GaussianDenoiser,
     MixtureDenoiser,
     NetworkDenoiser,
@@ -22,7 +23,7 @@ from dode.denoisers import (
     VPrediction,
     expand,
 )
-from dode.schedules import EDM, VPContinuous, vp_linear
+from dode.schedules import EDM, Flow, VPContinuous, time_uniform, vp_linear
 
 SHAPE = (2, 3, 1)
 G = torch.Generator().manual_seed(0)
@@ -177,6 +178,31 @@ def test_edm_prediction(power: float) -> None:
 
     d = EDMPrediction(F(clean, VP.sigma), SHAPE, EDM(), sigma_data=0.3)
     torch.testing.assert_close(d((1 + sigma) * X, sigma), mixture()((1 + sigma) * X, sigma), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("t", [0.001, 0.3, 0.5, 0.96])
+def test_flow_prediction(t: float) -> None:
+    """The network sees ``x_t = (1 - t) x_0 + t eps``, and answers ``eps - x_0``."""
+
+    class F(Exact):
+        def forward(self, scaled: Tensor, label: Tensor) -> Tensor:
+            torch.testing.assert_close(label, torch.full_like(label, 1000 * t))
+            d = self.inner(scaled / (1 - t), sigma)
+            return (scaled - (1 - t) * d) / t - d  # eps - x_0
+
+    sigma = t / (1 - t)
+    x, model = (1 + sigma) * X, FlowPrediction(F(clean, VP.sigma), SHAPE, Flow())
+    torch.testing.assert_close(model(x, sigma), mixture()(x, sigma), rtol=0, atol=1e-9)
+    assert model.prediction == "flow"
+
+
+def test_grid_of_a_flow() -> None:
+    """Uniform in the label, and shifted: from ``t = 0.999`` to 0."""
+    model = FlowPrediction(nn.Identity(), SHAPE, Flow(shift=3.0))
+    t = 0.999 * (1 - torch.arange(5, dtype=torch.float64) / 4)
+    torch.testing.assert_close(model.grid(4), 3 * t / (1 - t))
+    plain = FlowPrediction(nn.Identity(), SHAPE, Flow())
+    assert torch.equal(plain.grid(4), time_uniform(4, 1 / 999, 999, Flow(), final="zero"))
 
 
 def test_edm_coefficients() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from dode import schedules
 from dode.schedules import (
     EDM,
+    Flow,
     Schedule,
     VPContinuous,
     VPDiscrete,
@@ -28,13 +30,16 @@ from dode.schedules import (
     log_snr,
     polyexponential,
     refine,
+    scaled_linear,
     time_quadratic,
     time_uniform,
     vp_linear,
 )
 
-LINEAR, COSINE, CONTINUOUS = vp_linear(), cosine(), VPContinuous()
-ALL: list[Schedule] = [LINEAR, COSINE, CONTINUOUS, EDM(), vp_linear(50)]
+LINEAR, COSINE, CONTINUOUS, SCALED = vp_linear(), cosine(), VPContinuous(), scaled_linear()
+TRAINED = VPDiscrete(5, "trained", betas=(0.01, 0.02, 0.05, 0.1, 0.3))
+FLOW, SHIFTED = Flow(), Flow(shift=3.0)
+ALL: list[Schedule] = [LINEAR, COSINE, CONTINUOUS, EDM(), vp_linear(50), SCALED, TRAINED, FLOW, SHIFTED]
 grids = pytest.mark.parametrize("grid", [karras, log_snr, exponential, polyexponential, time_uniform, time_quadratic])
 spacings = pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
 
@@ -66,7 +71,7 @@ def test_cosine_known_values() -> None:
     assert COSINE.sigma_max == pytest.approx(math.sqrt((1 - clipped) / clipped), rel=1e-6)
 
 
-@pytest.mark.parametrize("schedule", [LINEAR, COSINE, vp_linear(50)])
+@pytest.mark.parametrize("schedule", [LINEAR, COSINE, vp_linear(50), SCALED, TRAINED])
 def test_integer_labels_are_exact(schedule: VPDiscrete) -> None:
     k = torch.arange(schedule.steps, dtype=torch.float64)
     assert torch.equal(schedule.label(schedule.sigma(k)), k)
@@ -102,7 +107,7 @@ def test_vp_continuous_known_values() -> None:
     assert abs(coarse / exact - 1) < 1e-2 and abs(fine / exact - 1) < 1e-3
 
 
-@pytest.mark.parametrize("schedule", [LINEAR, COSINE, CONTINUOUS])
+@pytest.mark.parametrize("schedule", [LINEAR, COSINE, CONTINUOUS, SCALED, TRAINED])
 def test_variance_is_preserved(schedule: Schedule) -> None:
     sigma = torch.logspace(-2, 2, 50, dtype=torch.float64)
     alpha = schedule.alpha(sigma)
@@ -116,15 +121,63 @@ def test_edm_label() -> None:
     torch.testing.assert_close(s.sigma(s.label(f64(0.002, 80))), f64(0.002, 80))
 
 
+def test_scaled_linear_known_values() -> None:
+    """Stable Diffusion's chain ends at sigma = 14.6146 (the first level of diffusers' table for it: 14.615)."""
+    assert SCALED.sigma_max == pytest.approx(14.6146, abs=1e-4)
+    roots = [0.00085**0.5 + k * (0.012**0.5 - 0.00085**0.5) / 999 for k in range(1000)]
+    for label in (0, 500, 999):
+        bar = math.prod(1 - r * r for r in roots[: label + 1])
+        assert float(SCALED.sigma(f64(label))) == pytest.approx(math.sqrt((1 - bar) / bar), rel=1e-10)
+
+
+def test_trained_betas() -> None:
+    bar = math.prod(1 - b for b in TRAINED.betas)
+    assert TRAINED.sigma_max == pytest.approx(math.sqrt((1 - bar) / bar))
+    linear = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64).tolist()
+    torch.testing.assert_close(
+        VPDiscrete(1000, "trained", betas=tuple(linear)).sigmas, LINEAR.sigmas, rtol=1e-12, atol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(kind="sigmoid"), "kind must be one of linear, scaled_linear, cosine, trained, got 'sigmoid'"),
+        (dict(kind="trained"), "a chain of 1000 labels has as many betas"),
+        (dict(steps=2, betas=(0.1, 0.2)), "got 2 for 'linear'"),
+        (dict(steps=2, kind="trained", betas=(0.1, 1.0)), "trained betas must lie between 0 and 1"),
+    ],
+)
+def test_betas_that_are_no_chain(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        VPDiscrete(**options)
+
+
+def test_flow_known_values() -> None:
+    """``x_t = (1 - t) x_0 + t eps``: alpha and sigma_t of every label, and a shift that leaves the process alone."""
+    labels = f64(1, 250, 500, 750, 999)
+    sigma = FLOW.sigma(labels)
+    torch.testing.assert_close(sigma, f64(1 / 999, 1 / 3, 1, 3, 999))
+    torch.testing.assert_close(FLOW.alpha(sigma), 1 - labels / 1000)
+    torch.testing.assert_close(FLOW.label(sigma), labels)
+    assert (FLOW.sigma_min, FLOW.sigma_max) == (pytest.approx(1 / 999), pytest.approx(999))
+    torch.testing.assert_close(SHIFTED.label(sigma), labels)
+    t = torch.tensor([FLOW.sigma_max, FLOW.sigma_min]) / (1 + torch.tensor([FLOW.sigma_max, FLOW.sigma_min]))
+    shifted = 3 * t / (1 + 2 * t)  # Stable Diffusion 3's
+    torch.testing.assert_close(SHIFTED.label(f64(SHIFTED.sigma_max, SHIFTED.sigma_min)), 1000 * shifted.double())
+    assert SHIFTED.sigma(0) == 0 and FLOW.label(f64(0)) == 0
+
+
 @pytest.mark.parametrize("schedule", ALL)
 def test_config_round_trip(schedule: Schedule) -> None:
     assert schedules.from_config(schedule.config) == schedule
+    assert schedules.from_config(json.loads(json.dumps(schedule.config))) == schedule
     assert schedule.sigma_min < schedule.sigma_max
 
 
 def test_unknown_schedule() -> None:
-    with pytest.raises(ValueError, match="unknown schedule 'flow'; known: vp_discrete, vp_continuous, edm"):
-        schedules.from_config(dict(schedule="flow"))
+    with pytest.raises(ValueError, match="unknown schedule 'sde'; known: vp_discrete, vp_continuous, edm, flow"):
+        schedules.from_config(dict(schedule="sde"))
 
 
 # --- grids: the papers' numbers ------------------------------------------------------------------

@@ -49,11 +49,15 @@ class Examples:
         held_back: float,
         bias: float = 0.0,
     ) -> Examples:
-        """Run the teacher once; the first images are held back (all of them for 1).  ValueError for fewer than four."""
-        if len(noise) < 4:
-            raise ValueError(f"a fit needs four images or more, got {len(noise)}")
+        """Run the teacher once; the first images are held back (all for 1), whole turns of the denoiser's conditions.
+
+        ValueError for fewer than four, or than two turns.
+        """
+        if len(noise) < (least := max(4, 2 * denoiser.turn)):
+            raise ValueError(f"a fit needs {'four' if least == 4 else least} images or more, got {len(noise)}")
         goal = torch.cat([residual(sample(denoiser, teacher, part)) for part in noise.split(100)])
         kept = max(1, min(len(noise) - (held_back < 1), round(held_back * len(noise))))
+        kept = max(denoiser.turn, kept - kept % denoiser.turn)
         return cls(residual, teacher, noise[kept:], goal[kept:], noise[:kept], goal[:kept], bias)
 
     @torch.no_grad()

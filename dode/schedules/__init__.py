@@ -19,11 +19,22 @@ from dode.schedules.grids import (
     time_quadratic,
     time_uniform,
 )
-from dode.schedules.noise import EDM, Schedule, VPContinuous, VPDiscrete, cosine, from_config, vp_linear
+from dode.schedules.noise import (
+    EDM,
+    Flow,
+    Schedule,
+    VPContinuous,
+    VPDiscrete,
+    cosine,
+    from_config,
+    scaled_linear,
+    vp_linear,
+)
 
 __all__ = [
     "EDM",
     "Final",
+    "Flow",
     "Schedule",
     "Spacing",
     "VPContinuous",
@@ -37,6 +48,7 @@ __all__ = [
     "log_snr",
     "polyexponential",
     "refine",
+    "scaled_linear",
     "time_quadratic",
     "time_uniform",
     "vp_linear",

@@ -35,30 +35,52 @@ def _vp_alpha(sigma: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class VPDiscrete:
-    """DDPM's variance-preserving chain: labels 0..steps-1, betas linear or cosine.
+    """DDPM's variance-preserving chain: labels 0..steps-1, one beta each.
 
     ``kind="linear"``: betas from ``beta_min`` to ``beta_max`` (Ho et al. 2020).
+    ``kind="scaled_linear"``: their square roots are linear (Stable Diffusion: 0.00085 to 0.012).
     ``kind="cosine"``: ``alpha_bar = cos^2((t + 0.008) / 1.008 * pi / 2)``, betas clipped at 0.999
     (Nichol and Dhariwal 2021).
+    ``kind="trained"``: ``betas`` as they are, ``steps`` of them.
     Between labels, ``ln sigma`` is interpolated linearly; label -1 stands for sigma = 0.
+
+    ValueError for another kind, or betas that are not ``steps`` numbers between 0 and 1.
     """
 
     steps: int = 1000
-    kind: Literal["linear", "cosine"] = "linear"
+    kind: Literal["linear", "scaled_linear", "cosine", "trained"] = "linear"
     beta_min: float = 1e-4
     beta_max: float = 0.02
+    betas: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))  # a list, where it comes from a file
+        if self.kind not in (kinds := ("linear", "scaled_linear", "cosine", "trained")):
+            raise ValueError(f"kind must be one of {', '.join(kinds)}, got {self.kind!r}")
+        if len(self.betas) != (self.steps if self.kind == "trained" else 0):
+            raise ValueError(
+                f"a chain of {self.steps} labels has as many betas, and has them only if its kind is 'trained'; "
+                f"got {len(self.betas)} for {self.kind!r}"
+            )
+        if not all(0 < b < 1 for b in self.betas):
+            raise ValueError("trained betas must lie between 0 and 1")
 
     @property
     def config(self) -> dict[str, Any]:
-        return dict(
+        found = dict[str, Any](
             schedule="vp_discrete", steps=self.steps, kind=self.kind, beta_min=self.beta_min, beta_max=self.beta_max
         )
+        return found | ({"betas": list(self.betas)} if self.kind == "trained" else {})
 
     @cached_property
     def sigmas(self) -> Tensor:
         """Sigma of each label, float64 ``(steps,)``, increasing."""
         if self.kind == "linear":
             betas = torch.linspace(self.beta_min, self.beta_max, self.steps, dtype=torch.float64)
+        elif self.kind == "scaled_linear":
+            betas = torch.linspace(self.beta_min**0.5, self.beta_max**0.5, self.steps, dtype=torch.float64) ** 2
+        elif self.kind == "trained":
+            betas = torch.tensor(self.betas, dtype=torch.float64)
         else:
             t = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
             bar = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -151,6 +173,42 @@ class EDM:
         return (4 * torch.as_tensor(label, dtype=torch.float64)).exp()
 
 
+@dataclass(frozen=True)
+class Flow:
+    """Flow matching: ``x_t = (1 - t) x_0 + t eps``, so ``alpha = 1 - t`` and ``sigma = t / (1 - t)``.
+
+    Labels are ``steps t``.  At ``t = 1`` no image is left and sigma is infinite, so the range ends one label short, at
+    ``t = 1 - 1 / steps``, as it starts at ``1 / steps``.  ``shift`` moves the times of a grid up without touching
+    the process: ``t -> shift t / (1 + (shift - 1) t)`` (Stable Diffusion 3, Esser et al. 2024), which multiplies
+    sigma by ``shift``, the ends of the range included.
+    """
+
+    steps: int = 1000
+    shift: float = 1.0
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return dict(schedule="flow", steps=self.steps, shift=self.shift)
+
+    @property
+    def sigma_min(self) -> float:
+        return self.shift / (self.steps - 1)
+
+    @property
+    def sigma_max(self) -> float:
+        return self.shift * (self.steps - 1)
+
+    def alpha(self, sigma: Tensor) -> Tensor:
+        return 1 / (1 + sigma)
+
+    def label(self, sigma: Tensor) -> Tensor:
+        return self.steps * sigma / (1 + sigma)
+
+    def sigma(self, label: Tensor) -> Tensor:
+        t = torch.as_tensor(label, dtype=torch.float64) / self.steps
+        return t / (1 - t)
+
+
 def vp_linear(steps: int = 1000) -> VPDiscrete:
     """The linear VP chain, betas 1e-4..0.02."""
     return VPDiscrete(steps=steps)
@@ -161,9 +219,14 @@ def cosine(steps: int = 1000) -> VPDiscrete:
     return VPDiscrete(steps=steps, kind="cosine")
 
 
+def scaled_linear(steps: int = 1000) -> VPDiscrete:
+    """Stable Diffusion's VP chain: roots of the betas linear, betas 0.00085..0.012."""
+    return VPDiscrete(steps=steps, kind="scaled_linear", beta_min=0.00085, beta_max=0.012)
+
+
 def from_config(config: dict[str, Any]) -> Schedule:
     """The schedule that wrote ``config`` (its ``.config``)."""
-    kinds = {"vp_discrete": VPDiscrete, "vp_continuous": VPContinuous, "edm": EDM}
+    kinds = {"vp_discrete": VPDiscrete, "vp_continuous": VPContinuous, "edm": EDM, "flow": Flow}
     rest = {k: v for k, v in config.items() if k != "schedule"}
     try:
         return kinds[config["schedule"]](**rest)

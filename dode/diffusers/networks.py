@@ -1,0 +1,114 @@
+"""A network of diffusers as the ``F(input, label)`` that dode's denoisers take: conditions and guidance inside.
+
+Conditions are rows of tensors, one row a condition, handed to the network under its own argument names.  With ``K``
+rows, image ``i`` of a batch gets row ``i mod K``, and batches must be multiples of ``K``.  So an image's condition is
+decided by its place among all images alone: consecutive pieces of a whole, however it is cut, begin at multiples too.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import DiTTransformer2DModel
+from torch import Tensor, nn
+
+Rows = Mapping[str, Tensor]  # argument of the network ("outer.inner" for an entry of a dictionary) -> (K, ...)
+
+
+class Conditioned(nn.Module):
+    """``F(x, label)`` of a network that is told conditions; guided, two halves of one doubled batch.
+
+    Classifier-free guidance (Ho and Salimans 2022), as in diffusers: ``F = F_without + scale (F_with - F_without)``.
+    One call of this is one network evaluation, of as many images as ``x`` holds: what papers count.
+
+    Raises
+    ------
+    ValueError
+        Rows disagree, the network wants a condition that is not there, or a batch is no multiple of the conditions.
+    """
+
+    def __init__(
+        self, network: nn.Module, channels: int, conditions: Rows, without: Rows | None, scale: float, sign: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.network, self.channels, self.scale, self.sign = network, channels, scale, sign
+        self.rows = _count(conditions)
+        self.names = list(conditions)
+        for k, name in enumerate(self.names):
+            self.register_buffer(f"with_{k}", conditions[name].detach())
+            if without is not None:
+                if name not in without or len(without[name]) not in (1, self.rows):
+                    raise ValueError(f"guidance needs {name} without a condition: one row, or {self.rows}")
+                self.register_buffer(f"without_{k}", without[name].detach().expand(self.rows, *without[name].shape[1:]))
+        self.guided = without is not None
+        _complete(network, self.names)
+
+    @property
+    def mid_block(self) -> nn.Module | None:
+        """The bottleneck, for solvers that read it; none where guidance doubles what passes through it."""
+        return None if self.guided else getattr(self.network, "mid_block", None)
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        if len(x) % self.rows:
+            raise ValueError(
+                f"this denoiser tells its {self.rows} conditions in turn, so it takes batches of a multiple of "
+                f"{self.rows} images, got {len(x)}"
+            )
+        turns = len(x) // self.rows
+        halves = ["without", "with"] if self.guided else ["with"]
+        told = {
+            name: torch.cat([self._rows(f"{half}_{k}", turns, x) for half in halves])
+            for k, name in enumerate(self.names)
+        }
+        if self.guided:
+            x, label = torch.cat([x, x]), torch.cat([label, label])
+        found = self.network(x, timestep=label, **_nested(told), return_dict=False)[0]
+        found = found[:, : self.channels]  # without a learned variance
+        if self.guided:
+            plain, told_so = found.chunk(2)
+            found = plain + self.scale * (told_so - plain)
+        return found if self.sign == 1 else self.sign * found
+
+    def _rows(self, name: str, turns: int, x: Tensor) -> Tensor:
+        """The condition of each image, on its device and, if it is no label, in its dtype."""
+        rows = self.get_buffer(name).to(x.device)
+        rows = rows.to(x.dtype) if rows.is_floating_point() else rows
+        return rows.repeat(turns, *[1] * (rows.ndim - 1))
+
+
+def _count(conditions: Rows) -> int:
+    counts = {len(v) for v in conditions.values()}
+    if len(counts) > 1 or 0 in counts:
+        each = ", ".join(f"{name} {len(v)}" for name, v in conditions.items())
+        raise ValueError(f"every condition needs the same number of rows, one or more: {each}")
+    return counts.pop() if counts else 1
+
+
+def _nested(flat: Mapping[str, Tensor]) -> dict[str, Any]:
+    """``{"a": x, "b.c": y}`` as ``{"a": x, "b": {"c": y}}``."""
+    found = dict[str, Any]()
+    for name, value in flat.items():
+        outer, _, inner = name.partition(".")
+        if inner:
+            found.setdefault(outer, {})[inner] = value
+        else:
+            found[name] = value
+    return found
+
+
+def _complete(network: Any, names: Sequence[str]) -> None:
+    """ValueError for a condition that the network cannot do without, or does not know."""
+    known, config = inspect.signature(network.forward).parameters, getattr(network, "config", {})
+    given = {name.partition(".")[0] for name in names}
+    needs = [k for k, p in known.items() if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD]
+    needs = [k for k in needs[1:] if k != "timestep"]  # the first is the sample
+    if config.get("num_class_embeds") or isinstance(network, DiTTransformer2DModel):
+        needs.append("class_labels")
+    if missing := [k for k in needs if k not in given]:
+        raise ValueError(f"{type(network).__name__} wants {missing[0]}: give conditions= (prompts, labels or tensors)")
+    classless = {"class_labels"} if getattr(network, "class_embedding", 0) is None else set[str]()
+    if foreign := sorted(given - known.keys() | given & classless):
+        raise ValueError(f"{type(network).__name__} takes no {foreign[0]}; leave it out of the conditions")

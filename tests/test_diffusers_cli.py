@@ -1,0 +1,218 @@
+"""The command line on somebody's own pipeline: what the library does, and one line for what cannot be done."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    UNet2DModel,
+)
+from PIL import Image
+from torch import Tensor
+
+import dode
+from dode import __main__ as cli
+from dode import solvers
+from dode.data import to_uint8
+from dode.diffusers import decode, from_diffusers
+
+UNET = dict(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, sample_size=8)
+BLOCKS = dict(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline in pixel space, one of classes and latents, and folders that are wrong in different ways."""
+    folder = tmp_path_factory.mktemp("pipelines")
+    torch.manual_seed(0)
+    chain = DDPMScheduler(prediction_type="v_prediction")
+    pixels = DDPMPipeline(UNet2DModel(in_channels=1, out_channels=1, **UNET, **BLOCKS), chain)
+    pixels.save_pretrained(folder / "pixels")
+    autoencoder = AutoencoderKL(
+        latent_channels=4, block_out_channels=(4, 8), norm_num_groups=2, sample_size=16,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    transformer = DiTTransformer2DModel(2, 4, 4, 8, num_layers=1, sample_size=8, norm_num_groups=2)
+    DiTPipeline(transformer, autoencoder, DDIMScheduler()).save_pretrained(folder / "classes")
+    wide = UNet2DModel(in_channels=2, out_channels=2, **UNET, **BLOCKS)
+    DDPMPipeline(wide, chain).save_pretrained(folder / "two-channels")
+    pixels.save_pretrained(folder / "pickled", safe_serialization=False)
+    pixels.save_pretrained(folder / "cut")
+    weights = folder / "cut/unet/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    (folder / "empty").mkdir()
+    return folder
+
+
+@pytest.fixture
+def here(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with ``pipelines`` beside the command, and no hub."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pipelines").symlink_to(store)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return tmp_path
+
+
+def run(command: str) -> int:
+    return cli.main(shlex.split(command))
+
+
+def tiles(path: Path, side: int) -> Tensor:
+    """``(B, C, H, W)`` uint8 of a sheet."""
+    with Image.open(path) as image:
+        flat = torch.tensor(list(image.tobytes()), dtype=torch.uint8)
+        sheet = flat.view(image.height, image.width, len(image.getbands())).permute(2, 0, 1)
+    found = sheet[:, 1:, 1:].unfold(1, side, side + 1).unfold(2, side, side + 1)
+    return found.permute(1, 2, 0, 3, 4).flatten(0, 1)
+
+
+def test_a_pipeline_in_pixel_space(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = "--diffusers pipelines/pixels --solver ipndm --order 2 --nfe 3 --images 4 --scale 2 --batch-size 2"
+    assert run(f"distill {options} --out fitted.safetensors") == 0
+    model = from_diffusers(DDPMPipeline.from_pretrained("pipelines/pixels"))
+    assert model.name == "pixels" and model.prediction == "v"
+    noise = dode.initial_noise(model.shape, range(4))
+    table = dode.distillation.d_ode(
+        model, solvers.ipndm(model.grid, nfe=3, order=2), noise, scale=2, batch_size=2, seeds=range(4)
+    )
+    assert (here / "fitted.safetensors").read_bytes() == table.save("library.safetensors").read_bytes()
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("sample with it: python -m dode ")
+    assert command.endswith("--seeds 1000-1003 --diffusers pipelines/pixels --out fitted.png")
+    assert run(command) == 0
+    assert capsys.readouterr().out == "wrote fitted.png: 4 images by d-ipndm, NFE 3\n"
+    images = dode.sample(model, table, dode.initial_noise(model.shape, range(1000, 1004)))
+    assert torch.equal(tiles(here / "fitted.png", 8), to_uint8(images))
+    assert run("sample --diffusers pipelines/pixels --solver heun --nfe 3 --seeds 5 --out heun.png") == 0
+    images = dode.sample(model, solvers.heun(model.grid, nfe=3), dode.initial_noise(model.shape, [5]))
+    assert torch.equal(tiles(here / "heun.png", 8), to_uint8(images))
+
+
+def test_a_pipeline_of_classes_guided_and_decoded(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = "--diffusers pipelines/classes --guidance-scale 3.0 --class-label 7 --class-label 9"
+    assert run(f"distill {told} --solver ddim --nfe 2 --images 4 --scale 2 --out c.safetensors") == 0
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("sample with it: python -m dode ")
+    assert run(command) == 0
+    table = dode.Tableau.load("c.safetensors")
+    assert table.metadata["class_label"] == [7, 9] and table.metadata["guidance_scale"] == 3.0
+    assert table.metadata["model"] == "classes" and "prompt" not in table.metadata
+    pipe = DiTPipeline.from_pretrained("pipelines/classes")
+    model = from_diffusers(pipe, guidance_scale=3.0, conditions=[7, 9])
+    images = decode(pipe, dode.sample(model, table, dode.initial_noise(model.shape, range(1000, 1008))))
+    found = tiles(here / "c.png", 16)
+    assert found.shape == (8, 3, 16, 16)
+    assert (found.int() - to_uint8(images).int()).abs().max() <= 1
+    assert run(f"sample {told} --solver c.safetensors --seeds 1-3 --out d.png") == 2
+    assert "takes batches of a multiple of 2 images, got 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["gauss-newton", "s4s", "gits"])
+def test_other_methods(method: str, here: Path) -> None:
+    told = "--diffusers pipelines/pixels --solver ddim --nfe 2 --images 4"
+    assert run(f"distill {told} --method {method} --out o.safetensors") == 0
+    assert dode.Tableau.load("o.safetensors").metadata["method"] == method
+
+
+def test_the_example_of_the_help_is_a_command() -> None:
+    (example,) = [text for text in cli.DISTILL.replace("\\\n", " ").splitlines() if "--diffusers" in text]
+    args = cli.parser().parse_args(shlex.split(example)[3:])
+    assert args.diffusers == "my-pipeline" and args.prompt == ["a red fox"] and args.checkpoint is None
+
+
+FIT = "distill --solver ddim --nfe 2 --images 4 --out o.safetensors"
+DRAW = "sample --solver ddim --nfe 2 --seeds 0 --out o.png"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (FIT, "one of the arguments --checkpoint --diffusers is required; see python -m dode distill --help"),
+        (f"{FIT} --diffusers pipelines/pixels --checkpoint fashion-mnist-noise", "not allowed with argument"),
+        (f"{FIT} --diffusers nobody/nothing", "nobody/nothing is no folder here, and the hub gives no such pipeline"),
+        (
+            f"{FIT} --diffusers ./pipelines/gone",
+            "./pipelines/gone is no folder here, and the hub gives no such pipeline",
+        ),
+        (
+            f"{FIT} --diffusers pipelines/empty",
+            "pipelines/empty holds no pipeline that diffusers can load: Error no file",
+        ),
+        (f"{FIT} --diffusers pipelines/pickled", "pipelines/pickled holds no pipeline that diffusers can load"),
+        (f"{FIT} --diffusers pipelines/cut", "pipelines/cut holds no pipeline that diffusers can load"),
+        (f"{FIT} --diffusers pipelines/pixels --prompt fox", "DDPMPipeline reads no prompts"),
+        (f"{FIT} --diffusers pipelines/pixels --class-label 1", "UNet2DModel takes no class_labels"),
+        (f"{FIT} --diffusers pipelines/classes", "DiTTransformer2DModel wants class_labels"),
+        (f"{FIT} --diffusers pipelines/classes --class-label x", "argument --class-label: invalid int value: 'x'"),
+        (f"{FIT} --diffusers pipelines/classes --class-label 1 --prompt fox", "--prompt or --class-label, not both"),
+        (
+            f"{FIT} --diffusers pipelines/classes --class-label 1 --negative-prompt fox",
+            "--negative-prompt needs a --prompt",
+        ),
+        (f"{FIT} --diffusers pipelines/pixels --guidance-scale 2", "guidance sets a condition against none"),
+        (
+            f"{FIT} --diffusers pipelines/pixels --guidance-scale 0.5",
+            "'0.5' is not a number of 1 (no guidance) or more",
+        ),
+        (f"{FIT} --diffusers pipelines/pixels --guidance-scale inf", "'inf' is not a number of 1"),
+        (
+            f"{FIT} --checkpoint fashion-mnist-noise --prompt fox",
+            "--prompt is told to a pipeline; give one with --diffusers",
+        ),
+        (f"{FIT} --checkpoint fashion-mnist-noise --guidance-scale 2", "--guidance-scale is told to a pipeline"),
+        (
+            f"{DRAW} --diffusers pipelines/two-channels",
+            "makes samples of shape (2, 8, 8); a picture needs one channel or",
+        ),
+        (f"{DRAW} --diffusers pipelines/empty", "pipelines/empty holds no pipeline that diffusers can load"),
+        ("sample --solver ddim --nfe 2 --seeds 0 --out o.png --prompt fox", "needs --nfe and --checkpoint"),
+    ],
+)
+def test_one_line_says_what_is_wrong(
+    command: str, message: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and message in said.err and said.err.count("\n") == 1
+    assert said.err.startswith("python -m dode: ") and [p.name for p in here.iterdir()] == ["pipelines"]
+
+
+def test_a_solver_for_another_pipeline(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        run("distill --diffusers pipelines/pixels --solver ddim --nfe 2 --images 1 --scale 1 --out p.safetensors") == 0
+    )
+    capsys.readouterr()
+    for told, message in (
+        ("--diffusers pipelines/two-channels", "makes samples of shape (2, 8, 8)"),
+        ("--checkpoint fashion-mnist-noise", "is for pixels, not fashion-mnist-noise; distil one for that"),
+        ("", "is for pixels, which does not ship with dode; give one with --checkpoint or --diffusers"),
+    ):
+        assert run(f"sample --solver p.safetensors --seeds 0 --out o.png {told}") == 2
+        assert message in capsys.readouterr().err
+
+
+def test_without_diffusers(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in [name for name in sys.modules if name.startswith("dode.diffusers")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert run(f"{FIT} --diffusers pipelines/pixels") == 2
+    line = "dode.diffusers needs diffusers; install it with: pip install 'dode[diffusers]'"
+    assert capsys.readouterr().err == f"python -m dode: --diffusers: {line}\n"
+
+
+def test_the_verbosity_of_diffusers_is_left_alone(here: Path) -> None:
+    from diffusers.utils import logging
+
+    before: Any = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    run(f"{FIT} --diffusers pipelines/empty")
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
