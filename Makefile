@@ -6,6 +6,8 @@ SHELL := bash
 
 PYTHON ?= python3
 PRESET ?= quick
+# where the notebooks run; workflow/profiles/slurm: on a cluster
+PROFILE ?=
 BIN := .venv/bin
 READY := .venv/.installed
 # pip names some thousand things; this keeps the downloads that take time
@@ -15,14 +17,14 @@ BIG := sed -unE 's|^ *Downloading (.*/)?([^/ ]+) \(([0-9.]+ [MG]B)\).*|    \2  \
 help: ## show this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
 
-book: $(READY) ## run every notebook (PRESET=smoke|quick|standard|full; default quick) and build the book
-	@$(BIN)/python book/build.py run --preset $(PRESET)
+book: $(READY) ## run every notebook (PRESET=smoke|quick|standard|full|paper; default quick) and build the book
+	@$(BIN)/python book/build.py run --preset $(PRESET) --profile '$(PROFILE)'
 
 html: $(READY) ## build the committed book as it is; runs nothing
 	@$(BIN)/python book/build.py html
 
 publish: $(READY) ## run every notebook at PRESET and replace the committed ones in book/
-	@$(BIN)/python book/build.py run --preset $(PRESET) --publish
+	@$(BIN)/python book/build.py run --preset $(PRESET) --profile '$(PROFILE)' --publish
 
 test: $(READY) ## run the tests, notebooks and pages included
 	@$(BIN)/python -m pytest
@@ -36,7 +38,7 @@ lock: ## renew requirements.lock from pyproject.toml (UPGRADE=1: to the newest v
 	  --all-extras --universal --python-version 3.11 --no-annotate --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
 clean: ## remove what make built, except .venv
-	@rm -rf _build build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf _build .snakemake build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The stamp is written last: an interrupted installation is taken up again.
 $(READY): pyproject.toml requirements.lock

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,6 +27,7 @@ from dode.arguments import (
 )
 from dode.data import to_uint8
 from dode.denoisers import NetworkDenoiser
+from dode.extras import need
 from dode.sampling import initial_noise, sample
 from dode.storage import atomic
 from dode.tableau import Tableau
@@ -65,15 +65,16 @@ SAMPLE = """Draw one image a seed and write them as one PNG, row by row. Image k
 LISTING = "List the solvers: name, basis, orders, calls in ten steps to noise level 0, and who published them."
 
 
-def picture(images: Tensor, columns: int) -> Image.Image:
-    """``(B, C, H, W)`` in -1..1 as one picture, grey or RGB, with a white line between images."""
+def picture(images: Tensor, columns: int) -> Any:
+    """``(B, C, H, W)`` in -1..1 as one ``PIL.Image.Image``, grey or RGB, with a white line between images."""
+    image = need("PIL.Image", "cli", "writing a picture")
     b, c, h, w = images.shape
     columns = min(columns, b)
     sheet = torch.full((-(-b // columns) * columns, c, h + 1, w + 1), 255, dtype=torch.uint8)
     sheet[:b, :, :h, :w] = to_uint8(images).cpu()
     sheet = sheet.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
     sheet = F.pad(sheet, (1, 0, 1, 0), value=255)
-    return Image.fromarray(sheet[0].numpy() if c == 1 else sheet.permute(1, 2, 0).contiguous().numpy())
+    return image.fromarray(sheet[0].numpy() if c == 1 else sheet.permute(1, 2, 0).contiguous().numpy())
 
 
 def choose(device: str) -> str:
@@ -209,6 +210,7 @@ def run_distill(args: argparse.Namespace) -> None:
 def run_sample(args: argparse.Namespace) -> None:
     """``sample``: a solver file, or a solver by its name, drawn as a PNG."""
     checkpoint, stored = args.checkpoint, args.solver.endswith(".safetensors")
+    need("PIL.Image", "cli", "sample")  # before the work, not after it
     if stored and (args.nfe or args.order or args.afs or args.grid != "default"):
         raise ValueError(f"{args.solver} is a finished solver; leave out --nfe, --order, --grid and --afs")
     given = checkpoint or args.diffusers
@@ -301,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser().parse_args(argv)
         args.run(args)
         return 0
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         wrong = " ".join(str(error).split())
     except RuntimeError as error:  # what torch raises when memory is full; anything else is a bug
         if "memory" not in str(error):

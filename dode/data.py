@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dode.extras import need
 from dode.storage import FileError
 
 FASHION_MNIST_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -42,6 +43,8 @@ def fashion_mnist(split: Split = "train") -> tuple[Tensor, Tensor]:
     ------
     FileError
         ``DODE_DATA`` is set but holds no such file, or the images are not the published ones.
+    ImportError
+        It is not set, and pooch, which fetches the originals, is not installed.
     """
     if folder := os.environ.get("DODE_DATA"):
         path = Path(folder) / "fashion_mnist.npz"
@@ -69,8 +72,7 @@ def _check(images: np.ndarray, where: str) -> None:
 
 def _idx(name: str) -> np.ndarray:
     """Download (once, digest checked) and decode one idx file; uint8, flat."""
-    import pooch
-
+    pooch = need("pooch", "cli", "fetching training images")
     path = pooch.retrieve(
         FASHION_MNIST_URL + name, f"md5:{FASHION_MNIST_FILES[name]}", fname=name,
         path=pooch.os_cache("dode"), progressbar=True,

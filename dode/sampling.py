@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dode.denoisers import Denoiser
+from dode.extras import tqdm
 from dode.tableau import Tableau, check_model
 
 AnyDenoiser = Callable[[Tensor, Tensor], Tensor]
@@ -221,7 +221,7 @@ def sample(
     callback
         Called after every row with a :class:`Step`.
     progress
-        Show a tqdm bar over network evaluations.
+        Show a bar over network evaluations (where tqdm is installed).
 
     Raises
     ------

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from dode import data, metrics
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction, expand
+from dode.extras import tqdm
 from dode.networks import UNet
 from dode.schedules import EDM, VPDiscrete, vp_linear
 from dode.storage import atomic, load_tensors, save_tensors

@@ -22,27 +22,19 @@
 # their own.
 
 # %% tags=["parameters"]
-preset = "quick"  # smoke, quick, standard or full
-checkpoint = "fashion-mnist-noise"
+preset = "quick"  # smoke, quick, standard, full or paper
+checkpoint = "fashion-mnist-noise"  # or another name, or a .safetensors file
 device = "auto"  # cpu, cuda or auto
 seeds = None  # how many blocks of seeds; None: the preset's number
 
 # %% tags=["hide-input"]
-from dataclasses import replace
-from functools import partial
-
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from dode import experiments, plots
+from dode.experiments.plans import OWN
 
 plots.style()
-p = experiments.preset(preset)
-p = replace(p, repeats=seeds or p.repeats, costly_nfe=max(p.costly_nfe, 50))  # three blocks below 50 calls
-if preset == "quick":  # five numbers of calls in a minute
-    p = replace(p, images=150, fit_images=16)
-where = experiments.device(device)
-names = experiments.checkpoints(checkpoint)
 SOLVERS = {
     "ddim": "DDIM",
     "ipndm": "iPNDM",
@@ -52,19 +44,13 @@ SOLVERS = {
     "dpm_solver_pp": "DPM-Solver++(3M)",
     "unipc": "UniPC-3",
 }
-NFES = {"quick": (2, 5, 10, 25, 50)}.get(preset, p.nfes)
-PAPERS = list(SOLVERS)[:4]  # its four solvers are followed further
-most = {"smoke": (5, 5), "quick": (50, 5), "standard": (50, 10), "full": (250, 250)}[preset]
-reach = {solver: most[0 if solver in PAPERS else 1] for solver in SOLVERS}
-calls = {s: [max(3, nfe) for nfe in NFES if nfe <= end] for s, end in reach.items()}  # a third order wants three
+plan = experiments.plan("figure_3", preset, checkpoint, seeds)
+names = plan.checkpoints
+calls = {solver: plan.calls[names[0], solver] for solver in SOLVERS}
 nfes = calls["ddim"]
-OWN = "d-ode:basis=own"  # for solvers whose own basis is not the network's
-with_own = [solver for solver in SOLVERS if solver.startswith(("dpm_solver_pp", "unipc"))]
-cells = experiments.fd_cells(p, {(name, solver): calls[solver] for name in names for solver in SOLVERS})
-cells += experiments.fd_cells(p, {(name, solver): calls[solver] for name in names for solver in with_own}, [OWN])
-sweep = experiments.Sweep(experiments.results_file("figure_3", preset), experiments.FD_KEYS)
-sweep.run(cells, partial(experiments.fd_row, p, where), jobs=experiments.jobs(where))
-rows = sweep.select(cells)
+sweep = plan.run(experiments.device(device))
+rows = sweep.select(plan.cells)
+distance = "FID" if rows[0]["features"].startswith("inception") else "FD"
 print(f"{len(rows)} numbers, {sum(int(r['n']) for r in rows):,} samples, in {sweep.path.name}")
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "figure-3", "caption": "Fréchet distance in classifier features (not FID) against network calls: each solver dotted, its distilled version solid, distilled in its own basis dashed; bars are one standard deviation over blocks of seeds."}}
@@ -86,7 +72,7 @@ for ax, (solver, title) in zip(axes.flat, SOLVERS.items(), strict=False):
             line.nfe, line["mean"], yerr=line["std"].fillna(0), capsize=3, color=plots.COLOURS["ddim"],
             label=label, **dict(marker="o") | style,
         )  # fmt: skip
-    plots.log_axes(ax, nfes, f"FD, n = {int(measured.n.max()):,}" if ax in axes[:, 0] else "")
+    plots.log_axes(ax, nfes, f"{distance}, n = {int(measured.n.max()):,}" if ax in axes[:, 0] else "")
     ax.set_title(title)
     ax.legend()
     ax.set_xlabel("NFE")

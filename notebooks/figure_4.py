@@ -21,45 +21,30 @@
 # no number here can be compared with the paper's; only the shape of the curves can. Its bias falls with about $1/n$, so $n$ stands beside it.
 
 # %% tags=["parameters"]
-preset = "quick"  # smoke, quick, standard or full
-checkpoint = "all"  # or one name
+preset = "quick"  # smoke, quick, standard, full or paper
+checkpoint = "all"  # or one name, or a .safetensors file
 device = "auto"  # cpu, cuda or auto
 seeds = None  # how many blocks of seeds; None: the preset's number
 
 # %% tags=["hide-input"]
-from dataclasses import replace
-from functools import partial
-
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from dode import experiments, plots
+from dode.experiments.plans import LATER
 
 plots.style()
-p = experiments.preset(preset)
-if seeds:
-    p = replace(p, repeats=seeds)
-where = experiments.device(device)
-names = experiments.checkpoints(checkpoint)
-plan = {(name, "ddim"): p.nfes for name in names}
-plan |= {(name, "heun"): p.heun_nfes for name in names if name.endswith("data")}
-LATER = ("dpm_solver_pp:order=2", "dpm_solver_pp", "unipc")  # not in the paper's figure
-most = 250 if preset == "full" else 10
-plan |= {
-    (name, solver): [nfe for nfe in p.nfes if 5 <= nfe <= most]
-    for solver in LATER
-    for name in names
-    if name.endswith("data")
-}
+plan = experiments.plan("figure_4", preset, checkpoint, seeds)
+names = plan.checkpoints
+clean = [name for name in names if (name, LATER[0]) in plan.calls]  # networks that predict clean images
 
 # %% [markdown]
 # Each finished cell is stored at once; a killed run goes on where it stopped.
 
 # %%
-cells = experiments.fd_cells(p, plan)
-sweep = experiments.Sweep(experiments.results_file("figure_4", preset), experiments.FD_KEYS)
-sweep.run(cells, partial(experiments.fd_row, p, where), jobs=experiments.jobs(where))
-rows = sweep.select(cells)
+sweep = plan.run(experiments.device(device))
+rows = sweep.select(plan.cells)
+distance = "FID" if rows[0]["features"].startswith("inception") else "FD (classifier features)"
 print(f"{len(rows)} numbers, {sum(int(r['n']) for r in rows):,} samples, in {sweep.path.name}")
 
 
@@ -81,8 +66,8 @@ def draw(table: pd.DataFrame) -> None:
             ["solver", "variant"], sort=False
         ):
             plots.curve(ax, line.nfe, line["mean"], solver, variant == "d-ode", line["std"].fillna(0))
-        plots.log_axes(ax, sorted(set(part.nfe) - {9, 49}), f"FD (classifier features), n = {int(part.n.max()):,}")
-        ax.set_title(f"{name.rsplit('-', 1)[1]} prediction")
+        plots.log_axes(ax, sorted(set(part.nfe) - {9, 49}), f"{distance}, n = {int(part.n.max()):,}")
+        ax.set_title(f"{experiments.load_cached(name, 'cpu').prediction} prediction")
         ax.legend()
     plt.show()
 
@@ -99,7 +84,7 @@ draw(measured)
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "figure-4-later", "caption": "The same for three solvers that the paper's figure does not have, on the data-predicting network, with DDIM's two lines (grey) beside them."}}
 def draw_later(table: pd.DataFrame) -> None:
-    table = table[table.checkpoint.str.endswith("data") & (table.nfe <= max(most, 10)) & (table.nfe >= 5)]
+    table = table[table.checkpoint.isin(clean) & table.nfe.isin(plan.calls[clean[0], LATER[0]])]
     _, axes = plt.subplots(1, len(LATER), figsize=(11, 3.4), squeeze=False, sharey=True)
     for ax, solver in zip(axes[0], LATER, strict=True):
         for who, colour in (("ddim", "grey"), (solver, "C0")):
@@ -111,12 +96,16 @@ def draw_later(table: pd.DataFrame) -> None:
                     line.nfe, line["mean"], yerr=line["std"].fillna(0), linestyle=look, color=colour, marker="o",
                     markerfacecolor=face, label=label, capsize=3,
                 )  # fmt: skip
-        plots.log_axes(ax, sorted(set(line.nfe)), f"FD, n = {int(table.n.max()):,}" if ax is axes[0, 0] else "")
+        plots.log_axes(
+            ax,
+            sorted(set(line.nfe)),
+            f"{distance.split(' (')[0]}, n = {int(table.n.max()):,}" if ax is axes[0, 0] else "",
+        )
         ax.legend(fontsize=7)
     plt.show()
 
 
-if any(name.endswith("data") for name in names):
+if clean:
     draw_later(measured)
 
 # %% [markdown]
@@ -166,11 +155,11 @@ path = experiments.home() / "results" / "figure_4.standard.csv"
 stored = [row for row in experiments.Sweep(path, experiments.FD_KEYS).rows if row["checkpoint"] in names]
 if preset == "standard":
     print("This page was built from it: see above.")
-else:
+elif stored:
     draw(summary(stored))
 
 # %% tags=["hide-input"]
-None if preset == "standard" else plots.listing(winners(summary(stored)))
+plots.listing(winners(summary(stored))) if stored and preset != "standard" else None
 
 # %% [markdown]
 # The networks of this run computed in bf16, the fits in float32. What that changes, on 5,000 seeds of the first block (`benchmarks/bf16.py`): next to

@@ -14,11 +14,11 @@ import pytest
 import yaml
 from nbformat import NotebookNode
 
-from book import build
+from book import build, pages
 
-ROOT = build.ROOT
+ROOT = pages.ROOT
 SANITIZE = ROOT / "tests" / "nbval_sanitize.cfg"
-PAGES = build.pages()
+PAGES = pages.pages()
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
@@ -40,7 +40,7 @@ def cells_as_written(notebook: NotebookNode) -> list[tuple[str, str]]:
 
 
 def test_every_page_has_a_source_and_every_source_a_page() -> None:
-    files = list(build.toc_files(TOC))
+    files = list(pages.toc_files(TOC))
     assert len(files) == len(set(files))
     sources = {path.stem for path in (ROOT / "notebooks").glob("*.py")}
     prose = {path.stem for path in (ROOT / "book").glob("*.md")}
@@ -63,7 +63,7 @@ def test_the_gallery_shows_every_page_that_draws() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_source_has_a_kernel_and_one_cell_of_parameters(name: str) -> None:
-    notebook = build.read_source(name)
+    notebook = pages.read_source(name)
     assert notebook.metadata.kernelspec.name == "python3"
     (cell,) = (c for c in notebook.cells if "parameters" in tags(c))
     for parameter in ("preset", "checkpoint", "device", "seeds"):
@@ -77,7 +77,7 @@ def test_the_published_page_is_executed_and_current(name: str) -> None:
     assert path.is_file(), f"{name} is not published; run: make publish"
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    assert cells_as_written(notebook) == cells_as_written(build.read_source(name)), f"{name} is stale: make publish"
+    assert cells_as_written(notebook) == cells_as_written(pages.read_source(name)), f"{name} is stale: make publish"
     cells = code_cells(notebook)
     assert cells and all(c.execution_count for c in cells), f"{name} has cells that were not run"
     assert not [o for c in cells for o in c.outputs if o.output_type == "error"]
@@ -109,10 +109,10 @@ def test_a_failing_notebook_is_one_line_and_leaves_nothing(tmp_path: Path, monke
     ]
     text = header + "\n".join(cells)
     (tmp_path / "notebooks" / "bad.py").write_text(text)
-    monkeypatch.setattr(build, "ROOT", tmp_path)
-    monkeypatch.setattr(build, "BUILD", tmp_path / "_build")
-    with pytest.raises(build.BookError, match=r"^notebooks/bad\.py: ValueError: no smoke today$"):
-        build.execute("bad", "smoke", tmp_path / "out")
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    monkeypatch.setattr(pages, "BUILD", tmp_path / "_build")
+    with pytest.raises(pages.BookError, match=r"^notebooks/bad\.py: ValueError: no smoke today$"):
+        pages.execute("bad", "smoke", tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
     assert (tmp_path / "_build" / "failed" / "bad.ipynb").is_file()
 
@@ -125,7 +125,7 @@ def test_progress_bars_and_times_do_not_reach_a_page() -> None:
         nbformat.v4.new_output("stream", name="stdout", text="50%\r100%\nkept\n"),
     ]
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": KERNEL, "papermill": {}})
-    tidied = build.tidy(notebook, "smoke", "0")
+    tidied = pages.tidy(notebook, "smoke", "0")
     assert [o.text for o in tidied.cells[0].outputs] == ["100%\nkept\n"]
     assert not tidied.cells[0].metadata and "papermill" not in tidied.metadata
 
@@ -137,7 +137,7 @@ def fresh_results(folder: Path) -> Path:
     """Copy the committed results: a page may read the papers' numbers, but must measure its own at ``smoke``."""
     (folder / "results").mkdir(parents=True, exist_ok=True)
     for path in (ROOT / "results").glob("*"):
-        if path.is_file() and not path.name.endswith(tuple(f".{p}.csv" for p in build.TRANSIENT)):
+        if path.is_file() and not path.name.endswith(tuple(f".{p}.csv" for p in pages.TRANSIENT)):
             shutil.copy(path, folder / "results")
     return folder / "results"
 

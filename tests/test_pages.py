@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import pytest
+import yaml
 
-from book import build
+from book import build, pages
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = [
@@ -60,8 +61,8 @@ def browser() -> Iterator[Any]:
 
 
 def addresses(site: str) -> list[str]:
-    toc = build.yaml.safe_load((build.ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    return [f"{site}/{name}.html" for name in build.toc_files(toc)]
+    toc = yaml.safe_load((pages.ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    return [f"{site}/{name}.html" for name in pages.toc_files(toc)]
 
 
 def visit(browser: Any, address: str) -> tuple[Any, list[str], set[str]]:
@@ -132,7 +133,7 @@ def test_the_front_page_and_the_gallery_lead_on(site: str, browser: Any) -> None
     page, _, _ = visit(browser, f"{site}/index.html")  # leads to the first page of the book
     page.wait_for_url(f"{site}/{addresses('')[0].lstrip('/')}")
     page.goto(f"{site}/book/gallery.html")
-    assert page.locator(".sd-card img").count() == len(build.pages()) - 1
+    assert page.locator(".sd-card img").count() == len(pages.pages()) - 1
     page.locator(".sd-card").nth(1).click()
-    page.wait_for_url(f"{site}/book/{build.pages()[2]}.html")
+    page.wait_for_url(f"{site}/book/{pages.pages()[2]}.html")
     page.close()

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dode
-from book import build
+from book import pages
 from dode import distillation, lms, schedules, solvers
 from dode.denoisers import MixtureDenoiser
 from dode.sampling import initial_noise
@@ -30,7 +30,7 @@ GRIDS = {
     "uneven": torch.tensor([50.0, 40.0, 9.0, 8.0, 0.5, 0.4, 0.1]).double(),
 }
 ALPHAS = {"VP": schedules.vp_linear().alpha, "EDM": schedules.EDM().alpha}
-CELLS = [cell.source for cell in build.read_source("unified").cells]
+CELLS = [cell.source for cell in pages.read_source("unified").cells]
 PROSE = " ".join(" ".join(CELLS).split())
 
 

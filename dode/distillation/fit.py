@@ -20,10 +20,10 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from dode.distillation.corrections import Equation, FirstStep, corrected, default_first_step, families
 from dode.distillation.teachers import Align, Recording, Teacher, make_teacher, target_states
+from dode.extras import tqdm
 from dode.sampling import AnyDenoiser, State, advance, combine, evaluate, start
 from dode.tableau import Tableau, check_model
 

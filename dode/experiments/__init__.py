@@ -1,5 +1,6 @@
-"""What every notebook shares: presets, sweeps that resume, provenance, and the measurements of several figures."""
+"""What every notebook shares: presets, plans, sweeps that resume, provenance, the measurements of several figures."""
 
+from dode.experiments.plans import Plan, plan
 from dode.experiments.quality import (
     FD_KEYS,
     base_solver,
@@ -31,6 +32,7 @@ from dode.experiments.sweeps import (
 __all__ = [
     "FD_KEYS",
     "PRESETS",
+    "Plan",
     "Preset",
     "Sweep",
     "base_solver",
@@ -47,6 +49,7 @@ __all__ = [
     "jobs",
     "load_cached",
     "origin",
+    "plan",
     "preset",
     "processor",
     "provenance",

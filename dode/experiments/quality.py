@@ -13,8 +13,9 @@ from dode import distillation, solvers, zoo
 from dode.denoisers import Denoiser, NetworkDenoiser
 from dode.distillation import Align
 from dode.experiments.sweeps import Preset, provenance
-from dode.metrics import Features, Moments, classifier_features, measure
+from dode.metrics import Features, Mode, Moments, cache_folder, classifier_features, inception_features, measure
 from dode.sampling import Walker, initial_noise, sample
+from dode.storage import FileError
 from dode.tableau import Tableau
 
 
@@ -113,6 +114,28 @@ def fashion_reference(device_name: str = "cpu") -> tuple[Features, Moments]:
     return classifier_features(device=device_name), Moments.load(zoo.CHECKPOINTS / "fashion-mnist-moments.safetensors")
 
 
+def yardstick(p: Preset, checkpoint: str, device_name: str) -> tuple[Features, Moments]:
+    """What the samples of ``checkpoint`` are measured with: features, and their moments on the training images.
+
+    That is :func:`fashion_reference`, but for a network that does not ship with dode where the preset has a mode of
+    FID.  There it is Inception, and the moments are those in ``NAME.inception-MODE.safetensors`` in
+    :func:`dode.metrics.cache_folder`, NAME being the network's; a FileError says how to make them.
+    """
+    name = load_cached(checkpoint, device_name, None).name
+    if p.fid is None or name in zoo.NAMES:
+        return fashion_reference(device_name)
+    return _inception_reference(p.fid, name, device_name)
+
+
+@functools.cache
+def _inception_reference(mode: Mode, name: str, device_name: str) -> tuple[Features, Moments]:
+    path = cache_folder() / f"{name}.inception-{mode}.safetensors"
+    if not path.is_file():
+        make = f"dode.metrics.moments(training_images, dode.metrics.inception_features({mode!r})).save(path)"
+        raise FileError(f"{path} does not exist; make it from the images that {name} was trained on: {make}")
+    return inception_features(mode, device_name), Moments.load(path)
+
+
 FD_KEYS = ("checkpoint", "weights", "solver", "variant", "nfe", "block")
 
 
@@ -120,8 +143,9 @@ def fd_cells(
     p: Preset, plan: Mapping[tuple[str, str], Iterable[int]], variants: Iterable[str] = ("plain", "d-ode")
 ) -> list[dict[str, Any]]:
     """Cells of an FD sweep: ``plan`` maps (checkpoint, solver) to NFEs; cheap cells come first."""
+    weights = {checkpoint: zoo.digest(checkpoint) for checkpoint, _ in plan}
     cells = [
-        dict(checkpoint=checkpoint, weights=zoo.digest(checkpoint), solver=name, variant=variant, nfe=nfe, block=block)
+        dict(checkpoint=checkpoint, weights=weights[checkpoint], solver=name, variant=variant, nfe=nfe, block=block)
         for (checkpoint, name), nfes in plan.items()
         for nfe in nfes
         for variant in variants
@@ -153,7 +177,7 @@ def fd_row(
 
     ``weights`` only names the cell: numbers of other weights are other cells.
     """
-    features, reference = fashion_reference(device_name)
+    features, reference = yardstick(p, checkpoint, device_name)
     tableau = variant_of(p, device_name, checkpoint, solver, variant, nfe, block)
     seeds = held_out_seeds(p.images, block)
     found = measure(draw(fast(p, checkpoint, device_name), tableau, seeds), features, reference)

@@ -16,20 +16,21 @@ import platform
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from dode import zoo
+from dode.extras import tqdm
+from dode.metrics import Mode
 from dode.storage import FileError, write_text
 
 
 @dataclass(frozen=True)
 class Preset:
-    """How much is run.  The same notebook serves all four."""
+    """How much is run.  The same notebook serves all of them; "paper" has figures 3 and 4 alone (:mod:`.plans`)."""
 
     name: str
     images: int  # samples behind each FD
@@ -48,11 +49,12 @@ class Preset:
     learn_images: int  # seeds of the fits of learned solvers
     trajectories: int  # noises that a designer is trained on
     reference_calls: int  # of the long run whose samples FDs are taken to
+    fid: Mode | None = None  # measure networks that do not ship with dode by Inception's features, resized so
 
     @property
     def kept(self) -> bool:
         """Whether its results, and the solvers it learns, are committed."""
-        return self.name in ("standard", "full")
+        return self.name not in ("smoke", "quick")
 
 
 DDIM_NFES, HEUN_NFES, ZOO_NFES = (2, 5, 10, 25, 50), (3, 5, 9, 25, 49), (3, 5, 8, 10, 20)
@@ -82,6 +84,8 @@ PRESETS = {
         ),
     )
 }  # fmt: skip
+# Kim et al. 2024: FID of 50,000 images, three blocks of seeds, 2 to 250 calls (figures 3 and 4)
+PRESETS["paper"] = replace(PRESETS["full"], name="paper", fid="legacy_tensorflow")
 
 
 def preset(name: str) -> Preset:
@@ -184,9 +188,9 @@ class Sweep:
         rows = {self._key(row): row for row in self.rows}
         return [rows[self._key(cell)] for cell in cells if self._key(cell) in rows]
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Append one row and write the file."""
-        self.rows.append({k: str(v) for k, v in row.items()})
+    def add(self, *rows: Mapping[str, Any]) -> None:
+        """Append rows and write the file."""
+        self.rows += [{k: str(v) for k, v in row.items()} for row in rows]
         columns = list(dict.fromkeys(k for r in self.rows for k in r))
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
@@ -222,5 +226,10 @@ class Sweep:
 
 
 def jobs(device_name: str) -> int:
-    """How many processes a sweep may use: one for each core, or one on a GPU."""
-    return 1 if device_name.startswith("cuda") else len(os.sched_getaffinity(0))
+    """How many processes a sweep may use: ``DODE_JOBS``, or one for each core; on a GPU one."""
+    if device_name.startswith("cuda"):
+        return 1
+    told = os.environ.get("DODE_JOBS", "")
+    if told and not (told.isdecimal() and int(told)):
+        raise ValueError(f"DODE_JOBS is {told!r}; make it a number of processes, or unset it")
+    return int(told) if told else len(os.sched_getaffinity(0))

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dode.denoisers import Denoiser
+from dode.extras import tqdm
 from dode.lms.gradients import gradient
 from dode.lms.residuals import Residual, pixels
 from dode.lms.space import Kind, Space

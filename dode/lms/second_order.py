@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dode.denoisers import Denoiser
+from dode.extras import tqdm
 from dode.lms.residuals import Residual, pixels
 from dode.lms.space import Space
 from dode.lms.targets import Examples, usual_teacher

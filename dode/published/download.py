@@ -15,9 +15,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import pooch
-from tqdm import tqdm
-
+from dode.extras import need, tqdm
 from dode.published.catalogue import Row
 from dode.storage import FileError
 
@@ -27,9 +25,13 @@ CHUNK = 1 << 20
 TIMEOUT = 60.0
 
 
+def _pooch() -> Any:
+    return need("pooch", "cli", "fetching a published checkpoint")
+
+
 def cache() -> Path:
     """The folder: ``DODE_CACHE``, or pooch's for dode (``~/.cache/dode`` on Linux)."""
-    return Path(os.environ.get("DODE_CACHE") or pooch.os_cache("dode")).expanduser()
+    return Path(os.environ.get("DODE_CACHE") or _pooch().os_cache("dode")).expanduser()
 
 
 def place(row: Row) -> Path:
@@ -53,7 +55,7 @@ def fetch(row: Row, *, progress: bool = True) -> Path:
     if not row.url:
         raise FileError(f"{row.name} has to be fetched by hand: open {row.page} and save the file as {path}")
     try:
-        pooch.retrieve(
+        _pooch().retrieve(
             row.url, row.digest or None, fname=path.name, path=path.parent, downloader=resuming(row, progress)
         )
     except Incomplete as error:
@@ -73,7 +75,7 @@ def check(row: Row, path: Path) -> None:
         raise FileError(f"{path} has {path.stat().st_size:,} bytes, not {row.size:,}; delete it and fetch it again")
     if row.digest:
         algorithm, _, expected = row.digest.partition(":")
-        if pooch.file_hash(str(path), alg=algorithm) != expected:
+        if _pooch().file_hash(str(path), alg=algorithm) != expected:
             raise FileError(f"{path} is not the published file ({row.digest}); delete it and fetch it again")
 
 
@@ -106,7 +108,7 @@ def resuming(row: Row, progress: bool) -> Callable[[str, str, Any], None]:
     return download
 
 
-def _receive(url: str, file: BinaryIO, bar: tqdm) -> bool:
+def _receive(url: str, file: BinaryIO, bar: Any) -> bool:
     """Append the rest of ``url`` to ``file``; whether all of it is there."""
     have = file.tell()
     asked = {"User-Agent": "dode", "Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})

@@ -1,0 +1,133 @@
+"""What figures 3 and 4 measure: known before, and outside of, the notebooks that draw it.
+
+So the sweep of a page can be done piece by piece, by many processes or machines (:mod:`dode.experiments.shard`).
+
+The preset "paper" has these two figures alone: 2 to 250 calls, 50,000 images, three blocks of seeds, and FID for
+networks that do not ship with dode.  Its price is counted, not measured: figure 3 asks one network for 1.1e9
+evaluations, figure 4 the two that ship for 0.8e9 (:attr:`Plan.evaluations`).  A GPU that does 10,000 a second takes 31
+and 22 hours, and the longest piece, which no second GPU shortens, 111 minutes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dode.experiments import sweeps
+from dode.experiments.quality import FD_KEYS, fd_cells, fd_row, load_cached
+from dode.experiments.sweeps import Preset, Sweep, results_file
+from dode.storage import FileError
+
+Calls = Mapping[tuple[str, str], tuple[int, ...]]
+
+FOUR = ("ddim", "ipndm", "dpm_solver", "deis:order=4")  # of the D-ODE paper's figure 3
+LATER = ("dpm_solver_pp:order=2", "dpm_solver_pp", "unipc")  # published after its four, and not in its figures
+OWN = "d-ode:basis=own"  # for solvers whose own basis is not the network's
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sweep behind one figure.
+
+    Parameters
+    ----------
+    figure
+        The name of the page.
+    preset
+        With what this figure has otherwise.
+    checkpoints
+        Names or files of networks.
+    calls
+        For each checkpoint and solver, the NFEs.
+    cells
+        What there is to measure, cheap cells first: the arguments of :func:`dode.experiments.fd_row`.
+    """
+
+    figure: str
+    preset: Preset
+    checkpoints: tuple[str, ...]
+    calls: Calls
+    cells: tuple[dict[str, Any], ...]
+
+    def sweep(self, path: str | Path | None = None) -> Sweep:
+        """The rows there are: in ``path``, or in the results of the project."""
+        return Sweep(path or results_file(self.figure, self.preset.name), FD_KEYS)
+
+    def row(self, device_name: str) -> Callable[..., dict[str, Any]]:
+        """What measures a cell."""
+        return functools.partial(fd_row, self.preset, device_name)
+
+    def run(self, device_name: str) -> Sweep:
+        """Measure what has no row yet; the sweep then has one for each cell."""
+        return self.sweep().run(self.cells, self.row(device_name), sweeps.jobs(device_name))
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of all cells' samples; the fits add a fraction (of 100 images, not of 50,000)."""
+        return sum(cell["nfe"] for cell in self.cells) * self.preset.images
+
+
+def figure_3(preset: str, checkpoint: str = "fashion-mnist-noise", seeds: int | None = None) -> Plan:
+    """Every solver and its distilled version, the paper's four followed to more calls than the later ones."""
+    p, names = sweeps.preset(preset), checkpoints(checkpoint)
+    p = replace(p, repeats=seeds or p.repeats, costly_nfe=max(p.costly_nfe, 50))  # three blocks below 50 calls
+    if preset == "quick":  # five numbers of calls in a minute
+        p = replace(p, images=150, fit_images=16)
+    nfes = (2, 5, 10, 25, 50) if preset == "quick" else p.nfes
+    four, later = {"smoke": (5, 5), "quick": (50, 5), "standard": (50, 10)}.get(preset, (250, 250))
+    calls: dict[tuple[str, str], tuple[int, ...]] = {}
+    for name in names:
+        for solver in FOUR + LATER:  # a third order wants three calls
+            fewest = 2 if preset == "paper" and solver in ("ddim", "ipndm") else 3
+            most = four if solver in FOUR else later
+            calls[name, solver] = tuple(max(fewest, nfe) for nfe in nfes if nfe <= most)
+    cells = fd_cells(p, calls) + fd_cells(p, {key: nfes for key, nfes in calls.items() if key[1] in LATER}, [OWN])
+    return Plan("figure_3", p, names, calls, tuple(cells))
+
+
+def figure_4(preset: str, checkpoint: str = "all", seeds: int | None = None) -> Plan:
+    """DDIM on every network; Heun and the later solvers on those that predict clean images."""
+    p, names = sweeps.preset(preset), checkpoints(checkpoint)
+    if seeds:
+        p = replace(p, repeats=seeds)
+    clean = [name for name in names if load_cached(name, "cpu").prediction == "data"]
+    most = 10 if preset in ("smoke", "quick", "standard") else 250
+    calls: dict[tuple[str, str], tuple[int, ...]] = {(name, "ddim"): p.nfes for name in names}
+    calls |= {(name, "heun"): p.heun_nfes for name in clean}
+    calls |= {(name, solver): tuple(n for n in p.nfes if 5 <= n <= most) for solver in LATER for name in clean}
+    return Plan("figure_4", p, names, calls, tuple(fd_cells(p, calls)))
+
+
+PLANS: dict[str, Callable[..., Plan]] = {"figure_3": figure_3, "figure_4": figure_4}
+
+
+def plan(figure: str, preset: str, checkpoint: str | None = None, seeds: int | None = None) -> Plan:
+    """What ``figure``, one of :data:`PLANS`, measures at ``preset``.
+
+    Parameters
+    ----------
+    checkpoint
+        A name, "all", or a ``.safetensors`` file; by default what the page has.
+    seeds
+        How many blocks of seeds; by default the preset's number.
+
+    Raises
+    ------
+    ValueError
+        No such figure, preset or checkpoint; the message says which there are.
+    FileError
+        The file is not there, or holds no network.
+    """
+    if figure not in PLANS:
+        raise ValueError(f"no plan named {figure!r}; there are: {', '.join(PLANS)}")
+    return PLANS[figure](preset, *([] if checkpoint is None else [checkpoint]), seeds=seeds)
+
+
+def checkpoints(name: str) -> tuple[str, ...]:
+    """As :func:`dode.experiments.checkpoints`, and any ``.safetensors`` file that is there."""
+    if name.endswith(".safetensors") and not Path(name).is_file():
+        raise FileError(f"{name} does not exist; check the path")
+    return (name,) if name.endswith(".safetensors") else tuple(sweeps.checkpoints(name))

@@ -1,0 +1,248 @@
+"""The workflow: one job a page, pieces of sweeps where they pay, and runs that fail, go on, and can be killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from book import jobs, pages, runner
+from book.jobs import Jobs
+from dode import experiments
+from dode.experiments import plans, shard
+
+ROOT = pages.ROOT
+PROFILES = ROOT / "workflow" / "profiles"
+PAGES = pages.pages()
+
+
+def dry_run(folder: Path, *words: str) -> str:
+    """What Snakemake would do in the repository, with no results there."""
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--directory", str(folder), "--nolock"]
+    command += ["--snakefile", str(ROOT / "workflow" / "Snakefile"), *words]
+    environment = {**os.environ, "DODE_RESULTS": str(folder / "results"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout + done.stderr
+
+
+def count(said: str) -> dict[str, int]:
+    """How often each rule would run, from Snakemake's table."""
+    return {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE)}
+
+
+# -- which jobs there are --------------------------------------------------------------------------
+
+
+def test_at_small_presets_a_page_is_one_job(tmp_path: Path) -> None:
+    found = count(dry_run(tmp_path, "--config", "preset=quick", "--cores", "2"))
+    assert found == {f"page_{name}": 1 for name in PAGES} | {"all": 1, "total": len(PAGES) + 1}
+
+
+def test_on_a_cluster_the_pieces_come_first_and_each_has_a_gpu(tmp_path: Path) -> None:
+    profile = str(PROFILES / "slurm")
+    said = dry_run(tmp_path, "--workflow-profile", profile, "--config", "preset=full", "pages=figure_3,index")
+    assert count(said) == {"all": 1, "page_figure_3": 1, "page_index": 1, "shard": 21, "total": 24}
+    jobs = [part for part in re.split(r"^\[.*\]\n", said, flags=re.MULTILINE) if part.startswith("rule ")]
+    assert len(jobs) == 24 and all(re.search(r"resources: .*\bgpu=1\b", job) for job in jobs)
+    assert max(int(n) for job in jobs for n in re.findall(r"threads: (\d+)", job)) <= 4
+    (page,) = (job for job in jobs if job.startswith("rule page_figure_3:"))
+    (inputs,) = re.findall(r"input: (.*)", page)
+    assert inputs.count(".csv") == 21
+
+
+def test_at_paper_there_are_two_pages(tmp_path: Path) -> None:
+    found = count(dry_run(tmp_path, "--config", "preset=paper", "checkpoint=fashion-mnist-noise", "--cores", "1"))
+    assert found == {"all": 1, "page_figure_3": 1, "page_figure_4": 1, "shard": 24, "total": 27}
+    assert Jobs("paper", tmp_path).pages == list(plans.PLANS)
+
+
+def test_the_profiles_say_the_same_but_where() -> None:
+    here, there = (yaml.safe_load((PROFILES / name / "config.yaml").read_text()) for name in ("default", "slurm"))
+    assert there["executor"] == "slurm" and "executor" not in here
+    for word in ("scheduler", "keep-going", "rerun-incomplete", "rerun-triggers"):
+        assert here[word] == there[word]
+
+
+def test_what_is_done_is_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DODE_RESULTS", str(tmp_path / "results"))
+    plan = experiments.plan("figure_4", "standard")
+    first, second, *others = shard.shards(plan)
+    plan.sweep().add(*(dict(cell, fd="1") for cell in first.cells))
+    todo = Jobs("standard", tmp_path, names=("figure_4",))
+    assert todo.shards("figure_4") == [todo.shard_file(s) for s in (second, *others)]
+    for piece in (first, second):  # one that was merged, one that waits for its page
+        Path(todo.shard_file(piece)).parent.mkdir(parents=True, exist_ok=True)
+        Path(todo.shard_file(piece)).touch()
+    stamp = Path(todo.stamp("figure_4"))
+    stamp.touch()
+    todo.forget()
+    assert not stamp.exists() and not Path(todo.shard_file(first)).exists() and Path(todo.shard_file(second)).exists()
+    assert len(todo.logs()) == len(others) + 1
+    assert not Jobs("quick", tmp_path, names=("figure_4",)).shards("figure_4")
+    assert len(Jobs("smoke", tmp_path, names=("figure_4",), sharded=True).shards("figure_4")) == 6
+
+
+def test_a_run_is_told_in_words_that_come_back(tmp_path: Path) -> None:
+    told = Jobs("paper", tmp_path, True, {"checkpoint": "a.safetensors"}, ("figure_3",), False)
+    words = runner.command(told, None, 2)
+    config = dict(word.split("=", 1) for word in words[words.index("--config") + 1 : words.index("--workflow-profile")])
+    assert Jobs.of(config) == told
+    assert words[-4:] == ["--default-resources", "gpu=1", "--resources", "gpu=2"]
+    assert "--cores" not in runner.command(told, str(PROFILES / "slurm"), 2)
+    assert told.options == ["--checkpoint", "a.safetensors", "--force"]
+    with pytest.raises(pages.BookError, match="^no page named figure_7; there are: index, "):
+        _ = Jobs("quick", tmp_path, names=("figure_7",)).pages
+    assert set(jobs.LONG) < set(PAGES)
+
+
+@pytest.mark.parametrize(
+    ("text", "last"), [("", ""), ("a\ndone in 3 s\n", "done in 3 s"), ("a\ndone in", "a"), ("1%\r 2%\nb\n\n", "b")]
+)
+def test_half_a_line_is_no_line(text: str, last: str, tmp_path: Path) -> None:
+    (tmp_path / "log").write_text(text)
+    assert runner.last_line(tmp_path / "log") == last
+    assert runner.last_line(tmp_path / "none") == ""
+
+
+# -- runs of a small book --------------------------------------------------------------------------
+
+HEADER = """# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+# %% tags=["parameters"]
+preset = "quick"
+checkpoint = "fashion-mnist-noise"
+# %%
+"""
+DRIVER = """
+import json, signal, sys
+from pathlib import Path
+from book import runner
+from book.jobs import Jobs
+from book.pages import BookError
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # as book/build.py does
+try:
+    runner.run(Jobs("smoke", Path("out"), **json.loads(sys.argv[1])))
+except KeyboardInterrupt:
+    sys.exit("stopped")
+except BookError as error:
+    sys.exit(f"error: {error}")
+"""
+PIECES = """
+from dode import experiments
+plan = experiments.plan("figure_4", preset, checkpoint)
+rows = plan.sweep().select(plan.cells)
+assert len(rows) == len(plan.cells) == 4, rows
+"""
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    """A project with the workflow of this one and no pages yet."""
+    shutil.copytree(ROOT / "workflow", tmp_path / "workflow")
+    (tmp_path / "book").mkdir()
+    for path in (ROOT / "book").glob("*.py"):
+        shutil.copy(path, tmp_path / "book")
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "requirements.lock").touch()
+    return tmp_path
+
+
+def write(book: Path, **sources: str) -> None:
+    for name, source in sources.items():
+        (book / "notebooks" / f"{name}.py").write_text(HEADER + source)
+    names = sorted(path.stem for path in (book / "notebooks").glob("*.py"))
+    toc = {"root": f"book/{names[0]}", "chapters": [{"file": f"book/{name}"} for name in names[1:]]}
+    (book / "_toc.yml").write_text(yaml.safe_dump(toc))
+
+
+def start(book: Path, **options: object) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": f"{book}:{ROOT}", "DODE_RESULTS": str(book / "results")}
+    command = [sys.executable, "-c", DRIVER, json.dumps(options)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=book, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, list[str], str]:
+    """Exit status, lines with the seconds left out, and what was said on stderr."""
+    out, err = process.communicate(timeout=240)
+    return process.returncode, [re.sub(r" +", " ", re.sub(r"\d+ s$", "N s", line)) for line in out.splitlines()], err
+
+
+@pytest.mark.slow
+def test_a_failing_page_is_told_and_does_not_stop_the_others(book: Path) -> None:
+    write(book, bad='raise ValueError(f"no {preset}\\nmore")', good="import os; print(os.environ['DODE_JOBS'])")
+    code, lines, err = finish(start(book))
+    assert code == 1 and sorted(line[6:] for line in lines) == ["bad FAILED", "good N s"], err
+    assert err == "error: notebooks/bad.py: ValueError: no smoke\n"
+    assert (book / "out" / "good.ipynb").is_file() and not (book / "out" / "bad.ipynb").exists()
+    assert (book / "_build" / "failed" / "bad.ipynb").is_file()
+    assert not [p for p in (book / "out").iterdir() if p.name not in ("good.ipynb", ".jobs")]
+    assert "page_bad" in (book / "out" / ".jobs" / "snakemake.log").read_text()  # its noise stays there
+    write(book, bad="1 + 1")
+    code, lines, err = finish(start(book))
+    assert (code, lines, err) == (0, ["[1/2] good unchanged", "[2/2] bad N s"], "")
+    before = (book / "out" / ".jobs" / "snakemake.log").stat().st_mtime_ns
+    assert finish(start(book)) == (0, ["[1/2] bad unchanged", "[2/2] good unchanged"], "")
+    assert (book / "out" / ".jobs" / "snakemake.log").stat().st_mtime_ns == before  # it was not even started
+
+
+@pytest.mark.slow
+def test_a_page_waits_for_its_pieces_and_finds_their_rows(book: Path) -> None:
+    write(book, figure_4=PIECES)
+    more = {"checkpoint": "fashion-mnist-noise"}
+    code, lines, err = finish(start(book, sharded=True, more=more))
+    assert (code, err) == (0, "")
+    assert lines == ["[1/2] figure_4: fashion-mnist-noise, ddim, block 0 N s", "[2/2] figure_4 N s"]
+    assert (book / "results" / "figure_4.smoke.csv").read_text().count("\n") == 5
+    assert not list((book / "out").rglob("*.csv"))  # merged, so gone: who deletes the results measures again
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_goes_on(book: Path, kill: signal.Signals) -> None:
+    """Killed without a chance to put things away, or stopped: what was finished stays, nothing half-written counts."""
+    slow = "import pathlib, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.1)"
+    write(book, one="1 + 1", two=slow)
+    first = start(book)
+    for _ in range(1200):
+        if (book / "out" / "one.ipynb").is_file() and list((book / "out").glob(".two.*/plain.ipynb")):
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the pages did not start")
+    first.send_signal(kill)
+    first.communicate()
+    second = start(book)
+    while second.poll() is None and not (book / "out" / ".jobs" / "lock").read_text().startswith(f"{second.pid} "):
+        time.sleep(0.1)
+    (book / "go").touch()
+    code, lines, err = finish(second)
+    assert (code, lines, err) == (0, ["[1/2] one unchanged", "[2/2] two N s"], "")
+    assert sorted(p.name for p in (book / "out").iterdir()) == [".jobs", "one.ipynb", "two.ipynb"]
+
+
+def test_two_runs_of_one_book_do_not_meet(tmp_path: Path) -> None:
+    with runner.alone(tmp_path / ".jobs") as lock:
+        print(os.getpid(), 2**30, file=lock, flush=True)
+        with (
+            pytest.raises(pages.BookError, match=r"^another run is at work on .*; wait for it, or stop it$"),
+            runner.alone(tmp_path / ".jobs"),
+        ):
+            pass
+    with runner.alone(tmp_path / ".jobs"):
+        pass
