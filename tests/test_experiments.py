@@ -322,6 +322,9 @@ def test_what_the_figure_3_page_says() -> None:
     assert mean("ddim", 25) < 0.75 * mean("ddim", 25, "plain")
     assert all(0.95 < mean(solver, 25) / mean(solver, 25, "plain") < 1.05 for solver in everyone[1:4])
     assert all(len(fd(solver, 25, v)) == 3 for solver in everyone[:4] for v in ("plain", "d-ode"))
+    late = {solver: fd(solver, 50)[0] / fd(solver, 50, "plain")[0] for solver in everyone[:4]}
+    assert all(0.95 < late[solver] < 1.05 for solver in ("ddim", "ipndm", "deis:order=4"))
+    assert 1.05 < late["dpm_solver"] < 1.15
     distilled = [fd(solver, 5) for solver in everyone] + [fd(solver, 5, own) for solver in everyone[4:]]
     assert max(fd("unipc", 5, "plain")) < min(map(min, distilled))
     assert min(fd("unipc", 10, "plain")) < max(fd("ddim", 10)) and min(fd("ddim", 10)) < max(fd("unipc", 10, "plain"))

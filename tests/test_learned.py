@@ -209,6 +209,30 @@ def test_what_the_page_says() -> None:
         assert 2 <= spent["dlms", nfe] / spent["s4s-alt", nfe] < 2.5
 
 
+def test_what_the_page_says_of_the_noise_predicting_network() -> None:
+    sweep = experiments.Sweep(RESULTS / "learned.standard.csv", learned.LEARNED_KEYS)
+    methods, calls = (*learned.HANDCRAFTED, "start", "ld3", "s4s-alt", "dlms", "gauss-newton"), (3, 4, 5, 6)
+    found = sweep.select(learned.learned_cells([NOISE], calls, methods))
+    rows = {(r["method"], int(r["nfe"])): r for r in found}
+    assert len(rows) == len(methods) * len(calls)
+    value = lambda m, nfe, column="fd_reference": float(rows[m, nfe][column])  # noqa: E731
+
+    def gain(method: str, nfe: int, column: str = "fd_reference") -> float:
+        return value(method, nfe, column) / min(value(m, nfe, column) for m in learned.HANDCRAFTED)
+
+    assert [f"{gain('gauss-newton', nfe):.2f}" for nfe in calls] == ["0.40", "0.40", "0.67", "0.32"]
+    for nfe in calls:
+        assert all(gain("gauss-newton", nfe, column) < 1 for column in ("fd_reference", "fd_data", "rmse"))
+        assert min(methods, key=lambda m: value(m, nfe, "rmse")) == "gauss-newton"
+        nearest = min(methods, key=lambda m: value(m, nfe))
+        assert nearest == ("s4s-alt" if nfe == 3 else "gauss-newton")
+        spent = int(rows["gauss-newton", nfe]["evaluations"]) / int(rows["dlms", nfe]["evaluations"])
+        assert 0.4 < spent < 1.2
+    assert [f"{gain(m, 3):.2f}" for m in ("s4s-alt", "dlms")] == ["0.21", "0.35"]
+    assert [f"{gain('dlms', nfe):.2f}" for nfe in (4, 5, 6)] == ["2.88", "1.55", "3.16"]
+    assert value("dlms", 4) > value("start", 4)
+
+
 # --- paths -----------------------------------------------------------------------------------------
 
 
