@@ -22,8 +22,15 @@ from book import pages
 if TYPE_CHECKING:
     from dode.experiments.shard import Shard
 
-# Longest first, at quick: what starts last should be short, or the other cores wait for it.
-LONG = ("learned", "dlms", "table_1", "figure_3", "second_order", "limits", "unified", "ablations", "figure_4")
+# These start first, so that no core is left alone with a long one: the longest, and those that others wait for.
+EARLY = (
+    "learned", "figure_4", "dlms", "table_1", "second_order", "solver_zoo", "figure_3", "ablations", "limits",
+)  # fmt: skip
+# These fit the same solvers, into the same files: one at a time.
+SHARE = ("learned", "dlms", "second_order")
+# These need rows of other pages: always, and where the other pages make the rows that are committed.
+AFTER = {"table_1": ("figure_4",)}
+AFTER_KEPT = AFTER | {"limits": ("figure_3", "figure_4"), "checkpoints": ("figure_4",)}
 DONE, UNCHANGED, FAILED = "done in", "unchanged", "failed:"
 
 
@@ -102,6 +109,11 @@ class Jobs:
         """The files that page ``name`` waits for."""
         return [self.shard_file(shard) for shard, missing in self._shards.get(name, []) if missing]
 
+    def before(self, name: str) -> list[str]:
+        """The stamps of the pages that page ``name`` waits for."""
+        after = AFTER if self.preset in pages.TRANSIENT else AFTER_KEPT
+        return [self.stamp(other) for other in after.get(name, ()) if other in self.stale]
+
     def shard_file(self, shard: Shard) -> str:
         """Where the rows of a piece wait for its page."""
         return str(self.folder / ".jobs" / shard.path)
@@ -127,7 +139,7 @@ class Jobs:
 
     def priority(self, name: str) -> int:
         """What starts earlier has more."""
-        return len(LONG) - LONG.index(name) if name in LONG else 0
+        return len(EARLY) - EARLY.index(name) if name in EARLY else 0
 
     @property
     def options(self) -> list[str]:

@@ -33,7 +33,7 @@ def command(jobs: Jobs, profile: str | None, gpus: int) -> list[str]:
     words += ["--workflow-profile", str(Path(profile or ROOT / "workflow" / "profiles" / "default").resolve())]
     if profile is None:
         words += ["--cores", str(len(os.sched_getaffinity(0)))]
-        words += ["--default-resources", "gpu=1", "--resources", f"gpu={gpus}"] if gpus else []
+        words += ["--default-resources", "gpu=1", "--resources", f"gpu={gpus}", "sharing=1"] if gpus else []
     return words
 
 

@@ -97,12 +97,31 @@ def test_a_run_is_told_in_words_that_come_back(tmp_path: Path) -> None:
     words = runner.command(told, None, 2)
     config = dict(word.split("=", 1) for word in words[words.index("--config") + 1 : words.index("--workflow-profile")])
     assert Jobs.of(config) == told
-    assert words[-4:] == ["--default-resources", "gpu=1", "--resources", "gpu=2"]
+    assert words[-5:] == ["--default-resources", "gpu=1", "--resources", "gpu=2", "sharing=1"]
     assert "--cores" not in runner.command(told, str(PROFILES / "slurm"), 2)
     assert told.options == ["--checkpoint", "a.safetensors", "--force"]
     with pytest.raises(pages.BookError, match="^no page named figure_7; there are: index, "):
         _ = Jobs("quick", tmp_path, names=("figure_7",)).pages
-    assert set(jobs.LONG) < set(PAGES)
+    assert set(jobs.EARLY) | set(jobs.SHARE) | set(jobs.AFTER_KEPT).union(*jobs.AFTER_KEPT.values()) <= set(PAGES)
+
+
+def test_pages_that_write_one_file_take_turns(tmp_path: Path) -> None:
+    """Each file of results that several pages write, from the sources, has its pages in turn or one at a time."""
+    writers: dict[str, set[str]] = {}
+    for name in PAGES:
+        text = pages.source(name).read_text(encoding="utf-8")
+        written = re.findall(r'results_file\("(\w+)"', text) + re.findall(r'experiments\.plan\("(\w+)"', text)
+        written += ["learned"] * ("learned.compare(" in text)
+        for file in written:
+            writers.setdefault(file, set()).add(name)
+    shared = {file: names for file, names in writers.items() if len(names) > 1}
+    assert shared == {"learned": set(jobs.SHARE), "figure_4": {"figure_4", "table_1"}}
+    assert "figure_4" in jobs.AFTER["table_1"]
+    todo = Jobs("standard", tmp_path)
+    assert todo.before("limits") == [todo.stamp("figure_3"), todo.stamp("figure_4")]
+    assert Jobs("quick", tmp_path).before("limits") == []
+    for name in ("default", "slurm"):
+        assert "sharing=1" in yaml.safe_load((PROFILES / name / "config.yaml").read_text())["resources"]
 
 
 @pytest.mark.parametrize(
