@@ -138,7 +138,7 @@ left.set(xlabel="iteration", ylabel="cost / cost of the start", yscale="log")
 left.yaxis.set_major_locator(plt.LogLocator(subs=(1.0, 2.0, 5.0)))
 left.yaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: f"{v:g}"))
 left.minorticks_off()
-left.legend(fontsize=8)
+left.legend(fontsize=7, loc="upper right", ncols=2)
 before, after = fits.start(USUAL, checkpoint, where, NFE)[0], solvers[USUAL]
 for y, (table, look) in enumerate(((before, dict(color="grey")), (after, dict(color="C0")))):
     right.plot(table.sigmas[:NFE], [y] * NFE, "o", markersize=9, **look)
