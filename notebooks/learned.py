@@ -286,7 +286,7 @@ plots.listing(equal.rename_axis(columns=None).fillna(""))
 # Network evaluations are counted, image by image: the teacher's, the student's, and a backward pass as two. That is what can be compared between machines. The seconds in the rows were taken on one core of a machine that was busy with other
 # work, and are given below for their order of magnitude only.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "learned-cost", "caption": "Evaluations that a fit took against the Fréchet distance to the long run, divided by the best handcrafted solver's with the same calls: a panel an NFE. Below 1 the learned solver is ahead. Dotted: the start, which costs nothing."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "learned-cost", "caption": "Evaluations that a fit took against the Fréchet distance to the long run, divided by the best handcrafted solver's with the same calls: a panel an NFE. Below 1 the learned solver is ahead. Dotted: the start, which costs nothing. Hollow: the noise-predicting network, where there are two."}}
 across = min(3, len(nfes))
 down = -(-len(nfes) // across)
 figure, axes = plt.subplots(down, across, figsize=(11, 3.1 * down + 0.5), sharex=True, sharey=True, squeeze=False)
@@ -476,7 +476,7 @@ for ax, name in zip(axes[0], names, strict=True):
     ax.set(xscale="log", yscale="log", xlabel=f"σ, {at} calls; last: 0", title=f"{word(name)} prediction")
     ax.invert_xaxis()
 axes[0, 0].set_ylabel(f"distance to the path, n = {count}")
-axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+axes[0, -1].legend(handles=axes[0, 0].get_lines(), fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% tags=["hide-input"]
