@@ -104,7 +104,7 @@ def opened(args: argparse.Namespace, checkpoint: str | None) -> tuple[NetworkDen
 
 def build(
     args: argparse.Namespace, model: NetworkDenoiser, learned: Callable[[int], Tensor] | None = None
-) -> tuple[Tableau, Callable[[Tensor], Tableau]]:
+) -> tuple[Tableau, Callable[..., Tableau]]:
     """The solver that the options describe, on a ``learned`` grid if there is one, and as a function of a grid."""
     more = "" if args.order is None else f"{',' if ':' in args.solver else ':'}order={args.order}"
     facts, options = solvers.parse(args.solver + more)
@@ -126,6 +126,7 @@ def fit_noise(args: argparse.Namespace, model: NetworkDenoiser) -> tuple[Sequenc
 
 def d_ode(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau:
     """``--method d-ode``."""
+    refuse(args)
     table, same = build(args, model)
     chosen, noise = fit_noise(args, model)
     teacher: distillation.Teacher = same if args.teacher == "same" else "ddim"
@@ -135,9 +136,17 @@ def d_ode(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau:
     )  # fmt: skip
 
 
-def refuse(args: argparse.Namespace, **usual: Any) -> None:
+def refuse(args: argparse.Namespace) -> None:
     """Options that another method has, and this one has no use for."""
-    usual |= dict(teacher="ddim", scale=10, align="time", first_step=None, equation=10)
+    usual: dict[str, Any] = {}
+    if args.method == "gits":
+        usual |= dict(grid="default")
+    if args.method in ("d-ode", "gits"):
+        usual |= dict(compare="auto")
+    if args.method not in ("dlms", "dlms-fixed", "amed"):
+        usual |= dict(trajectories=2_000)
+    if args.method != "d-ode":
+        usual |= dict(teacher="ddim", scale=10, align="time", first_step=None, equation=10, batch_size=100)
     if foreign := [name for name, value in usual.items() if getattr(args, name) != value]:
         raise ValueError(f"--method {args.method} has no use for --{foreign[0].replace('_', '-')}; leave it out")
 
@@ -153,19 +162,13 @@ def compared(args: argparse.Namespace, model: NetworkDenoiser) -> lms.Residual:
     return lms.stack((1.0, lms.features(network)), (0.1, lms.pixels))
 
 
-def _below(top: Tensor, make: Callable[..., Tableau], levels: Tensor) -> Tableau:
-    """The solver with an analytical first step from ``top``."""
-    return make(torch.cat([top, levels]), afs=True)
-
-
 def recipe(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau | lms.Designed:
     """The other methods: :data:`dode.lms.RECIPES`."""
-    refuse(args, **({"grid": "default"} if args.method == "gits" else {}))
+    refuse(args)
     chosen, noise = fit_noise(args, model)
     table, make = build(args, model)
     if args.afs:  # the table starts below the first level, which its weights still know of
-        top = model.grid(1)[:1]
-        make = functools.partial(_below, top, make)
+        make = lms.below(model.grid(1)[:1], functools.partial(make, afs=True))
     task = lms.Task(model, table, make, noise, compared(args, model), chosen, None, None, args.trajectories, True)
     return lms.RECIPES[args.method](task)
 
@@ -253,7 +256,7 @@ def parser() -> Parser:
     draw = commands.add_parser("sample", description=SAMPLE, help="draw images with a stored or a named solver")
     listing = commands.add_parser("solvers", description=LISTING, help="list the solvers that can be named")
     listing.set_defaults(run=run_solvers)
-    networks = f"{', '.join(zoo.NAMES)}, or a file of dode.training"
+    networks = f"{', '.join(zoo.NAMES)}, a name of dode.published, or a file of dode.training"
 
     add = distil.add_argument
     model_options(distil, f"the network: {networks}", required=True)

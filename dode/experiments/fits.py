@@ -96,7 +96,7 @@ def start(
         usual = dict(basis="data")
     solver: Any = functools.partial(solvers.get(base).make, afs=afs, **usual)
     top = where(nfe + 1)[:1] if afs else torch.zeros(0, dtype=torch.float64)
-    return solver(where, nfe=nfe), lambda levels: solver(torch.cat([top, levels]))
+    return solver(where, nfe=nfe), recipes.below(top, solver)
 
 
 def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> Tableau | lms.Designed:

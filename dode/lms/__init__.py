@@ -6,7 +6,7 @@ from dode.lms.designer import Designed, Designer
 from dode.lms.distill import train
 from dode.lms.dlms import DLMS, begin_dlms
 from dode.lms.grids import cheapest_path, gits, step_costs
-from dode.lms.recipes import RECIPES, Task, load
+from dode.lms.recipes import RECIPES, Task, below, load
 from dode.lms.residuals import Residual, features, pixels, random_features, stack
 from dode.lms.second_order import gauss_newton
 from dode.lms.space import GridSpace, Space
@@ -24,6 +24,7 @@ __all__ = [
     "Task",
     "begin_amed",
     "begin_dlms",
+    "below",
     "cheapest_path",
     "descend",
     "features",

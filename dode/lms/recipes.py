@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from dode.denoisers import Denoiser
@@ -56,6 +57,11 @@ class Task:
     def quick(self) -> Denoiser:
         """The model to train with."""
         return self.fast or self.denoiser
+
+
+def below(top: Tensor, make: Callable[[Tensor], Tableau]) -> Callable[[Tensor], Tableau]:
+    """``make`` as a function of the levels below ``top`` ``(1,)``, which an analytical first step passes over."""
+    return lambda levels: make(torch.cat([top, levels]))
 
 
 def second_order(task: Task, bias: float = 5.0, top: bool | None = None) -> Tableau:
