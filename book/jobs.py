@@ -142,6 +142,11 @@ class Jobs:
         return len(EARLY) - EARLY.index(name) if name in EARLY else 0
 
     @property
+    def threads(self) -> int:
+        """A page's share of this machine; Snakemake gives it no more than there are."""
+        return max(1, len(os.sched_getaffinity(0)) // max(1, len(self.stale)))
+
+    @property
     def options(self) -> list[str]:
         """Of ``python -m book.jobs``."""
         return [word for k, v in self.more.items() for word in (f"--{k}", v)] + ["--force"] * self.force
