@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,9 @@ def run(jobs: Jobs, *, profile: str | None = None, gpus: int = 0) -> None:
     """
     with alone(jobs.folder / ".jobs") as lock:
         jobs.forget()
+        for name in jobs.pages:  # what a page had open when it was killed
+            for scratch in jobs.folder.glob(f".{name}.*/"):
+                shutil.rmtree(scratch)
         logs, told = jobs.logs(), dict[str, str]()
         names = [*(name for name in jobs.pages if name not in logs), *logs]
         width = max(map(len, names), default=0)
