@@ -53,9 +53,12 @@ def yardsticks(device_name: str) -> tuple[tuple[Features, Moments], tuple[Featur
 def residual(device_name: str, kind: str = "all") -> lms.Residual:
     """What fits compare: the critic's features, in units of their spread over the data, random ones, and pixels.
 
-    Other kinds are of one sort alone: "pixels", "critic" or "random", the last two with as much of pixels as "all"; and
+    "seen" is the same of clipped images (:func:`dode.lms.seen`), "seen-KIND" so for any other kind.  Other kinds are of
+    one sort alone: "pixels", "critic" or "random", the last two with as much of pixels as "all"; and
     "judge", the features that measure, which no honest fit may use: it shows what the critic misses.
     """
+    if kind.startswith("seen"):
+        return lms.seen(residual(device_name, kind[5:] or "all"))
     judges = yardsticks(device_name)
     kinds = {"critic": (judges[1], "fashion-mnist-critic"), "judge": (judges[0], "fashion-mnist-classifier")}
     if kind == "pixels":
@@ -68,7 +71,7 @@ def residual(device_name: str, kind: str = "all") -> lms.Residual:
         network, _ = zoo.load_classifier(name, device_name)
         terms.append((1.0, lms.features(network, float(data.cov.trace()) ** -0.5)))
     if len(terms) == 1:
-        raise ValueError(f"no residual named {kind!r}; there are all, pixels, critic, random and judge")
+        raise ValueError(f"no residual named {kind!r}; there are all, pixels, critic, random and judge, and seen-KIND")
     return lms.stack(*terms)
 
 
@@ -123,7 +126,7 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
         if not isinstance(made, Tableau):
             raise ValueError(f"{method}: {below} designs its table for each image; a base is one table for all")
         table = made
-    compared = residual(device_name, options.get("residual", "all"))
+    compared = residual(device_name, options.get("residual", "seen" if name == "gauss-newton" else "all"))
     folder = home() / "_build" / "training" / p.name / file.stem  # a state must not be taken up by another method
     trajectories = options.get("trajectories", p.trajectories)
     trajectories = trajectories if p.kept else min(trajectories, p.trajectories)

@@ -7,7 +7,7 @@ from dode.lms.distill import train
 from dode.lms.dlms import DLMS, begin_dlms
 from dode.lms.grids import cheapest_path, gits, step_costs
 from dode.lms.recipes import RECIPES, Task, below, load
-from dode.lms.residuals import Residual, features, pixels, random_features, stack
+from dode.lms.residuals import Residual, features, pixels, random_features, seen, stack
 from dode.lms.second_order import gauss_newton
 from dode.lms.space import GridSpace, Space
 from dode.lms.targets import usual_teacher
@@ -32,6 +32,7 @@ __all__ = [
     "gits",
     "load",
     "pixels", "random_features",
+    "seen",
     "stack",
     "step_costs",
     "train",

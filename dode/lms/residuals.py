@@ -50,6 +50,15 @@ def random_features(channels: int, seed: int = 0) -> Residual:
     return residual
 
 
+def seen(residual: Residual) -> Residual:
+    """``residual`` of the image that a file would hold: clipped to -1..1, as whoever measures will see it.
+
+    A few steps leave black at -1.1 as easily as at -0.9.  Only the second can be seen, and a fit that is to undo both
+    spends its few numbers on what nobody looks at.  Not for latents, which no file clips.
+    """
+    return lambda images: residual(images.clamp(-1, 1))
+
+
 def stack(*weighted: tuple[float, Residual]) -> Residual:
     """Several residuals side by side, so that the error is the sum of ``weight * error``."""
     return lambda images: torch.cat([r(images).to(images.dtype) * weight**0.5 for weight, r in weighted], dim=1)
