@@ -118,17 +118,17 @@ def build(
     return table, functools.partial(facts.make, **own)
 
 
-def fit_noise(args: argparse.Namespace, model: NetworkDenoiser) -> tuple[Sequence[int], Tensor]:
-    """The seeds to fit on, and their noise."""
+def fit_noise(args: argparse.Namespace, model: NetworkDenoiser) -> tuple[NetworkDenoiser, Sequence[int], Tensor]:
+    """The seeds to fit on, their noise, and the model for them: each is told the condition of its seed."""
     chosen = args.seeds or range(args.images)
-    return chosen, initial_noise(model.shape, chosen, device=model.device)
+    return model.of(chosen), chosen, initial_noise(model.shape, chosen, device=model.device)
 
 
 def d_ode(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau:
     """``--method d-ode``."""
     refuse(args)
     table, same = build(args, model)
-    chosen, noise = fit_noise(args, model)
+    model, chosen, noise = fit_noise(args, model)
     teacher: distillation.Teacher = same if args.teacher == "same" else "ddim"
     return distillation.d_ode(
         model, table, noise, teacher=teacher, scale=args.scale, align=args.align, first_step=args.first_step,
@@ -165,7 +165,7 @@ def compared(args: argparse.Namespace, model: NetworkDenoiser) -> lms.Residual:
 def recipe(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau | lms.Designed:
     """The other methods: :data:`dode.lms.RECIPES`."""
     refuse(args)
-    chosen, noise = fit_noise(args, model)
+    model, chosen, noise = fit_noise(args, model)
     table, make = build(args, model)
     if args.afs:  # the table starts below the first level, which its weights still know of
         make = lms.below(model.grid(1)[:1], functools.partial(make, afs=True))
@@ -231,7 +231,7 @@ def run_sample(args: argparse.Namespace) -> None:
     if table.metadata.get("model", model.name) not in (None, model.name):
         raise ValueError(f"{args.solver} is for {table.metadata['model']}, not {model.name}; distil one for that")
     noise = initial_noise(model.shape, args.seeds, device=model.device)
-    samples = sample(model, table, noise, batch_size=args.batch_size, progress=True)
+    samples = sample(model.of(args.seeds), table, noise, batch_size=args.batch_size, progress=True)
     images = torch.cat([finish(part) for part in samples.split(args.batch_size)])
     with atomic(args.out) as temporary:
         picture(images, args.columns).save(temporary, format="PNG")

@@ -78,7 +78,8 @@ def load(
 ) -> NetworkDenoiser:
     """A denoiser from a shipped name or a file of :mod:`dode.training`, frozen and in eval mode.
 
-    A name of :data:`dode.published.CATALOGUE` does too; :func:`dode.published.load` takes class labels.
+    A name of :data:`dode.published.CATALOGUE` does too: a class-conditional network tells all its classes in turn
+    (``model.of(seeds)``: to each seed its own); :func:`dode.published.load` takes other labels.
 
     Parameters
     ----------
@@ -95,7 +96,8 @@ def load(
         Missing, truncated or foreign file.
     """
     if name in CATALOGUE:
-        return load_published(str(name), device, dtype=dtype, autocast=autocast)
+        labels: Any = "all" if CATALOGUE[str(name)].classes else None
+        return load_published(str(name), device, labels=labels, dtype=dtype, autocast=autocast)
     path = checkpoint_file(name)
     tensors, meta = load_tensors(path, "network")
     try:

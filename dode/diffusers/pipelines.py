@@ -62,8 +62,8 @@ def from_diffusers(
         Of classifier-free guidance; None or 1: none.
     conditions
         A prompt or several, a class label or several, text embeddings ``(K, L, C)``, or tensors ``(K, ...)`` by the
-        network's argument names.  Of ``K`` conditions, image ``i`` is told the one at ``i mod K``, and batches must be
-        multiples of ``K``: see :mod:`dode.diffusers.networks`.
+        network's argument names.  Of ``K`` conditions, image ``i`` of a run is told the one at ``i mod K``: see
+        :mod:`dode.turns`.
     negative
         What guidance sets against them, likewise; the pipeline's empty prompt or DiT's empty class by itself.
     shape
@@ -105,7 +105,6 @@ def from_diffusers(
         found: NetworkDenoiser = EDMPrediction(inner, shape, own, sigma_data=process.sigma_data, **options)
     else:
         found = WRAPPERS[process.prediction](inner, shape, own, **options)
-    found.turn = inner.rows
     return found
 
 

@@ -12,6 +12,7 @@ from dode.experiments.quality import (
     fit_seeds,
     held_out_seeds,
     load_cached,
+    seeded,
     variant_of,
 )
 from dode.experiments.sweeps import (
@@ -54,5 +55,6 @@ __all__ = [
     "processor",
     "provenance",
     "results_file",
+    "seeded",
     "variant_of",
 ]

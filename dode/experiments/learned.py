@@ -16,12 +16,12 @@ from torch import Tensor
 from dode import comparisons, lms, solvers, zoo
 from dode.denoisers import Denoiser
 from dode.experiments.fits import fit, grid_of, start, yardsticks
-from dode.experiments.quality import draw, fast, held_out_seeds, load_cached
+from dode.experiments.quality import draw, fast, held_out_seeds, load_cached, seeded
 from dode.experiments.sweeps import Preset, Sweep, home, provenance, results_file
 from dode.lms.online import OnlineTeacher
 from dode.metrics import Moments, frechet_distance, rmse
 from dode.metrics import moments as moments_of
-from dode.sampling import initial_noise, sample, trajectory
+from dode.sampling import sample, trajectory
 from dode.storage import FileError
 from dode.tableau import Tableau
 
@@ -113,7 +113,7 @@ def distances(
     p: Preset, device_name: str, checkpoint: str, solver: Tableau | lms.Designed, block: int = 0
 ) -> dict[str, Any]:
     """The three distances of a solver, and the Fréchet ones in the critic's features too."""
-    model, quick = load_cached(checkpoint, device_name), fast(p, checkpoint, device_name)
+    quick = fast(p, checkpoint, device_name)
     seeds = held_out_seeds(p.images, block)
     images = torch.cat([x.cpu() for x in draw(quick, solver, seeds)])
     aims = reference_moments(checkpoint, device_name, p.bf16, p.images, p.reference_calls)
@@ -122,7 +122,7 @@ def distances(
         seen = moments_of(images, features)
         found[f"fd_data{word}"] = f"{frechet_distance(seen, data):.5f}"
         found[f"fd_reference{word}"] = f"{frechet_distance(seen, aim):.5f}"
-    noise = initial_noise(model.shape, held_out_seeds(p.zoo_images), device=model.device)
+    model, noise = seeded(load_cached(checkpoint, device_name), held_out_seeds(p.zoo_images))
     end = sample(model, solver, noise, batch_size=100).cpu()
     truth: Tensor = comparisons.reference(checkpoint, device_name, p.zoo_images, p.reference_steps)
     found |= dict(rmse=f"{rmse(end, truth):.5f}", n=p.images, n_rmse=p.zoo_images, reference_calls=p.reference_calls)
@@ -140,8 +140,7 @@ def path_distances(
     The path is that of DLMS's online teacher with ``points`` steps to each of the solver's; the distance is the mean
     over ``count`` held-out images of the Euclidean one, over ``sqrt(1 + sigma^2)``, the size of a state.
     """
-    model = load_cached(checkpoint, device_name)
-    noise = initial_noise(model.shape, held_out_seeds(count), device=model.device)
+    model, noise = seeded(load_cached(checkpoint, device_name), held_out_seeds(count))
     teacher, found = OnlineTeacher(model, noise, model.sigma_max, points), list[tuple[float, float]]()
     if isinstance(solver, Tableau):
         walked: Iterable[tuple[Any, Tensor]] = zip(solver.sigmas, trajectory(model, solver, noise), strict=True)

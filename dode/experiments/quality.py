@@ -50,14 +50,17 @@ def distilled(
     **more: Any,
 ) -> Tableau:
     """The D- version of ``tableau``, fitted on the block's seeds; ``more`` goes to :func:`dode.distillation.d_ode`."""
-    noise, seeds = _fit_noise(denoiser.shape, images, block, denoiser.device), fit_seeds(images, block)
+    seeds = fit_seeds(images, block)
+    told, noise = seeded(denoiser, seeds)
     if more.get("teacher", "ddim") == "ddim":
         more["teacher"] = _recorded(denoiser, tuple(tableau.levels.tolist()), images, block, align, scale)
-    return distillation.d_ode(denoiser, tableau, noise, align=align, scale=scale, seeds=seeds, **more)
+    return distillation.d_ode(told, tableau, noise, align=align, scale=scale, seeds=seeds, **more)
 
 
-def _fit_noise(shape: tuple[int, ...], images: int, block: int, device: torch.device) -> Tensor:
-    return initial_noise(shape, fit_seeds(images, block), device=device)
+def seeded(denoiser: Denoiser, seeds: Iterable[int]) -> tuple[Denoiser, Tensor]:
+    """The noise of ``seeds``, and the denoiser for their images: each has its noise and its class by its seed alone."""
+    seeds = list(seeds)
+    return denoiser.of(seeds), initial_noise(denoiser.shape, seeds, device=denoiser.device)
 
 
 @functools.lru_cache(maxsize=8)
@@ -65,9 +68,9 @@ def _recorded(
     denoiser: Denoiser, levels: tuple[float, ...], images: int, block: int, align: Align, scale: int
 ) -> distillation.Recording:
     """DDIM's long run through ``levels``, which all solvers of one grid are fitted to: most of a fit's cost."""
-    noise = _fit_noise(denoiser.shape, images, block, denoiser.device)
+    told, noise = seeded(denoiser, fit_seeds(images, block))
     student = solvers.ddim(torch.tensor(levels, dtype=torch.float64))
-    return distillation.record(denoiser, student, noise, scale=scale, align=align)
+    return distillation.record(told, student, noise, scale=scale, align=align)
 
 
 VARIANT_OPTIONS = ("images", "scale", "teacher", "align", "first_step", "equation", "basis", "model")
@@ -103,9 +106,8 @@ def draw(
     """Samples of ``seeds``, batch by batch."""
     seeds = list(seeds)
     for first in range(0, len(seeds), batch_size):
-        yield sample(
-            denoiser, tableau, initial_noise(denoiser.shape, seeds[first : first + batch_size], device=denoiser.device)
-        )
+        told, noise = seeded(denoiser, seeds[first : first + batch_size])
+        yield sample(told, tableau, noise)
 
 
 @functools.cache

@@ -157,8 +157,8 @@ def load(
         one of NVIDIA's pickles (``.pkl``, any of that format), or a state dictionary (``.pt``, ``.pth``, ``.ckpt``)
         with the name of a catalogue file, or with ``like``.
     labels
-        Of a class-conditional network: one class for all images, or one for each image of a batch;
-        ``denoiser.network.condition(labels)`` changes them.
+        Of a class-conditional network: one class for all images, or several in turn (:mod:`dode.turns`), "all" for
+        every one; ``denoiser.network.condition(labels)`` changes them.
     like
         The row whose network and schedule a file has.
     dtype, autocast
