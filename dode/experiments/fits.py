@@ -115,6 +115,7 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     model, quick = load_cached(checkpoint, device_name), fast(p, checkpoint, device_name)
     seeds = fit_seeds(options.get("images", p.learn_images))
     noise = initial_noise(model.shape, seeds, device=model.device)
+    model, quick = model.of(seeds), quick.of(seeds)  # a class-conditional network is told each seed's class
     where = {k: options[k] for k in START_OPTIONS if k in options}
     below = where.pop("base") if where.get("base") in recipes.RECIPES else None
     table, make = start(name, checkpoint, device_name, nfe, **where)
