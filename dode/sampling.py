@@ -87,6 +87,8 @@ def blend(a: float, x: Tensor, b: float, y: Tensor) -> Tensor:
         return x.add(y, alpha=b)
     if b == 1:
         return y.add(x, alpha=a)
+    if abs(a) < 1e-30 * abs(b):  # a quotient that float32 does not hold: a level near 0 that a search has tried
+        return (b * y).add(x, alpha=a)
     return x.add(y, alpha=b / a).mul_(a)  # for b = -a the difference comes first: near x = y nothing is lost
 
 
