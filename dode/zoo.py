@@ -19,8 +19,9 @@ from dode.denoisers import (
     VPrediction,
 )
 from dode.networks import Classifier, Critic, UNet
-from dode.published import CATALOGUE, fetch
+from dode.published import CATALOGUE, ClassifierGuidance, fetch
 from dode.published import load as load_published
+from dode.published import load_classifier as load_published_classifier
 from dode.schedules import from_config
 from dode.storage import FileError, load_tensors
 
@@ -43,6 +44,8 @@ CLASSIFIERS: dict[str, type[Classifier] | type[Critic]] = {
 def checkpoint_file(name: str | Path, names: Collection[str] = NAMES) -> Path:
     """The file of a shipped name (one of ``names``), of a published checkpoint, or a path to a ``.safetensors`` file.
 
+    The part of a name from "@" on is the scale of its guidance (:func:`load`) and no part of the file's.
+
     Raises
     ------
     ValueError
@@ -50,8 +53,8 @@ def checkpoint_file(name: str | Path, names: Collection[str] = NAMES) -> Path:
     FileError
         A published one (:data:`dode.published.CATALOGUE`) that is not here and cannot be fetched.
     """
-    if names is NAMES and name in CATALOGUE:
-        return fetch(CATALOGUE[str(name)])
+    if names is NAMES and (base := str(name).partition("@")[0]) in CATALOGUE:
+        return fetch(CATALOGUE[base])
     if str(name).endswith(".safetensors"):
         return Path(name)
     if name not in names:
@@ -79,7 +82,8 @@ def load(
     """A denoiser from a shipped name or a file of :mod:`dode.training`, frozen and in eval mode.
 
     A name of :data:`dode.published.CATALOGUE` does too: a class-conditional network tells all its classes in turn
-    (``model.of(seeds)``: to each seed its own); :func:`dode.published.load` takes other labels.
+    (``model.of(seeds)``: to each seed its own); :func:`dode.published.load` takes other labels.  "NAME@1.25" is
+    guided by the classifier that goes with the network, scaled so.
 
     Parameters
     ----------
@@ -95,9 +99,11 @@ def load(
     FileError
         Missing, truncated or foreign file.
     """
-    if name in CATALOGUE:
-        labels: Any = "all" if CATALOGUE[str(name)].classes else None
-        return load_published(str(name), device, labels=labels, dtype=dtype, autocast=autocast)
+    base, at, scale = str(name).partition("@")
+    if base in CATALOGUE:
+        labels: Any = "all" if CATALOGUE[base].classes else None
+        found = load_published(base, device, labels=labels, dtype=dtype, autocast=autocast)
+        return _guided(found, str(name), scale) if at else found
     path = checkpoint_file(name)
     tensors, meta = load_tensors(path, "network")
     try:
@@ -117,6 +123,19 @@ def load(
         raise ValueError(f"cannot use device {str(device)!r}: {str(error).splitlines()[0]}") from None
     network.eval().requires_grad_(False)
     return denoiser
+
+
+def _guided(denoiser: NetworkDenoiser, name: str, scale: str) -> NetworkDenoiser:
+    """A published network guided by its classifier; ValueError if it has none, or for a scale that is no number."""
+    try:
+        classifier, strength = CATALOGUE[denoiser.name].settings["classifier"], float(scale)
+        assert isinstance(denoiser, NoisePrediction)
+    except (KeyError, ValueError, AssertionError):
+        raise ValueError(f"{name}: no classifier is published with that network, or {scale!r} is no scale") from None
+    network = load_published_classifier(classifier, denoiser.device)
+    found = ClassifierGuidance(denoiser, network, scale=strength)
+    found.name = name
+    return found
 
 
 def load_classifier(name: str | Path, device: str | torch.device = "cpu") -> tuple[Classifier | Critic, str]:

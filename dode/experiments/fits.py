@@ -14,8 +14,9 @@ import torch
 
 from dode import comparisons, lms, solvers, zoo
 from dode.distillation import d_ode
-from dode.experiments.quality import fashion_reference, fast, fit_seeds, load_cached
+from dode.experiments.quality import fashion_reference, fast, fit_seeds, inception_reference, load_cached
 from dode.experiments.sweeps import Preset, home
+from dode.experiments.sweeps import word as word_of
 from dode.lms import recipes
 from dode.lms.recipes import Task
 from dode.metrics import Features, Moments, classifier_features
@@ -41,8 +42,23 @@ def grid_of(name: str, checkpoint: str, device_name: str) -> Any:
     return lambda n: comparisons.GRIDS[name](n, model.sigma_min, model.sigma_max)
 
 
-def yardsticks(device_name: str) -> tuple[tuple[Features, Moments], tuple[Features, Moments]]:
-    """(features, moments of the training images) of the classifier, which measures, and of the critic, which fits."""
+def known(checkpoint: str | None, device_name: str) -> bool:
+    """Whether classifier and critic know such images; those of other networks are measured by Inception."""
+    return checkpoint is None or load_cached(checkpoint, device_name).shape == (1, 28, 28)
+
+
+def yardsticks(
+    device_name: str, checkpoint: str | None = None
+) -> tuple[tuple[Features, Moments], tuple[Features, Moments]]:
+    """(features, moments of the training images) of the classifier, which measures, and of the critic, which fits.
+
+    For networks of other images than Fashion-MNIST's: Inception's, resized as in the papers' tables and as clean-fid
+    does it.  Fits see neither.
+    """
+    if checkpoint and not known(checkpoint, device_name):
+        name = load_cached(checkpoint, device_name).name
+        first, second = (inception_reference(mode, name, device_name) for mode in ("legacy_tensorflow", "clean"))
+        return first, second
     critic = classifier_features(zoo.CHECKPOINTS / "fashion-mnist-critic.safetensors", device_name)
     return fashion_reference(device_name), (
         critic,
@@ -50,12 +66,15 @@ def yardsticks(device_name: str) -> tuple[tuple[Features, Moments], tuple[Featur
     )
 
 
-def residual(device_name: str, kind: str = "all") -> lms.Residual:
+def residual(device_name: str, kind: str = "all", checkpoint: str | None = None) -> lms.Residual:
     """What fits compare: the critic's features, in units of their spread over the data, random ones, and pixels.
 
     Other kinds are of one sort alone: "pixels", "critic" or "random", the last two with as much of pixels as "all"; and
     "judge", the features that measure, which no honest fit may use: it shows what the critic misses.
     """
+    if checkpoint and not known(checkpoint, device_name) and kind == "all":  # there is no critic for such images
+        channels = load_cached(checkpoint, device_name).shape[0]
+        return lms.stack((PIXELS, lms.pixels), (RANDOM, lms.random_features(channels)))
     judges = yardsticks(device_name)
     kinds = {"critic": (judges[1], "fashion-mnist-critic"), "judge": (judges[0], "fashion-mnist-classifier")}
     if kind == "pixels":
@@ -76,7 +95,7 @@ def solver_file(p: Preset, checkpoint: str, method: str, nfe: int) -> Path:
     """Where a learned solver is kept: with the results if they are committed, else in ``_build``."""
     folder = home() / ("results" if p.kept else "_build") / "solvers" / p.name
     word = method.replace(":", "-").replace(",", "-").replace("=", "-")
-    return folder / f"{Path(checkpoint).stem}-{word}-{nfe}.safetensors"
+    return folder / f"{word_of(checkpoint)}-{word}-{nfe}.safetensors"
 
 
 def start(
@@ -124,7 +143,7 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
         if not isinstance(made, Tableau):
             raise ValueError(f"{method}: {below} designs its table for each image; a base is one table for all")
         table = made
-    compared = residual(device_name, options.get("residual", "all"))
+    compared = residual(device_name, options.get("residual", "all"), checkpoint)
     folder = home() / "_build" / "training" / p.name / file.stem  # a state must not be taken up by another method
     trajectories = options.get("trajectories", p.trajectories)
     trajectories = trajectories if p.kept else min(trajectories, p.trajectories)

@@ -42,7 +42,7 @@ def reference_moments(checkpoint: str, device_name: str, bf16: bool, n: int, cal
     """Moments of the long run's samples in both networks' features; kept in the project's ``_build``."""
     folder = home() / "_build" / "references"
     word = f"{checkpoint}-{zoo.digest(checkpoint)}-{n}-{calls}-{'bf16' if bf16 else 'float32'}"
-    both = yardsticks(device_name)
+    both = yardsticks(device_name, checkpoint)
     files = [folder / f"moments-{word}-{features.name}.safetensors" for features, _ in both]
     try:
         first, second = (Moments.load(file) for file in files)
@@ -79,7 +79,7 @@ def grid_row(
     table = solvers.get(solver).make(grid_of(grid, checkpoint, device_name), nfe=nfe)
     n = min(500, max(p.images // 5, 64))
     seeds = held_out_seeds(n, SELECTION_BLOCK)
-    found = moments_of(draw(fast(p, checkpoint, device_name), table, seeds), yardsticks(device_name)[0][0])
+    found = moments_of(draw(fast(p, checkpoint, device_name), table, seeds), yardsticks(device_name, checkpoint)[0][0])
     aim, _ = reference_moments(checkpoint, device_name, p.bf16, p.images, p.reference_calls)
     return dict(
         fd_reference=f"{frechet_distance(found, aim):.5f}", n=n, seeds=f"{seeds.start}-{seeds.stop - 1}",
@@ -118,7 +118,7 @@ def distances(
     images = torch.cat([x.cpu() for x in draw(quick, solver, seeds)])
     aims = reference_moments(checkpoint, device_name, p.bf16, p.images, p.reference_calls)
     found = dict[str, Any]()
-    for (features, data), aim, word in zip(yardsticks(device_name), aims, ("", "_critic"), strict=True):
+    for (features, data), aim, word in zip(yardsticks(device_name, checkpoint), aims, ("", "_critic"), strict=True):
         seen = moments_of(images, features)
         found[f"fd_data{word}"] = f"{frechet_distance(seen, data):.5f}"
         found[f"fd_reference{word}"] = f"{frechet_distance(seen, aim):.5f}"

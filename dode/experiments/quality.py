@@ -126,11 +126,12 @@ def yardstick(p: Preset, checkpoint: str, device_name: str) -> tuple[Features, M
     name = load_cached(checkpoint, device_name, None).name
     if p.fid is None or name in zoo.NAMES:
         return fashion_reference(device_name)
-    return _inception_reference(p.fid, name, device_name)
+    return inception_reference(p.fid, name, device_name)
 
 
 @functools.cache
-def _inception_reference(mode: Mode, name: str, device_name: str) -> tuple[Features, Moments]:
+def inception_reference(mode: Mode, name: str, device_name: str) -> tuple[Features, Moments]:
+    """Inception's features, and their moments on the training images of the network ``name``: a file of the user's."""
     path = cache_folder() / f"{name}.inception-{mode}.safetensors"
     if not path.is_file():
         make = f"dode.metrics.moments(training_images, dode.metrics.inception_features({mode!r})).save(path)"

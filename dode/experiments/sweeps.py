@@ -30,7 +30,7 @@ from dode.storage import FileError, write_text
 
 @dataclass(frozen=True)
 class Preset:
-    """How much is run.  The same notebook serves all of them; "paper" has figures 3 and 4 alone (:mod:`.plans`)."""
+    """How much is run.  The same notebook serves all of them; "paper" is for those of :mod:`.papers`."""
 
     name: str
     images: int  # samples behind each FD
@@ -101,10 +101,15 @@ def device(name: str = "auto") -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
+def word(checkpoint: str) -> str:
+    """A checkpoint in the names of files: its own name, or that of its file."""
+    return Path(checkpoint).stem if checkpoint.endswith(".safetensors") else checkpoint
+
+
 def checkpoints(name: str) -> list[str]:
     """ "all" is every shipped checkpoint; any other name is itself, or a ValueError with the nearest ones."""
     if name not in ("all", *zoo.NAMES):
-        zoo.checkpoint_file(Path(name).stem)
+        zoo.checkpoint_file(word(name))
     return list(zoo.NAMES) if name == "all" else [name]
 
 
