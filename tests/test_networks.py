@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dode import zoo
 from dode.networks import Attention, Classifier, Critic, UNet
+from dode.storage import load_tensors
 from dode.training import build_denoiser
 
 SMALL = dict(widths=(16, 32), heads=2)
@@ -157,3 +159,66 @@ def test_critic_is_smooth_in_the_pixels() -> None:
     assert (gradient != 0).all()  # every pixel matters
     slope = (value(x + 1e-4 * direction) - value(x - 1e-4 * direction)) / 2e-4
     torch.testing.assert_close((gradient * direction).sum(), slope, rtol=1e-5, atol=1e-9)
+
+
+# --- classes ---------------------------------------------------------------------------------------
+
+
+def conditional() -> UNet:
+    net = disturbed(UNet(3, 16, 1, (16, 32), heads=2, classes=5)).eval()
+    assert isinstance(net, UNet)
+    return net
+
+
+def test_classes_are_told_for_all_images_or_for_each() -> None:
+    net, x, label = conditional(), torch.randn(3, 3, 16, 16), torch.tensor([0.1, 2.0, 700.0])
+    free = net(x, label)
+    each = net.condition([0, 4, 2])(x, label)
+    for k, kind in enumerate((0, 4, 2)):
+        torch.testing.assert_close(net.condition(kind)(x, label)[k], each[k], rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(each[k], free[k], atol=1e-3)  # "any" is an embedding of its own
+    assert torch.equal(net.condition(None)(x, label), free)
+    net.labels = torch.full((3,), 5)  # how training tells it nothing
+    torch.testing.assert_close(net(x, label), free, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [5, -1, [0, 5], [], [0.5], torch.tensor([1.0])])
+def test_wrong_classes_are_refused(labels: object) -> None:
+    with pytest.raises(ValueError, match="labels must be whole numbers from 0 to 4"):
+        conditional().condition(labels)  # type: ignore[arg-type]
+
+
+def test_classes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 labels for a batch of 3; give one for all, or one for each"):
+        conditional().condition([1, 2])(torch.randn(3, 3, 16, 16), torch.tensor([1.0]))
+    with pytest.raises(ValueError, match="the network is unconditional; leave out labels"):
+        UNet().condition(3)
+
+
+def test_gradients_reach_the_classes_that_were_told_and_no_others() -> None:
+    net = conditional()
+    net.labels = torch.tensor([1, 5, 1])
+    net(torch.randn(3, 3, 16, 16), torch.ones(3)).square().mean().backward()
+    assert net.kinds.weight.grad is not None
+    assert net.kinds.weight.grad.abs().sum(1).gt(0).tolist() == [False, True, False, False, False, True]
+
+
+def test_config_with_classes_rebuilds_the_network_and_labels_are_no_weights() -> None:
+    net = conditional()
+    net.condition([1, 2])
+    again = UNet(**net.config)
+    again.load_state_dict(net.state_dict())
+    x, label = torch.randn(2, 3, 16, 16), torch.tensor([0.1, 0.7])
+    assert torch.equal(again.condition([1, 2])(x, label), net(x, label))
+    assert again.config == net.config and again.config["classes"] == 5
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist-noise", "fashion-mnist-data"])
+def test_shipped_networks_are_what_they_were_before_there_were_classes(name: str) -> None:
+    """The file's tensors are all there is, under the names it has them; a network of its config has no more."""
+    tensors, card = load_tensors(zoo.checkpoint_file(name), "network")
+    network = zoo.load(name).network
+    assert isinstance(network, UNet) and network.config == card["config"] and "classes" not in network.config
+    state = network.state_dict()
+    assert state.keys() == tensors.keys()
+    assert all(torch.equal(state[k], v.to(state[k].dtype)) for k, v in tensors.items())

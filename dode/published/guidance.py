@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from dode.conditions import Labels
 from dode.denoisers import Coefficients, Level, NoisePrediction, expand
-from dode.published.wrapping import Labels, Published
+from dode.published.wrapping import Published
 from dode.turns import Images, Turn
 
 

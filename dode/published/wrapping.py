@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
+from dode.conditions import ClassConditional
 from dode.denoisers import Coefficients, NetworkDenoiser
-from dode.turns import Images, Turn, spread
-
-Labels = int | Sequence[int] | Tensor | Literal["all"] | None
 
 
-class Published(nn.Module):
+class Published(ClassConditional):
     """A published network as dode calls it, ``F(x, label)``: classes told, surplus channels cut off.
 
     Parameters
@@ -30,48 +24,9 @@ class Published(nn.Module):
         Of the image; what the body gives beyond them (variances) is dropped.
     """
 
-    labels: Tensor | None
-
     def __init__(self, body: nn.Module, channels: int, *, classes: int = 0, label_scale: float = 1.0) -> None:
-        super().__init__()
-        self.body, self.channels, self.classes, self.label_scale = body, channels, classes, label_scale
-        self.register_buffer("labels", None, persistent=False)
-        self.turn = Turn()
-
-    def condition(self, labels: Labels) -> Published:
-        """Set the classes: one for all images, or several, told in turn (:class:`dode.turns.Turn`); returns self.
-
-        "all" is every class once, in an order whose consecutive pieces are even over the whole.
-
-        Raises
-        ------
-        ValueError
-            Classes for an unconditional network, none for a conditional one, or out of range.
-        """
-        if not self.classes:
-            if labels is not None:
-                raise ValueError("the network is unconditional; leave out labels")
-            return self
-        if labels is None:
-            raise ValueError(f"the network draws one of {self.classes} classes; give labels=, one, several or 'all'")
-        if isinstance(labels, str):
-            labels = spread(self.classes) if labels == "all" else []
-        found = torch.as_tensor(labels).reshape(-1)
-        if found.is_floating_point() or not len(found) or found.min() < 0 or found.max() >= self.classes:
-            raise ValueError(f"labels must be whole numbers from 0 to {self.classes - 1}, got {labels}")
-        self.labels = found.to(next(self.parameters()).device, torch.int64)
-        self.turn = Turn(len(found))
-        return self
-
-    def of(self, images: Images) -> Published:
-        """The same network, for a batch that holds these images of a run."""
-        found = copy.copy(self)
-        found.turn = self.turn.of(images)
-        return found
-
-    def told(self, images: int) -> Tensor | None:
-        """Classes ``(B,)`` of a batch.  ValueError if it has other images than the network was told of."""
-        return None if self.labels is None else self.labels[self.turn.places(images, self.labels.device)]
+        super().__init__(classes)
+        self.body, self.channels, self.label_scale = body, channels, label_scale
 
     @property
     def bottleneck(self) -> nn.Module:
