@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from dode import zoo
+from dode.data import DATA_SETS, data_set
 from dode.extras import tqdm
 from dode.metrics import Mode
 from dode.storage import FileError, write_text
@@ -107,10 +108,16 @@ def word(checkpoint: str) -> str:
 
 
 def checkpoints(name: str) -> list[str]:
-    """ "all" is every shipped checkpoint; any other name is itself, or a ValueError with the nearest ones."""
-    if name not in ("all", *zoo.NAMES):
+    """ "all" is every shipped checkpoint, a data set's name its shipped ones; any other name is itself.
+
+    ValueError for an unknown name, with the nearest ones; FileError for one whose files are not here.
+    """
+    found = [n for n in zoo.NAMES if name == "all" or name == data_set(n).name]
+    if not found and name in DATA_SETS:
+        raise FileError(f"no checkpoint of {name} is here; train them with python -m dode.training {name} --out runs")
+    if not found:
         zoo.checkpoint_file(word(name))
-    return list(zoo.NAMES) if name == "all" else [name]
+    return found or [name]
 
 
 def home() -> Path:
