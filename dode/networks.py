@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dode.conditions import ClassConditional, Labels
+from dode.turns import Turn
 
 
 def _groups(channels: int, size: int = 16) -> int:
@@ -159,21 +160,22 @@ class UNet(ClassConditional):
     def condition(self, labels: Labels) -> Self:
         """As :meth:`ClassConditional.condition`; None: any class."""
         if self.classes and labels is None:
-            self.labels = None
+            self.labels, self.turn = None, Turn()
             return self
         return super().condition(labels)
 
-    def _embedding(self, label: Tensor, images: int) -> Tensor:
+    def _embedding(self, label: Tensor, kinds: Tensor | None, images: int) -> Tensor:
         """What every block sees of noise label and class, ``(B, 4 widths[0])``."""
         found = self.embed(label.expand(images))
         if self.classes:
-            told = self.told(images)
+            told = self.told(images) if kinds is None else kinds
             found = found + (self.kinds.weight[-1] if told is None else self.kinds(told)).to(found.dtype)
         return F.silu(found)
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, kinds: Tensor | None = None) -> Tensor:
+        """``kinds``, int64 ``(B,)``: classes in place of those that were set, :attr:`classes` for any."""
         blocks = self.config["blocks"]
-        emb = self._embedding(label, x.shape[0])
+        emb = self._embedding(label, kinds, x.shape[0])
         h = self.stem(x)
         skips = [h]
         for level in range(len(self.config["widths"])):

@@ -127,6 +127,7 @@ def load(
     try:
         network = UNet(**meta["config"])
         network.load_state_dict({k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()})
+        network.condition("all" if network.classes else None)
         wrapper = {c.__name__: c for c in WRAPPERS}[meta["wrapper"]]
         extra = {} if meta.get("sigma_data") is None else {"sigma_data": meta["sigma_data"]}
         denoiser = wrapper(

@@ -178,8 +178,17 @@ def test_classes_are_told_for_all_images_or_for_each() -> None:
         torch.testing.assert_close(net.condition(kind)(x, label)[k], each[k], rtol=1e-4, atol=1e-5)
         assert not torch.allclose(each[k], free[k], atol=1e-3)  # "any" is an embedding of its own
     assert torch.equal(net.condition(None)(x, label), free)
-    net.labels = torch.full((3,), 5)  # how training tells it nothing
-    torch.testing.assert_close(net(x, label), free, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(net(x, label, torch.full((3,), 5)), free, rtol=1e-5, atol=1e-6)  # as training says it
+    assert torch.equal(net.condition(1)(x, label, torch.tensor([0, 4, 2])), each)
+
+
+def test_an_image_of_a_run_has_its_class_however_the_run_is_cut() -> None:
+    net, x, label = conditional().condition("all"), torch.randn(7, 3, 16, 16), torch.full((7,), 3.0)
+    seeds = [1_000_000, 3, 4, 12, 13, 14, 1_000_001]
+    whole = net.of(seeds)(x, label)
+    assert set(net.of(range(5)).told(5).tolist()) == set(range(5))
+    for cut in (slice(0, 2), slice(2, 7)):
+        torch.testing.assert_close(net.of(seeds[cut])(x[cut], label[cut]), whole[cut], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("labels", [5, -1, [0, 5], [], [0.5], torch.tensor([1.0])])
@@ -189,7 +198,7 @@ def test_wrong_classes_are_refused(labels: object) -> None:
 
 
 def test_classes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 labels for a batch of 3; give one for all, or one for each"):
+    with pytest.raises(ValueError, match="tells its 2 conditions in turn, so it takes batches of a multiple of 2"):
         conditional().condition([1, 2])(torch.randn(3, 3, 16, 16), torch.tensor([1.0]))
     with pytest.raises(ValueError, match="the network is unconditional; leave out labels"):
         UNet().condition(3)
@@ -197,8 +206,7 @@ def test_classes_that_do_not_fit_are_refused() -> None:
 
 def test_gradients_reach_the_classes_that_were_told_and_no_others() -> None:
     net = conditional()
-    net.labels = torch.tensor([1, 5, 1])
-    net(torch.randn(3, 3, 16, 16), torch.ones(3)).square().mean().backward()
+    net(torch.randn(3, 3, 16, 16), torch.ones(3), torch.tensor([1, 5, 1])).square().mean().backward()
     assert net.kinds.weight.grad is not None
     assert net.kinds.weight.grad.abs().sum(1).gt(0).tolist() == [False, True, False, False, False, True]
 

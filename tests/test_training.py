@@ -450,11 +450,8 @@ def test_classes_are_told_but_for_a_drawn_part() -> None:
     seen: list[Tensor] = []
 
     class Look(nn.Module):
-        classes, labels = 200, None
-
-        def forward(self, x: Tensor, label: Tensor) -> Tensor:
-            assert self.labels is not None
-            seen.append(self.labels)
+        def forward(self, x: Tensor, label: Tensor, kinds: Tensor) -> Tensor:
+            seen.append(kinds)
             return x * nn.Parameter(torch.ones(()))
 
     d.network = Look()

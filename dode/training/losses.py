@@ -51,14 +51,29 @@ def mirrored(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(turned, x.flip(3), x)
 
 
+class Taught(nn.Module):
+    """A network ``F(x, label, kinds)`` that is shown the classes of one batch: :attr:`kinds`, ``(B,)``."""
+
+    kinds: Tensor | None = None
+
+    def __init__(self, network: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        return self.network(x, label, self.kinds)
+
+
 def denoiser_loss(denoiser: NetworkDenoiser, images: Tensor, labels: Tensor, recipe: Recipe) -> Loss:
     """The loss of a denoiser on uint8 ``images`` ``(N, C, H, W)`` and, where it is told them, their ``labels``.
 
     Images, labels and network live on one device.
     """
     denoiser.autocast = torch.bfloat16 if recipe.bf16 else None
-    network, device = denoiser.network, images.device
-    classes = getattr(network, "classes", 0)
+    device, classes = images.device, recipe.data.classes if recipe.data.told else 0
+    taught = Taught(denoiser.network)
+    if classes:
+        denoiser.network = taught
 
     def loss(generator: torch.Generator) -> Tensor:
         pick = torch.randint(len(images), (recipe.batch,), generator=generator, device=device)
@@ -69,7 +84,7 @@ def denoiser_loss(denoiser: NetworkDenoiser, images: Tensor, labels: Tensor, rec
             x0 = mirrored(x0, generator)
         if classes:
             hidden = torch.rand(recipe.batch, generator=generator, device=device) < recipe.drop
-            network.labels = torch.where(hidden, classes, labels[pick])  # type: ignore[union-attr]
+            taught.kinds = torch.where(hidden, classes, labels[pick])
         return denoising_loss(denoiser, x0, sigma, noise)
 
     return loss
