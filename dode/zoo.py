@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dode.data import DATA_SETS
+from dode.data import DATA_SETS, DataSet, data_set
 from dode.denoisers import (
     ConsistencyPrediction,
     DataPrediction,
@@ -79,6 +79,23 @@ def checkpoint_file(name: str | Path, kinds: Iterable[str] = DENOISERS) -> Path:
         train = f"python -m dode.training {name} --out runs"
         raise FileError(f"{name} is not among the shipped files; train it with {train}, or name a .safetensors file")
     return path
+
+
+def data_set_of(checkpoint: str | Path) -> DataSet:
+    """What a checkpoint was trained on: a file says so in its header, a name by its beginning.
+
+    ValueError if that is no data set of :data:`dode.data.DATA_SETS`.
+    """
+    if not str(checkpoint).endswith(".safetensors"):
+        return data_set(str(checkpoint))
+    facts = metadata(checkpoint)
+    told = [d for d in DATA_SETS.values() if facts.get("data") == d.source]
+    return told[0] if told else data_set(str(facts.get("name", checkpoint)))
+
+
+def moments_file(classifier: str) -> str:
+    """What the file with the moments of a classifier's features over its data set is called."""
+    return f"{classifier.removesuffix('-classifier')}-moments.safetensors"
 
 
 def digest(name: str | Path) -> str:

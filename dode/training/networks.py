@@ -99,22 +99,17 @@ def _publish(run: Run, info: dict[str, Any]) -> None:
     run.write_log(run.folder / f"{recipe.name}.csv")
 
 
-def moments_file(name: str) -> str:
-    """What the file with the moments of a classifier's features is called."""
-    return f"{name.removesuffix('-classifier')}-moments.safetensors"
-
-
 def reference_moments(folder: Path, name: str = "fashion-mnist-classifier", device: str = "cpu") -> Path:
     """Mean and covariance of a trained classifier's features over the images that denoisers learn: FD's other side."""
     features, known = metrics.classifier_features(folder / f"{name}.safetensors", device), recipe_named(name).data
     images, _ = known.load(known.whole)
-    return metrics.moments(images, features, source=known.source).save(folder / moments_file(name))
+    return metrics.moments(images, features, source=known.source).save(folder / zoo.moments_file(name))
 
 
 def files(name: str) -> list[str]:
     """What a finished recipe leaves: the network, its log, and a classifier's moments."""
     found = [f"{name}.safetensors", f"{name}.csv"]
-    return found if recipe_named(name).denoises else [*found, moments_file(name)]
+    return found if recipe_named(name).denoises else [*found, zoo.moments_file(name)]
 
 
 def missing(names: Iterable[str], folder: Path) -> list[str]:
