@@ -4,6 +4,7 @@ from dode.experiments.plans import Plan, plan
 from dode.experiments.quality import (
     FD_KEYS,
     base_solver,
+    data_reference,
     distilled,
     draw,
     fashion_reference,
@@ -38,6 +39,7 @@ __all__ = [
     "Sweep",
     "base_solver",
     "checkpoints",
+    "data_reference",
     "device",
     "distilled",
     "draw",

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from dode import comparisons, lms, solvers, zoo
+from dode.data import DataSet
 from dode.distillation import d_ode
-from dode.experiments.quality import fashion_reference, fast, fit_seeds, inception_reference, load_cached
+from dode.experiments.quality import data_reference, fast, fit_seeds, inception_reference, load_cached
 from dode.experiments.sweeps import Preset, home
 from dode.experiments.sweeps import word as word_of
 from dode.lms import recipes
 from dode.lms.recipes import Task
-from dode.metrics import Features, Moments, classifier_features
+from dode.metrics import Features, Moments
 from dode.sampling import initial_noise
 from dode.storage import FileError
 from dode.tableau import Tableau
@@ -42,49 +43,49 @@ def grid_of(name: str, checkpoint: str, device_name: str) -> Any:
     return lambda n: comparisons.GRIDS[name](n, model.sigma_min, model.sigma_max)
 
 
-def known(checkpoint: str | None, device_name: str) -> bool:
-    """Whether classifier and critic know such images; those of other networks are measured by Inception."""
-    return checkpoint is None or load_cached(checkpoint, device_name).shape == (1, 28, 28)
+def judged(checkpoint: str) -> DataSet | None:
+    """The data set whose classifier and critic know a checkpoint's images; None: Inception alone can measure them."""
+    try:
+        return zoo.data_set_of(checkpoint)
+    except FileError:
+        raise
+    except ValueError:
+        return None
 
 
 def yardsticks(
-    device_name: str, checkpoint: str | None = None
+    device_name: str, checkpoint: str = "fashion-mnist"
 ) -> tuple[tuple[Features, Moments], tuple[Features, Moments]]:
     """(features, moments of the training images) of the classifier, which measures, and of the critic, which fits.
 
-    For networks of other images than Fashion-MNIST's: Inception's, resized as in the papers' tables and as clean-fid
-    does it.  Fits see neither.
+    Both are those of the checkpoint's data set.  For networks of other images: Inception's, resized as in the papers'
+    tables and as clean-fid does it.  Fits see neither.
     """
-    if checkpoint and not known(checkpoint, device_name):
-        name = load_cached(checkpoint, device_name).name
-        first, second = (inception_reference(mode, name, device_name) for mode in ("legacy_tensorflow", "clean"))
-        return first, second
-    critic = classifier_features(zoo.CHECKPOINTS / "fashion-mnist-critic.safetensors", device_name)
-    return fashion_reference(device_name), (
-        critic,
-        Moments.load(zoo.CHECKPOINTS / "fashion-mnist-critic-moments.safetensors"),
-    )
+    if known := judged(checkpoint):
+        return data_reference(known.name, device_name), data_reference(known.name, device_name, "critic")
+    name = load_cached(checkpoint, device_name).name
+    first, second = (inception_reference(mode, name, device_name) for mode in ("legacy_tensorflow", "clean"))
+    return first, second
 
 
-def residual(device_name: str, kind: str = "all", checkpoint: str | None = None) -> lms.Residual:
+def residual(device_name: str, kind: str = "all", checkpoint: str = "fashion-mnist") -> lms.Residual:
     """What fits compare: the critic's features, in units of their spread over the data, random ones, and pixels.
 
     Other kinds are of one sort alone: "pixels", "critic" or "random", the last two with as much of pixels as "all"; and
     "judge", the features that measure, which no honest fit may use: it shows what the critic misses.
     """
-    if checkpoint and not known(checkpoint, device_name) and kind == "all":  # there is no critic for such images
-        channels = load_cached(checkpoint, device_name).shape[0]
-        return lms.stack((PIXELS, lms.pixels), (RANDOM, lms.random_features(channels)))
-    judges = yardsticks(device_name)
-    kinds = {"critic": (judges[1], "fashion-mnist-critic"), "judge": (judges[0], "fashion-mnist-classifier")}
     if kind == "pixels":
         return lms.pixels
-    terms: list[tuple[float, lms.Residual]] = [(PIXELS, lms.pixels)]
+    known, terms = judged(checkpoint), [(PIXELS, lms.pixels)]
+    channels = known.shape[0] if known else load_cached(checkpoint, device_name).shape[0]
     if kind in ("all", "random"):
-        terms.append((RANDOM, lms.random_features(1)))
-    if kind in ("all", "critic", "judge"):
-        (_, data), name = kinds["critic" if kind == "all" else kind]
-        network, _ = zoo.load_classifier(name, device_name)
+        terms.append((RANDOM, lms.random_features(channels)))
+    if kind in ("critic", "judge") or (kind == "all" and known):
+        if known is None:
+            raise ValueError(f"no {kind} knows the images of {checkpoint}; take the residual pixels, random or all")
+        word = "classifier" if kind == "judge" else "critic"
+        network, _ = zoo.load_classifier(f"{known.name}-{word}", device_name)
+        _, data = data_reference(known.name, device_name, word)
         terms.append((1.0, lms.features(network, float(data.cov.trace()) ** -0.5)))
     if len(terms) == 1:
         raise ValueError(f"no residual named {kind!r}; there are all, pixels, critic, random and judge")

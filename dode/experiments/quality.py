@@ -111,21 +111,28 @@ def draw(
 
 
 @functools.cache
+def data_reference(data_set: str, device_name: str = "cpu", judge: str = "classifier") -> tuple[Features, Moments]:
+    """The offline yardstick of a data set: features of its classifier, or critic, and their moments on its images."""
+    name = f"{data_set}-{judge}"
+    features = classifier_features(name, device_name)
+    return features, Moments.load(zoo.CHECKPOINTS / zoo.moments_file(name))
+
+
 def fashion_reference(device_name: str = "cpu") -> tuple[Features, Moments]:
-    """The offline yardstick: the shipped classifier's features and their moments on the training images."""
-    return classifier_features(device=device_name), Moments.load(zoo.CHECKPOINTS / "fashion-mnist-moments.safetensors")
+    """:func:`data_reference` of Fashion-MNIST."""
+    return data_reference("fashion-mnist", device_name)
 
 
 def yardstick(p: Preset, checkpoint: str, device_name: str) -> tuple[Features, Moments]:
     """What the samples of ``checkpoint`` are measured with: features, and their moments on the training images.
 
-    That is :func:`fashion_reference`, but for a network that does not ship with dode where the preset has a mode of
-    FID.  There it is Inception, and the moments are those in ``NAME.inception-MODE.safetensors`` in
+    That is :func:`data_reference` of its data set, but for a network that does not ship with dode where the preset has
+    a mode of FID.  There it is Inception, and the moments are those in ``NAME.inception-MODE.safetensors`` in
     :func:`dode.metrics.cache_folder`, NAME being the network's; a FileError says how to make them.
     """
     name = load_cached(checkpoint, device_name, None).name
     if p.fid is None or name in zoo.NAMES:
-        return fashion_reference(device_name)
+        return data_reference(zoo.data_set_of(checkpoint).name, device_name)
     return inception_reference(p.fid, name, device_name)
 
 
