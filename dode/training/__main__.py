@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, began = parser().parse_args(argv), time.perf_counter()
     if args.threads:
         torch.set_num_threads(args.threads)
+    torch.backends.cudnn.benchmark = True  # all batches have one shape
     names = networks.named(args.name)
     try:
         for name in names if args.name in RECIPES else missing(names, args.out):

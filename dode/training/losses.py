@@ -25,7 +25,7 @@ def draw_sigma(denoiser: NetworkDenoiser, n: int, generator: torch.Generator) ->
     device = generator.device
     if isinstance(denoiser.schedule, VPDiscrete):
         labels = torch.randint(denoiser.schedule.steps, (n,), generator=generator, device=device)
-        return denoiser.schedule.sigmas.to(device)[labels]
+        return denoiser.schedule.sigmas_on(device)[labels]
     return (-1.2 + 1.2 * torch.randn(n, generator=generator, dtype=torch.float64, device=device)).exp()
 
 

@@ -1,7 +1,7 @@
 """A resumable optimisation.
 
 Every random number of step ``k`` is drawn from a generator seeded by ``(seed, k)``, so a run that
-was killed and resumed ends with the same weights as one that was not.
+was killed and resumed ends with the same weights as one that was not (on a GPU but for the order of its sums).
 """
 
 from __future__ import annotations
