@@ -56,10 +56,11 @@ def cost(model, solver: str, batches: int, device: str, rounds: int, images: int
 def main() -> None:
     args = timing.options(__doc__ or "").parse_args()
     rounds, images = (1, 4) if args.smoke else (ROUNDS, BATCH)
+    chosen = ALL if timing.is_gpu(args.device) else ["ddim", "unipc"] if args.smoke else None
     rows = timing.Rows("distillation_cost", KEYS, args.device, args.smoke)
     for name in args.checkpoint:
         model = timing.load(name, args.device)
-        for solver in ALL if timing.is_gpu(args.device) or args.smoke else QUOTED[model.prediction]:
+        for solver in chosen or QUOTED[model.prediction]:
             for batches in (1, 4):
                 found = cost(model, solver, batches, args.device, rounds, images)
                 row = dict(checkpoint=name, solver=solver, batches=batches) | found
