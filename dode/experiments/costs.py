@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dode import baselines, data, distillation, solvers, zoo
 from dode.denoisers import NetworkDenoiser
-from dode.experiments.quality import base_solver, data_reference, draw, fit_seeds, held_out_seeds, load_cached
+from dode.experiments.quality import base_solver, data_reference, draw, fit_seeds, held_out_seeds, load_cached, seeded
 from dode.experiments.sweeps import Preset, Sweep, home, provenance
 from dode.metrics import measure
 from dode.sampling import initial_noise
@@ -144,8 +144,7 @@ def cost_row(p: Preset, device_name: str, *, checkpoint: str, weights: str, meth
         seconds, evaluations = float(log[0]["seconds"]), int(log[0]["evaluations"])
         units = evaluations / (CALLS * DRAWN) * time_of_an_evaluation(p, checkpoint, device_name, method)
     else:
-        model = load_cached(checkpoint, device_name, None)
-        noise = initial_noise(model.shape, fit_seeds(p.fit_images), device=model.device)
+        model, noise = seeded(load_cached(checkpoint, device_name, None), fit_seeds(p.fit_images))
         unit = unit_seconds(checkpoint, device_name, torch.bfloat16, 16 if p.name == "smoke" else 500)
         started = time.perf_counter()
         found = distillation.d_ode(model, base_solver(method.removeprefix("d-ode "), model, stage), noise).metadata
