@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Self
 
 import torch
@@ -62,3 +62,30 @@ class ClassConditional(nn.Module):
     def told(self, images: int) -> Tensor | None:
         """Classes ``(B,)`` of a batch.  ValueError if it has other images than the network was told of."""
         return None if self.labels is None else self.labels[self.turn.places(images, self.labels.device)]
+
+
+class Compiled(nn.Module):
+    """A network that was compiled once and is told the classes of each batch as an input, so never compiled again.
+
+    It has no bottleneck to look at: what is compiled into one graph calls nobody back.  For sampling.
+    """
+
+    def __init__(self, network: ClassConditional, run: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.network, self.run = network, run
+
+    @classmethod
+    def make(cls, network: ClassConditional, **options: object) -> Self:
+        """Compile ``F(x, label, kinds)``; ``options`` are those of ``torch.compile``."""
+        return cls(network, torch.compile(network, **options))  # type: ignore[call-overload]
+
+    @property
+    def turn(self) -> Turn:
+        return self.network.turn
+
+    def of(self, images: Images) -> Self:
+        """The same compiled network, for a batch that holds these images of a run."""
+        return type(self)(self.network.of(images), self.run)
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        return self.run(x, label, self.network.told(len(x))) if self.network.classes else self.run(x, label)

@@ -12,6 +12,7 @@ import torch
 import dode
 from book import prose
 from dode import experiments, zoo
+from dode.conditions import Compiled
 from dode.experiments import fits, quality
 from dode.storage import FileError, load_tensors
 from dode.training import RECIPES, Run, networks
@@ -128,6 +129,15 @@ def test_a_row_is_measured_by_the_judges_of_natural_images(name: str, trained: P
     assert residual.shape == (3, critic.dim + 3 * 32 * 32)  # the critic's features, and pixels
     learned = fits.fit(P, name, "cpu", "gauss-newton", 3)
     assert isinstance(learned, dode.Tableau) and learned.nfe == 3 and learned.metadata["model"] == name
+
+
+def test_sweeps_may_sample_with_a_compiled_network(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = quality.swift.__wrapped__(P, NAMES[0], "cpu")
+    monkeypatch.setenv("DODE_COMPILE", "1")
+    compiled = quality.swift.__wrapped__(P, NAMES[0], "cpu")
+    assert plain is quality.fast(P, NAMES[0], "cpu") and not isinstance(plain.network, Compiled)
+    assert isinstance(compiled.network, Compiled) and compiled.turn == 200 and compiled.name == plain.name
+    assert isinstance(compiled.of([3, 4]).network, Compiled)
 
 
 def test_the_model_card_says_whose_the_images_are(trained: Path) -> None:
