@@ -40,9 +40,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         command = ["imagenet32", "--out", str(folder / "runs"), "--device", "cpu", "--ship"]
         with pytest.raises(SystemExit) as stopped:
             main([*command, "--stop-after", "1e-9"])  # no time at all: nothing is begun
-        assert stopped.value.code == 2 and not (folder / "runs").exists()
+        assert stopped.value.code == 75 and not (folder / "runs").exists()
         statuses = [call(command) for _ in range(1 + 7 * len(ALL))]  # every call has time for one step
-        assert statuses == [2] * 7 * len(ALL) + [0]
+        assert statuses == [75] * 7 * len(ALL) + [0]
         patch.setattr(zoo, "NAMES", tuple(zoo.shipped(zoo.DENOISERS)))
         forget()
         patch.setattr(fits, "home", lambda: folder)
@@ -154,3 +154,10 @@ def test_moments_are_of_all_images_and_the_network_of_its_header(trained: Path) 
     assert 0 <= zoo.metadata(zoo.CHECKPOINTS / "imagenet32-classifier.safetensors")["test_accuracy"] <= 1
     log = (zoo.CHECKPOINTS / "imagenet32-data.csv").read_text().splitlines()
     assert log[0] == "step,loss,seconds"
+
+
+def test_a_device_that_is_not_there_is_one_line() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(SystemExit, match="error: torch finds no CUDA device here; take --device cpu, or leave it out"):
+        main(["imagenet32", "--device", "cuda"])

@@ -24,6 +24,9 @@ A run that was killed or stopped goes on with the same command.  The images of i
 without commerce); they are read from the folder that DODE_DATA names, and nothing fetches them."""
 
 
+LATER = 75  # as in sysexits.h: try again
+
+
 def parser() -> argparse.ArgumentParser:
     """What can be said."""
     told = argparse.ArgumentParser(
@@ -61,17 +64,19 @@ def work(name: str, args: argparse.Namespace, patience: float) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train what is not finished; exits with 2 if time ran out before all of it was."""
+    """Train what is not finished; exits with :data:`LATER` if time ran out before all of it was."""
     args, began = parser().parse_args(argv), time.perf_counter()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True  # all batches have one shape
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise SystemExit("error: torch finds no CUDA device here; take --device cpu, or leave it out")
     names = networks.named(args.name)
     try:
         for name in names if args.name in RECIPES else missing(names, args.out):
             left = 60 * args.stop_after - (time.perf_counter() - began) if args.stop_after else math.inf
             if left <= 0 or not work(name, args, left):
-                raise SystemExit(2)
+                raise SystemExit(LATER)
         for name in names if args.ship else ():
             print("shipped", *(path.name for path in networks.ship(name, args.out)))
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
