@@ -125,7 +125,7 @@ for name in names:
 # python -m dode.training imagenet32-data --out runs --minutes 11        # one of them, in eleven minutes
 # ```
 #
-# With `--stop-after 9` a call saves and stops after nine minutes (status 2) and the same command goes on. Networks of natural images are
+# With `--stop-after 9` a call saves and stops after nine minutes (exit status 75) and the same command goes on. Networks of natural images are
 # measured in the features of their own classifier, and fits see their own critic: the judges of garments never look at them.
 
 # %% tags=["remove-input"]
