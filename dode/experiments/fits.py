@@ -76,7 +76,8 @@ def residual(device_name: str, kind: str = "all", checkpoint: str = "fashion-mni
     """
     if kind == "pixels":
         return lms.pixels
-    known, terms = judged(checkpoint), [(PIXELS, lms.pixels)]
+    known = judged(checkpoint)
+    terms: list[tuple[float, lms.Residual]] = [(PIXELS, lms.pixels)]
     channels = known.shape[0] if known else load_cached(checkpoint, device_name).shape[0]
     if kind in ("all", "random"):
         terms.append((RANDOM, lms.random_features(channels)))
