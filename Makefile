@@ -13,7 +13,12 @@ READY := .venv/.installed
 # pip names some thousand things; this keeps the downloads that take time
 BIG := sed -unE 's|^ *Downloading (.*/)?([^/ ]+) \(([0-9.]+ [MG]B)\).*|    \2  \3|p; s|^Installing collected.*|    unpacking|p'
 
-.PHONY: help book html publish test lint lock clean
+# natural: minutes of each network's training (the recipe's, if empty), and minutes after which a call stops, to be repeated
+MINUTES ?=
+STOP ?=
+DEVICE ?= cuda
+
+.PHONY: help book html publish natural test lint lock clean
 help: ## show this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
 
@@ -25,6 +30,13 @@ html: $(READY) ## build the committed book as it is; runs nothing
 
 publish: $(READY) ## run every notebook at PRESET and replace the committed ones in book/
 	@$(BIN)/python book/build.py run --preset $(PRESET) --profile '$(PROFILE)' --publish
+
+natural: $(READY) ## train, ship and measure the networks of natural images (a GPU; images in DODE_DATA; MINUTES= STOP=)
+	@$(BIN)/python -m dode.training imagenet32 --out runs --device $(DEVICE) --ship \
+	  $(if $(MINUTES),--minutes $(MINUTES)) $(if $(STOP),--stop-after $(STOP))
+	@$(BIN)/python -m book.prose
+	@$(BIN)/python book/build.py run --preset $(if $(filter command line,$(origin PRESET)),$(PRESET),full) \
+	  --profile '$(PROFILE)' --publish
 
 test: $(READY) ## run the tests, notebooks and pages included
 	@$(BIN)/python -m pytest

@@ -1,28 +1,28 @@
 """Time outside the network, a step: dode's loop beside the diffusers scheduler of the same solver.
 
-    python benchmarks/loop.py [--device cuda] [--threads 1 2]
+    python benchmarks/loop.py [--device cuda] [--threads 1 2] [--smoke]
 
 Both sides drive the same "network", an epsilon prediction that hands out a tensor made beforehand, as their users
 would: ``dode.sample`` around a noise-predicting denoiser, ``scale_model_input`` and ``step`` of the scheduler as in a
 pipeline, after ``set_timesteps`` (and after the denoiser has met its levels).  They run in turn in one process, each
 right after a run of its own that is not timed, so that neither begins with caches that the other left; a round gives
-one ratio.  Written to results/loop.csv.
+one ratio.  Written to results/loop.csv, on a GPU to results/loop.gpu.csv.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import time
 from collections.abc import Callable
 
 import diffusers
+import timing
 import torch
 
 from dode import solvers
 from dode.denoisers import NoisePrediction
-from dode.experiments import Sweep, home, provenance
+from dode.experiments import provenance
 from dode.sampling import advance, sample, start
 from dode.schedules import vp_linear
 from dode.tableau import Tableau
@@ -49,19 +49,13 @@ PAIRS: dict[str, tuple[Callable[[torch.Tensor], Tableau], Callable[[], diffusers
 }
 
 
-def settle(device: str) -> None:
-    """Wait for the device; nothing to wait for on the CPU."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-
-
 def seconds(run: Callable[[], object], device: str) -> float:
     """Of one run, the mean of RUNS right after one that is not counted."""
-    run(), settle(device)
+    run(), timing.settle(device)
     started = time.perf_counter()
     for _ in range(RUNS):
         run()
-    settle(device)
+    timing.settle(device)
     return (time.perf_counter() - started) / RUNS
 
 
@@ -123,8 +117,7 @@ def compare(name: str, device: str, rounds: int) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu")
+    parser = timing.options(__doc__ or "", checkpoints=False)
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, len(os.sched_getaffinity(0))}))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--solvers", nargs="+", choices=PAIRS, default=list(PAIRS))
@@ -132,16 +125,16 @@ def main() -> None:
     # malloc gives large blocks back to the system at once, until a larger one has been freed: then it keeps them.  A
     # network's activations see to that in the first step; here, where there are none, this block does, for both sides.
     torch.empty(1 << 22)
-    sweep = Sweep(home() / "results" / "loop.csv", ["solver", "threads", "device", "commit"])
+    rounds, threads_of = (1, args.threads[:1]) if args.smoke else (args.rounds, args.threads)
+    rows = timing.Rows("loop", ["solver", "threads", "device", "commit"], args.device, args.smoke)
     where = provenance(args.device)
-    for threads in args.threads if args.device == "cpu" else args.threads[:1]:
+    for threads in threads_of if args.device == "cpu" else threads_of[:1]:
         torch.set_num_threads(threads)
         for name in args.solvers:
             cell = dict(solver=name, threads=threads)
             facts = dict(steps=STEPS, shape="x".join(map(str, SHAPE)), diffusers=diffusers.__version__, **where)
-            row = cell | compare(name, args.device, args.rounds) | facts
-            sweep.rows = [r for r in sweep.rows if not all(r[k] == str(row[k]) for k in sweep.keys)]  # measured again
-            sweep.add(row)
+            row = cell | compare(name, args.device, rounds) | facts
+            rows.add(row)
             print(
                 f"{name:17} {threads} thread(s): dode {row['dode_us']:>6} us a step, diffusers {row['diffusers_us']:>7}"
                 f" us; ratio {row['ratio']} ({row['ratio_min']} to {row['ratio_max']})"

@@ -1,18 +1,17 @@
 """The loop around a network: its share of the time, its memory, and what bf16 and torch.compile add to the images.
 
-    python benchmarks/network_share.py [--device cuda]
+    python benchmarks/network_share.py [--device cuda] [--checkpoint NAME ...] [--smoke]
 
-Three measures, one line each in results/loop_network.csv:
+Three measures, one line each in results/loop_network.csv, on a GPU in results/loop_network.gpu.csv:
 
 - network share: the part of ``dode.sample``'s time that is spent inside the shipped networks, batch 64, and the time of
-  their bare forward passes over the time of the whole.
+  their bare forward passes over the time of the whole.  Each pass is waited for; ``throughput.py`` waits for none.
 - peak memory: of DDIM with 100 and with 1000 steps on 64 x 3 x 32 x 32, each in a process of its own.
 - RMSE to float32: of the final images (pixels in -1..1) under bf16 autocast and under torch.compile.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import statistics
 import subprocess
@@ -21,24 +20,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import timing
 import torch
 from torch import nn
 
 import dode
 from dode import solvers
 from dode.denoisers import NoisePrediction
-from dode.experiments import Sweep, home, provenance
+from dode.experiments import provenance
 from dode.metrics import rmse
 from dode.schedules import vp_linear
 
 BATCH, STEPS, ROUNDS = 64, 10, 7
 TABLES = {"ddim": solvers.ddim, "dpm_solver_pp": lambda s: solvers.dpm_solver_pp(s, order=3)}
-
-
-def settle(device: str) -> None:
-    """Wait for the device; nothing to wait for on the CPU."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
 
 
 class Timed(nn.Module):
@@ -49,29 +43,29 @@ class Timed(nn.Module):
         self.network, self.at, self.seconds = network, device, 0.0
 
     def forward(self, x, label):
-        settle(self.at)
+        timing.settle(self.at)
         started = time.perf_counter()
         answer = self.network(x, label)
-        settle(self.at)
+        timing.settle(self.at)
         self.seconds += time.perf_counter() - started
         return answer
 
 
-def shares(device: str) -> Iterator[dict[str, object]]:
-    for name in dode.zoo.NAMES:
-        model = dode.load(name, device)
+def shares(device: str, names: list[str], rounds: int) -> Iterator[dict[str, object]]:
+    for name in names:
+        model = timing.load(name, device)
         timed = model.network = Timed(model.network, device)
         noise = dode.initial_noise(model.shape, range(BATCH), device=device)
         for solver, make in TABLES.items():
             table = make(model.grid(STEPS))
             labels = [torch.full((BATCH,), model.level(row.sigma_in).label, device=device) for row in table.rows]
             inside, bare = [], []
-            for k in range(ROUNDS + 1):  # the first warms up
+            for k in range(rounds + 1):  # the first warms up
                 timed.seconds = 0.0
-                settle(device)
+                timing.settle(device)
                 started = time.perf_counter()
                 dode.sample(model, table, noise)
-                settle(device)
+                timing.settle(device)
                 whole, within = time.perf_counter() - started, timed.seconds
                 timed.seconds = 0.0
                 for label in labels:
@@ -97,20 +91,20 @@ def peak(steps: int, device: str) -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 2**10
 
 
-def memory(device: str) -> Iterator[dict[str, object]]:
+def memory(device: str, names: list[str], rounds: int) -> Iterator[dict[str, object]]:
     for steps in (100, 1000):
         command = [sys.executable, __file__, "--device", device, "--peak", str(steps)]
         value = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         yield dict(measure="peak memory", network="tanh", solver="ddim", steps=steps, value=value, unit="MiB")
 
 
-def errors(device: str) -> Iterator[dict[str, object]]:
-    for name in dode.zoo.NAMES:
-        exact = dode.load(name, device)
+def errors(device: str, names: list[str], rounds: int) -> Iterator[dict[str, object]]:
+    for name in names:
+        exact = timing.load(name, device)
         noise = dode.initial_noise(exact.shape, range(BATCH), device=device)
-        others = {"bf16 autocast": dode.load(name, device, autocast=torch.bfloat16)}
+        others = {"bf16 autocast": timing.load(name, device, autocast=torch.bfloat16)}
         if device.startswith("cuda") or shutil.which("g++"):
-            compiled = dode.load(name, device)
+            compiled = timing.load(name, device)
             compiled.network = torch.compile(compiled.network)
             others["torch.compile"] = compiled
         for solver, make in TABLES.items():
@@ -125,22 +119,19 @@ def errors(device: str) -> Iterator[dict[str, object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu")
+    parser = timing.options(__doc__ or "")
     parser.add_argument("--peak", type=int, metavar="STEPS", help="only print the peak memory of this process")
     args = parser.parse_args()
     if args.peak:
         print(f"{peak(args.peak, args.device):.1f}")
         return
-    sweep = Sweep(
-        home() / "results" / "loop_network.csv", ["measure", "network", "solver", "steps", "device", "commit"]
-    )
+    keys = ["measure", "network", "solver", "steps", "device", "commit"]
+    rows = timing.Rows("loop_network", keys, args.device, args.smoke)
     facts = dict(images=BATCH, threads=torch.get_num_threads(), **provenance(args.device))
-    for measure in (shares, memory, errors):
-        for found in measure(args.device):
+    for measure in (shares,) if args.smoke else (shares, memory, errors):
+        for found in measure(args.device, args.checkpoint, 1 if args.smoke else ROUNDS):
             row = found | facts
-            sweep.rows = [r for r in sweep.rows if not all(r[k] == str(row[k]) for k in sweep.keys)]  # measured again
-            sweep.add(row)
+            rows.add(row)
             print(f"{row['measure']:32} {row['network']:20} {row['solver']:14} {row['steps']:>5} steps: "
                   f"{row['value']} {row['unit']}", flush=True)  # fmt: skip
 

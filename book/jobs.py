@@ -132,7 +132,7 @@ class Jobs:
         for name in self.stale:
             for shard, missing in self._shards.get(name, []):
                 if missing and not Path(self.shard_file(shard)).is_file():
-                    words = f"{name}: {Path(shard.checkpoint).stem}, {shard.solver}, block {shard.block}"
+                    words = f"{name}: {shard.path.parts[1]}, {shard.solver}, block {shard.block}"
                     todo[words] = Path(self.shard_file(shard)).with_suffix(".log")
             todo[name] = Path(self.log(name))
         return todo

@@ -118,17 +118,17 @@ def build(
     return table, functools.partial(facts.make, **own)
 
 
-def fit_noise(args: argparse.Namespace, model: NetworkDenoiser) -> tuple[Sequence[int], Tensor]:
-    """The seeds to fit on, and their noise."""
+def fit_noise(args: argparse.Namespace, model: NetworkDenoiser) -> tuple[NetworkDenoiser, Sequence[int], Tensor]:
+    """The seeds to fit on, their noise, and the model for them: each is told the condition of its seed."""
     chosen = args.seeds or range(args.images)
-    return chosen, initial_noise(model.shape, chosen, device=model.device)
+    return model.of(chosen), chosen, initial_noise(model.shape, chosen, device=model.device)
 
 
 def d_ode(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau:
     """``--method d-ode``."""
     refuse(args)
     table, same = build(args, model)
-    chosen, noise = fit_noise(args, model)
+    model, chosen, noise = fit_noise(args, model)
     teacher: distillation.Teacher = same if args.teacher == "same" else "ddim"
     return distillation.d_ode(
         model, table, noise, teacher=teacher, scale=args.scale, align=args.align, first_step=args.first_step,
@@ -153,19 +153,19 @@ def refuse(args: argparse.Namespace) -> None:
 
 def compared(args: argparse.Namespace, model: NetworkDenoiser) -> lms.Residual:
     """``--compare``: the critic's features and a tenth of the pixels, where it knows such images, or pixels alone."""
-    network, _ = zoo.load_classifier("fashion-mnist-critic", model.device)
     known = model.name in zoo.NAMES
     if args.compare == "features" and not known:
-        raise ValueError(f"--compare features: the critic knows Fashion-MNIST, not {model.name}; take --compare pixels")
+        raise ValueError(f"--compare features: no critic knows the images of {model.name}; take --compare pixels")
     if args.compare == "pixels" or not known:
         return lms.pixels
+    network, _ = zoo.load_classifier(f"{zoo.data_set_of(model.name).name}-critic", model.device)
     return lms.stack((1.0, lms.features(network)), (0.1, lms.pixels))
 
 
 def recipe(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau | lms.Designed:
     """The other methods: :data:`dode.lms.RECIPES`."""
     refuse(args)
-    chosen, noise = fit_noise(args, model)
+    model, chosen, noise = fit_noise(args, model)
     table, make = build(args, model)
     if args.afs:  # the table starts below the first level, which its weights still know of
         make = lms.below(model.grid(1)[:1], functools.partial(make, afs=True))
@@ -231,7 +231,7 @@ def run_sample(args: argparse.Namespace) -> None:
     if table.metadata.get("model", model.name) not in (None, model.name):
         raise ValueError(f"{args.solver} is for {table.metadata['model']}, not {model.name}; distil one for that")
     noise = initial_noise(model.shape, args.seeds, device=model.device)
-    samples = sample(model, table, noise, batch_size=args.batch_size, progress=True)
+    samples = sample(model.of(args.seeds), table, noise, batch_size=args.batch_size, progress=True)
     images = torch.cat([finish(part) for part in samples.split(args.batch_size)])
     with atomic(args.out) as temporary:
         picture(images, args.columns).save(temporary, format="PNG")

@@ -10,7 +10,7 @@ that one call goes the whole way.  Both start from the teacher's weights, and st
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ def _trainable(name: str | Path, device: str, wrapper: type[EDMPrediction] = EDM
 
 def _store(run: Run, student: EDMPrediction, file: Path, **facts: Any) -> None:
     """The run's averaged weights as a network of :func:`dode.load`, with what it cost."""
-    more = dict(name=file.stem, config=run.model.config, recipe=asdict(run.recipe), **facts)
+    more = dict(name=file.stem, config=run.model.config, recipe=run.recipe.facts, **facts)
     run.publish(file, describe(student) | more)
 
 
@@ -136,7 +136,7 @@ def _stored(file: Path, recipe: Recipe) -> Student | None:
     if not file.is_file():
         return None
     meta = load_tensors(file, "network")[1]
-    if meta["recipe"] != asdict(recipe):
+    if not recipe.matches(meta["recipe"]):
         raise ValueError(f"{file} is of another recipe; remove it or choose another folder")
     return Student(file, meta["nfe"], meta["seconds"], meta["evaluations"])
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dode import experiments, schedules, solvers, zoo
 from dode.denoisers import Denoiser
 from dode.metrics import rmse
-from dode.sampling import initial_noise, sample
+from dode.sampling import sample
 from dode.storage import FileError, load_tensors, save_tensors
 from dode.tableau import Tableau
 
@@ -79,8 +79,8 @@ def reference(checkpoint: str, device: str, n: int, calls: int) -> Tensor:
         pass
     model = zoo.load(checkpoint, device)
     tableau = build("DPM-Solver++(2M)", grid_function("Karras", model), calls)
-    noise = initial_noise(model.shape, experiments.held_out_seeds(n), device=device)
-    images = sample(model, tableau, noise, batch_size=100, progress=True).cpu()
+    told, noise = experiments.seeded(model, experiments.held_out_seeds(n))
+    images = sample(told, tableau, noise, batch_size=100, progress=True).cpu()
     save_tensors(file, dict(images=images), "images", facts)
     return images
 
@@ -112,8 +112,8 @@ def rmse_row(
     """Measure one cell of :func:`rmse_cells`: root mean squared distance to :func:`reference`, in pixels of -1..1."""
     model = experiments.load_cached(checkpoint, device)
     seeds = experiments.held_out_seeds(n)
-    noise = initial_noise(model.shape, seeds, device=device)
-    images = sample(model, build(solver, grid_function(grid, model), nfe), noise, batch_size=100).cpu()
+    told, noise = experiments.seeded(model, seeds)
+    images = sample(told, build(solver, grid_function(grid, model), nfe), noise, batch_size=100).cpu()
     truth = reference(checkpoint, device, n, reference_calls)
     return dict(rmse=f"{rmse(images, truth):.5f}", seeds=f"{seeds.start}-{seeds.stop - 1}", network="float32") | (
         experiments.provenance(device)

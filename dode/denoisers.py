@@ -14,6 +14,7 @@ batch the coefficients are plain numbers, computed once, and what the solver nee
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from dode.schedules import EDM, Flow, Schedule, VPDiscrete, karras, time_uniform
+from dode.turns import Images, Turn
 
 
 class Coefficients(NamedTuple):
@@ -71,24 +73,46 @@ class Denoiser:
     schedule : Schedule
     nfe : int
         Calls so far; :attr:`images` counts the images in them.  Set both to 0 with :meth:`reset`.
-    turn : int
-        How many conditions it tells in turn: image ``i`` of all images the one at ``i mod turn``, so batches are
-        consecutive images, a multiple of ``turn`` of them.
+    told : Turn
+        The conditions that it tells in turn: image ``i`` of a run the one at ``i mod turn``.  A batch that is a part
+        of a run is given to :meth:`of` that part.
     """
 
     prediction = "exact"
     name = "denoiser"
-    turn = 1
 
     def __init__(self, shape: Sequence[int], schedule: Schedule | None = None) -> None:
         self.shape = tuple(shape)
         self.schedule: Schedule = schedule or EDM()
-        self.reset()
+        self._count = dict(nfe=0, images=0)  # one for all parts
 
     def reset(self) -> None:
         """Set the counters to zero."""
-        self.nfe = 0
-        self.images = 0
+        self._count.update(nfe=0, images=0)
+
+    @property
+    def nfe(self) -> int:
+        return self._count["nfe"]
+
+    @property
+    def images(self) -> int:
+        return self._count["images"]
+
+    @property
+    def told(self) -> Turn:
+        return Turn()
+
+    @property
+    def turn(self) -> int:
+        """How many conditions it tells."""
+        return self.told.rows
+
+    def of(self, images: Images) -> Denoiser:
+        """The same denoiser for a batch that holds these images of a run: seeds, or places in the run.
+
+        It tells each what it is told in the whole, and counts with the whole; where all are told the same, it is self.
+        """
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -135,8 +159,8 @@ class Denoiser:
         """Refuse samples of another shape, and count the evaluation."""
         if x.shape[1:] != self.shape:
             raise ValueError(f"{self.name} takes samples of shape {self.shape}, got {tuple(x.shape[1:])}")
-        self.nfe += 1
-        self.images += x.shape[0]
+        self._count["nfe"] += 1
+        self._count["images"] += x.shape[0]
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         raise NotImplementedError
@@ -167,6 +191,17 @@ class NetworkDenoiser(Denoiser):
         self.autocast = autocast
         self.name = name or type(self).__name__
         self._levels: dict[float, Level] = {}
+
+    @property
+    def told(self) -> Turn:
+        return getattr(self.network, "turn", None) or Turn()
+
+    def of(self, images: Images) -> NetworkDenoiser:
+        if self.turn == 1:
+            return self
+        found = copy.copy(self)
+        found.network = self.network.of(images)  # type: ignore[union-attr,operator]
+        return found
 
     def level(self, sigma: float) -> Level:
         """The coefficients of one level, computed when it is first met (a schedule's label is a search)."""

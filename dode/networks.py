@@ -10,11 +10,14 @@ three where the area shrinks by four, which spends the same arithmetic on each l
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from dode.conditions import ClassConditional, Labels
+from dode.turns import Turn
 
 
 def _groups(channels: int, size: int = 16) -> int:
@@ -83,8 +86,10 @@ class Attention(nn.Module):
         return x + self.out(h.reshape(b, c, height, width))
 
 
-class UNet(nn.Module):
+class UNet(ClassConditional):
     """``(B, C, H, W)`` images and ``(B,)`` noise labels to ``(B, C, H, W)``.
+
+    With ``classes``, :meth:`condition` tells it what to draw; told nothing, it draws any of them.
 
     Parameters
     ----------
@@ -98,6 +103,8 @@ class UNet(nn.Module):
         Residual blocks per resolution on the way down (one more on the way up).
     label_scale
         Multiplies the noise label before the sinusoids: 1 for labels 0..1000, 1000 for ln(sigma)/4.
+    classes
+        Kinds of images; an embedding of each, and one of "any" (label ``classes``), is added to that of the noise.
     """
 
     def __init__(
@@ -109,17 +116,20 @@ class UNet(nn.Module):
         blocks: int = 1,
         heads: int = 4,
         label_scale: float = 1.0,
+        classes: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(classes)
         widths = tuple(widths)
         if size % patch:
             raise ValueError(f"image size {size} is not divisible by the patch of {patch}; pad the images or change it")
         self.config: dict[str, Any] = dict(
             channels=channels, size=size, patch=patch, widths=list(widths), blocks=blocks,
             heads=heads, label_scale=label_scale,
-        )  # fmt: skip
+        ) | ({"classes": classes} if classes else {})  # fmt: skip
         emb = 4 * widths[0]
         self.embed = NoiseEmbedding(emb, 2 * widths[0], label_scale)
+        if classes:
+            self.kinds = nn.Embedding(classes + 1, emb)
         self.stem = nn.Sequential(nn.PixelUnshuffle(patch), nn.Conv2d(channels * patch**2, widths[0], 3, padding=1))
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         skips, c = [widths[0]], widths[0]
@@ -147,9 +157,25 @@ class UNet(nn.Module):
         """The last middle block: its output is the feature that learned solvers look at."""
         return self.middle[-1]
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+    def condition(self, labels: Labels) -> Self:
+        """As :meth:`ClassConditional.condition`; None: any class."""
+        if self.classes and labels is None:
+            self.labels, self.turn = None, Turn()
+            return self
+        return super().condition(labels)
+
+    def _embedding(self, label: Tensor, kinds: Tensor | None, images: int) -> Tensor:
+        """What every block sees of noise label and class, ``(B, 4 widths[0])``."""
+        found = self.embed(label.expand(images))
+        if self.classes:
+            told = self.told(images) if kinds is None else kinds
+            found = found + (self.kinds.weight[-1] if told is None else self.kinds(told)).to(found.dtype)
+        return F.silu(found)
+
+    def forward(self, x: Tensor, label: Tensor, kinds: Tensor | None = None) -> Tensor:
+        """``kinds``, int64 ``(B,)``: classes in place of those that were set, :attr:`classes` for any."""
         blocks = self.config["blocks"]
-        emb = F.silu(self.embed(label.expand(x.shape[0])))
+        emb = self._embedding(label, kinds, x.shape[0])
         h = self.stem(x)
         skips = [h]
         for level in range(len(self.config["widths"])):
@@ -169,10 +195,10 @@ class UNet(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A small convolutional classifier; its 64 features stand in for Inception's offline.
+    """A small convolutional classifier; its features stand in for Inception's offline.
 
-    Takes pixel values 0..255 (uint8 or float, ``(B, 1, 28, 28)``); :meth:`features` gives the
-    ``(B, 64)`` activations before the last layer.
+    Takes pixel values 0..255 (uint8 or float, ``(B, channels, H, W)``); :meth:`features` gives the
+    ``(B, features)`` activations before the last layer.
     """
 
     def __init__(self, channels: int = 1, classes: int = 10, width: int = 24, features: int = 64) -> None:
@@ -214,7 +240,7 @@ class CriticBlock(nn.Module):
 class Critic(nn.Module):
     """A second classifier, unlike :class:`Classifier`: its features may enter a fit, the other's measure the result.
 
-    Takes pixel values 0..255 (uint8 or float, ``(B, 1, H, W)``; 28 x 28 in training) in any range, neither
+    Takes pixel values 0..255 (uint8 or float, ``(B, channels, H, W)``) in any range, neither
     rounded nor clipped: :meth:`features` is smooth in them, and an image's features depend on that image alone.
     :meth:`forward` gives logits ``(B, classes)``.
 

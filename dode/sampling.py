@@ -19,6 +19,7 @@ from torch import Tensor
 from dode.denoisers import Denoiser
 from dode.extras import tqdm
 from dode.tableau import Tableau, check_model
+from dode.turns import Images
 
 AnyDenoiser = Callable[[Tensor, Tensor], Tensor]
 
@@ -68,6 +69,11 @@ def initial_noise(
     return torch.stack([draw(seed) for seed in seeds]).to(device=device, dtype=dtype)
 
 
+def part(denoiser: AnyDenoiser, images: Images) -> AnyDenoiser:
+    """The denoiser for a batch of these images of a run (:meth:`dode.denoisers.Denoiser.of`)."""
+    return denoiser.of(images) if isinstance(denoiser, Denoiser) else denoiser
+
+
 def start(tableau: Tableau, noise: Tensor) -> State:
     """The state before the first row: ``sigmas[0]`` times unit noise."""
     return State(tableau.rows[0].sigma * noise, {-1: noise} if tableau.basis == "noise" else {})
@@ -81,6 +87,8 @@ def blend(a: float, x: Tensor, b: float, y: Tensor) -> Tensor:
         return x.add(y, alpha=b)
     if b == 1:
         return y.add(x, alpha=a)
+    if abs(a) < 1e-30 * abs(b):  # a quotient that float32 does not hold: a level near 0 that a search has tried
+        return (b * y).add(x, alpha=a)
     return x.add(y, alpha=b / a).mul_(a)  # for b = -a the difference comes first: near x = y nothing is lost
 
 
@@ -168,6 +176,8 @@ def _check(denoiser: AnyDenoiser, tableau: Tableau | Walker, noise: Tensor) -> N
     if len(noise) == 0:
         raise ValueError("noise holds no images; pass at least one")
     check_model(tableau.metadata, getattr(denoiser, "name", None), tuple(noise.shape[1:]))
+    if isinstance(denoiser, Denoiser):
+        denoiser.told.check(len(noise))
 
 
 def _finite(x: Tensor) -> bool:
@@ -226,7 +236,8 @@ def sample(
     Raises
     ------
     ValueError
-        The tableau was distilled for another model or shape, or ``noise`` is no such tensor.
+        The tableau was distilled for another model or shape, ``noise`` is no such tensor, or there are other images
+        than the denoiser was told conditions for.
     FloatingPointError
         The denoiser gave a NaN or inf; the message names step and sigma.
     """
@@ -240,7 +251,7 @@ def sample(
         for first in range(0, images, size):
             batch = slice(first, min(first + size, images))
             before = None
-            for state, output in _walk(denoiser, tableau, noise[batch]):
+            for state, output in _walk(part(denoiser, batch), tableau, noise[batch]):
                 if output is not None:
                     if bar is not None:
                         bar.update()
@@ -249,7 +260,7 @@ def sample(
                         callback(Step(i, _level(tableau, before), before.x, output, batch))
                 before = State(state.x, row=state.row, level=state.level)  # not its outputs: they may be freed
             if not _finite(state.x):
-                raise _explain(denoiser, tableau, noise[batch])
+                raise _explain(part(denoiser, batch), tableau, noise[batch])
             done.append(state.x)
     return done[0] if len(done) == 1 else torch.cat(done)
 

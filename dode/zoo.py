@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Collection
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dode.data import DATA_SETS, DataSet, data_set
 from dode.denoisers import (
     ConsistencyPrediction,
     DataPrediction,
@@ -19,13 +20,27 @@ from dode.denoisers import (
     VPrediction,
 )
 from dode.networks import Classifier, Critic, UNet
-from dode.published import CATALOGUE, fetch
+from dode.published import CATALOGUE, ClassifierGuidance, fetch
 from dode.published import load as load_published
+from dode.published import load_classifier as load_published_classifier
 from dode.schedules import from_config
 from dode.storage import FileError, load_tensors
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-NAMES = ("fashion-mnist-noise", "fashion-mnist-data")
+DENOISERS, JUDGES = ("noise", "data"), {"classifier": Classifier, "critic": Critic}
+
+
+def known(kinds: Iterable[str]) -> list[str]:
+    """The names of the networks of these kinds (:data:`DENOISERS`, :data:`JUDGES`) of every data set."""
+    return [f"{name}-{kind}" for name in DATA_SETS for kind in kinds]
+
+
+def shipped(kinds: Iterable[str]) -> list[str]:
+    """Those of :func:`known` whose files are here."""
+    return [name for name in known(kinds) if (CHECKPOINTS / f"{name}.safetensors").is_file()]
+
+
+NAMES = tuple(shipped(DENOISERS))
 WRAPPERS: tuple[type[NetworkDenoiser], ...] = (
     NoisePrediction,
     DataPrediction,
@@ -33,31 +48,54 @@ WRAPPERS: tuple[type[NetworkDenoiser], ...] = (
     EDMPrediction,
     ConsistencyPrediction,
 )
-# The first measures, so nothing may be fitted with its features; that is what the second is for.
+# Of each data set the first measures, so nothing may be fitted with its features; that is what the second is for.
 CLASSIFIERS: dict[str, type[Classifier] | type[Critic]] = {
-    "fashion-mnist-classifier": Classifier,
-    "fashion-mnist-critic": Critic,
+    name: JUDGES[name.rsplit("-", 1)[1]] for name in shipped(JUDGES)
 }
 
 
-def checkpoint_file(name: str | Path, names: Collection[str] = NAMES) -> Path:
-    """The file of a shipped name (one of ``names``), of a published checkpoint, or a path to a ``.safetensors`` file.
+def checkpoint_file(name: str | Path, kinds: Iterable[str] = DENOISERS) -> Path:
+    """The file of a name of :func:`known`, of a published checkpoint, or a path to a ``.safetensors`` file.
+
+    The part of a name from "@" on is the scale of its guidance (:func:`load`) and no part of the file's.
 
     Raises
     ------
     ValueError
         No such name; the message gives the nearest ones.
     FileError
-        A published one (:data:`dode.published.CATALOGUE`) that is not here and cannot be fetched.
+        A published one (:data:`dode.published.CATALOGUE`) that is not here and cannot be fetched, or one of dode's own
+        that does not ship; the message says how to train it.
     """
-    if names is NAMES and name in CATALOGUE:
-        return fetch(CATALOGUE[str(name)])
+    if kinds is DENOISERS and (base := str(name).partition("@")[0]) in CATALOGUE:
+        return fetch(CATALOGUE[base])
     if str(name).endswith(".safetensors"):
         return Path(name)
-    if name not in names:
-        near = difflib.get_close_matches(str(name), names, n=2, cutoff=0.0)
+    if name not in known(kinds):
+        near = difflib.get_close_matches(str(name), shipped(kinds), n=2, cutoff=0.0)
         raise ValueError(f"no checkpoint named {str(name)!r}; the nearest: {', '.join(near)}")
-    return CHECKPOINTS / f"{name}.safetensors"
+    path = CHECKPOINTS / f"{name}.safetensors"
+    if not path.is_file():
+        train = f"python -m dode.training {name} --out runs"
+        raise FileError(f"{name} is not among the shipped files; train it with {train}, or name a .safetensors file")
+    return path
+
+
+def data_set_of(checkpoint: str | Path) -> DataSet:
+    """What a checkpoint was trained on: a file says so in its header, a name by its beginning.
+
+    ValueError if that is no data set of :data:`dode.data.DATA_SETS`.
+    """
+    if not str(checkpoint).endswith(".safetensors"):
+        return data_set(str(checkpoint))
+    facts = metadata(checkpoint)
+    told = [d for d in DATA_SETS.values() if facts.get("data") == d.source]
+    return told[0] if told else data_set(str(facts.get("name", checkpoint)))
+
+
+def moments_file(classifier: str) -> str:
+    """What the file with the moments of a classifier's features over its data set is called."""
+    return f"{classifier.removesuffix('-classifier')}-moments.safetensors"
 
 
 def digest(name: str | Path) -> str:
@@ -78,7 +116,9 @@ def load(
 ) -> NetworkDenoiser:
     """A denoiser from a shipped name or a file of :mod:`dode.training`, frozen and in eval mode.
 
-    A name of :data:`dode.published.CATALOGUE` does too; :func:`dode.published.load` takes class labels.
+    A name of :data:`dode.published.CATALOGUE` does too: a class-conditional network tells all its classes in turn
+    (``model.of(seeds)``: to each seed its own); :func:`dode.published.load` takes other labels.  "NAME@1.25" is
+    guided by the classifier that goes with the network, scaled so.
 
     Parameters
     ----------
@@ -94,13 +134,17 @@ def load(
     FileError
         Missing, truncated or foreign file.
     """
-    if name in CATALOGUE:
-        return load_published(str(name), device, dtype=dtype, autocast=autocast)
+    base, at, scale = str(name).partition("@")
+    if base in CATALOGUE:
+        labels: Any = "all" if CATALOGUE[base].classes else None
+        found = load_published(base, device, labels=labels, dtype=dtype, autocast=autocast)
+        return _guided(found, str(name), scale) if at else found
     path = checkpoint_file(name)
     tensors, meta = load_tensors(path, "network")
     try:
         network = UNet(**meta["config"])
         network.load_state_dict({k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()})
+        network.condition("all" if network.classes else None)
         wrapper = {c.__name__: c for c in WRAPPERS}[meta["wrapper"]]
         extra = {} if meta.get("sigma_data") is None else {"sigma_data": meta["sigma_data"]}
         denoiser = wrapper(
@@ -117,12 +161,25 @@ def load(
     return denoiser
 
 
+def _guided(denoiser: NetworkDenoiser, name: str, scale: str) -> NetworkDenoiser:
+    """A published network guided by its classifier; ValueError if it has none, or for a scale that is no number."""
+    try:
+        classifier, strength = CATALOGUE[denoiser.name].settings["classifier"], float(scale)
+        assert isinstance(denoiser, NoisePrediction)
+    except (KeyError, ValueError, AssertionError):
+        raise ValueError(f"{name}: no classifier is published with that network, or {scale!r} is no scale") from None
+    network = load_published_classifier(classifier, denoiser.device)
+    found = ClassifierGuidance(denoiser, network, scale=strength)
+    found.name = name
+    return found
+
+
 def load_classifier(name: str | Path, device: str | torch.device = "cpu") -> tuple[Classifier | Critic, str]:
     """A classifier from a shipped name or a file of :mod:`dode.training`, and the name of its features.
 
     The network is frozen and in eval mode, but its inputs are not: ``network.features(pixels)``, with float
-    pixel values 0..255 ``(B, 1, 28, 28)``, gives ``(B, F)`` and passes gradients on.  A fit takes
-    "fashion-mnist-critic": a solver fitted with the features that measure it would be measured by its own loss.
+    pixel values 0..255 ``(B, C, H, W)``, gives ``(B, F)`` and passes gradients on.  A fit takes the data set's
+    "...-critic": a solver fitted with the features that measure it would be measured by its own loss.
     The features' name holds the first digits of the weights' SHA-256, so that statistics of a retrained
     classifier are refused, not compared.
 
@@ -133,10 +190,10 @@ def load_classifier(name: str | Path, device: str | torch.device = "cpu") -> tup
     FileError
         Missing, truncated or foreign file.
     """
-    path = checkpoint_file(name, CLASSIFIERS)
+    path = checkpoint_file(name, JUDGES)
     tensors, meta = load_tensors(path, "network")
     try:
-        architectures = {c.__name__: c for c in CLASSIFIERS.values()}
+        architectures = {c.__name__: c for c in JUDGES.values()}
         network = architectures[meta.get("architecture", "Classifier")](**meta["config"])  # the first has no entry
         network.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError):

@@ -31,7 +31,7 @@ import torch
 
 import dode
 from dode import experiments, plots, published
-from dode.experiments import plans
+from dode.experiments import papers, plans
 
 plots.style()
 where = experiments.device(device)
@@ -40,13 +40,14 @@ where = experiments.device(device)
 # ## The checkpoints
 #
 # `dode.published.load(name)` fetches a file once, checks it, keeps it in a cache folder (`DODE_CACHE`) and gives a denoiser. **No pickle is executed**: NVIDIA's files are read by an unpickler that knows tensors and arguments and refuses the rest, and the numbers go into networks
-# that are written here. Where a digest is published the file must have it; the others are checked by their format, each parameter's name and shape.
+# that are written here. Where a digest is published the file must have it; the others are checked by their format, each parameter's name and shape. (NVIDIA's baselines carry the licences of the networks that they are derived from, too; `published.CATALOGUE` has all of it.)
 
 # %% tags=["hide-input"]
 listed = [
     {
-        "name": row.name, "paper": row.source, "shape": " x ".join(map(str, row.shape)), "classes": row.classes or "",
-        "weights' licence": row.licence, "digest": row.digest.partition(":")[0] or "not published",
+        "name": row.name.partition("/")[2] or row.name, "side": row.shape[1], "classes": row.classes or "",
+        "paper": row.source, "licence": row.licence.partition(",")[0].partition(" (")[0],
+        "digest": row.digest.partition(":")[0],
     }
     for row in published.CATALOGUE.values()
 ]  # fmt: skip
@@ -54,7 +55,10 @@ plots.listing(pd.DataFrame(listed))
 
 # %% tags=["nbval-check-output", "hide-input"]
 digests = sum(bool(row.digest) for row in published.CATALOGUE.values())
-print(f"{len(published.CATALOGUE)} checkpoints, {digests} of them with a published digest")
+hubs = [row.hub for row in published.CATALOGUE.values() if row.hub]
+print(
+    f"{len(published.CATALOGUE)} checkpoints, {digests} of them with a published digest; on the hub: {', '.join(hubs)}"
+)
 
 # %% [markdown]
 # ```python
@@ -67,6 +71,9 @@ print(f"{len(published.CATALOGUE)} checkpoints, {digests} of them with a publish
 # ```
 #
 # Without a network the error says which file to put where. Models of diffusers come by `dode.diffusers.from_diffusers` ([Your own model](your_model)).
+#
+# A class-conditional network is swept with all its classes: `dode.load(name)` tells image $k$ a class that depends on the seed $k$ alone, as its noise does, however the run is cut into batches or over machines; `model.of(seeds)` is the denoiser for these images. `NAME@1.25` is guided by the classifier that is
+# published with the network.
 
 # %% [markdown]
 # ## What it costs
@@ -122,12 +129,31 @@ plots.listing(hours.rename(columns={"hours": "hours here, one process"}))
 # (`results/loop_network.csv`).
 
 # %% [markdown]
-# ## One figure, one machine
+# ## The papers' rows
+#
+# What each row of the two papers takes (`dode.experiments.papers`): a notebook, a checkpoint, the calls. The grid is the checkpoint's own; the last column is the hours at 10,000 evaluations a second, so a network that makes 1,000 takes ten times that. Fits are left out.
+
+# %% tags=["hide-input"]
+listed = [
+    {
+        "notebook": row.notebook, "data": row.data, "checkpoint": row.checkpoint,
+        "calls": f"{row.nfes[0]} to {row.nfes[-1]}", "blocks": row.blocks, "|B|": row.fit_images,
+        "hours": f"{plans.price(row) / 1e4 / 3600:.1f}",
+    }
+    for row in papers.ROWS
+]  # fmt: skip
+plots.listing(pd.DataFrame(listed))
+
+# %% [markdown]
+# `figure_3` and `figure_4` are those of the D-ODE paper {cite:p}`kim2024dode`, `learned` is table 5 of the paper on DLMS {cite:p}`liang2025lms`: five handcrafted solvers, each on the best of four grids, the start and nine learned ones. A row is one command:
 #
 #     .venv/bin/jupytext --to ipynb notebooks/figure_4.py -o f.ipynb
 #     .venv/bin/papermill f.ipynb out.ipynb -p preset paper -p checkpoint edm-cifar10-32x32-uncond-vp -p device cuda
 #
-# Rows go to `results/figure_4.paper.csv` as they are measured; a killed run goes on from there.
+# Rows go to `results/figure_4.paper.csv` as they are measured; a killed run goes on from there. FID wants two files in the cache folder: Inception, and the moments of its features on the training images (`NAME.inception-legacy_tensorflow.safetensors`; `learned` measures with clean-fid's resizing too, `NAME.inception-clean.safetensors`).
+# Without them an error says how to make them. Fits on these networks compare pixels and random features: there is no critic for such images, and Inception, which measures, stays out of them.
+#
+# Not among the rows: latent LSUN-Bedroom, of table 5 too. Its weights are published as a training state of [another program](https://ommer-lab.com/files/latent-diffusion/lsun_bedrooms.zip), with the autoencoder inside; converted to a pipeline of diffusers it can be distilled for by `from_diffusers`, but the sweeps here measure images, not latents.
 
 # %% [markdown]
 # ## Many machines

@@ -11,7 +11,6 @@ from torch import Tensor
 import dode
 from dode import baselines, schedules, solvers
 from dode.denoisers import ConsistencyPrediction, MixtureDenoiser
-from dode.networks import UNet
 from dode.sampling import initial_noise, sample
 from dode.storage import save_tensors
 from dode.training import Recipe, build_denoiser, describe
@@ -24,7 +23,7 @@ IMAGES = torch.randint(256, (20, 1, 28, 28), generator=torch.Generator().manual_
 
 def tiny(name: str = "fashion-mnist-data") -> baselines.NetworkDenoiser:
     torch.manual_seed(0)
-    return build_denoiser(name, UNet(widths=(8, 16), label_scale=250.0))
+    return build_denoiser(Recipe(name, network=dict(widths=(8, 16))))
 
 
 @pytest.fixture

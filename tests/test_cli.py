@@ -441,7 +441,7 @@ def test_the_critic_looks_only_at_what_it_knows(here: Path, capsys: pytest.Captu
     tensors, facts = load_tensors(ROOT / f"dode/checkpoints/{NOISE}.safetensors", "network")
     save_tensors("mine.safetensors", tensors, "network", facts | dict(name="mine"))
     mine = f"{FIT} --checkpoint mine.safetensors --method s4s"
-    wanted = "--compare features: the critic knows Fashion-MNIST, not mine; take --compare pixels"
+    wanted = "--compare features: no critic knows the images of mine; take --compare pixels"
     assert refused(f"{mine} --compare features", here, capsys) == wanted
     assert run(mine) == 0
     by_itself = Path("o.safetensors").read_bytes()

@@ -113,12 +113,13 @@ def test_an_images_condition_does_not_depend_on_the_batches(sizes: list[int]) ->
         one = from_diffusers(network, DDIM, conditions=label)
         torch.testing.assert_close(got[i : i + 1], one(X[i : i + 1], 1.0), rtol=0, atol=1e-5)
     table = solvers.ddim(model.grid, nfe=2)
-    torch.testing.assert_close(
-        dode.sample(model, table, X), dode.sample(model, table, X, batch_size=2), rtol=1e-4, atol=1e-3
-    )
+    whole = dode.sample(model, table, X)
+    for size in (1, 2, 3, 4):
+        torch.testing.assert_close(whole, dode.sample(model, table, X, batch_size=size), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(whole[1:4], dode.sample(model.of([7, 2, 9]), table, X[1:4]), rtol=1e-4, atol=1e-3)
     message = "tells its 2 conditions in turn, so it takes batches of a multiple of 2 images, got 3"
     with pytest.raises(ValueError, match=message):
-        dode.sample(model, table, X, batch_size=3)
+        dode.sample(model, table, X[:3])
 
 
 def test_a_learned_variance_is_left_out() -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+from dode import zoo
+from dode.conditions import Compiled
 from dode.networks import Attention, Classifier, Critic, UNet
+from dode.storage import load_tensors
 from dode.training import build_denoiser
 
 SMALL = dict(widths=(16, 32), heads=2)
@@ -157,3 +165,100 @@ def test_critic_is_smooth_in_the_pixels() -> None:
     assert (gradient != 0).all()  # every pixel matters
     slope = (value(x + 1e-4 * direction) - value(x - 1e-4 * direction)) / 2e-4
     torch.testing.assert_close((gradient * direction).sum(), slope, rtol=1e-5, atol=1e-9)
+
+
+# --- classes ---------------------------------------------------------------------------------------
+
+
+def conditional() -> UNet:
+    net = disturbed(UNet(3, 16, 1, (16, 32), heads=2, classes=5)).eval()
+    assert isinstance(net, UNet)
+    return net
+
+
+def test_classes_are_told_for_all_images_or_for_each() -> None:
+    net, x, label = conditional(), torch.randn(3, 3, 16, 16), torch.tensor([0.1, 2.0, 700.0])
+    free = net(x, label)
+    each = net.condition([0, 4, 2])(x, label)
+    for k, kind in enumerate((0, 4, 2)):
+        torch.testing.assert_close(net.condition(kind)(x, label)[k], each[k], rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(each[k], free[k], atol=1e-3)  # "any" is an embedding of its own
+    assert torch.equal(net.condition(None)(x, label), free)
+    torch.testing.assert_close(net(x, label, torch.full((3,), 5)), free, rtol=1e-5, atol=1e-6)  # as training says it
+    assert torch.equal(net.condition(1)(x, label, torch.tensor([0, 4, 2])), each)
+
+
+def test_an_image_of_a_run_has_its_class_however_the_run_is_cut() -> None:
+    net, x, label = conditional().condition("all"), torch.randn(7, 3, 16, 16), torch.full((7,), 3.0)
+    seeds = [1_000_000, 3, 4, 12, 13, 14, 1_000_001]
+    whole = net.of(seeds)(x, label)
+    assert set(net.of(range(5)).told(5).tolist()) == set(range(5))
+    for cut in (slice(0, 2), slice(2, 7)):
+        torch.testing.assert_close(net.of(seeds[cut])(x[cut], label[cut]), whole[cut], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [5, -1, [0, 5], [], [0.5], torch.tensor([1.0])])
+def test_wrong_classes_are_refused(labels: object) -> None:
+    with pytest.raises(ValueError, match="labels must be whole numbers from 0 to 4"):
+        conditional().condition(labels)  # type: ignore[arg-type]
+
+
+def test_classes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="tells its 2 conditions in turn, so it takes batches of a multiple of 2"):
+        conditional().condition([1, 2])(torch.randn(3, 3, 16, 16), torch.tensor([1.0]))
+    with pytest.raises(ValueError, match="the network is unconditional; leave out labels"):
+        UNet().condition(3)
+
+
+def test_gradients_reach_the_classes_that_were_told_and_no_others() -> None:
+    net = conditional()
+    net(torch.randn(3, 3, 16, 16), torch.ones(3), torch.tensor([1, 5, 1])).square().mean().backward()
+    assert net.kinds.weight.grad is not None
+    assert net.kinds.weight.grad.abs().sum(1).gt(0).tolist() == [False, True, False, False, False, True]
+
+
+def test_config_with_classes_rebuilds_the_network_and_labels_are_no_weights() -> None:
+    net = conditional()
+    net.condition([1, 2])
+    again = UNet(**net.config)
+    again.load_state_dict(net.state_dict())
+    x, label = torch.randn(2, 3, 16, 16), torch.tensor([0.1, 0.7])
+    assert torch.equal(again.condition([1, 2])(x, label), net(x, label))
+    assert again.config == net.config and again.config["classes"] == 5
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist-noise", "fashion-mnist-data"])
+def test_shipped_networks_are_what_they_were_before_there_were_classes(name: str) -> None:
+    """The file's tensors are all there is, under the names it has them; a network of its config has no more."""
+    tensors, card = load_tensors(zoo.checkpoint_file(name), "network")
+    network = zoo.load(name).network
+    assert isinstance(network, UNet) and network.config == card["config"] and "classes" not in network.config
+    state = network.state_dict()
+    assert state.keys() == tensors.keys()
+    assert all(torch.equal(state[k], v.to(state[k].dtype)) for k, v in tensors.items())
+
+
+def compile_once() -> None:
+    net, graphs = conditional().condition("all"), list[object]()
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = Compiled.make(net, backend=backend)
+    x, label = torch.randn(3, 3, 16, 16), torch.tensor([0.1, 2.0, 700.0])
+    with torch.no_grad():
+        for seeds in ([0, 1, 2], [7, 8, 4], [3, 3, 9]):
+            torch.testing.assert_close(compiled.of(seeds)(x, label), net.of(seeds)(x, label))
+    assert len(graphs) == 1 and compiled.turn.rows == 5
+    plain = UNet(size=16, **SMALL).requires_grad_(False)
+    torch.testing.assert_close(Compiled.make(plain, backend="eager")(x[:, :1], label), plain(x[:, :1], label))
+
+
+def test_a_compiled_network_takes_classes_as_an_input() -> None:
+    """In a process of its own, as torch's compiler wants it (see test_sampling)."""
+    here = Path(__file__).parent
+    settings = os.environ | {"PYTHONPATH": str(here.parent)}
+    code = "import test_networks; test_networks.compile_once()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=here, env=settings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -5,8 +5,12 @@ from __future__ import annotations
 import csv
 import math
 import os
-from dataclasses import asdict, replace
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,36 +18,42 @@ from torch import Tensor, nn
 
 from dode import data, metrics, training, zoo
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction
-from dode.networks import Classifier, Critic, UNet
+from dode.networks import UNet
 from dode.schedules import EDM, vp_linear
-from dode.storage import FileError, load_tensors
-from dode.training import Recipe, Run, build_denoiser, classifier_loss, denoiser_loss, denoising_loss, draw_sigma, train
+from dode.storage import FileError, load_tensors, save_tensors
+from dode.training import (
+    RECIPES,
+    Recipe,
+    Run,
+    build_classifier,
+    build_denoiser,
+    classifier_loss,
+    denoiser_loss,
+    denoising_loss,
+    draw_sigma,
+    losses,
+    train,
+)
 
 TINY = dict(steps=6, batch=4, warmup=2, save_every=2, rate=1e-2, ema=0.9)
-NAMES = ["fashion-mnist-noise", "fashion-mnist-data", "fashion-mnist-classifier", "fashion-mnist-critic"]
-CLASSIFIERS = {
-    "fashion-mnist-classifier": lambda: Classifier(width=4, features=8),
-    "fashion-mnist-critic": lambda: Critic(stem=4, widths=(4, 8)),
-}
-
-
-def tiny_unet() -> UNet:
-    return UNet(widths=(8, 16), heads=2)
+UNET = dict(widths=(8, 16), heads=2)
+NETWORKS = dict(noise=UNET, data=UNET, classifier=dict(width=4, features=8), critic=dict(stem=4, widths=(4, 8)))
 
 
 @pytest.fixture(autouse=True)
 def small_world(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty random images and tiny networks under the shipped names."""
+    """Twenty random images of each data set."""
     g = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (20, 1, 28, 28), generator=g, dtype=torch.uint8)
+    grey = torch.randint(256, (20, 1, 28, 28), generator=g, dtype=torch.uint8)
+    colour = torch.randint(256, (20, 3, 32, 32), generator=g, dtype=torch.uint8)
     labels = torch.randint(10, (20,), generator=g)
-    monkeypatch.setattr(data, "fashion_mnist", lambda split="train": (images, labels))
-    monkeypatch.setattr(training, "build_denoiser", lambda name: build_denoiser(name, tiny_unet()))
-    monkeypatch.setattr(training, "CLASSIFIERS", CLASSIFIERS)
+    monkeypatch.setattr(data, "fashion_mnist", lambda split="train": (grey, labels))
+    monkeypatch.setattr(data, "imagenet32", lambda split="all": (colour, 19 * labels))
 
 
 def recipe(name: str, **changes: object) -> Recipe:
-    return replace(Recipe(name, **TINY), **changes)  # type: ignore[arg-type]
+    network = NETWORKS.get(name.rsplit("-", 1)[-1], {})
+    return replace(Recipe(name, network=network, **TINY), **changes)  # type: ignore[arg-type]
 
 
 def state(run: Run) -> dict[str, Tensor]:
@@ -60,17 +70,20 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 # --- resuming ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RECIPES)
 def test_stopped_and_resumed_is_bit_identical(name: str, tmp_path: Path) -> None:
-    r = recipe(name, bf16=name.endswith("noise"), flips=name.endswith("critic"))
-    whole = train(name, tmp_path / "whole", recipe=r)
+    r = recipe(
+        name, bf16=name.endswith("noise"), flips=name.endswith(("critic", "data")),
+        drop=0.3 if name.startswith("imagenet") else 0.0,
+    )  # fmt: skip
+    whole = train(r, tmp_path / "whole")
     for until in (1, 3, None):
-        parts = train(name, tmp_path / "parts", until=until, recipe=r)
+        parts = train(r, tmp_path / "parts", until=until)
     assert parts.step == whole.step == 6
     assert_same(state(whole), state(parts))  # weights, average and Adam's moments
     published = [load_tensors(tmp_path / k / f"{name}.safetensors", "network")[0] for k in ("whole", "parts")]
     assert_same(*published)
-    start = train(name, tmp_path / "start", until=1, recipe=r)
+    start = train(r, tmp_path / "start", until=1)
     moved = [k for k, v in state(start).items() if k.startswith("model.") and not torch.equal(v, state(whole)[k])]
     assert len(moved) > 10  # there was something to get wrong
 
@@ -79,7 +92,7 @@ def test_killed_between_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Steps after the last save are lost and done again, alike."""
     name = "fashion-mnist-data"
     r = recipe(name, bf16=False)
-    whole = train(name, tmp_path / "whole", recipe=r)
+    whole = train(r, tmp_path / "whole")
     calls, real = [], denoising_loss
 
     def dies(*args: Tensor) -> Tensor:
@@ -88,13 +101,13 @@ def test_killed_between_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             raise KeyboardInterrupt
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "denoising_loss", dies)
+    monkeypatch.setattr(losses, "denoising_loss", dies)
     with pytest.raises(KeyboardInterrupt):
-        train(name, tmp_path / "killed", recipe=r)
+        train(r, tmp_path / "killed")
     assert load_tensors(tmp_path / "killed" / f"{name}.state.safetensors", "training state")[1]["step"] == 4
     assert not (tmp_path / "killed" / f"{name}.safetensors").exists()
     assert not [f for f in os.listdir(tmp_path / "killed") if f.endswith(".part")]
-    resumed = train(name, tmp_path / "killed", recipe=r)
+    resumed = train(r, tmp_path / "killed")
     assert len(calls) == 8  # steps 4 and 5 again
     assert_same(state(whole), state(resumed))
 
@@ -102,10 +115,10 @@ def test_killed_between_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_seed_decides(tmp_path: Path) -> None:
     name = "fashion-mnist-data"
     torch.manual_seed(123)  # whatever happened before
-    a = train(name, tmp_path / "a", recipe=recipe(name))
+    a = train(recipe(name), tmp_path / "a")
     torch.manual_seed(456)
-    b = train(name, tmp_path / "b", recipe=recipe(name))
-    c = train(name, tmp_path / "c", recipe=recipe(name, seed=1))
+    b = train(recipe(name), tmp_path / "b")
+    c = train(recipe(name, seed=1), tmp_path / "c")
     assert_same(state(a), state(b))
     assert not torch.equal(state(a)["model.head.2.weight"], state(c)["model.head.2.weight"])
 
@@ -130,20 +143,108 @@ def test_each_step_draws_its_own_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", [dict(rate=2e-2), dict(seed=1), dict(steps=7)])
 def test_another_recipe_is_refused(change: dict[str, float], tmp_path: Path) -> None:
     name = "fashion-mnist-data"
-    train(name, tmp_path, until=2, recipe=recipe(name))
+    train(recipe(name), tmp_path, until=2)
     before = (tmp_path / f"{name}.state.safetensors").read_bytes()
     with pytest.raises(ValueError, match="is of another recipe; remove it or choose another folder") as info:
-        train(name, tmp_path, recipe=recipe(name, **change))
+        train(recipe(name, **change), tmp_path)
     assert "\n" not in str(info.value)
     assert (tmp_path / f"{name}.state.safetensors").read_bytes() == before
 
 
 def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
     name = "fashion-mnist-data"
-    run = train(name, tmp_path, until=2, recipe=recipe(name))
+    run = train(recipe(name), tmp_path, until=2)
     run.state_file.write_bytes(run.state_file.read_bytes()[:-100])
     with pytest.raises(FileError, match="not a readable safetensors file"):
-        train(name, tmp_path, recipe=recipe(name))
+        train(recipe(name), tmp_path)
+
+
+def test_a_state_of_an_older_recipe_goes_on(tmp_path: Path) -> None:
+    """It was written before a field was there; what it did not know of was as usual."""
+    r = recipe("fashion-mnist-data", network=UNET)
+    run = train(r, tmp_path, until=2)
+    tensors, meta = load_tensors(run.state_file, "training state")
+    for new in ("minutes", "compile", "drop"):
+        del meta["recipe"][new]
+    del meta["steps"]
+    save_tensors(run.state_file, tensors, "training state", meta)
+    assert train(r, tmp_path).finished
+    assert not r.matches(meta["recipe"] | {"drop": 0.5}) and not r.matches({"unknown": 1})
+
+
+# --- a length in minutes ---------------------------------------------------------------------------
+
+
+def lines(folder: Path, clock: list[float], **changes: object) -> tuple[Run, Callable[[torch.Generator], Tensor]]:
+    """A run of a model so small that the clock alone says how long a step takes: 10 ms more each time it is read."""
+    torch.manual_seed(0)
+    model = nn.Linear(1, 1)
+    run = Run(recipe("line", save_every=10_000, **changes), model, folder)
+    return run, lambda g: model(torch.randn(4, 1, generator=g)).square().mean()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that is 10 ms later each time it is read."""
+    now = [0.0]
+
+    def read() -> float:
+        now[0] += 0.01
+        return now[0]
+
+    monkeypatch.setattr("dode.training.run.time.perf_counter", read)
+    return now
+
+
+def test_minutes_become_steps_once_and_the_state_keeps_them(tmp_path: Path, clock: list[float]) -> None:
+    run, loss = lines(tmp_path, clock, minutes=0.05)
+    run.train(loss)
+    assert run.finished and run.step == run.steps == pytest.approx(300, abs=3)  # 3 s at 10 ms a step
+    assert run.seconds == pytest.approx(3, abs=0.05)
+    parts, loss = lines(tmp_path / "parts", clock, minutes=0.05)
+    parts.train(loss, until=150)
+    assert parts.steps is None
+    for until in (220, 260, None):
+        parts, loss = lines(tmp_path / "parts", clock, minutes=0.05)
+        assert parts.resume()
+        parts.train(loss, until)
+    assert parts.finished and abs(parts.step - run.step) <= 3
+
+
+def test_a_resumed_run_of_minutes_ends_where_an_unbroken_one_does(tmp_path: Path, clock: list[float]) -> None:
+    whole, loss = lines(tmp_path / "whole", clock, minutes=0.05)
+    whole.train(loss)
+    for until in (210, 250, None):  # its length is fixed at 200, and another speed does not change it
+        parts, loss = lines(tmp_path / "parts", clock, minutes=0.05)
+        parts.resume()
+        parts.train(loss, until)
+        clock[0] += 1e3
+    assert parts.steps == whole.steps
+    assert_same(state(whole), state(parts))
+
+
+def test_a_call_that_is_out_of_time_saves_and_goes_on_later(tmp_path: Path, clock: list[float]) -> None:
+    whole, loss = lines(tmp_path / "whole", clock, steps=100)
+    whole.train(loss)
+    run, loss = lines(tmp_path / "parts", clock, steps=100)
+    run.train(loss, patience=0.3)
+    assert 20 < run.step < 40 and not run.finished
+    assert load_tensors(run.state_file, "training state")[1]["step"] == run.step
+    again, loss = lines(tmp_path / "parts", clock, steps=100)
+    assert again.resume()
+    again.train(loss)
+    assert_same(state(whole), state(again))
+
+
+def test_losses_that_are_not_awaited_are_looked_at_before_anything_is_kept(tmp_path: Path) -> None:
+    """As on a GPU, which is not asked for each loss."""
+    model = nn.Linear(1, 1)
+    run = Run(recipe("line", steps=300, save_every=50), model, tmp_path)
+    run.each = False
+    values = iter([*[1.0] * 60, math.nan, *[1.0] * 300])
+    with pytest.raises(FloatingPointError, match="loss is nan at step 61; lower the rate"):
+        run.train(lambda g: model(torch.ones(1, 1)).sum() * 0 + next(values))
+    assert load_tensors(run.state_file, "training state")[1]["step"] == 50
 
 
 # --- what is published ---------------------------------------------------------------------------
@@ -151,17 +252,17 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
 
 def test_published_file_rebuilds_the_denoiser(tmp_path: Path) -> None:
     name = "fashion-mnist-noise"
-    run = train(name, tmp_path, recipe=recipe(name))
+    run = train(recipe(name), tmp_path)
     tensors, meta = load_tensors(tmp_path / f"{name}.safetensors", "network")
     assert meta["name"] == name and meta["prediction"] == "noise" and meta["shape"] == [1, 28, 28]
-    assert meta["schedule"] == vp_linear().config and meta["recipe"] == asdict(run.recipe)
+    assert meta["schedule"] == vp_linear().config and meta["recipe"] == run.recipe.facts
     assert {v.dtype for v in tensors.values()} == {torch.float16}
     network = UNet(**meta["config"])
     network.load_state_dict(tensors)
     for key, value in network.state_dict().items():  # the moving average, not the last weights
         torch.testing.assert_close(value, run.average[key], rtol=1e-3, atol=1e-5)
-    out = build_denoiser(name, network)(torch.randn(2, 1, 28, 28), 1.0)
-    assert torch.isfinite(out).all()
+    out = zoo.load(tmp_path / f"{name}.safetensors")(torch.randn(2, 1, 28, 28), 1.0)
+    assert torch.isfinite(out).all() and meta["config"] == network.config
 
 
 @pytest.mark.parametrize(
@@ -172,10 +273,10 @@ def test_published_file_rebuilds_the_denoiser(tmp_path: Path) -> None:
     ],
 )
 def test_published_classifier_is_of_its_class_and_has_its_moments(name: str, moments: str, tmp_path: Path) -> None:
-    run = train(name, tmp_path, recipe=recipe(name))
+    run = train(recipe(name), tmp_path)
     path = tmp_path / f"{name}.safetensors"
     network, features_name = zoo.load_classifier(path)
-    assert type(network) is type(CLASSIFIERS[name]()) is zoo.CLASSIFIERS[name]
+    assert type(network) is zoo.CLASSIFIERS[name]
     assert zoo.metadata(path)["architecture"] == type(network).__name__
     for key, value in network.state_dict().items():  # the moving average, not the last weights
         torch.testing.assert_close(value, run.average[key], rtol=1e-3, atol=1e-5)
@@ -190,7 +291,7 @@ def test_published_classifier_is_of_its_class_and_has_its_moments(name: str, mom
 
 def test_log_is_written(tmp_path: Path) -> None:
     name = "fashion-mnist-classifier"
-    train(name, tmp_path, recipe=recipe(name, steps=200, batch=2, save_every=100))
+    train(recipe(name, steps=200, batch=2, save_every=100), tmp_path)
     with (tmp_path / f"{name}.csv").open() as f:
         rows = list(csv.DictReader(f))
     assert [row["step"] for row in rows] == ["100", "200"]
@@ -307,16 +408,16 @@ def test_flips_mirror_half_of_the_images() -> None:
 
 def test_noise_levels_are_the_papers() -> None:
     g = torch.Generator().manual_seed(0)
-    edm = draw_sigma(build_denoiser("fashion-mnist-data", tiny_unet()), 20_000, g).log()
+    edm = draw_sigma(build_denoiser(recipe("fashion-mnist-data")), 20_000, g).log()
     assert float(edm.mean()) == pytest.approx(-1.2, abs=0.03) and float(edm.std()) == pytest.approx(1.2, abs=0.03)
-    vp = build_denoiser("fashion-mnist-noise", tiny_unet())
+    vp = build_denoiser(recipe("fashion-mnist-noise"))
     labels = vp.schedule.label(draw_sigma(vp, 20_000, g))
     assert torch.equal(labels, labels.round()) and labels.min() >= 0 and labels.max() <= 999
     assert float(labels.mean()) == pytest.approx(499.5, abs=8)
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(ValueError, match="no recipe named 'cifar'; known: fashion-mnist-noise"):
+    with pytest.raises(ValueError, match="no recipe named 'cifar'; known: fashion-mnist-noise, fashion"):
         build_denoiser("cifar")
 
 
@@ -326,10 +427,10 @@ def test_training_learns(name: str, steps: int, left: float, tmp_path: Path) -> 
     torch.manual_seed(0)
     ramp = torch.linspace(0, 255, 28).to(torch.uint8).expand(1, 28, 28)
     images = torch.stack([ramp, ramp.flip(2), ramp.mT, ramp.mT.flip(1)])
-    d = build_denoiser(name, tiny_unet())
+    d = build_denoiser(recipe(name))
     assert isinstance(d.network, nn.Module)
-    r = Recipe(name, steps=steps, batch=16, warmup=5, rate=1e-2, bf16=False)
-    loss = denoiser_loss(d, images, r)
+    r = Recipe(name, steps=steps, batch=16, warmup=5, rate=1e-2, bf16=False, network=UNET)
+    loss = denoiser_loss(d, images, torch.arange(4), r)
 
     def held_out() -> float:
         with torch.no_grad():
@@ -339,3 +440,71 @@ def test_training_learns(name: str, steps: int, left: float, tmp_path: Path) -> 
     run = Run(r, d.network, tmp_path)
     run.train(loss)
     assert held_out() < left * before
+
+
+# --- classes ---------------------------------------------------------------------------------------
+
+
+def test_classes_are_told_but_for_a_drawn_part() -> None:
+    """Each image its own label; a part of ``drop`` none."""
+    r = recipe("imagenet32-data", batch=400, drop=0.25, flips=True)
+    d = build_denoiser(r)
+    seen: list[Tensor] = []
+
+    class Look(nn.Module):
+        def forward(self, x: Tensor, label: Tensor, kinds: Tensor) -> Tensor:
+            seen.append(kinds)
+            return x * nn.Parameter(torch.ones(()))
+
+    d.network = Look()
+    images, labels = data.imagenet32()
+    loss = denoiser_loss(d, images, labels, r)
+    loss(torch.Generator().manual_seed(0))
+    loss(torch.Generator().manual_seed(0))
+    assert torch.equal(*seen)
+    hidden = seen[0] == 200
+    assert 0.15 < float(hidden.float().mean()) < 0.35 and set(seen[0][~hidden].tolist()) <= set(labels.tolist())
+
+
+def compile_and_count_graphs() -> None:
+    r = recipe("imagenet32-data", bf16=False, drop=0.3)
+    plain, d = build_denoiser(r), build_denoiser(r)
+    assert isinstance(d.network, nn.Module) and isinstance(plain.network, nn.Module)
+    plain.network.load_state_dict(d.network.state_dict())
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    d.network = torch.compile(d.network, backend=backend)
+    images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8)
+    losses_of = [denoiser_loss(x, images, torch.arange(20), r) for x in (plain, d)]
+    for seed in range(3):
+        expected, found = (loss(torch.Generator().manual_seed(seed)) for loss in losses_of)
+        torch.testing.assert_close(found, expected)
+    assert len(graphs) == 1, f"{len(graphs)} graphs"
+
+
+def test_new_labels_do_not_compile_the_network_again() -> None:
+    """Labels change with every batch; a network that is compiled, as on a GPU, must take them as an input.
+
+    In a process of its own, as torch's compiler wants it (see test_sampling).
+    """
+    code = "import test_training; test_training.compile_and_count_graphs()"
+    here = Path(__file__).parent
+    settings = os.environ | {"PYTHONPATH": str(here.parent)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=here, env=settings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_natural_recipes_build_networks_that_may_be_shipped() -> None:
+    for kind in ("noise", "data"):
+        d = build_denoiser(f"imagenet32-{kind}")
+        assert isinstance(d.network, UNet) and d.shape == (3, 32, 32) and d.network.classes == 200
+        assert 2 * sum(p.numel() for p in d.network.parameters()) < 15.8e6  # bytes in half precision
+    for kind in ("classifier", "critic"):
+        model = build_classifier(f"imagenet32-{kind}")
+        images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+        assert model(images).shape == (2, 200) and 256 <= model.features(images).shape[1] <= 384
+        assert 2 * sum(p.numel() for p in model.parameters()) < 4e6

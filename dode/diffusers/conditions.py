@@ -9,6 +9,8 @@ import torch
 from diffusers import DiTTransformer2DModel, SD3Transformer2DModel
 from torch import Tensor
 
+from dode.diffusers.flux import Flux
+
 Conditions = str | int | Sequence[str] | Sequence[int] | Tensor | Mapping[str, Tensor]
 
 
@@ -71,12 +73,14 @@ def _tensors(conditions: Any) -> dict[str, Tensor]:
 def encode(
     pipeline: Any, network: Any, prompts: list[str], negative: list[str], guided: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
-    """Prompts as Stable Diffusion 1 and 2, XL or 3 put them to their networks."""
+    """Prompts as Stable Diffusion 1 and 2, XL or 3, or Flux put them to their networks."""
     if not hasattr(pipeline, "encode_prompt"):
         raise ValueError(f"{type(pipeline).__name__} reads no prompts; give conditions as tensors or class labels")
     if len(negative) > 1 and len(negative) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts take one negative prompt or {len(prompts)}, got {len(negative)}")
     against = negative * (len(prompts) // len(negative)) if negative else None
+    if isinstance(network, Flux):
+        return _flux(pipeline, prompts), (_flux(pipeline, against or [""]) if guided else None)
     options = dict(num_images_per_prompt=1, do_classifier_free_guidance=guided, negative_prompt=against)
     kind = getattr(network.config, "addition_embed_type", None)
     three = isinstance(network, SD3Transformer2DModel)
@@ -101,3 +105,8 @@ def encode(
         with_it["added_cond_kwargs.time_ids"] = sizes.repeat(len(prompts), 1)
         without["added_cond_kwargs.time_ids"] = with_it["added_cond_kwargs.time_ids"]
     return with_it, (without if guided else None)
+
+
+def _flux(pipeline: Any, prompts: list[str]) -> dict[str, Tensor]:
+    text, pooled, _ = pipeline.encode_prompt(prompts, None, device=pipeline.device)
+    return {"encoder_hidden_states": text, "pooled_projections": pooled}

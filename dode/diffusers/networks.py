@@ -1,12 +1,12 @@
 """A network of diffusers as the ``F(input, label)`` that dode's denoisers take: conditions and guidance inside.
 
-Conditions are rows of tensors, one row a condition, handed to the network under its own argument names.  With ``K``
-rows, image ``i`` of a batch gets row ``i mod K``, and batches must be multiples of ``K``.  So an image's condition is
-decided by its place among all images alone: consecutive pieces of a whole, however it is cut, begin at multiples too.
+Conditions are rows of tensors, one row a condition, handed to the network under its own argument names, and told in
+turn: of ``K`` rows, image ``i`` of a run gets row ``i mod K`` (:mod:`dode.turns`).
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
+
+from dode.turns import Images, Turn
 
 Rows = Mapping[str, Tensor]  # argument of the network ("outer.inner" for an entry of a dictionary) -> (K, ...)
 
@@ -27,7 +29,7 @@ class Conditioned(nn.Module):
     Raises
     ------
     ValueError
-        Rows disagree, the network wants a condition that is not there, or a batch is no multiple of the conditions.
+        Rows disagree, the network wants a condition that is not there, or a batch has other images than it was told of.
     """
 
     def __init__(
@@ -35,14 +37,16 @@ class Conditioned(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.channels, self.scale, self.sign = network, channels, scale, sign
-        self.rows = _count(conditions)
+        self.turn = Turn(_count(conditions))
         self.names = list(conditions)
         for k, name in enumerate(self.names):
             self.register_buffer(f"with_{k}", conditions[name].detach())
             if without is not None:
-                if name not in without or len(without[name]) not in (1, self.rows):
-                    raise ValueError(f"guidance needs {name} without a condition: one row, or {self.rows}")
-                self.register_buffer(f"without_{k}", without[name].detach().expand(self.rows, *without[name].shape[1:]))
+                if name not in without or len(without[name]) not in (1, self.turn.rows):
+                    raise ValueError(f"guidance needs {name} without a condition: one row, or {self.turn.rows}")
+                self.register_buffer(
+                    f"without_{k}", without[name].detach().expand(self.turn.rows, *without[name].shape[1:])
+                )
         self.guided = without is not None
         _complete(network, self.names)
 
@@ -52,17 +56,8 @@ class Conditioned(nn.Module):
         return None if self.guided else getattr(self.network, "mid_block", None)
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        if len(x) % self.rows:
-            raise ValueError(
-                f"this denoiser tells its {self.rows} conditions in turn, so it takes batches of a multiple of "
-                f"{self.rows} images, got {len(x)}"
-            )
-        turns = len(x) // self.rows
         halves = ["without", "with"] if self.guided else ["with"]
-        told = {
-            name: torch.cat([self._rows(f"{half}_{k}", turns, x) for half in halves])
-            for k, name in enumerate(self.names)
-        }
+        told = {name: torch.cat([self._rows(f"{half}_{k}", x) for half in halves]) for k, name in enumerate(self.names)}
         if self.guided:
             x, label = torch.cat([x, x]), torch.cat([label, label])
         found = self.network(x, timestep=label, **_nested(told), return_dict=False)[0]
@@ -72,11 +67,17 @@ class Conditioned(nn.Module):
             found = plain + self.scale * (told_so - plain)
         return found if self.sign == 1 else self.sign * found
 
-    def _rows(self, name: str, turns: int, x: Tensor) -> Tensor:
+    def of(self, images: Images) -> Conditioned:
+        """The same network, for a batch that holds these images of a run."""
+        found = copy.copy(self)
+        found.turn = self.turn.of(images)
+        return found
+
+    def _rows(self, name: str, x: Tensor) -> Tensor:
         """The condition of each image, on its device and, if it is no label, in its dtype."""
         rows = self.get_buffer(name).to(x.device)
         rows = rows.to(x.dtype) if rows.is_floating_point() else rows
-        return rows.repeat(turns, *[1] * (rows.ndim - 1))
+        return rows[self.turn.places(len(x), x.device)]
 
 
 def _count(conditions: Rows) -> int:

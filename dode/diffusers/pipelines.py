@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
 from dode.denoisers import (
@@ -18,6 +19,7 @@ from dode.denoisers import (
     NoisePrediction,
     VPrediction,
 )
+from dode.diffusers import flux
 from dode.diffusers.conditions import Conditions, translate
 from dode.diffusers.networks import Conditioned
 from dode.diffusers.scheduler import Process
@@ -59,11 +61,11 @@ def from_diffusers(
     scheduler
         A scheduler, or its config, in place of the pipeline's own; a network alone needs one.
     guidance_scale
-        Of classifier-free guidance; None or 1: none.
+        Of classifier-free guidance; None or 1: none.  A guidance-distilled network (Flux) is told it instead.
     conditions
         A prompt or several, a class label or several, text embeddings ``(K, L, C)``, or tensors ``(K, ...)`` by the
-        network's argument names.  Of ``K`` conditions, image ``i`` is told the one at ``i mod K``, and batches must be
-        multiples of ``K``: see :mod:`dode.diffusers.networks`.
+        network's argument names.  Of ``K`` conditions, image ``i`` of a run is told the one at ``i mod K``: see
+        :mod:`dode.turns`.
     negative
         What guidance sets against them, likewise; the pipeline's empty prompt or DiT's empty class by itself.
     shape
@@ -91,6 +93,9 @@ def from_diffusers(
     if guidance_scale is not None and not (guidance_scale >= 1 and math.isfinite(guidance_scale)):
         raise ValueError(f"guidance_scale is 1 (none) or more, got {guidance_scale:g}")
     guided = guidance_scale is not None and guidance_scale > 1
+    if isinstance(network, FluxTransformer2DModel):
+        shape = flux.latent_shape(network, pipeline, shape)
+        network, guided = flux.wrapped(network, guidance_scale)
     shape = tuple(shape) if shape is not None else latent_shape(network)
     process = Process(config)
     told, against = translate(None if alone else pipeline, network, conditions, negative, guided)
@@ -105,7 +110,6 @@ def from_diffusers(
         found: NetworkDenoiser = EDMPrediction(inner, shape, own, sigma_data=process.sigma_data, **options)
     else:
         found = WRAPPERS[process.prediction](inner, shape, own, **options)
-    found.turn = inner.rows
     return found
 
 
@@ -123,6 +127,8 @@ def schedule(process: Process, config: Mapping[str, Any], tokens: int = 0) -> Sc
 
 def _patch(network: Any) -> int:
     """The side of what a transformer takes for one token; 1 of a U-Net."""
+    if isinstance(network, flux.Flux):
+        return flux.PATCH
     return int(network.config.get("patch_size") or 1)
 
 

@@ -263,7 +263,7 @@ class DodeScheduler(SchedulerMixin, ConfigMixin):
 
     def _begin(self, timestep: float | Tensor, x: Tensor) -> int:
         """The row of the first step; with the starting noise, and the last row that uses each output."""
-        if self._shape not in ((), x.shape[1:]):
+        if self._shape not in ((), x.shape[1:]) and _packed(self._shape) != x.shape[1:]:
             wrong = f"this solver was distilled for samples of shape {self._shape}, not {tuple(x.shape[1:])}"
             raise ValueError(f"{wrong}; use tableau.unbind() to try it anyway")
         first = self._first = self._find(timestep) if self.begin_index is None else self.begin_index
@@ -283,6 +283,11 @@ class DodeScheduler(SchedulerMixin, ConfigMixin):
             if share:
                 found[first + 1] = found.get(first + 1, 0.0) + share * row[j]
         return found
+
+
+def _packed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Latents ``(C, H, W)`` as Flux's pipeline carries them: a token for four."""
+    return (shape[1] * shape[2] // 4, 4 * shape[0]) if len(shape) == 3 else ()
 
 
 def _check(basis: str, levels: list[float], told: list[float], weights: list[list[float]], start: list[float]) -> None:

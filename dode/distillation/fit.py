@@ -21,10 +21,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dode.denoisers import Denoiser
 from dode.distillation.corrections import Equation, FirstStep, corrected, default_first_step, families
 from dode.distillation.teachers import Align, Recording, Teacher, make_teacher, target_states
 from dode.extras import tqdm
-from dode.sampling import AnyDenoiser, State, advance, combine, evaluate, start
+from dode.sampling import AnyDenoiser, State, advance, combine, evaluate, part, start
 from dode.tableau import Tableau, check_model
 
 
@@ -71,10 +72,10 @@ class _Spool:
         self.rows, self.device = (pair[0].row, pair[1].row), pair[0].x.device
         self.count += 1
 
-    def update(self, change: Callable[[State, State], tuple[State, State]]) -> None:
-        """Replace every batch's pair of states by ``change(student, teacher)``."""
+    def update(self, change: Callable[[int, State, State], tuple[State, State]]) -> None:
+        """Replace every batch's pair of states by ``change(batch, student, teacher)``."""
         for k in range(self.count):
-            pair = change(*(self.memory or self._read(k, self.rows, self.device)))
+            pair = change(k, *(self.memory or self._read(k, self.rows, self.device)))
             if self.memory is None:
                 self._write(k, pair)
             else:
@@ -127,7 +128,7 @@ class _RowFit:
             return self.ur / self.uu[0] if self.uu > 0 else torch.zeros_like(self.ur)
         return torch.linalg.lstsq(self.uu, self.ur, rcond=1e-13, driver="gelsd").solution if self.turns else self.ur
 
-    def move(self, s: State, t: State) -> tuple[State, State]:
+    def move(self, _: int, s: State, t: State) -> tuple[State, State]:
         x = self.plain(s)
         for value, turned in zip(self.values.tolist(), self.turned(s), strict=True):
             x = x.add(turned, alpha=value)
@@ -218,25 +219,29 @@ def d_ode(
 
     with tempfile.TemporaryDirectory(prefix="dode-") as folder:
         spool, images, pixels, shape = _Spool(Path(folder)), 0, 0, tuple[int, ...]()
+        parts = list[AnyDenoiser]()
         for batch in _batches(noise, batch_size):
             check_model(tableau.metadata, getattr(denoiser, "name", None), tuple(batch.shape[1:]))
             spool.append((start(tableau, batch), start(guide, batch)))
+            parts.append(part(denoiser, range(images, images + len(batch))))
             images, pixels, shape = images + len(batch), pixels + batch.numel(), tuple(batch.shape[1:])
             if isinstance(teacher, Recording) and not torch.equal(teacher.noise, batch):
                 raise ValueError("a recorded teacher goes with its own noise, in one batch")
+        if isinstance(denoiser, Denoiser):
+            denoiser.told.check(images)
         if images == 0:
             raise ValueError("no noise given; dode.initial_noise(denoiser.shape, range(100)) makes the paper's batch")
 
         calls = tableau.nfe + (0 if isinstance(teacher, Recording) else targets[-1])
         bar = tqdm(total=calls * spool.count, disable=not progress, unit="NFE", desc="distilling")
 
-        def evaluate_both(fit: _RowFit, s: State, t: State) -> tuple[State, State]:
-            evaluate(denoiser, tableau, s)
+        def evaluate_both(fit: _RowFit, k: int, s: State, t: State) -> tuple[State, State]:
+            evaluate(parts[k], tableau, s)
             bar.update()
             if isinstance(teacher, Recording):
                 t = teacher.state(targets[fit.index])
             while t.row < targets[fit.index]:
-                t = advance(denoiser, guide, t)
+                t = advance(parts[k], guide, t)
                 bar.update()
             fit.add(s, t.x)
             if not fit.finite():

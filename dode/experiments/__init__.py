@@ -4,6 +4,7 @@ from dode.experiments.plans import Plan, plan
 from dode.experiments.quality import (
     FD_KEYS,
     base_solver,
+    data_reference,
     distilled,
     draw,
     fashion_reference,
@@ -12,6 +13,7 @@ from dode.experiments.quality import (
     fit_seeds,
     held_out_seeds,
     load_cached,
+    seeded,
     variant_of,
 )
 from dode.experiments.sweeps import (
@@ -37,6 +39,7 @@ __all__ = [
     "Sweep",
     "base_solver",
     "checkpoints",
+    "data_reference",
     "device",
     "distilled",
     "draw",
@@ -54,5 +57,6 @@ __all__ = [
     "processor",
     "provenance",
     "results_file",
+    "seeded",
     "variant_of",
 ]

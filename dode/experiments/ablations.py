@@ -21,8 +21,9 @@ def word(**options: Any) -> str:
 
 
 def other_model(checkpoint: str) -> str:
-    """The shipped network of the other prediction."""
-    return next(name for name in zoo.NAMES if name != checkpoint)
+    """The network of the same data set and the other prediction."""
+    known, kind = checkpoint.rsplit("-", 1)
+    return f"{known}-{'data' if kind == 'noise' else 'noise'}"
 
 
 def axes(checkpoint: str, scales: Iterable[int] = SCALES, images: Iterable[int] = IMAGES) -> dict[str, dict[str, str]]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dode import baselines, data, distillation, solvers, zoo
 from dode.denoisers import NetworkDenoiser
-from dode.experiments.quality import base_solver, draw, fashion_reference, fit_seeds, held_out_seeds, load_cached
+from dode.experiments.quality import base_solver, data_reference, draw, fit_seeds, held_out_seeds, load_cached, seeded
 from dode.experiments.sweeps import Preset, Sweep, home, provenance
 from dode.metrics import measure
 from dode.sampling import initial_noise
@@ -44,9 +44,10 @@ def unit_seconds(checkpoint: str, device_name: str, autocast: torch.dtype | None
 
 
 def training_images(p: Preset, checkpoint: str, device_name: str) -> Tensor:
-    """What the students learn from: Fashion-MNIST, or where nothing may be fetched, 2,000 samples of the teacher."""
+    """What students learn from: the teacher's own, or where nothing may be fetched, 2,000 samples of the teacher."""
     if p.downloads:
-        return data.fashion_mnist("train")[0]
+        known = zoo.data_set_of(checkpoint)
+        return known.load(known.whole)[0]
     denoiser = load_cached(checkpoint, device_name, torch.bfloat16)
     count = min(2_000, p.images)
     samples = torch.cat(list(draw(denoiser, base_solver("ddim", denoiser, CALLS), range(count))))
@@ -143,8 +144,7 @@ def cost_row(p: Preset, device_name: str, *, checkpoint: str, weights: str, meth
         seconds, evaluations = float(log[0]["seconds"]), int(log[0]["evaluations"])
         units = evaluations / (CALLS * DRAWN) * time_of_an_evaluation(p, checkpoint, device_name, method)
     else:
-        model = load_cached(checkpoint, device_name, None)
-        noise = initial_noise(model.shape, fit_seeds(p.fit_images), device=model.device)
+        model, noise = seeded(load_cached(checkpoint, device_name, None), fit_seeds(p.fit_images))
         unit = unit_seconds(checkpoint, device_name, torch.bfloat16, 16 if p.name == "smoke" else 500)
         started = time.perf_counter()
         found = distillation.d_ode(model, base_solver(method.removeprefix("d-ode "), model, stage), noise).metadata
@@ -186,7 +186,7 @@ def student_row(
     """The Fréchet distance of one student's samples on the block's held-out seeds."""
     file = folder(p) / f"{checkpoint}-{method}-{stage}.safetensors"
     student = load_cached(str(file), device_name, torch.bfloat16 if p.bf16 else None)
-    features, reference = fashion_reference(device_name)
+    features, reference = data_reference(zoo.data_set_of(checkpoint).name, device_name)
     seeds = held_out_seeds(p.images, block)
     found = measure(_draw_student(student, method, calls, seeds), features, reference)
     return dict(

@@ -13,12 +13,14 @@ from typing import Any
 import torch
 
 from dode import comparisons, lms, solvers, zoo
+from dode.data import DataSet
 from dode.distillation import d_ode
-from dode.experiments.quality import fashion_reference, fast, fit_seeds, load_cached
+from dode.experiments.quality import data_reference, fast, fit_seeds, inception_reference, load_cached
 from dode.experiments.sweeps import Preset, home
+from dode.experiments.sweeps import word as word_of
 from dode.lms import recipes
 from dode.lms.recipes import Task
-from dode.metrics import Features, Moments, classifier_features
+from dode.metrics import Features, Moments
 from dode.sampling import initial_noise
 from dode.storage import FileError
 from dode.tableau import Tableau
@@ -41,16 +43,32 @@ def grid_of(name: str, checkpoint: str, device_name: str) -> Any:
     return lambda n: comparisons.GRIDS[name](n, model.sigma_min, model.sigma_max)
 
 
-def yardsticks(device_name: str) -> tuple[tuple[Features, Moments], tuple[Features, Moments]]:
-    """(features, moments of the training images) of the classifier, which measures, and of the critic, which fits."""
-    critic = classifier_features(zoo.CHECKPOINTS / "fashion-mnist-critic.safetensors", device_name)
-    return fashion_reference(device_name), (
-        critic,
-        Moments.load(zoo.CHECKPOINTS / "fashion-mnist-critic-moments.safetensors"),
-    )
+def judged(checkpoint: str) -> DataSet | None:
+    """The data set whose classifier and critic know a checkpoint's images; None: Inception alone can measure them."""
+    try:
+        return zoo.data_set_of(checkpoint)
+    except FileError:
+        raise
+    except ValueError:
+        return None
 
 
-def residual(device_name: str, kind: str = "all") -> lms.Residual:
+def yardsticks(
+    device_name: str, checkpoint: str = "fashion-mnist"
+) -> tuple[tuple[Features, Moments], tuple[Features, Moments]]:
+    """(features, moments of the training images) of the classifier, which measures, and of the critic, which fits.
+
+    Both are those of the checkpoint's data set.  For networks of other images: Inception's, resized as in the papers'
+    tables and as clean-fid does it.  Fits see neither.
+    """
+    if known := judged(checkpoint):
+        return data_reference(known.name, device_name), data_reference(known.name, device_name, "critic")
+    name = load_cached(checkpoint, device_name).name
+    first, second = (inception_reference(mode, name, device_name) for mode in ("legacy_tensorflow", "clean"))
+    return first, second
+
+
+def residual(device_name: str, kind: str = "all", checkpoint: str = "fashion-mnist") -> lms.Residual:
     """What fits compare: the critic's features, in units of their spread over the data, random ones, and pixels.
 
     "seen" is the same of clipped images (:func:`dode.lms.seen`), "seen-KIND" so for any other kind.  Other kinds are of
@@ -58,17 +76,20 @@ def residual(device_name: str, kind: str = "all") -> lms.Residual:
     "judge", the features that measure, which no honest fit may use: it shows what the critic misses.
     """
     if kind.startswith("seen"):
-        return lms.seen(residual(device_name, kind[5:] or "all"))
-    judges = yardsticks(device_name)
-    kinds = {"critic": (judges[1], "fashion-mnist-critic"), "judge": (judges[0], "fashion-mnist-classifier")}
+        return lms.seen(residual(device_name, kind[5:] or "all", checkpoint))
     if kind == "pixels":
         return lms.pixels
+    known = judged(checkpoint)
     terms: list[tuple[float, lms.Residual]] = [(PIXELS, lms.pixels)]
+    channels = known.shape[0] if known else load_cached(checkpoint, device_name).shape[0]
     if kind in ("all", "random"):
-        terms.append((RANDOM, lms.random_features(1)))
-    if kind in ("all", "critic", "judge"):
-        (_, data), name = kinds["critic" if kind == "all" else kind]
-        network, _ = zoo.load_classifier(name, device_name)
+        terms.append((RANDOM, lms.random_features(channels)))
+    if kind in ("critic", "judge") or (kind == "all" and known):
+        if known is None:
+            raise ValueError(f"no {kind} knows the images of {checkpoint}; take the residual pixels, random or all")
+        word = "classifier" if kind == "judge" else "critic"
+        network, _ = zoo.load_classifier(f"{known.name}-{word}", device_name)
+        _, data = data_reference(known.name, device_name, word)
         terms.append((1.0, lms.features(network, float(data.cov.trace()) ** -0.5)))
     if len(terms) == 1:
         raise ValueError(f"no residual named {kind!r}; there are all, pixels, critic, random and judge, and seen-KIND")
@@ -79,7 +100,7 @@ def solver_file(p: Preset, checkpoint: str, method: str, nfe: int) -> Path:
     """Where a learned solver is kept: with the results if they are committed, else in ``_build``."""
     folder = home() / ("results" if p.kept else "_build") / "solvers" / p.name
     word = method.replace(":", "-").replace(",", "-").replace("=", "-")
-    return folder / f"{Path(checkpoint).stem}-{word}-{nfe}.safetensors"
+    return folder / f"{word_of(checkpoint)}-{word}-{nfe}.safetensors"
 
 
 def start(
@@ -118,6 +139,7 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     model, quick = load_cached(checkpoint, device_name), fast(p, checkpoint, device_name)
     seeds = fit_seeds(options.get("images", p.learn_images))
     noise = initial_noise(model.shape, seeds, device=model.device)
+    model, quick = model.of(seeds), quick.of(seeds)  # a class-conditional network is told each seed's class
     where = {k: options[k] for k in START_OPTIONS if k in options}
     below = where.pop("base") if where.get("base") in recipes.RECIPES else None
     table, make = start(name, checkpoint, device_name, nfe, **where)
@@ -126,7 +148,8 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
         if not isinstance(made, Tableau):
             raise ValueError(f"{method}: {below} designs its table for each image; a base is one table for all")
         table = made
-    compared = residual(device_name, options.get("residual", "seen" if name == "gauss-newton" else "all"))
+    usual = "seen" if name == "gauss-newton" else "all"
+    compared = residual(device_name, options.get("residual", usual), checkpoint)
     folder = home() / "_build" / "training" / p.name / file.stem  # a state must not be taken up by another method
     trajectories = options.get("trajectories", p.trajectories)
     trajectories = trajectories if p.kept else min(trajectories, p.trajectories)

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from dode import comparisons, distillation, solvers, zoo
-from dode.experiments.quality import base_solver, held_out_seeds, load_cached, variant_of
+from dode.denoisers import Denoiser
+from dode.experiments.quality import base_solver, held_out_seeds, load_cached, seeded, variant_of
 from dode.experiments.sweeps import Preset, provenance
 from dode.metrics import rmse, trajectory_distance
-from dode.sampling import initial_noise, trajectory
+from dode.sampling import trajectory
 from dode.tableau import Tableau
 
 OWN = "d-ode:basis=own"
@@ -58,6 +59,10 @@ def greed_cells(
     return cells
 
 
+def _batches(model: Denoiser, n: int) -> list[tuple[Denoiser, Tensor]]:
+    return [seeded(model, held_out_seeds(n)[k : k + 100]) for k in range(0, n, 100)]
+
+
 @functools.lru_cache(maxsize=4)
 def _teacher(checkpoint: str, device_name: str, n: int, levels: tuple[float, ...]) -> dict[float, Tensor]:
     """States ``(n, C, H, W)`` of the fit's teacher at each level after the first, on the first ``n`` held-out seeds."""
@@ -65,8 +70,7 @@ def _teacher(checkpoint: str, device_name: str, n: int, levels: tuple[float, ...
     student = solvers.ddim(
         torch.tensor(levels, dtype=torch.float64)
     )  # any solver through these levels has this teacher
-    noise = initial_noise(model.shape, held_out_seeds(n), device=model.device)
-    runs = [distillation.record(model, student, part) for part in noise.split(100)]
+    runs = [distillation.record(told, student, noise) for told, noise in _batches(model, n)]
     rows = distillation.target_states(student, runs[0].tableau, "time")
     return {
         level: torch.cat([run.states[row].cpu() for run in runs]) for level, row in zip(levels[1:], rows, strict=True)
@@ -86,8 +90,7 @@ class Distances:
 def distances(tableau: Tableau, checkpoint: str, device_name: str, n: int, reference_calls: int) -> Distances:
     """How far a run on the first ``n`` held-out seeds is from the teacher's run, and from the long one."""
     model = load_cached(checkpoint, device_name, None)
-    noise = initial_noise(model.shape, held_out_seeds(n), device=model.device)
-    states = torch.cat([trajectory(model, tableau, part).cpu() for part in noise.split(100)], dim=1)[1:]
+    states = torch.cat([trajectory(told, tableau, noise).cpu() for told, noise in _batches(model, n)], dim=1)[1:]
     teacher = _teacher(checkpoint, device_name, n, tuple(tableau.levels.tolist()))
     aims = torch.stack([teacher[sigma] for sigma in tableau.sigmas[1:].tolist()])
     truth = comparisons.reference(checkpoint, device_name, n, reference_calls)

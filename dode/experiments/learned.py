@@ -16,12 +16,12 @@ from torch import Tensor
 from dode import comparisons, lms, solvers, zoo
 from dode.denoisers import Denoiser
 from dode.experiments.fits import fit, grid_of, start, yardsticks
-from dode.experiments.quality import draw, fast, held_out_seeds, load_cached
+from dode.experiments.quality import draw, fast, held_out_seeds, load_cached, seeded
 from dode.experiments.sweeps import Preset, Sweep, home, provenance, results_file
 from dode.lms.online import OnlineTeacher
 from dode.metrics import Moments, frechet_distance, rmse
 from dode.metrics import moments as moments_of
-from dode.sampling import initial_noise, sample, trajectory
+from dode.sampling import sample, trajectory
 from dode.storage import FileError
 from dode.tableau import Tableau
 
@@ -42,7 +42,7 @@ def reference_moments(checkpoint: str, device_name: str, bf16: bool, n: int, cal
     """Moments of the long run's samples in both networks' features; kept in the project's ``_build``."""
     folder = home() / "_build" / "references"
     word = f"{checkpoint}-{zoo.digest(checkpoint)}-{n}-{calls}-{'bf16' if bf16 else 'float32'}"
-    both = yardsticks(device_name)
+    both = yardsticks(device_name, checkpoint)
     files = [folder / f"moments-{word}-{features.name}.safetensors" for features, _ in both]
     try:
         first, second = (Moments.load(file) for file in files)
@@ -79,7 +79,7 @@ def grid_row(
     table = solvers.get(solver).make(grid_of(grid, checkpoint, device_name), nfe=nfe)
     n = min(500, max(p.images // 5, 64))
     seeds = held_out_seeds(n, SELECTION_BLOCK)
-    found = moments_of(draw(fast(p, checkpoint, device_name), table, seeds), yardsticks(device_name)[0][0])
+    found = moments_of(draw(fast(p, checkpoint, device_name), table, seeds), yardsticks(device_name, checkpoint)[0][0])
     aim, _ = reference_moments(checkpoint, device_name, p.bf16, p.images, p.reference_calls)
     return dict(
         fd_reference=f"{frechet_distance(found, aim):.5f}", n=n, seeds=f"{seeds.start}-{seeds.stop - 1}",
@@ -113,16 +113,16 @@ def distances(
     p: Preset, device_name: str, checkpoint: str, solver: Tableau | lms.Designed, block: int = 0
 ) -> dict[str, Any]:
     """The three distances of a solver, and the Fréchet ones in the critic's features too."""
-    model, quick = load_cached(checkpoint, device_name), fast(p, checkpoint, device_name)
+    quick = fast(p, checkpoint, device_name)
     seeds = held_out_seeds(p.images, block)
     images = torch.cat([x.cpu() for x in draw(quick, solver, seeds)])
     aims = reference_moments(checkpoint, device_name, p.bf16, p.images, p.reference_calls)
     found = dict[str, Any]()
-    for (features, data), aim, word in zip(yardsticks(device_name), aims, ("", "_critic"), strict=True):
+    for (features, data), aim, word in zip(yardsticks(device_name, checkpoint), aims, ("", "_critic"), strict=True):
         seen = moments_of(images, features)
         found[f"fd_data{word}"] = f"{frechet_distance(seen, data):.5f}"
         found[f"fd_reference{word}"] = f"{frechet_distance(seen, aim):.5f}"
-    noise = initial_noise(model.shape, held_out_seeds(p.zoo_images), device=model.device)
+    model, noise = seeded(load_cached(checkpoint, device_name), held_out_seeds(p.zoo_images))
     end = sample(model, solver, noise, batch_size=100).cpu()
     truth: Tensor = comparisons.reference(checkpoint, device_name, p.zoo_images, p.reference_steps)
     found |= dict(rmse=f"{rmse(end, truth):.5f}", n=p.images, n_rmse=p.zoo_images, reference_calls=p.reference_calls)
@@ -140,8 +140,7 @@ def path_distances(
     The path is that of DLMS's online teacher with ``points`` steps to each of the solver's; the distance is the mean
     over ``count`` held-out images of the Euclidean one, over ``sqrt(1 + sigma^2)``, the size of a state.
     """
-    model = load_cached(checkpoint, device_name)
-    noise = initial_noise(model.shape, held_out_seeds(count), device=model.device)
+    model, noise = seeded(load_cached(checkpoint, device_name), held_out_seeds(count))
     teacher, found = OnlineTeacher(model, noise, model.sigma_max, points), list[tuple[float, float]]()
     if isinstance(solver, Tableau):
         walked: Iterable[tuple[Any, Tensor]] = zip(solver.sigmas, trajectory(model, solver, noise), strict=True)

@@ -2,10 +2,10 @@
 
 So the sweep of a page can be done piece by piece, by many processes or machines (:mod:`dode.experiments.shard`).
 
-The preset "paper" has these two figures alone: 2 to 250 calls, 50,000 images, three blocks of seeds, and FID for
-networks that do not ship with dode.  Its price is counted, not measured: figure 3 asks one network for 1.4e9
-evaluations, figure 4 the two that ship for 0.8e9 (:attr:`Plan.evaluations`).  A GPU that does 10,000 a second takes 39
-and 22 hours, and the longest piece, which no second GPU shortens, 111 minutes.
+At the preset "paper": 2 to 250 calls, 50,000 images, three blocks of seeds, and FID for networks that do not ship with
+dode (:mod:`.papers` has the rows of the papers).  Its price is counted, not measured: figure 3 asks one network for
+1.4e9 evaluations, figure 4 the two that ship for 0.8e9 (:attr:`Plan.evaluations`).  A GPU that does 10,000 a second
+takes 39 and 22 hours, and the longest piece, which no second GPU shortens, 111 minutes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dode.experiments import sweeps
+from dode.experiments import papers, sweeps
 from dode.experiments.quality import FD_KEYS, fd_cells, fd_row, load_cached
 from dode.experiments.sweeps import Preset, Sweep, results_file
 from dode.storage import FileError
@@ -75,6 +75,8 @@ def figure_3(preset: str, checkpoint: str = "fashion-mnist-noise", seeds: int | 
     """Every solver and its distilled version, the paper's four followed to more calls than the later ones."""
     p, names = sweeps.preset(preset), checkpoints(checkpoint)
     p = replace(p, repeats=seeds or p.repeats, costly_nfe=max(p.costly_nfe, 50))  # three blocks below 50 calls
+    if preset == "paper":
+        p = replace(p, fit_images=papers.fit_images(checkpoint, p.fit_images))
     if preset == "quick":  # five numbers of calls in a minute
         p = replace(p, images=150, fit_images=16)
     nfes = (2, 5, 10, 25, 50) if preset == "quick" else p.nfes
@@ -139,3 +141,13 @@ def checkpoints(name: str) -> tuple[str, ...]:
     if name.endswith(".safetensors") and not Path(name).is_file():
         raise FileError(f"{name} does not exist; check the path")
     return (name,) if name.endswith(".safetensors") else tuple(sweeps.checkpoints(name))
+
+
+def price(row: papers.Parameters) -> int:
+    """Network evaluations of the samples that a row of a paper takes, without fits: counted, for no file is opened."""
+    p = sweeps.preset("paper")
+    if row.notebook == "learned":  # distances, the long run they are to, and RMSE with its own
+        calls = len(papers.METHODS) * sum(row.nfes)
+        return p.images * (calls + p.reference_calls) + p.zoo_images * (calls + p.reference_steps)
+    stands_in = "fashion-mnist-noise" if row.notebook == "figure_3" else "fashion-mnist-data"
+    return PLANS[row.notebook]("paper", stands_in).evaluations

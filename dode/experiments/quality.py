@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,10 +12,12 @@ import torch
 from torch import Tensor
 
 from dode import distillation, solvers, zoo
+from dode.conditions import Compiled
 from dode.denoisers import Denoiser, NetworkDenoiser
 from dode.distillation import Align
 from dode.experiments.sweeps import Preset, provenance
 from dode.metrics import Features, Mode, Moments, cache_folder, classifier_features, inception_features, measure
+from dode.networks import UNet
 from dode.sampling import Walker, initial_noise, sample
 from dode.storage import FileError
 from dode.tableau import Tableau
@@ -50,14 +54,17 @@ def distilled(
     **more: Any,
 ) -> Tableau:
     """The D- version of ``tableau``, fitted on the block's seeds; ``more`` goes to :func:`dode.distillation.d_ode`."""
-    noise, seeds = _fit_noise(denoiser.shape, images, block, denoiser.device), fit_seeds(images, block)
+    seeds = fit_seeds(images, block)
+    told, noise = seeded(denoiser, seeds)
     if more.get("teacher", "ddim") == "ddim":
         more["teacher"] = _recorded(denoiser, tuple(tableau.levels.tolist()), images, block, align, scale)
-    return distillation.d_ode(denoiser, tableau, noise, align=align, scale=scale, seeds=seeds, **more)
+    return distillation.d_ode(told, tableau, noise, align=align, scale=scale, seeds=seeds, **more)
 
 
-def _fit_noise(shape: tuple[int, ...], images: int, block: int, device: torch.device) -> Tensor:
-    return initial_noise(shape, fit_seeds(images, block), device=device)
+def seeded(denoiser: Denoiser, seeds: Iterable[int]) -> tuple[Denoiser, Tensor]:
+    """The noise of ``seeds``, and the denoiser for their images: each has its noise and its class by its seed alone."""
+    seeds = list(seeds)
+    return denoiser.of(seeds), initial_noise(denoiser.shape, seeds, device=denoiser.device)
 
 
 @functools.lru_cache(maxsize=8)
@@ -65,9 +72,9 @@ def _recorded(
     denoiser: Denoiser, levels: tuple[float, ...], images: int, block: int, align: Align, scale: int
 ) -> distillation.Recording:
     """DDIM's long run through ``levels``, which all solvers of one grid are fitted to: most of a fit's cost."""
-    noise = _fit_noise(denoiser.shape, images, block, denoiser.device)
+    told, noise = seeded(denoiser, fit_seeds(images, block))
     student = solvers.ddim(torch.tensor(levels, dtype=torch.float64))
-    return distillation.record(denoiser, student, noise, scale=scale, align=align)
+    return distillation.record(told, student, noise, scale=scale, align=align)
 
 
 VARIANT_OPTIONS = ("images", "scale", "teacher", "align", "first_step", "equation", "basis", "model")
@@ -98,37 +105,44 @@ def variant_of(
 
 
 def draw(
-    denoiser: Denoiser, tableau: Tableau | Walker, seeds: Iterable[int], batch_size: int = 250
+    denoiser: Denoiser, tableau: Tableau | Walker, seeds: Iterable[int], batch_size: int | None = None
 ) -> Iterable[Tensor]:
-    """Samples of ``seeds``, batch by batch."""
-    seeds = list(seeds)
-    for first in range(0, len(seeds), batch_size):
-        yield sample(
-            denoiser, tableau, initial_noise(denoiser.shape, seeds[first : first + batch_size], device=denoiser.device)
-        )
+    """Samples of ``seeds``, batch by batch; a GPU has larger batches."""
+    seeds, size = list(seeds), batch_size or (250 if denoiser.device.type == "cpu" else 1_000)
+    for first in range(0, len(seeds), size):
+        told, noise = seeded(denoiser, seeds[first : first + size])
+        yield sample(told, tableau, noise)
 
 
 @functools.cache
+def data_reference(data_set: str, device_name: str = "cpu", judge: str = "classifier") -> tuple[Features, Moments]:
+    """The offline yardstick of a data set: features of its classifier, or critic, and their moments on its images."""
+    name = f"{data_set}-{judge}"
+    features = classifier_features(name, device_name)
+    return features, Moments.load(zoo.CHECKPOINTS / zoo.moments_file(name))
+
+
 def fashion_reference(device_name: str = "cpu") -> tuple[Features, Moments]:
-    """The offline yardstick: the shipped classifier's features and their moments on the training images."""
-    return classifier_features(device=device_name), Moments.load(zoo.CHECKPOINTS / "fashion-mnist-moments.safetensors")
+    """:func:`data_reference` of Fashion-MNIST."""
+    return data_reference("fashion-mnist", device_name)
 
 
 def yardstick(p: Preset, checkpoint: str, device_name: str) -> tuple[Features, Moments]:
     """What the samples of ``checkpoint`` are measured with: features, and their moments on the training images.
 
-    That is :func:`fashion_reference`, but for a network that does not ship with dode where the preset has a mode of
-    FID.  There it is Inception, and the moments are those in ``NAME.inception-MODE.safetensors`` in
+    That is :func:`data_reference` of its data set, but for a network that does not ship with dode where the preset has
+    a mode of FID.  There it is Inception, and the moments are those in ``NAME.inception-MODE.safetensors`` in
     :func:`dode.metrics.cache_folder`, NAME being the network's; a FileError says how to make them.
     """
     name = load_cached(checkpoint, device_name, None).name
     if p.fid is None or name in zoo.NAMES:
-        return fashion_reference(device_name)
-    return _inception_reference(p.fid, name, device_name)
+        return data_reference(zoo.data_set_of(checkpoint).name, device_name)
+    return inception_reference(p.fid, name, device_name)
 
 
 @functools.cache
-def _inception_reference(mode: Mode, name: str, device_name: str) -> tuple[Features, Moments]:
+def inception_reference(mode: Mode, name: str, device_name: str) -> tuple[Features, Moments]:
+    """Inception's features, and their moments on the training images of the network ``name``: a file of the user's."""
     path = cache_folder() / f"{name}.inception-{mode}.safetensors"
     if not path.is_file():
         make = f"dode.metrics.moments(training_images, dode.metrics.inception_features({mode!r})).save(path)"
@@ -165,6 +179,17 @@ def fast(p: Preset, checkpoint: str, device_name: str) -> NetworkDenoiser:
     return load_cached(checkpoint, device_name, torch.bfloat16 if p.bf16 else None)
 
 
+@functools.cache
+def swift(p: Preset, checkpoint: str, device_name: str) -> NetworkDenoiser:
+    """:func:`fast`, compiled where ``DODE_COMPILE`` is set: worth its minute where a GPU draws many images."""
+    found = fast(p, checkpoint, device_name)
+    if not os.environ.get("DODE_COMPILE") or not isinstance(found.network, UNet):
+        return found
+    compiled = copy.copy(found)
+    compiled.network = Compiled.make(found.network)
+    return compiled
+
+
 def _flat(lambdas: Iterable[Any]) -> list[float]:
     """A number a row, or a list a row, as one list."""
     return [v for row in lambdas for v in (row if isinstance(row, list) else [row])]
@@ -180,10 +205,12 @@ def fd_row(
     features, reference = yardstick(p, checkpoint, device_name)
     tableau = variant_of(p, device_name, checkpoint, solver, variant, nfe, block)
     seeds = held_out_seeds(p.images, block)
-    found = measure(draw(fast(p, checkpoint, device_name), tableau, seeds), features, reference)
+    model = swift(p, checkpoint, device_name)
+    found = measure(draw(model, tableau, seeds), features, reference)
     return dict(
         fd=f"{found['fd']:.5f}", n=found["n"], features=found["features"], seeds=f"{seeds.start}-{seeds.stop - 1}",
         lambdas=" ".join(f"{v:.5f}" for v in _flat(tableau.metadata.get("lambdas", []))),
         evaluations=tableau.metadata.get("network_evaluations", 0),
-        network="bf16 autocast" if p.bf16 else "float32", preset=p.name, **provenance(device_name),
+        network=("bf16 autocast" if p.bf16 else "float32") + ", compiled" * isinstance(model.network, Compiled),
+        preset=p.name, **provenance(device_name),
     )  # fmt: skip

@@ -49,7 +49,7 @@ class Shard:
     def path(self) -> Path:
         """Figure, checkpoint, solver, block: for a file, and another one as soon as anything is measured otherwise."""
         digest = hashlib.sha256(repr((self.plan.preset, self.cells)).encode()).hexdigest()[:8]
-        return Path(self.plan.figure, Path(self.checkpoint).stem, self.solver, f"{self.block}.{digest}.csv")
+        return Path(self.plan.figure, sweeps.word(self.checkpoint), self.solver, f"{self.block}.{digest}.csv")
 
     @property
     def evaluations(self) -> int:

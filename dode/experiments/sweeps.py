@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from dode import zoo
+from dode.data import DATA_SETS, data_set
 from dode.extras import tqdm
 from dode.metrics import Mode
 from dode.storage import FileError, write_text
@@ -30,7 +31,7 @@ from dode.storage import FileError, write_text
 
 @dataclass(frozen=True)
 class Preset:
-    """How much is run.  The same notebook serves all of them; "paper" has figures 3 and 4 alone (:mod:`.plans`)."""
+    """How much is run.  The same notebook serves all of them; "paper" is for those of :mod:`.papers`."""
 
     name: str
     images: int  # samples behind each FD
@@ -101,11 +102,22 @@ def device(name: str = "auto") -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
+def word(checkpoint: str) -> str:
+    """A checkpoint in the names of files: its own name, or that of its file."""
+    return Path(checkpoint).stem if checkpoint.endswith(".safetensors") else checkpoint
+
+
 def checkpoints(name: str) -> list[str]:
-    """ "all" is every shipped checkpoint; any other name is itself, or a ValueError with the nearest ones."""
-    if name not in ("all", *zoo.NAMES):
-        zoo.checkpoint_file(Path(name).stem)
-    return list(zoo.NAMES) if name == "all" else [name]
+    """ "all" is every shipped checkpoint, a data set's name its shipped ones; any other name is itself.
+
+    ValueError for an unknown name, with the nearest ones; FileError for one whose files are not here.
+    """
+    found = [n for n in zoo.NAMES if name == "all" or name == data_set(n).name]
+    if not found and name in DATA_SETS:
+        raise FileError(f"no checkpoint of {name} is here; train them with python -m dode.training {name} --out runs")
+    if not found:
+        zoo.checkpoint_file(word(name))
+    return found or [name]
 
 
 def home() -> Path:
@@ -124,6 +136,8 @@ def _commit() -> str:
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=home(), capture_output=True, text=True, check=True).stdout.strip()
 
+    if told := os.environ.get("DODE_COMMIT"):  # a copy of the tree without its history
+        return told
     try:
         return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "--", "dode") else "")
     except (OSError, subprocess.CalledProcessError):

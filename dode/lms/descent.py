@@ -93,7 +93,7 @@ def descend(
     before = denoiser.images
     examples = Examples.make(denoiser, noise, teacher or usual_teacher(denoiser), residual, held_back)
     relaxed, generator = _Relaxed(examples.noise, radius), torch.Generator().manual_seed(0)
-    turn = denoiser.turn  # images that keep their places in a batch, because each is told another condition
+    fitted = examples.fitted(denoiser)
     vector = space.pack(tableau)
     optimizer = torch.optim.Adam([vector], lr=rate, betas=(0.9, 0.99))
     history, best, done = [examples.check(denoiser, tableau)], vector.clone(), 0
@@ -101,12 +101,10 @@ def descend(
     bar = tqdm(total=steps, desc=method, disable=not progress)
     for epoch in range(epochs):
         moving = torch.tensor([kind in turns[epoch % len(turns)] for kind in space.kinds])
-        turns_taken = torch.randperm(len(examples.noise) // turn, generator=generator)
-        order = (turn * turns_taken[:, None] + torch.arange(turn)).flatten()
-        for pick in order.split(batch_size):
+        for pick in torch.randperm(len(examples.noise), generator=generator).split(batch_size):
             start, goal = relaxed.start(pick), examples.goal[pick]
             error = lambda x, goal=goal: (residual(x) - goal).square().sum(1).mean()  # noqa: E731
-            _, slope = gradient(denoiser, space, vector, start, error)
+            _, slope = gradient(fitted.of(pick), space, vector, start, error)
             relaxed.follow(pick, start.grad)
             slope = torch.where(moving, slope, 0.0)
             vector.grad = slope / max(1.0, float(slope.norm()))

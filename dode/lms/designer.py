@@ -6,6 +6,7 @@ two levels and the length of the step through it.  Both read the bottleneck of t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -68,10 +69,10 @@ def watched(denoiser: Denoiser, wanted: bool) -> Iterator[list[Tensor]]:
 @torch.no_grad()
 def feature_size(denoiser: Denoiser) -> int:
     """Positions of the bottleneck's map, found by one call on one image (not counted)."""
-    counted = denoiser.nfe, denoiser.images
-    with watched(denoiser, True) as seen:
-        denoiser(torch.zeros(1, *denoiser.shape, device=denoiser.device), torch.tensor(1.0))
-    denoiser.nfe, denoiser.images = counted
+    one = copy.copy(denoiser.of(range(1)))
+    one._count = dict(nfe=0, images=0)
+    with watched(one, True) as seen:
+        one(torch.zeros(1, *denoiser.shape, device=denoiser.device), torch.tensor(1.0))
     return seen[-1].shape[1]
 
 

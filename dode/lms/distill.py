@@ -140,7 +140,8 @@ def train(
 
     def loss(generator: torch.Generator) -> Tensor:
         noise = torch.randn((batch_size, *denoiser.shape), generator=generator).to(denoiser.device)
-        each = losses(noisy, denoiser, noise, residual, denoiser.sigma_max, points)
+        these = denoiser.of(batch_size * run.step + torch.arange(batch_size))
+        each = losses(noisy, these, noise, residual, denoiser.sigma_max, points)
         return torch.stack([v.float() for v in each]).sum()
 
     while run.step < steps or checked < run.step:
@@ -149,7 +150,12 @@ def train(
         history.append(error())
         with torch.no_grad():
             some = examples.held_noise[:batch_size]
-            rows.append([float(v) for v in losses(noisy, denoiser, some, residual, denoiser.sigma_max, points)])
+            rows.append(
+                [
+                    float(v)
+                    for v in losses(noisy, denoiser.of(range(len(some))), some, residual, denoiser.sigma_max, points)
+                ]
+            )
         if history[-1] == min(history):
             kept = {k: v.clone() for k, v in run.average.items()}
         checked = run.step

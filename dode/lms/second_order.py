@@ -53,12 +53,14 @@ class _Problem:
         jj, jr = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
         tables = [self.space.table(vector + DIFFERENCE * unit) for unit in torch.eye(size, dtype=torch.float64)]
         means = torch.zeros(size + 1, self.examples.goal.shape[1], dtype=torch.float64)  # of each column, and of r
-        batches = (t.split(self.batch_size) for t in (self.examples.noise, self.examples.goal))
-        for noise, goal in zip(*batches, strict=True):
+        numbers = torch.arange(len(self.examples.noise))  # of the images: some are told conditions of their own
+        batches = (t.split(self.batch_size) for t in (self.examples.noise, self.examples.goal, numbers))
+        for noise, goal, images in zip(*batches, strict=True):
+            model = self.denoiser.of(images)
             seen = list[Step]()
-            here = residual(sample(self.denoiser, base, noise, callback=seen.append))
+            here = residual(sample(model, base, noise, callback=seen.append))
             columns = [
-                (residual(self._again(table, noise, seen, row, kept)) - here).double().flatten() / DIFFERENCE
+                (residual(self._again(model, table, noise, seen, row, kept)) - here).double().flatten() / DIFFERENCE
                 for table, row, kept in zip(tables, self.space.rows, self.space.moves_only, strict=True)
             ]
             j, r = torch.stack(columns), (here - goal).double()
@@ -69,7 +71,8 @@ class _Problem:
         means /= images
         return jj / images + bias * means[:-1] @ means[:-1].T, jr / images + bias * means[:-1] @ means[-1]
 
-    def _again(self, table: Tableau, noise: Tensor, seen: list[Step], row: int, kept: bool) -> Tensor:
+    @staticmethod
+    def _again(model: Denoiser, table: Tableau, noise: Tensor, seen: list[Step], row: int, kept: bool) -> Tensor:
         """The image of a table that agrees with the one ``seen`` up to ``row`` (with its evaluation, if ``kept``)."""
         first = start(table, noise)
         outputs = first.outputs | {step.index: step.output for step in seen[: row + kept]}
@@ -77,7 +80,7 @@ class _Problem:
         if kept:
             state = move(table, state)
         while state.row < table.nfe:
-            state = advance(self.denoiser, table, state)
+            state = advance(model, table, state)
         return state.x
 
 
@@ -135,7 +138,7 @@ def gauss_newton(
     """
     before, space = denoiser.images, space or Space(tableau)
     examples = Examples.make(denoiser, noise, teacher or usual_teacher(denoiser), residual, held_back, bias)
-    fit = _Problem(denoiser, space, examples, batch_size)
+    fit = _Problem(examples.fitted(denoiser), space, examples, batch_size)
 
     vector = best = space.pack(tableau)
     cost, history, damping, idle = fit.cost(vector), [examples.check(denoiser, tableau)], 1e-2, 0

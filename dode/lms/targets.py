@@ -49,24 +49,27 @@ class Examples:
         held_back: float,
         bias: float = 0.0,
     ) -> Examples:
-        """Run the teacher once; the first images are held back (all for 1), whole turns of the denoiser's conditions.
-
-        ValueError for fewer than four, or than two turns.
-        """
-        if len(noise) < (least := max(4, 2 * denoiser.turn)):
-            raise ValueError(f"a fit needs {'four' if least == 4 else least} images or more, got {len(noise)}")
-        goal = torch.cat([residual(sample(denoiser, teacher, part)) for part in noise.split(100)])
+        """Run the teacher once; the first images are held back (all for 1).  ValueError for fewer than four."""
+        if len(noise) < 4:
+            raise ValueError(f"a fit needs four images or more, got {len(noise)}")
+        denoiser.told.check(len(noise))
+        parts = zip(noise.split(100), torch.arange(len(noise)).split(100), strict=True)
+        goal = torch.cat([residual(sample(denoiser.of(images), teacher, part)) for part, images in parts])
         kept = max(1, min(len(noise) - (held_back < 1), round(held_back * len(noise))))
-        kept = max(denoiser.turn, kept - kept % denoiser.turn)
         return cls(residual, teacher, noise[kept:], goal[kept:], noise[:kept], goal[:kept], bias)
+
+    def fitted(self, denoiser: Denoiser) -> Denoiser:
+        """The denoiser for the images to fit on, which come after those that are held back."""
+        return denoiser.of(len(self.held_noise) + torch.arange(len(self.noise)))
 
     @torch.no_grad()
     def error(self, denoiser: Denoiser, table: Tableau | Walker, noise: Tensor, goal: Tensor, size: int = 100) -> float:
         """What a fit makes small; inf where the table makes no finite images."""
         total, mean = 0.0, torch.zeros(goal.shape[1], dtype=torch.float64)
         try:
-            for part, aim in zip(noise.split(size), goal.split(size), strict=True):
-                missed = (self.residual(sample(denoiser, table, part)) - aim).double()
+            batches = zip(torch.arange(len(noise)).split(size), noise.split(size), goal.split(size), strict=True)
+            for images, part, aim in batches:
+                missed = (self.residual(sample(denoiser.of(images), table, part)) - aim).double()
                 total += float(missed.square().sum())
                 mean += missed.sum(0).cpu() / len(noise)
         except FloatingPointError:
@@ -75,7 +78,7 @@ class Examples:
 
     def check(self, denoiser: Denoiser, table: Tableau | Walker) -> float:
         """:meth:`error` on the images held back."""
-        return self.error(denoiser, table, self.held_noise, self.held_goal)
+        return self.error(denoiser.of(range(len(self.held_noise))), table, self.held_noise, self.held_goal)
 
     def label(
         self,

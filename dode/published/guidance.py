@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from dode.conditions import Labels
 from dode.denoisers import Coefficients, Level, NoisePrediction, expand
-from dode.published.wrapping import Labels, Published
+from dode.published.wrapping import Published
+from dode.turns import Images, Turn
 
 
 class ClassifierGuidance(NoisePrediction):
@@ -32,7 +35,7 @@ class ClassifierGuidance(NoisePrediction):
         ``(x_t, label) -> logits (B, classes)``, trained on noisy images with the same labels:
         :func:`dode.published.load_classifier`.
     labels
-        The class to draw, one for all images or one for each; by default the denoiser's, which is told it too.
+        The class to draw, or several in turn; by default the denoiser's, which is told it too.
     scale
         1 is Bayes' rule; a conditional denoiser usually takes about 1, an unconditional one up to 10.
 
@@ -55,7 +58,7 @@ class ClassifierGuidance(NoisePrediction):
             raise ValueError(f"classifier guidance shifts a predicted noise; {denoiser.name} predicts something else")
         found = network.labels if labels is None else torch.as_tensor(labels).reshape(-1)
         if found is None:
-            raise ValueError(f"{denoiser.name} is told no class; give labels=, one for all images or one for each")
+            raise ValueError(f"{denoiser.name} is told no class; give labels=, one for all images or several in turn")
         if network.classes and labels is not None:
             network.condition(labels)
         super().__init__(
@@ -63,15 +66,24 @@ class ClassifierGuidance(NoisePrediction):
             name=f"{denoiser.name}, guided {scale:g}",
         )  # fmt: skip
         self.classifier, self.scale = classifier, scale
-        self.labels = found.to(denoiser.device, torch.int64)
+        self.labels, self._turn = found.to(denoiser.device, torch.int64), Turn(len(found))
+
+    @property
+    def told(self) -> Turn:
+        """The classes that the gradient leads to, which a conditional network is told too."""
+        return self._turn
+
+    def of(self, images: Images) -> ClassifierGuidance:
+        found = copy.copy(self)
+        found.network, found._turn = self.network.of(images), self._turn.of(images)  # type: ignore[union-attr,operator]
+        return found
 
     def log_likelihood(self, x_t: Tensor, label: Tensor) -> Tensor:
         """``log p(y | x_t)``, ``(B,)``."""
-        if len(self.labels) not in (1, len(x_t)):
-            raise ValueError(f"{len(self.labels)} labels for a batch of {len(x_t)}; give one for all, or one for each")
+        labels = self.labels[self.told.places(len(x_t), self.labels.device)]
         logits = self.classifier(x_t, label)
         logs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=1)
-        return logs.gather(1, self.labels.expand(len(x_t))[:, None])[:, 0]
+        return logs.gather(1, labels[:, None])[:, 0]
 
     def gradient(self, x_t: Tensor, label: Tensor) -> Tensor:
         """Of :meth:`log_likelihood` by ``x_t``, each image's own."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dode.conditions import Labels
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction
 from dode.published import pickles
 from dode.published.adm import DhariwalUNet
@@ -18,7 +19,7 @@ from dode.published.ddpm import Model
 from dode.published.download import fetch
 from dode.published.guided import EncoderUNetModel, UNetModel
 from dode.published.songunet import SongUNet
-from dode.published.wrapping import Labels, Published, VEPrediction
+from dode.published.wrapping import Published, VEPrediction
 from dode.schedules import EDM, VPContinuous, cosine
 from dode.storage import FileError
 
@@ -157,8 +158,8 @@ def load(
         one of NVIDIA's pickles (``.pkl``, any of that format), or a state dictionary (``.pt``, ``.pth``, ``.ckpt``)
         with the name of a catalogue file, or with ``like``.
     labels
-        Of a class-conditional network: one class for all images, or one for each image of a batch;
-        ``denoiser.network.condition(labels)`` changes them.
+        Of a class-conditional network: one class for all images, or several in turn (:mod:`dode.turns`), "all" for
+        every one; ``denoiser.network.condition(labels)`` changes them.
     like
         The row whose network and schedule a file has.
     dtype, autocast

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
+from dode.conditions import ClassConditional
 from dode.denoisers import Coefficients, NetworkDenoiser
 
-Labels = int | Sequence[int] | Tensor | None
 
-
-class Published(nn.Module):
+class Published(ClassConditional):
     """A published network as dode calls it, ``F(x, label)``: classes told, surplus channels cut off.
 
     Parameters
@@ -27,40 +24,9 @@ class Published(nn.Module):
         Of the image; what the body gives beyond them (variances) is dropped.
     """
 
-    labels: Tensor | None
-
     def __init__(self, body: nn.Module, channels: int, *, classes: int = 0, label_scale: float = 1.0) -> None:
-        super().__init__()
-        self.body, self.channels, self.classes, self.label_scale = body, channels, classes, label_scale
-        self.register_buffer("labels", None, persistent=False)
-
-    def condition(self, labels: Labels) -> Published:
-        """Set the classes: one for all images, or one for each image of a batch; returns self.
-
-        Raises
-        ------
-        ValueError
-            Classes for an unconditional network, none for a conditional one, or out of range.
-        """
-        if not self.classes:
-            if labels is not None:
-                raise ValueError("the network is unconditional; leave out labels")
-            return self
-        if labels is None:
-            raise ValueError(f"the network draws one of {self.classes} classes; give labels=, one for all or one each")
-        found = torch.as_tensor(labels).reshape(-1)
-        if found.is_floating_point() or not len(found) or found.min() < 0 or found.max() >= self.classes:
-            raise ValueError(f"labels must be whole numbers from 0 to {self.classes - 1}, got {labels}")
-        self.labels = found.to(next(self.parameters()).device, torch.int64)
-        return self
-
-    def told(self, images: int) -> Tensor | None:
-        """Classes ``(B,)`` of a batch.  ValueError if their number is another."""
-        if self.labels is None:
-            return None
-        if len(self.labels) not in (1, images):
-            raise ValueError(f"{len(self.labels)} labels for a batch of {images}; give one for all, or one for each")
-        return self.labels.expand(images)
+        super().__init__(classes)
+        self.body, self.channels, self.label_scale = body, channels, label_scale
 
     @property
     def bottleneck(self) -> nn.Module:

@@ -88,6 +88,16 @@ class VPDiscrete:
         alpha_bar = torch.cumprod(1 - betas, 0)
         return ((1 - alpha_bar) / alpha_bar).sqrt()
 
+    @cached_property
+    def _copies(self) -> dict[torch.device, Tensor]:
+        return {}
+
+    def sigmas_on(self, device: torch.device) -> Tensor:
+        """:attr:`sigmas` on a device, copied there once: each copy would make the host wait for a GPU."""
+        if device not in self._copies:
+            self._copies[device] = self.sigmas.to(device)
+        return self._copies[device]
+
     @property
     def sigma_min(self) -> float:
         return float(self.sigmas[0])
@@ -101,7 +111,7 @@ class VPDiscrete:
 
     def label(self, sigma: Tensor) -> Tensor:
         """Real-valued label of ``sigma``; exact integers on the chain, clamped to its ends."""
-        logs = self.sigmas.log().to(sigma.device)
+        logs = self.sigmas_on(sigma.device).log()
         x = sigma.double().clamp(min=self.sigma_min, max=self.sigma_max).log()
         hi = torch.searchsorted(logs, x.contiguous()).clamp(1, self.steps - 1)
         fraction = (x - logs[hi - 1]) / (logs[hi] - logs[hi - 1])
@@ -110,7 +120,7 @@ class VPDiscrete:
     def sigma(self, label: Tensor) -> Tensor:
         """Sigma at real labels in ``[-1, steps - 1]``; towards -1 it goes to 0 linearly."""
         label = torch.as_tensor(label, dtype=torch.float64)
-        logs = self.sigmas.log().to(label.device)
+        logs = self.sigmas_on(label.device).log()
         lo = label.floor().long().clamp(0, self.steps - 2)
         inside = torch.lerp(logs[lo], logs[lo + 1], label - lo).exp()
         return torch.where(label < 0, (label + 1) * self.sigma_min, inside)

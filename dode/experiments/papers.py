@@ -1,0 +1,78 @@
+"""The papers' own experiments as parameter sets: what a notebook is told at the preset "paper" to run a row of theirs.
+
+    papermill NOTEBOOK OUT.ipynb -p preset paper -p checkpoint CHECKPOINT -p device cuda
+
+All of them: 50,000 images behind each distance, FID with the resizing of the original implementation.  The statistics
+of the training images are the user's to make, once (:func:`dode.experiments.quality.yardstick` says how and where).
+The grid is the checkpoint's own (:meth:`dode.denoisers.Denoiser.grid`): uniform in time on a VP chain, Karras's from
+80 to 0 with rho = 7 for EDM's networks.  The notebook ``learned`` gives each handcrafted solver the best of four.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIM, LIANG = "Kim et al. 2024", "Liang et al. 2025"
+DDIM, TABLE_5 = (2, 5, 10, 25, 50, 100, 250), (3, 4, 5, 6, 7, 8, 9, 10)
+
+# Of the notebook ``learned``: handcrafted, the start, learned.
+METHODS = (
+    "ddim", "ipndm", "deis", "dpm_solver_pp", "unipc", "start", "d-ode", "gits", "ld3", "s4s", "s4s-alt", "amed",
+    "dlms", "dlms-fixed", "gauss-newton",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """One row of a paper's figure or table.
+
+    Attributes
+    ----------
+    source
+        Paper, figure or table.
+    notebook : str
+        What runs it.
+    data : str
+        The paper's name for it: the statistics of FID are of these training images.
+    checkpoint : str
+        A name of :data:`dode.published.CATALOGUE`; with ``@SCALE``, guided by its classifier.
+    nfes : tuple
+        Network calls; third-order solvers begin at 3, Heun takes odd numbers.
+    fit_images : int
+        |B|, the noises that D-ODE solvers are fitted on.
+    blocks : int
+        How many blocks of 50,000 seeds.
+    """
+
+    source: str
+    notebook: str
+    data: str
+    checkpoint: str
+    nfes: tuple[int, ...]
+    fit_images: int = 100
+    blocks: int = 3
+
+    @property
+    def statistics(self) -> str:
+        """The file of the training images' moments, in :func:`dode.metrics.cache_folder`."""
+        return f"{self.checkpoint}.inception-legacy_tensorflow.safetensors"
+
+
+ROWS = (
+    Parameters(f"{KIM}, figure 3", "figure_3", "CIFAR-10", "ddpm-cifar10-32", DDIM),
+    Parameters(f"{KIM}, figure 3", "figure_3", "CelebA-64", "ddim-celeba-64", DDIM),
+    Parameters(f"{KIM}, figure 3", "figure_3", "ImageNet-64", "iddpm-imagenet-64", DDIM),
+    Parameters(f"{KIM}, figure 3", "figure_3", "ImageNet-128", "adm-imagenet-128@1.25", DDIM),
+    Parameters(f"{KIM}, figure 3", "figure_3", "LSUN-Bedroom", "adm-lsun-bedroom", DDIM, fit_images=25),
+    Parameters(f"{KIM}, figure 4", "figure_4", "CIFAR-10", "edm-cifar10-32x32-uncond-vp", DDIM),
+    Parameters(f"{KIM}, figure 4", "figure_4", "FFHQ-64", "edm-ffhq-64x64-uncond-vp", DDIM),
+    Parameters(f"{KIM}, figure 4", "figure_4", "ImageNet-64", "edm-imagenet-64x64-cond-adm", DDIM),
+    Parameters(f"{LIANG}, table 5", "learned", "CIFAR-10", "edm-cifar10-32x32-uncond-vp", TABLE_5, blocks=1),
+    Parameters(f"{LIANG}, table 5", "learned", "FFHQ-64", "edm-ffhq-64x64-uncond-vp", TABLE_5, blocks=1),
+    Parameters(f"{LIANG}, table 5", "learned", "ImageNet-64", "edm-imagenet-64x64-cond-adm", TABLE_5, blocks=1),
+)
+
+
+def fit_images(checkpoint: str, otherwise: int) -> int:
+    """|B| of a checkpoint at the preset "paper"."""
+    return next((row.fit_images for row in ROWS if row.checkpoint == checkpoint), otherwise)

@@ -1,0 +1,89 @@
+"""The command line: ``python -m dode.training NAME``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from dode.data import DATA_SETS
+from dode.training import RECIPES, Recipe, missing, networks, recipe_named, reference_moments, train
+
+ABOUT = """Train a network that ships with dode, or all networks of a data set; a classifier's moments too.
+
+  python -m dode.training fashion-mnist-noise --out runs
+  python -m dode.training imagenet32-data --out runs --device cuda
+  python -m dode.training imagenet32 --out runs --device cuda --minutes 11 --stop-after 9
+
+A run that was killed or stopped goes on with the same command.  The images of imagenet32 are ImageNet's (research
+without commerce); they are read from the folder that DODE_DATA names, and nothing fetches them."""
+
+
+LATER = 75  # as in sysexits.h: try again
+
+
+def parser() -> argparse.ArgumentParser:
+    """What can be said."""
+    told = argparse.ArgumentParser(
+        prog="python -m dode.training", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    told.add_argument("name", choices=[*RECIPES, *DATA_SETS], metavar="NAME", help=", ".join([*RECIPES, *DATA_SETS]))
+    told.add_argument("--out", type=Path, default=Path("runs"), help="folder for the state and the result (runs)")
+    told.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    told.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    told.add_argument("--steps", type=int, help="of Adam, in place of the recipe's")
+    told.add_argument("--minutes", type=float, help="of each denoiser's training: decides the number of steps")
+    told.add_argument("--stop-after", type=float, metavar="MINUTES", help="save and stop after so long; go on later")
+    told.add_argument("--ship", action="store_true", help="copy what is finished beside the package's own checkpoints")
+    return told
+
+
+def wanted(name: str, args: argparse.Namespace) -> Recipe:
+    """The recipe with what the command line says otherwise; the time is a denoiser's alone."""
+    recipe = recipe_named(name)
+    if args.steps:
+        return replace(recipe, steps=args.steps, minutes=None)
+    return replace(recipe, minutes=args.minutes) if args.minutes and recipe.denoises else recipe
+
+
+def work(name: str, args: argparse.Namespace, patience: float) -> bool:
+    """Train one network, and compute the moments of a classifier's features; whether it is finished."""
+    run = train(wanted(name, args), args.out, args.device, patience=patience)
+    if not run.finished:
+        print(f"stopped {name} at step {run.step} of {run.steps or '?'}; the same command goes on from there")
+        return False
+    if not run.recipe.denoises:
+        reference_moments(args.out, name, args.device)
+    print(f"wrote {args.out / name}.safetensors")
+    return True
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train what is not finished; exits with :data:`LATER` if time ran out before all of it was."""
+    args, began = parser().parse_args(argv), time.perf_counter()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.backends.cudnn.benchmark = True  # all batches have one shape
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise SystemExit("error: torch finds no CUDA device here; take --device cpu, or leave it out")
+    names = networks.named(args.name)
+    try:
+        for name in names if args.name in RECIPES else missing(names, args.out):
+            left = 60 * args.stop_after - (time.perf_counter() - began) if args.stop_after else math.inf
+            if left <= 0 or not work(name, args, left):
+                raise SystemExit(LATER)
+        for name in names if args.ship else ():
+            print("shipped", *(path.name for path in networks.ship(name, args.out)))
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+        raise SystemExit(f"error: {str(error).splitlines()[0]}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; the same command goes on from the last saved step") from None
+
+
+if __name__ == "__main__":
+    main()

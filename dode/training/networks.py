@@ -1,0 +1,143 @@
+"""The networks that dode ships, from recipe to file: trained, described, and the statistics that belong to them."""
+
+from __future__ import annotations
+
+import math
+import platform
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dode import metrics, zoo
+from dode.denoisers import NetworkDenoiser
+from dode.storage import FileError, atomic
+from dode.training.losses import Loss, accuracy, classifier_loss, denoiser_loss
+from dode.training.recipes import RECIPES, Recipe, build_classifier, build_denoiser, recipe_named
+from dode.training.run import Run
+
+
+def describe(denoiser: NetworkDenoiser) -> dict[str, Any]:
+    """What :func:`dode.load` needs to wrap a network again."""
+    return dict(
+        prediction=denoiser.prediction, wrapper=type(denoiser).__name__, schedule=denoiser.schedule.config,
+        shape=list(denoiser.shape), sigma_data=getattr(denoiser, "sigma_data", None),
+    )  # fmt: skip
+
+
+def _begin(recipe: Recipe, device: str) -> tuple[nn.Module, Loss, dict[str, Any]]:
+    """The untrained network on ``device``, its loss on the data, which are there too, and its description."""
+    split = recipe.data.whole if recipe.denoises else "train"
+    images, labels = (t.to(device) for t in recipe.data.load(split))
+    torch.manual_seed(recipe.seed)
+    if not recipe.denoises:
+        model = build_classifier(recipe).to(device)
+        return model, classifier_loss(model, images, labels, recipe), dict(architecture=type(model).__name__)
+    denoiser = build_denoiser(recipe).to(device)
+    model = denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[union-attr, call-overload]
+    if recipe.compile and device.startswith("cuda"):
+        denoiser.network = torch.compile(model)
+    return model, denoiser_loss(denoiser, images, labels, recipe), describe(denoiser)
+
+
+def train(
+    recipe: Recipe | str,
+    folder: Path,
+    device: str = "cpu",
+    until: int | None = None,
+    patience: float = math.inf,
+) -> Run:
+    """Train the network of a recipe, or of a recipe's name, or go on where a killed run stopped.
+
+    Writes its state into ``folder`` and, when it is finished, ``NAME.safetensors`` and ``NAME.csv``.
+
+    Parameters
+    ----------
+    until
+        Stop at this step.
+    patience
+        Stop after this many seconds of this call.
+
+    Raises
+    ------
+    ValueError
+        No such recipe, or the state in ``folder`` is another recipe's.
+    FileError
+        The training images or the state cannot be read.
+    FloatingPointError
+        A loss was not finite; the last saved state is as it was.
+    """
+    recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    model, loss, info = _begin(recipe, device)
+    run = Run(recipe, model, folder, device)
+    if run.resume():
+        print(f"resuming {recipe.name} at step {run.step}")
+    run.train(loss, until, patience=patience)
+    if run.finished:
+        _publish(run, info)
+    return run
+
+
+def _publish(run: Run, info: dict[str, Any]) -> None:
+    """Write the finished network and its log, with what a model card says of it."""
+    recipe, model, device = run.recipe, run.model, str(run.device)
+    cuda = device.startswith("cuda")
+    info |= dict(
+        name=recipe.name, config=getattr(model, "config", {}), recipe=replace(recipe, steps=run.step).facts,
+        data=recipe.data.source, licence=recipe.data.licence, seconds=round(run.seconds),
+        threads=torch.get_num_threads(), device=torch.cuda.get_device_name(device) if cuda else device,
+        final_loss=run.log[-1][1] if run.log else None, torch=torch.__version__, python=platform.python_version(),
+    )  # fmt: skip
+    if not recipe.denoises:
+        model.load_state_dict(run.average)
+        info["test_accuracy"] = accuracy(model, *recipe.data.load("test"))
+    run.publish(run.folder / f"{recipe.name}.safetensors", info)
+    run.write_log(run.folder / f"{recipe.name}.csv")
+
+
+def reference_moments(folder: Path, name: str = "fashion-mnist-classifier", device: str = "cpu") -> Path:
+    """Mean and covariance of a trained classifier's features over the images that denoisers learn: FD's other side."""
+    features, known = metrics.classifier_features(folder / f"{name}.safetensors", device), recipe_named(name).data
+    images, _ = known.load(known.whole)
+    return metrics.moments(images, features, source=known.source).save(folder / zoo.moments_file(name))
+
+
+def files(name: str) -> list[str]:
+    """What a finished recipe leaves: the network, its log, and a classifier's moments."""
+    found = [f"{name}.safetensors", f"{name}.csv"]
+    return found if recipe_named(name).denoises else [*found, zoo.moments_file(name)]
+
+
+def missing(names: Iterable[str], folder: Path) -> list[str]:
+    """Those of the recipes ``names`` that are not finished in ``folder``."""
+    return [name for name in names if not all((folder / file).is_file() for file in files(name))]
+
+
+def ship(name: str, folder: Path) -> list[Path]:
+    """Copy what a finished recipe left in ``folder`` beside the package's own checkpoints; the copies.
+
+    FileError if something is not there, or too large to be shipped.
+    """
+    if missing([name], folder):
+        raise FileError(f"{name} is not finished in {folder}; train it with python -m dode.training {name}")
+    sources = [folder / file for file in files(name)]
+    if large := [p for p in sources if p.stat().st_size > 16e6]:
+        raise FileError(f"{large[0]} has {large[0].stat().st_size / 1e6:.1f} MB; a shipped file has 16 at most")
+    for source in sources:
+        with atomic(zoo.CHECKPOINTS / source.name) as temporary:
+            shutil.copyfile(source, temporary)
+    return [zoo.CHECKPOINTS / p.name for p in sources]
+
+
+def named(word: str) -> list[str]:
+    """A recipe's name, or all recipes of a data set, those that measure first."""
+    if word in RECIPES:
+        return [word]
+    found = [r for r in RECIPES.values() if word == r.data.name]
+    if not found:
+        recipe_named(word)
+    return [r.name for r in sorted(found, key=lambda r: r.denoises)]

@@ -1,0 +1,141 @@
+"""Everything that decides a training run, as data: one row of :data:`RECIPES` for each network that dode trains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from torch import nn
+
+from dode.data import DataSet, data_set
+from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction
+from dode.networks import Classifier, Critic, UNet
+from dode.schedules import EDM, vp_linear
+
+Kind = Literal["noise", "data", "classifier", "critic"]
+NETWORKS: dict[str, type[nn.Module]] = {"noise": UNet, "data": UNet, "classifier": Classifier, "critic": Critic}
+LABEL_SCALE = {"noise": 1.0, "data": 250.0}  # labels 0..1000, and ln(sigma) / 4
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run.
+
+    Parameters
+    ----------
+    name
+        The data set's, then "-noise", "-data", "-classifier" or "-critic" where :func:`dode.training.train` is to
+        know what to build.
+    steps
+        Of Adam.
+    minutes
+        If given, ``steps`` is found from the speed of the first ones, so that training takes about so long.
+    flips
+        Half of the images are seen mirrored.
+    bf16, compile
+        Mixed precision; ``torch.compile`` where the device is a GPU.
+    drop
+        The part of images whose class a denoiser is not told, so that it learns to draw any.
+    network
+        Arguments of the network beside those that the data set decides.
+    """
+
+    name: str
+    steps: int = 6_500
+    batch: int = 128
+    rate: float = 1.5e-3
+    warmup: int = 300
+    ema: float = 0.999
+    seed: int = 0
+    bf16: bool = True
+    save_every: int = 500
+    flips: bool = False
+    minutes: float | None = None
+    compile: bool = False
+    drop: float = 0.0
+    network: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def matches(self, facts: Mapping[str, Any]) -> bool:
+        """Whether ``facts`` were written by this recipe; what it did not know of then is as usual."""
+        try:
+            return Recipe(**facts).facts == self.facts
+        except TypeError:
+            return False
+
+    @property
+    def data(self) -> DataSet:
+        """What it learns from."""
+        return data_set(self.name)
+
+    @property
+    def kind(self) -> Kind:
+        """What it makes.  ValueError for a name that says none."""
+        found = self.name.rsplit("-", 1)[-1]
+        if found not in NETWORKS:
+            raise ValueError(f"{self.name!r} does not end with one of {', '.join(NETWORKS)}")
+        return found  # type: ignore[return-value]
+
+    @property
+    def denoises(self) -> bool:
+        """Whether it makes a denoiser and no classifier."""
+        return self.kind in LABEL_SCALE
+
+
+SMALL = dict(widths=(32, 64, 128))  # 2.7 M parameters, an hour on one core
+LARGE = dict(patch=1, widths=(64, 112, 160), blocks=2, heads=5)  # 7.8 M parameters, 15.5 MB in half precision
+
+RECIPES = {
+    r.name: r
+    for r in (
+        Recipe("fashion-mnist-noise", network=SMALL),
+        Recipe("fashion-mnist-data", network=SMALL),
+        Recipe("fashion-mnist-classifier", steps=2_000, rate=2e-3, warmup=100, bf16=False),
+        Recipe("fashion-mnist-critic", 5_000, rate=3e-3, seed=1, bf16=False, flips=True),
+        *(
+            Recipe(
+                f"imagenet32-{kind}", steps=20_000, batch=512, rate=1e-3, warmup=500, ema=0.9995, save_every=1_000,
+                flips=True, minutes=22, compile=True, drop=0.1, network=LARGE,
+            )
+            for kind in LABEL_SCALE
+        ),
+        Recipe(
+            "imagenet32-classifier", steps=8_000, batch=256, rate=2e-3, warmup=300, save_every=1_000, flips=True,
+            network=dict(width=64, features=256),
+        ),
+        Recipe(
+            "imagenet32-critic", steps=8_000, batch=256, rate=2e-3, warmup=300, seed=1, save_every=1_000, flips=True,
+            network=dict(stem=48, widths=(128, 256)),
+        ),
+    )
+}  # fmt: skip
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe called ``name``; a ValueError says which there are."""
+    if name not in RECIPES:
+        raise ValueError(f"no recipe named {name!r}; known: {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def build_denoiser(recipe: Recipe | str) -> NetworkDenoiser:
+    """The untrained denoiser of a recipe or of a recipe's name."""
+    r = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    channels, size, _ = r.data.shape
+    classes = r.data.classes if r.data.told else 0
+    network = UNet(channels, size, label_scale=LABEL_SCALE[r.kind], classes=classes, **r.network)
+    if r.kind == "noise":
+        return NoisePrediction(network, r.data.shape, vp_linear(), name=r.name)
+    return EDMPrediction(network, r.data.shape, EDM(), sigma_data=r.data.sigma_data, name=r.name)
+
+
+def build_classifier(recipe: Recipe | str) -> nn.Module:
+    """The untrained classifier or critic of a recipe or of a recipe's name."""
+    r = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    return NETWORKS[r.kind](channels=r.data.shape[0], classes=r.data.classes, **r.network)

@@ -1,0 +1,53 @@
+"""The benchmarks run, and keep what is measured where it belongs."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ONE = ["--checkpoint", "fashion-mnist-data"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "file", "rows", "column"),
+    [
+        ("throughput", ONE, "throughput", 12, "bare_over_sample"),
+        ("loop", ["--solvers", "DDIM", "UniPC-3"], "loop", 2, "ratio"),
+        ("network_share", ONE, "loop_network", 4, "value"),
+        ("bf16", ONE, "bf16", 2, "fd_bf16"),
+        ("distillation_cost", ONE, "distillation_cost", 4, "seconds"),
+    ],
+)
+def test_a_benchmark_runs(name: str, options: list[str], file: str, rows: int, column: str, tmp_path: Path) -> None:
+    """In a process of its own, from a folder where results are not kept; a second run replaces its rows."""
+    (tmp_path / "_toc.yml").touch()
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--smoke", *options]
+    settings = os.environ | {"PYTHONPATH": str(ROOT), "DODE_COMMIT": "abc", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "_build" / "benchmarks" / f"{file}.csv").open() as f:
+        found = list(csv.DictReader(f))
+    assert len(found) == rows and all(float(row[column]) > 0 for row in found)
+    assert {row["commit"] for row in found} == {"abc"} and all(row["torch"] and row["device"] for row in found)
+    assert not (tmp_path / "results").exists()
+
+
+def test_rows_of_a_gpu_stand_beside_those_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import timing
+
+    (tmp_path / "_toc.yml").touch()
+    monkeypatch.chdir(tmp_path)
+    for device, seconds in (("cpu", 1), ("cuda", 2), ("cuda:0", 3)):
+        timing.Rows("it", ["solver"], device, smoke=False).add(dict(solver="ddim", seconds=seconds))
+    files = {p.name: p.read_text() for p in (tmp_path / "results").iterdir()}
+    assert files == {"it.csv": "solver,seconds\nddim,1\n", "it.gpu.csv": "solver,seconds\nddim,3\n"}
+    turns: list[str] = []
+    found = timing.in_turn({k: lambda k=k: turns.append(k) for k in "ab"}, "cpu", 3)
+    assert turns == list("ab" * 4) and {k: len(v) for k, v in found.items()} == {"a": 3, "b": 3}

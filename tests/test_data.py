@@ -1,0 +1,70 @@
+"""The loader of natural images: what a sheet holds comes out in its order, and what is no sheet is named in a line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dode import data, zoo
+from dode.storage import FileError
+from tests import natural
+
+
+def test_images_come_sheet_by_sheet_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sheets = natural.make(tmp_path, monkeypatch, classes=3)
+    images, labels = data.imagenet32()
+    assert images.shape == (750, 3, 32, 32) and images.dtype == torch.uint8 and labels.dtype == torch.int64
+    assert labels.tolist() == [k for k in range(3) for _ in range(250)]
+    for kind, row, column in ((0, 0, 0), (1, 3, 7), (2, 9, 24)):
+        assert torch.equal(images[250 * kind + 25 * row + column], sheets[kind][row, column])
+
+
+def test_the_last_row_of_each_class_is_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sheets = natural.make(tmp_path, monkeypatch)
+    images, labels = data.imagenet32("test")
+    assert images.shape == (50, 3, 32, 32) and labels.tolist() == [0] * 25 + [1] * 25
+    assert torch.equal(images[:25], sheets[0][9]) and torch.equal(images[25:], sheets[1][9])
+    rest, kinds = data.imagenet32("train")
+    assert len(rest) == len(kinds) == 450 and torch.equal(rest[225:], sheets[1][:9].flatten(0, 1))
+
+
+def test_what_is_no_data_set_is_named_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    natural.make(tmp_path, monkeypatch)
+    folder = tmp_path / "imagenet32"
+
+    def refused(message: str) -> None:
+        with pytest.raises(FileError, match=re.escape(message)) as info:
+            data.imagenet32()
+        assert "\n" not in str(info.value)
+
+    monkeypatch.setattr(data, "CLASSES", 200)
+    refused(f"{folder} holds 2 sheets of images (*.png), not one for each of 200 classes")
+    monkeypatch.setattr(data, "CLASSES", 2)
+    first = folder / "n00000000.png"
+    whole = first.read_bytes()
+    first.write_bytes(whole[: len(whole) // 2])
+    refused(f"{first} cannot be read (")
+    first.write_bytes(b"no picture")
+    refused(f"{first} cannot be read (")
+    Image.new("RGB", (800, 288)).save(first)
+    refused(f"{first} has pixels of shape (288, 800, 3), not 10 rows of 25 RGB images of 32 x 32; copy it again")
+    Image.new("L", (800, 320)).save(first)
+    refused(f"{first} has pixels of shape (320, 800), not 10 rows")
+    monkeypatch.setenv("DODE_DATA", str(tmp_path / "nowhere"))
+    refused(f"{tmp_path / 'nowhere' / 'imagenet32'} does not exist; point DODE_DATA at a folder that holds imagenet32")
+    monkeypatch.delenv("DODE_DATA")
+    refused("DODE_DATA/imagenet32 does not exist; point DODE_DATA at")
+
+
+def test_checkpoints_belong_to_a_data_set_by_name() -> None:
+    assert data.data_set("imagenet32-data") is data.data_set("imagenet32") is data.DATA_SETS["imagenet32"]
+    assert data.data_set("fashion-mnist-data-progressive-4").name == "fashion-mnist"
+    for name in ("imagenet32x", "edm-cifar10-32x32-uncond-vp", ""):
+        with pytest.raises(ValueError, match="is of no data set that is known here: fashion-mnist, imagenet32"):
+            data.data_set(name)
+    for name in zoo.NAMES:
+        assert zoo.load(name).shape == data.data_set(name).shape

@@ -1,0 +1,163 @@
+"""Natural images from sheets to a measured row, at a tiny size: what a GPU does at the real one, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import dode
+from book import prose
+from dode import experiments, zoo
+from dode.conditions import Compiled
+from dode.experiments import fits, quality
+from dode.storage import FileError, load_tensors
+from dode.training import RECIPES, Run, networks
+from dode.training.__main__ import main
+from tests import natural
+
+NAMES = ["imagenet32-noise", "imagenet32-data"]
+ALL = ["imagenet32-classifier", "imagenet32-critic", *NAMES]
+UNET = dict(patch=2, widths=(8, 16), blocks=1, heads=2)
+TINY = dict(noise=UNET, data=UNET, classifier=dict(width=4, features=8), critic=dict(stem=4, widths=(4, 8)))
+P = replace(experiments.preset("smoke"), images=24, fit_images=8, bf16=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Everything of the data set trained in a few steps, killed now and then, and shipped into an empty zoo."""
+    folder = tmp_path_factory.mktemp("natural")
+    with pytest.MonkeyPatch.context() as patch:
+        natural.make(folder / "data", patch)
+        for name in ALL:
+            small = dict(steps=8, batch=16, warmup=2, save_every=3, minutes=None, ema=0.5)
+            small |= dict(rate=0.03, network=TINY[name.rsplit("-", 1)[1]])
+            patch.setitem(RECIPES, name, replace(RECIPES[name], **small))
+        patch.setattr(zoo, "CHECKPOINTS", folder / "checkpoints")
+        command = ["imagenet32", "--out", str(folder / "runs"), "--device", "cpu", "--ship"]
+        with pytest.raises(SystemExit) as stopped:
+            main([*command, "--stop-after", "1e-9"])  # no time at all: nothing is begun
+        assert stopped.value.code == 75 and not (folder / "runs").exists()
+        statuses = [call(command) for _ in range(1 + 7 * len(ALL))]  # every call has time for one step
+        assert statuses == [75] * 7 * len(ALL) + [0]
+        patch.setattr(zoo, "NAMES", tuple(zoo.shipped(zoo.DENOISERS)))
+        forget()
+        patch.setattr(fits, "home", lambda: folder)
+        yield folder
+    forget()
+
+
+def call(command: list[str]) -> int:
+    """The command as if its time were over after a step; its exit status."""
+    whole = Run.train
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "train", lambda run, loss, *_, **__: whole(run, loss, run.step + 1, progress=False))
+        try:
+            main(command)
+        except SystemExit as stopped:
+            return int(str(stopped.code))
+    return 0
+
+
+def forget() -> None:
+    """What is kept by name is of other weights now."""
+    experiments.load_cached.cache_clear()
+    quality.data_reference.cache_clear()
+    quality._recorded.cache_clear()
+
+
+def test_all_of_a_data_set_is_trained_by_one_command_called_again_and_again(trained: Path) -> None:
+    shipped = {p.name for p in (trained / "checkpoints").iterdir()}
+    files = {f"{name}.{end}" for name in ALL for end in ("safetensors", "csv")}
+    assert shipped == files | {"imagenet32-moments.safetensors", "imagenet32-critic-moments.safetensors"}
+    assert networks.missing(ALL, trained / "runs") == [] and networks.named("imagenet32") == ALL
+    for name in ALL:
+        card = zoo.metadata(zoo.CHECKPOINTS / f"{name}.safetensors")
+        assert card["recipe"]["steps"] == 8 and "200 ImageNet classes" in card["data"]
+        assert card["licence"].startswith("non-commercial research only")
+    assert experiments.checkpoints("imagenet32") == experiments.checkpoints("all") == NAMES
+
+
+def test_what_is_not_trained_yet_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(zoo, "CHECKPOINTS", tmp_path)
+    monkeypatch.setattr(zoo, "NAMES", ())
+    with pytest.raises(FileError, match="imagenet32-data is not among the shipped files; train it with python -m dode"):
+        dode.load("imagenet32-data")
+    with pytest.raises(FileError, match="imagenet32-critic is not among the shipped files; train it with"):
+        zoo.load_classifier("imagenet32-critic")
+    with pytest.raises(FileError, match="no checkpoint of imagenet32 is here; train them with python -m dode.training"):
+        experiments.checkpoints("imagenet32")
+    with pytest.raises(FileError, match="imagenet32-data is not finished in .*; train it with python -m dode.training"):
+        networks.ship("imagenet32-data", tmp_path)
+    (tmp_path / "imagenet32-data.csv").write_text("step,loss,seconds\n")
+    (tmp_path / "imagenet32-data.safetensors").write_bytes(bytes(16_100_000))
+    with pytest.raises(FileError, match="has 16.1 MB; a shipped file has 16 at most"):
+        networks.ship("imagenet32-data", tmp_path)
+
+
+def test_an_image_has_the_class_of_its_seed_however_the_seeds_are_cut(trained: Path) -> None:
+    model = dode.load("imagenet32-data")
+    assert model.turn == 200 and isinstance(model.network, torch.nn.Module)
+    with torch.no_grad():  # as after a long training: the class matters
+        model.network.kinds.weight.mul_(30)  # type: ignore[union-attr, operator]
+        for block in (*model.network.down, *model.network.up):  # type: ignore[union-attr]
+            block.conv2.weight.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
+        model.network.head[2].weight.normal_(0, 0.05, generator=torch.Generator().manual_seed(1))  # type: ignore[index]
+    table, seeds = dode.solvers.ddim(model.grid(2)), [5, 1_000_003, 7, 407, 8]
+    whole = torch.cat(list(experiments.draw(model, table, seeds)))
+    cut = torch.cat(list(experiments.draw(model, table, seeds, batch_size=2)))
+    torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-4)
+    one_class = dode.sample(
+        model.of([7] * 5), table, dode.initial_noise(model.shape, seeds)
+    )  # seeds 7 and 407 differ by twice the number of classes
+    same = [(one_class[k] - whole[k]).abs().max() < 1e-3 for k in range(5)]
+    assert same == [False, False, True, True, False]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_is_measured_by_the_judges_of_natural_images(name: str, trained: Path) -> None:
+    (cell,) = experiments.fd_cells(P, {(name, "ddim"): [2]}, ["d-ode"])
+    row = experiments.fd_row(P, "cpu", **cell)
+    assert row["features"].startswith("imagenet32-classifier-") and row["n"] == 24 and float(row["fd"]) > 0
+    (features, data), (critic, critic_data) = fits.yardsticks("cpu", name)
+    assert features.name == row["features"] == data.features and data.n == critic_data.n == 500
+    assert critic.name.startswith("imagenet32-critic-") and critic.name == critic_data.features
+    residual = fits.residual("cpu", "critic", name)(torch.rand(3, 3, 32, 32) * 2 - 1)
+    assert residual.shape == (3, critic.dim + 3 * 32 * 32)  # the critic's features, and pixels
+    learned = fits.fit(P, name, "cpu", "gauss-newton", 3)
+    assert isinstance(learned, dode.Tableau) and learned.nfe == 3 and learned.metadata["model"] == name
+
+
+def test_sweeps_may_sample_with_a_compiled_network(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = quality.swift.__wrapped__(P, NAMES[0], "cpu")
+    monkeypatch.setenv("DODE_COMPILE", "1")
+    compiled = quality.swift.__wrapped__(P, NAMES[0], "cpu")
+    assert plain is quality.fast(P, NAMES[0], "cpu") and not isinstance(plain.network, Compiled)
+    assert isinstance(compiled.network, Compiled) and compiled.turn == 200 and compiled.name == plain.name
+    assert isinstance(compiled.of([3, 4]).network, Compiled)
+
+
+def test_the_model_card_says_whose_the_images_are(trained: Path) -> None:
+    card = prose.model_card("imagenet32-data")
+    assert card.startswith("# imagenet32-data\n") and "3 x 32 x 32" in card and "natural images" in card
+    assert "| licence | non-commercial research only, by ImageNet's terms for the data (code: MIT) |" in card
+    assert "| quality | not measured yet |" in card and "8 steps of 16 images" in card and "(0.0 passes" in card
+
+
+def test_moments_are_of_all_images_and_the_network_of_its_header(trained: Path) -> None:
+    tensors, card = load_tensors(zoo.CHECKPOINTS / "imagenet32-data.safetensors", "network")
+    assert card["config"]["classes"] == 200 and tensors["kinds.weight"].shape[0] == 201
+    assert {v.dtype for v in tensors.values()} == {torch.float16} and card["shape"] == [3, 32, 32]
+    assert 0 <= zoo.metadata(zoo.CHECKPOINTS / "imagenet32-classifier.safetensors")["test_accuracy"] <= 1
+    log = (zoo.CHECKPOINTS / "imagenet32-data.csv").read_text().splitlines()
+    assert log[0] == "step,loss,seconds"
+
+
+def test_a_device_that_is_not_there_is_one_line() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(SystemExit, match="error: torch finds no CUDA device here; take --device cpu, or leave it out"):
+        main(["imagenet32", "--device", "cuda"])

@@ -1,0 +1,180 @@
+"""The catalogue, and its downloads."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from published_parts import (
+    refuses,
+)
+
+import dode
+from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction
+from dode.published import CATALOGUE, Row, download
+from dode.published.wrapping import VEPrediction
+from dode.storage import FileError
+
+
+@pytest.mark.parametrize("row", CATALOGUE.values(), ids=list(CATALOGUE))
+def test_rows_are_whole(row: Row) -> None:
+    assert row.licence and row.source and len(row.shape) == 3 and row.shape[1] == row.shape[2]
+    assert bool(row.hub) == (row.kind == "diffusers") != bool(row.file)
+    assert not row.url or re.fullmatch(r"https://[\w.-]+/[\w./?=-]+", row.url)
+    assert bool(row.url) + bool(row.page) + bool(row.hub) == 1
+    assert re.fullmatch("|sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", row.digest)
+    assert row.check == (row.digest or "digest not known: the file is checked by its format alone")
+    assert row.kind in ("edm", "diffusers") or row.schedule is not None
+    assert row.settings.get("classifier", row.name) in CATALOGUE
+
+
+def test_files_have_names_of_their_own() -> None:
+    files = [row.file for row in CATALOGUE.values() if row.file]
+    assert len(set(files)) == len(files)
+
+
+# --- downloads ----------------------------------------------------------------------------------------------------
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Sends ``payload``; its class attributes say how it misbehaves."""
+
+    payload, cuts, ranges, status = b"", list[int](), True, 200
+    asked = list[str | None]()
+
+    def do_GET(self) -> None:
+        cls = type(self)
+        wanted = self.headers.get("Range")
+        cls.asked.append(wanted)
+        first = int(wanted[6:-1]) if wanted and cls.ranges else 0
+        self.send_response(cls.status if cls.status != 200 else 206 if first else 200)
+        body = cls.payload[first:]
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: cls.cuts.pop(0)] if cls.cuts else body)  # and hangs up
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[Server]]]:
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+    own = type("Own", (Server,), dict(payload=bytes(range(256)) * 40, cuts=[], asked=[]))
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), own)
+    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{httpd.server_port}/tiny.pt", own
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def digest(raw: bytes) -> str:
+    return f"sha256:{hashlib.sha256(raw).hexdigest()}"
+
+
+def fetch_fails(row: Row, match: str) -> None:
+    """One line, and nothing in the cache."""
+    with pytest.raises(FileError) as info:
+        download.fetch(row, progress=False)
+    assert match in str(info.value) and "\n" not in str(info.value)
+    assert not list(download.cache().glob("*")) if download.cache().exists() else True
+
+
+def test_a_download_is_checked_and_kept(rows: Callable[..., Row], server: tuple[str, type[Server]]) -> None:
+    url, own = server
+    row = replace(rows("tiny", "adm-imagenet-64", file="tiny.pt", url=url), digest=digest(own.payload), size=10_240)
+    path = download.fetch(row)
+    assert path == download.place(row) and path.read_bytes() == own.payload
+    assert download.fetch(row) == path and len(own.asked) == 1  # the second time from the cache
+    assert [p.name for p in path.parent.iterdir()] == ["tiny.pt"]
+
+
+def test_a_broken_connection_is_taken_up(rows: Callable[..., Row], server: tuple[str, type[Server]]) -> None:
+    url, own = server
+    row = replace(rows("tiny", "adm-imagenet-64", file="tiny.pt", url=url), digest=digest(own.payload))
+    own.cuts = [5000, 3000]
+    assert download.fetch(row, progress=False).read_bytes() == own.payload
+    assert own.asked == [None, "bytes=5000-", "bytes=8000-"]
+
+
+def test_a_server_without_ranges_begins_again(rows: Callable[..., Row], server: tuple[str, type[Server]]) -> None:
+    url, own = server
+    row = replace(rows("tiny", "adm-imagenet-64", file="tiny.pt", url=url), digest=digest(own.payload))
+    own.cuts, own.ranges = [5000, 7000], False
+    assert download.fetch(row, progress=False).read_bytes() == own.payload
+
+
+def test_a_download_that_fails_leaves_nothing(rows: Callable[..., Row], server: tuple[str, type[Server]]) -> None:
+    url, own = server
+    row = rows("tiny", "adm-imagenet-64", file="tiny.pt", url=url)
+    own.cuts = [1000] * 20
+    fetch_fails(row, f"the connection ended after 5,000 bytes); put the file from {url} at {download.place(row)}")
+    own.cuts = []
+    fetch_fails(replace(row, digest=digest(b"other")), f"{url} sent other bytes than expected")
+    own.status = 404
+    fetch_fails(row, "could not be fetched (404")
+
+
+def test_offline(rows: Callable[..., Row]) -> None:
+    """One line that says which file to put where; and there it is found."""
+    row = rows("tiny", "adm-imagenet-64", file="tiny.pt", url="http://127.0.0.1:9/tiny.pt")
+    fetch_fails(row, f"put the file from http://127.0.0.1:9/tiny.pt at {download.place(row)}")
+    refuses("tiny is not here and could not be fetched", "tiny")
+    by_hand = rows("other", "ddim-celeba-64", file="other.pth")
+    fetch_fails(by_hand, f"save the file as {download.place(by_hand)}")
+
+
+def test_an_altered_file_is_refused_and_kept(rows: Callable[..., Row]) -> None:
+    row = replace(rows("tiny", "adm-imagenet-64", file="tiny.pt"), digest=digest(b"as published"), size=12)
+    path = download.place(row)
+    path.parent.mkdir()
+    path.write_bytes(b"as published")
+    assert download.fetch(row) == path
+    path.write_bytes(b"as_published")
+    with pytest.raises(FileError, match="is not the published file"):
+        download.fetch(row)
+    path.write_bytes(b"as publ")
+    with pytest.raises(FileError, match="has 7 bytes, not 12"):
+        download.fetch(row)
+    assert path.read_bytes() == b"as publ"  # it may be somebody's: theirs to delete
+
+
+def test_a_cache_that_cannot_be_written(
+    rows: Callable[..., Row], server: tuple[str, type[Server]], tmp_path: Path
+) -> None:
+    row = rows("tiny", "adm-imagenet-64", file="tiny.pt", url=server[0])
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(FileError, match="cannot be stored at"):
+        download.fetch(row, progress=False)
+
+
+def test_the_cache_s_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DODE_CACHE", str(tmp_path))
+    assert download.cache() == tmp_path
+    monkeypatch.delenv("DODE_CACHE")
+    assert download.cache().name == "dode"
+
+
+def test_loaded_networks_are_denoisers() -> None:
+    """What the package promises of all of them."""
+    assert all(issubclass(kind, NetworkDenoiser) for kind in (EDMPrediction, NoisePrediction, VEPrediction))
+
+
+def test_the_names_of_the_catalogue_are_names_of_the_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DODE_CACHE", str(tmp_path))
+    where = tmp_path / "ddim-celeba-64.pth"
+    for ask in (dode.load, dode.zoo.digest):
+        with pytest.raises(FileError, match=f"has to be fetched by hand: open https.* and save the file as {where}"):
+            ask("ddim-celeba-64")
+    where.write_bytes(b"half a file")
+    with pytest.raises(FileError, match="nothing in it was run"):
+        dode.load("ddim-celeba-64")
+    assert dode.zoo.digest("ddim-celeba-64") == hashlib.sha256(b"half a file").hexdigest()[:8]
