@@ -45,7 +45,7 @@ where = experiments.device(device)
 # %% tags=["hide-input"]
 listed = [
     {
-        "name": row.name.partition("/")[2] or row.name, "side": row.shape[1], "classes": row.classes or "",
+        "name": row.name, "side": row.shape[1], "classes": row.classes or "",
         "paper": row.source, "licence": row.licence.partition(",")[0].partition(" (")[0],
         "digest": row.digest.partition(":")[0],
     }
@@ -55,10 +55,7 @@ plots.listing(pd.DataFrame(listed))
 
 # %% tags=["nbval-check-output", "hide-input"]
 digests = sum(bool(row.digest) for row in published.CATALOGUE.values())
-hubs = [row.hub for row in published.CATALOGUE.values() if row.hub]
-print(
-    f"{len(published.CATALOGUE)} checkpoints, {digests} of them with a published digest; on the hub: {', '.join(hubs)}"
-)
+print(f"{len(published.CATALOGUE)} checkpoints, {digests} of them with a published digest")
 
 # %% [markdown]
 # ```python
@@ -131,13 +128,14 @@ plots.listing(hours.rename(columns={"hours": "hours here, one process"}))
 # %% [markdown]
 # ## The papers' rows
 #
-# What each row of the two papers takes (`dode.experiments.papers`): a notebook, a checkpoint, the calls. The grid is the checkpoint's own; the last column is the hours at 10,000 evaluations a second, so a network that makes 1,000 takes ten times that. Fits are left out.
+# What each row of the two papers takes (`dode.experiments.papers`): a notebook, a checkpoint, the calls. The grid is the checkpoint's own; the last column is the hours at 10,000 evaluations a second, so a network that makes 1,000 takes ten times that. Fits are left out, and the passes of the classifier that guides (`@1.25`, forward and back).
 
 # %% tags=["hide-input"]
 listed = [
     {
-        "notebook": row.notebook, "data": row.data, "checkpoint": row.checkpoint,
-        "calls": f"{row.nfes[0]} to {row.nfes[-1]}", "blocks": row.blocks, "|B|": row.fit_images,
+        "notebook": row.notebook, "data": row.data, "-p checkpoint": row.checkpoint,
+        "calls": f"{row.nfes[0]} to {row.nfes[-1]}", "blocks": row.blocks,
+        "|B|": row.fit_images if row.notebook in plans.PLANS else "",
         "hours": f"{plans.price(row) / 1e4 / 3600:.1f}",
     }
     for row in papers.ROWS
@@ -148,7 +146,8 @@ plots.listing(pd.DataFrame(listed))
 # `figure_3` and `figure_4` are those of the D-ODE paper {cite:p}`kim2024dode`, `learned` is table 5 of the paper on DLMS {cite:p}`liang2025lms`: five handcrafted solvers, each on the best of four grids, the start and nine learned ones. A row is one command:
 #
 #     .venv/bin/jupytext --to ipynb notebooks/figure_4.py -o f.ipynb
-#     .venv/bin/papermill f.ipynb out.ipynb -p preset paper -p checkpoint edm-cifar10-32x32-uncond-vp -p device cuda
+#     .venv/bin/papermill f.ipynb out.ipynb -p preset paper \
+#         -p checkpoint edm-cifar10-32x32-uncond-vp -p device cuda
 #
 # Rows go to `results/figure_4.paper.csv` as they are measured; a killed run goes on from there. FID wants two files in the cache folder: Inception, and the moments of its features on the training images (`NAME.inception-legacy_tensorflow.safetensors`; `learned` measures with clean-fid's resizing too, `NAME.inception-clean.safetensors`).
 # Without them an error says how to make them. Fits on these networks compare pixels and random features: there is no critic for such images, and Inception, which measures, stays out of them.

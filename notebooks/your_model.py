@@ -153,7 +153,7 @@ with TemporaryDirectory() as folder:
 # ## A pipeline of diffusers
 #
 # `dode.diffusers.from_diffusers` makes a denoiser of a pipeline: the U-Net or transformer with its prediction type, its scheduler's noise levels, prompts or labels as conditions, classifier-free guidance in one doubled batch. The autoencoder is left out: the solver
-# is distilled in the latent space. A table goes back into the pipeline as its scheduler. The pipeline below is a tiny one with random weights, made on the spot, so that the page needs nothing from anywhere; with a model from a hub the same lines do.
+# is distilled in the latent space; Flux's, too, whose pipeline carries latents packed and whose network is told its guidance. A table goes back into the pipeline as its scheduler. The pipeline below is a tiny one with random weights, made on the spot, so that the page needs nothing from anywhere; with a model from a hub the same lines do.
 
 # %%
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
