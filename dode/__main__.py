@@ -152,14 +152,14 @@ def refuse(args: argparse.Namespace) -> None:
 
 
 def compared(args: argparse.Namespace, model: NetworkDenoiser) -> lms.Residual:
-    """``--compare``: the critic's features and a tenth of the pixels, where it knows such images, or pixels alone."""
+    """``--compare``: the critic's features and a tenth of the clipped pixels, where it knows such images, or pixels alone."""
     known = model.name in zoo.NAMES
     if args.compare == "features" and not known:
         raise ValueError(f"--compare features: no critic knows the images of {model.name}; take --compare pixels")
     if args.compare == "pixels" or not known:
         return lms.pixels
     network, _ = zoo.load_classifier(f"{zoo.data_set_of(model.name).name}-critic", model.device)
-    return lms.stack((1.0, lms.features(network)), (0.1, lms.pixels))
+    return lms.seen(lms.stack((1.0, lms.features(network)), (0.1, lms.pixels)))
 
 
 def recipe(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau | lms.Designed:

@@ -93,7 +93,7 @@ def heun() -> dode.Tableau:
 def compared(what: str = "features") -> lms.Residual:
     """What the last images are compared in."""
     network, _ = zoo.load_classifier("fashion-mnist-critic")
-    return lms.pixels if what == "pixels" else lms.stack((1.0, lms.features(network)), (0.1, lms.pixels))
+    return lms.pixels if what == "pixels" else lms.seen(lms.stack((1.0, lms.features(network)), (0.1, lms.pixels)))
 
 
 def second_order() -> dode.Tableau | lms.Designed:

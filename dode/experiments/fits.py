@@ -137,9 +137,6 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
         pass
     name, options = solvers.parse_options(method, FIT_OPTIONS)
     model, quick = load_cached(checkpoint, device_name), fast(p, checkpoint, device_name)
-    seeds = fit_seeds(options.get("images", p.learn_images))
-    noise = initial_noise(model.shape, seeds, device=model.device)
-    model, quick = model.of(seeds), quick.of(seeds)  # a class-conditional network is told each seed's class
     where = {k: options[k] for k in START_OPTIONS if k in options}
     below = where.pop("base") if where.get("base") in recipes.RECIPES else None
     table, make = start(name, checkpoint, device_name, nfe, **where)
@@ -148,6 +145,9 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
         if not isinstance(made, Tableau):
             raise ValueError(f"{method}: {below} designs its table for each image; a base is one table for all")
         table = made
+    seeds = fit_seeds(options.get("images", _images(p, name, table)))
+    noise = initial_noise(model.shape, seeds, device=model.device)
+    model, quick = model.of(seeds), quick.of(seeds)  # a class-conditional network is told each seed's class
     usual = "seen" if name == "gauss-newton" else "all"
     compared = residual(device_name, options.get("residual", usual), checkpoint)
     folder = home() / "_build" / "training" / p.name / file.stem  # a state must not be taken up by another method
@@ -159,6 +159,14 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     solver.metadata.update(seconds=round(time.perf_counter() - began, 2), weights=zoo.digest(checkpoint))
     solver.save(file)
     return solver
+
+
+def _images(p: Preset, method: str, table: Tableau) -> int:
+    """How many seeds a fit has: a second-order one up to twice the others', so many that its budget pays eight steps."""
+    if method != "gauss-newton":
+        return p.learn_images
+    affordable = recipes.BUDGET // (8 * lms.Space(table, top=True).jacobian_calls)
+    return max(p.learn_images // 2, min(2 * p.learn_images, affordable))
 
 
 def _fit(name: str, task: Task, options: dict[str, Any]) -> Tableau | lms.Designed:

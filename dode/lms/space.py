@@ -82,6 +82,12 @@ class Space:
             kept[len(self._parts)] = False
         return kept
 
+    @property
+    def jacobian_calls(self) -> int:
+        """Network calls, an image, of a walk and of the Jacobian of its end by differences."""
+        n = self.base.nfe
+        return n + sum(n - row - kept for row, kept in zip(self.rows, self.moves_only, strict=True))
+
     def pack(self, table: Tableau) -> Tensor:
         """The vector of a table of as many rows."""
         found = list[Tensor]()
