@@ -152,7 +152,7 @@ def refuse(args: argparse.Namespace) -> None:
 
 
 def compared(args: argparse.Namespace, model: NetworkDenoiser) -> lms.Residual:
-    """``--compare``: the critic's features and a tenth of the clipped pixels, where it knows such images, or pixels alone."""
+    """``--compare``: the critic's features and a tenth of the pixels, clipped, where it knows the images; or pixels."""
     known = model.name in zoo.NAMES
     if args.compare == "features" and not known:
         raise ValueError(f"--compare features: no critic knows the images of {model.name}; take --compare pixels")

@@ -162,7 +162,7 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
 
 
 def _images(p: Preset, method: str, table: Tableau) -> int:
-    """How many seeds a fit has: a second-order one up to twice the others', so many that its budget pays eight steps."""
+    """How many seeds a fit has: for a second-order one so many that its budget pays eight steps, twice at most."""
     if method != "gauss-newton":
         return p.learn_images
     affordable = recipes.BUDGET // (8 * lms.Space(table, top=True).jacobian_calls)
