@@ -19,7 +19,7 @@ from dode.denoisers import (
     NoisePrediction,
     VPrediction,
 )
-from dode.networks import Classifier, Critic, UNet
+from dode.networks import Classifier, Critic, Observer, UNet
 from dode.published import CATALOGUE, ClassifierGuidance, fetch
 from dode.published import load as load_published
 from dode.published import load_classifier as load_published_classifier
@@ -27,7 +27,9 @@ from dode.schedules import from_config
 from dode.storage import FileError, load_tensors
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-DENOISERS, JUDGES = ("noise", "data"), {"classifier": Classifier, "critic": Critic}
+Judge = Classifier | Critic | Observer
+DENOISERS = ("noise", "data")
+JUDGES: dict[str, type[Judge]] = {"classifier": Classifier, "critic": Critic, "observer": Observer}
 
 
 def known(kinds: Iterable[str]) -> list[str]:
@@ -48,10 +50,8 @@ WRAPPERS: tuple[type[NetworkDenoiser], ...] = (
     EDMPrediction,
     ConsistencyPrediction,
 )
-# Of each data set the first measures, so nothing may be fitted with its features; that is what the second is for.
-CLASSIFIERS: dict[str, type[Classifier] | type[Critic]] = {
-    name: JUDGES[name.rsplit("-", 1)[1]] for name in shipped(JUDGES)
-}
+# Of each data set the first measures, so nothing may be fitted with its features; that is what the others are for.
+CLASSIFIERS: dict[str, type[Judge]] = {name: JUDGES[name.rsplit("-", 1)[1]] for name in shipped(JUDGES)}
 
 
 def checkpoint_file(name: str | Path, kinds: Iterable[str] = DENOISERS) -> Path:
@@ -174,12 +174,12 @@ def _guided(denoiser: NetworkDenoiser, name: str, scale: str) -> NetworkDenoiser
     return found
 
 
-def load_classifier(name: str | Path, device: str | torch.device = "cpu") -> tuple[Classifier | Critic, str]:
+def load_classifier(name: str | Path, device: str | torch.device = "cpu") -> tuple[Judge, str]:
     """A classifier from a shipped name or a file of :mod:`dode.training`, and the name of its features.
 
     The network is frozen and in eval mode, but its inputs are not: ``network.features(pixels)``, with float
     pixel values 0..255 ``(B, C, H, W)``, gives ``(B, F)`` and passes gradients on.  A fit takes the data set's
-    "...-critic": a solver fitted with the features that measure it would be measured by its own loss.
+    "...-critic" or "...-observer": a solver fitted with the features that measure it would be measured by its own loss.
     The features' name holds the first digits of the weights' SHA-256, so that statistics of a retrained
     classifier are refused, not compared.
 

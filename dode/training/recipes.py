@@ -11,11 +11,13 @@ from torch import nn
 
 from dode.data import DataSet, data_set
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction
-from dode.networks import Classifier, Critic, UNet
+from dode.networks import Classifier, Critic, Observer, UNet
 from dode.schedules import EDM, vp_linear
 
-Kind = Literal["noise", "data", "classifier", "critic"]
-NETWORKS: dict[str, type[nn.Module]] = {"noise": UNet, "data": UNet, "classifier": Classifier, "critic": Critic}
+Kind = Literal["noise", "data", "classifier", "critic", "observer"]
+NETWORKS: dict[str, type[nn.Module]] = {
+    "noise": UNet, "data": UNet, "classifier": Classifier, "critic": Critic, "observer": Observer
+}  # fmt: skip
 LABEL_SCALE = {"noise": 1.0, "data": 250.0}  # labels 0..1000, and ln(sigma) / 4
 
 
@@ -26,7 +28,7 @@ class Recipe:
     Parameters
     ----------
     name
-        The data set's, then "-noise", "-data", "-classifier" or "-critic" where :func:`dode.training.train` is to
+        The data set's, then "-" and a :data:`Kind` where :func:`dode.training.train` is to
         know what to build.
     steps
         Of Adam.
@@ -98,6 +100,7 @@ RECIPES = {
         Recipe("fashion-mnist-data", network=SMALL),
         Recipe("fashion-mnist-classifier", steps=2_000, rate=2e-3, warmup=100, bf16=False),
         Recipe("fashion-mnist-critic", 5_000, rate=3e-3, seed=1, bf16=False, flips=True),
+        Recipe("fashion-mnist-observer", 2_000, rate=3e-3, warmup=200, seed=2, flips=True),
         *(
             Recipe(
                 f"imagenet32-{kind}", steps=20_000, batch=512, rate=1e-3, warmup=500, ema=0.9995, save_every=1_000,
@@ -112,6 +115,10 @@ RECIPES = {
         Recipe(
             "imagenet32-critic", steps=8_000, batch=256, rate=2e-3, warmup=300, seed=1, save_every=1_000, flips=True,
             network=dict(stem=48, widths=(128, 256)),
+        ),
+        Recipe(
+            "imagenet32-observer", steps=8_000, batch=256, rate=2e-3, warmup=300, seed=2, save_every=1_000, flips=True,
+            network=dict(width=48, features=256),
         ),
     )
 }  # fmt: skip
