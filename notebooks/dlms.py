@@ -311,7 +311,7 @@ for nfe in NFES:
 BEYOND = {
     FULL: "DLMS",
     "gauss-newton": "second order, one table",
-    "dlms:base=gauss-newton": "DLMS from that table",
+    "dlms:base=gauss-newton,residual=seen": "DLMS from that table",
 }
 if small:
     BEYOND = {k: v for k, v in BEYOND.items() if k in (FULL, "gauss-newton")}

@@ -46,16 +46,17 @@ USUAL = "gauss-newton"
 VARIANTS = {
     USUAL: "as usual",
     "gauss-newton:bias=0": "mean error not weighed",
-    "gauss-newton:residual=pixels,bias=0": "pixels alone, not weighed",
-    "gauss-newton:residual=critic,bias=0": "critic and pixels, not weighed",
-    "gauss-newton:residual=random,bias=0": "random features and pixels, not weighed",
-    "gauss-newton:residual=judge": "the features that measure (not allowed)",
-    "gauss-newton:images=32": "32 seeds in place of the preset's",
+    "gauss-newton:residual=raw": "images not clipped",
+    "gauss-newton:residual=all": "compared as by the other methods",
+    "gauss-newton:residual=seen-pixels": "pixels alone",
+    "gauss-newton:residual=seen-averaged": "random features and pixels",
+    "gauss-newton:residual=seen-critic": "the critic and pixels",
+    "gauss-newton:residual=seen-observer": "the observer and pixels",
+    "gauss-newton:residual=seen-judge": "the features that measure (not allowed)",
+    "gauss-newton:images=32": "32 seeds in place of 256",
     "gauss-newton:top=False": "first level fixed",
     "gauss-newton:afs=False": "no analytical first step",
-    "gauss-newton:base=ipndm": "started at iPNDM",
     "gauss-newton:base=ddim": "started at DDIM",
-    "gauss-newton:grid=Karras,base=dpm_solver_pp": "started at DPM-Solver++(3M), Karras's grid",
 }
 less = {"smoke": 2, "quick": 3}.get(preset, len(VARIANTS))
 VARIANTS = dict(list(VARIANTS.items())[:less])

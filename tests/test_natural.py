@@ -20,9 +20,11 @@ from dode.training.__main__ import main
 from tests import natural
 
 NAMES = ["imagenet32-noise", "imagenet32-data"]
-ALL = ["imagenet32-classifier", "imagenet32-critic", *NAMES]
+EYES = ["imagenet32-classifier", "imagenet32-critic", "imagenet32-observer"]
+ALL = [*EYES, *NAMES]
 UNET = dict(patch=2, widths=(8, 16), blocks=1, heads=2)
-TINY = dict(noise=UNET, data=UNET, classifier=dict(width=4, features=8), critic=dict(stem=4, widths=(4, 8)))
+SMALL = dict(width=4, features=8)
+TINY = dict(noise=UNET, data=UNET, classifier=SMALL, critic=dict(stem=4, widths=(4, 8)), observer=SMALL)
 P = replace(experiments.preset("smoke"), images=24, fit_images=8, bf16=False)
 
 
@@ -72,7 +74,7 @@ def forget() -> None:
 def test_all_of_a_data_set_is_trained_by_one_command_called_again_and_again(trained: Path) -> None:
     shipped = {p.name for p in (trained / "checkpoints").iterdir()}
     files = {f"{name}.{end}" for name in ALL for end in ("safetensors", "csv")}
-    assert shipped == files | {"imagenet32-moments.safetensors", "imagenet32-critic-moments.safetensors"}
+    assert shipped == files | {zoo.moments_file(name) for name in EYES}
     assert networks.missing(ALL, trained / "runs") == [] and networks.named("imagenet32") == ALL
     for name in ALL:
         card = zoo.metadata(zoo.CHECKPOINTS / f"{name}.safetensors")

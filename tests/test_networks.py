@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dode import zoo
 from dode.conditions import Compiled
-from dode.networks import Attention, Classifier, Critic, UNet
+from dode.networks import Attention, Classifier, Critic, Observer, UNet
 from dode.storage import load_tensors
 from dode.training import build_denoiser
 
@@ -134,6 +134,23 @@ def test_critic() -> None:
     colour = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
     assert again.features(colour).shape == (2, 14) and again(colour).shape == (2, 4)
     assert torch.equal(again(colour), small(colour)) and again.config == small.config
+
+
+def test_observer_and_how_it_differs_from_the_classifier() -> None:
+    net, images = disturbed(Observer()).eval(), torch.randint(256, (3, 1, 28, 28), dtype=torch.uint8)
+    features = net.features(images)
+    assert net(images).shape == (3, 10) and features.shape == (3, 80) and (features >= 0).all()
+    torch.testing.assert_close(net.features(images.float()), features)
+    torch.testing.assert_close(net.head(features), net(images))
+    colour = Observer(channels=3, classes=4, width=6, features=9).eval()
+    again = Observer(**colour.config).eval()
+    again.load_state_dict(colour.state_dict())
+    x = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
+    assert again.features(x).shape == (2, 9) and torch.equal(again(x), colour(x))
+    ours, other = ([type(m) for m in n.modules()] for n in (net, Classifier()))
+    assert {torch.nn.ReLU, torch.nn.MaxPool2d} <= set(ours) - set(other) and torch.nn.SiLU not in ours
+    strides = [m.stride for n in (net, Classifier()) for m in n.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert strides[:5] == [(1, 1)] * 5 and (2, 2) in strides[5:]  # it halves by maxima, the other by strides
 
 
 def test_critic_is_small_and_another_network_than_the_classifier() -> None:

@@ -37,7 +37,8 @@ from dode.training import (
 
 TINY = dict(steps=6, batch=4, warmup=2, save_every=2, rate=1e-2, ema=0.9)
 UNET = dict(widths=(8, 16), heads=2)
-NETWORKS = dict(noise=UNET, data=UNET, classifier=dict(width=4, features=8), critic=dict(stem=4, widths=(4, 8)))
+EYES = dict(width=4, features=8)
+NETWORKS = dict(noise=UNET, data=UNET, classifier=EYES, critic=dict(stem=4, widths=(4, 8)), observer=EYES)
 
 
 @pytest.fixture(autouse=True)
@@ -270,6 +271,7 @@ def test_published_file_rebuilds_the_denoiser(tmp_path: Path) -> None:
     [
         ("fashion-mnist-classifier", "fashion-mnist-moments.safetensors"),
         ("fashion-mnist-critic", "fashion-mnist-critic-moments.safetensors"),
+        ("fashion-mnist-observer", "fashion-mnist-observer-moments.safetensors"),
     ],
 )
 def test_published_classifier_is_of_its_class_and_has_its_moments(name: str, moments: str, tmp_path: Path) -> None:
@@ -503,7 +505,7 @@ def test_natural_recipes_build_networks_that_may_be_shipped() -> None:
         d = build_denoiser(f"imagenet32-{kind}")
         assert isinstance(d.network, UNet) and d.shape == (3, 32, 32) and d.network.classes == 200
         assert 2 * sum(p.numel() for p in d.network.parameters()) < 15.8e6  # bytes in half precision
-    for kind in ("classifier", "critic"):
+    for kind in ("classifier", "critic", "observer"):
         model = build_classifier(f"imagenet32-{kind}")
         images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
         assert model(images).shape == (2, 200) and 256 <= model.features(images).shape[1] <= 384

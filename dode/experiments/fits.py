@@ -26,7 +26,14 @@ from dode.storage import FileError
 from dode.tableau import Tableau
 
 LEARNED = ("d-ode", *recipes.RECIPES)
-PIXELS, RANDOM = 0.1, 3.0  # what the errors of pixels and of random features count beside the critic's in a fit
+JUDGES = {"critic": "critic", "observer": "observer", "judge": "classifier"}
+OURS = dict(pixels=0.1, averaged=0.5, critic=0.5, observer=1.0)
+# What the errors of pixels, of features and of random ones (on a mesh, or averaged over the image) count in a fit.
+MIXES: dict[str, dict[str, float]] = {
+    "all": dict(pixels=0.1, random=3.0, critic=1.0), "seen": OURS, "raw": OURS, "pixels": dict(pixels=1.0),
+    "random": dict(pixels=0.1, random=3.0), "averaged": dict(pixels=0.1, averaged=1.0),
+    **{word: {"pixels": 0.1, word: 1.0} for word in JUDGES},
+}  # fmt: skip
 START_OPTIONS = ("afs", "grid", "base")  # of a method in a cell: "dlms:afs=False"
 DESIGN_OPTIONS = ("features", "scaling", "adaptive")
 FIT_OPTIONS = (*START_OPTIONS, *DESIGN_OPTIONS, "residual", "bias", "images", "trajectories", "top")
@@ -69,31 +76,33 @@ def yardsticks(
 
 
 def residual(device_name: str, kind: str = "all", checkpoint: str = "fashion-mnist") -> lms.Residual:
-    """What fits compare: the critic's features, in units of their spread over the data, random ones, and pixels.
+    """What fits compare: one of :data:`MIXES`, features in units of their spread over the data.
 
-    "seen" is the same of clipped images (:func:`dode.lms.seen`), "seen-KIND" so for any other kind.  Other kinds are of
-    one sort alone: "pixels", "critic" or "random", the last two with as much of pixels as "all"; and
-    "judge", the features that measure, which no honest fit may use: it shows what the critic misses.
+    "all" is what every method but ours looks at.  "seen" is what ours does: of clipped images (:func:`dode.lms.seen`),
+    through more eyes; "raw" is the same of images as they are, "seen-KIND" another mix of clipped ones.  "judge", the
+    features that measure, no honest fit may use: it shows what the others miss.  Of a network whose images no critic
+    knows, pixels and random features are left.
     """
-    if kind.startswith("seen"):
-        return lms.seen(residual(device_name, kind[5:] or "all", checkpoint))
-    if kind == "pixels":
-        return lms.pixels
-    known = judged(checkpoint)
-    terms: list[tuple[float, lms.Residual]] = [(PIXELS, lms.pixels)]
-    channels = known.shape[0] if known else load_cached(checkpoint, device_name).shape[0]
-    if kind in ("all", "random"):
-        terms.append((RANDOM, lms.random_features(channels)))
-    if kind in ("critic", "judge") or (kind == "all" and known):
-        if known is None:
-            raise ValueError(f"no {kind} knows the images of {checkpoint}; take the residual pixels, random or all")
-        word = "classifier" if kind == "judge" else "critic"
-        network, _ = zoo.load_classifier(f"{known.name}-{word}", device_name)
-        _, data = data_reference(known.name, device_name, word)
-        terms.append((1.0, lms.features(network, float(data.cov.trace()) ** -0.5)))
-    if len(terms) == 1:
-        raise ValueError(f"no residual named {kind!r}; there are all, pixels, critic, random and judge, and seen-KIND")
-    return lms.stack(*terms)
+    if kind.startswith("seen-"):
+        return lms.seen(residual(device_name, kind.removeprefix("seen-"), checkpoint))
+    if kind not in MIXES:
+        raise ValueError(f"no residual named {kind!r}; there are {', '.join(MIXES)}, and seen-KIND")
+    data = judged(checkpoint)
+    if data is None and kind in JUDGES:
+        raise ValueError(f"no {kind} knows the images of {checkpoint}; take the residual pixels, random or all")
+    channels = data.shape[0] if data else load_cached(checkpoint, device_name).shape[0]
+    terms = list[tuple[float, lms.Residual]]()
+    for word, weight in MIXES[kind].items():
+        if word == "pixels":
+            terms.append((weight, lms.pixels))
+        elif word in ("random", "averaged"):
+            terms.append((weight, lms.random_features(channels, mesh=4 if word == "random" else 1)))
+        elif data:
+            judge = JUDGES[word]
+            network, _ = zoo.load_classifier(f"{data.name}-{judge}", device_name)
+            _, moments = data_reference(data.name, device_name, judge)
+            terms.append((weight, lms.features(network, float(moments.cov.trace()) ** -0.5)))
+    return lms.seen(lms.stack(*terms)) if kind == "seen" else lms.stack(*terms)
 
 
 def solver_file(p: Preset, checkpoint: str, method: str, nfe: int) -> Path:

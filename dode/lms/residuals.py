@@ -29,8 +29,8 @@ def features(network: nn.Module, scale: float = 1.0) -> Residual:
     return lambda images: network.features(images.float() * 127.5 + 127.5) * scale  # type: ignore[operator]
 
 
-def random_features(channels: int, seed: int = 0) -> Residual:
-    """Three convolutions with random weights, each averaged over a 4 x 4 mesh: ``(B, C, H, W)`` to ``(B, 2560)``.
+def random_features(channels: int, seed: int = 0, mesh: int = 4) -> Residual:
+    """Three convolutions with random weights, each averaged over a square mesh: to ``(B, 160 mesh^2)``.
 
     Nobody trained them, so nothing is hidden from them on purpose: they see blur and contrast that a classifier may
     have learned to overlook.
@@ -44,7 +44,7 @@ def random_features(channels: int, seed: int = 0) -> Residual:
         x, seen = images.float(), list[Tensor]()
         for k, weight in enumerate(weights):
             x = F.gelu(F.conv2d(F.avg_pool2d(x, 2) if k else x, weight.to(x), padding="same"))
-            seen.append(F.adaptive_avg_pool2d(x, 4).flatten(1) / (4 * len(weight) ** 0.5))
+            seen.append(F.adaptive_avg_pool2d(x, mesh).flatten(1) / (mesh * len(weight) ** 0.5))
         return torch.cat(seen, dim=1)
 
     return residual
