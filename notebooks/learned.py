@@ -35,7 +35,7 @@ from matplotlib.lines import Line2D
 
 import dode
 from dode import comparisons, experiments, plots, solvers, zoo
-from dode.experiments import fits, learned
+from dode.experiments import fits, learned, papers
 from dode.metrics import Moments, frechet_distance, rmse
 from dode.metrics import moments as moments_of
 
@@ -60,11 +60,12 @@ TITLES = HANDCRAFTED | {"start": "the start"} | LEARNED
 COLOURS = dict(zip(LEARNED, ("C8", "C2", "C3", "C1", "C5", "C4", "C0", "C9", "#AA1155"), strict=True))
 MARKERS = dict(zip(LEARNED, "PX*^v<sDo", strict=True))
 PLANS = {
+    "paper": (papers.TABLE_5, list(TITLES)),
     "smoke": ((3,), ["deis", "start", "gits", "gauss-newton"]),
     "quick": ((3,), ["deis", "unipc", "start", "gits", "ld3", "gauss-newton"]),
 }
 nfes, methods = PLANS.get(preset, ((3, 4, 5, 6, 8, 10), list(TITLES)))
-names = experiments.checkpoints(checkpoint or ("fashion-mnist-data" if preset in PLANS else "all"))[::-1]
+names = experiments.checkpoints(checkpoint or ("fashion-mnist-data" if preset in ("smoke", "quick") else "all"))[::-1]
 EVERYWHERE = (*HANDCRAFTED, "start", "ld3", "s4s-alt", "dlms", "gauss-newton")  # the others on the first network alone
 calls = {name: [k for k in nfes if name == names[0] or k <= 6] for name in names}
 chosen_for = {name: [m for m in methods if name == names[0] or m in EVERYWHERE] for name in names}
@@ -509,7 +510,7 @@ def transfer_row(
         fits.start("dlms", made_for, where, nfe)[0] if method == "start" else fits.fit(p, made_for, where, method, nfe)
     )
     table = made.unbind()
-    features, data = fits.yardsticks(where)[0]
+    features, data = fits.yardsticks(where, checkpoint)[0]
     drawn = experiments.held_out_seeds(n)
     seen = moments_of(experiments.draw(fits.fast(p, checkpoint, where), table, drawn), features)
     truth = comparisons.reference(checkpoint, where, p.zoo_images, p.reference_steps)
@@ -528,9 +529,10 @@ def transfer_cell(checkpoint: str, made_for: str, method: str) -> dict:
     return facts | dict(made_for_weights=zoo.digest(made_for), nfe=at, n=count)
 
 
+homes = zoo.NAMES if names[0] in zoo.NAMES else (*names, "fashion-mnist-data")
 carried_from = {name: ["start", *(m for m in CARRIED if m in chosen_for[name])] for name in names}
-cells = [transfer_cell(name, made, m) for made in names for m in carried_from[made] for name in zoo.NAMES]
-cells += [transfer_cell(name, name, "start") for name in zoo.NAMES if name not in names]
+cells = [transfer_cell(name, made, m) for made in names for m in carried_from[made] for name in homes]
+cells += [transfer_cell(name, name, "start") for name in homes if name not in names]
 carried = (
     experiments.Sweep(experiments.results_file("transfer", preset), TRANSFER_KEYS)
     .run(cells, transfer_row)
@@ -542,7 +544,7 @@ moved = pd.DataFrame(carried).astype(dict(fd_data=float, rmse=float, n=int))
 moved = moved.set_index(["made_for", "method", "checkpoint"])
 lines = []
 for made in names:
-    other = next(name for name in zoo.NAMES if name != made)
+    other = next(name for name in homes if name != made)
     for method in carried_from[made]:
         line = {"made for": word(made), "solver": TITLES[method]}
         for name in (made, other):
@@ -566,7 +568,7 @@ plots.listing(pd.DataFrame(lines).fillna(""))
 
 # %% tags=["hide-input"]
 for made in names:
-    other = next(name for name in zoo.NAMES if name != made)
+    other = next(name for name in homes if name != made)
     for measure, label in (("fd_data", "FD to the data"), ("rmse", "RMSE")):
         own = moved[measure][other, "start", other]
         ahead = [TITLES[m] for m in carried_from[made][1:] if moved[measure][made, m, other] < own]

@@ -80,7 +80,7 @@ def figure_3(preset: str, checkpoint: str = "fashion-mnist-noise", seeds: int | 
     if preset == "quick":  # five numbers of calls in a minute
         p = replace(p, images=150, fit_images=16)
     nfes = (2, 5, 10, 25, 50) if preset == "quick" else p.nfes
-    four, later = {"smoke": (5, 5), "quick": (50, 5), "standard": (50, 50)}.get(preset, (250, 250))
+    four, later = {"smoke": (5, 5), "quick": (50, 5), "standard": (50, 25)}.get(preset, (250, 250))
     calls: dict[tuple[str, str], tuple[int, ...]] = {}
     for name in names:
         for solver in FOUR + LATER + STAGES:  # a third order wants three calls
