@@ -171,10 +171,10 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
 
 
 def _images(p: Preset, method: str, table: Tableau) -> int:
-    """How many seeds a fit has: for a second-order one so many that its budget pays eight steps, twice at most."""
+    """How many seeds a fit has: for a second-order one so many that its budget pays its steps, twice at most."""
     if method != "gauss-newton":
         return p.learn_images
-    affordable = recipes.BUDGET // (8 * lms.Space(table, top=True).jacobian_calls)
+    affordable = recipes.BUDGET // (recipes.STEPS * lms.Space(table, top=True).jacobian_calls)
     return max(p.learn_images // 2, min(2 * p.learn_images, affordable))
 
 
