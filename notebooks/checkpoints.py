@@ -75,7 +75,7 @@ plt.show()
 # ## Quality, and the classifier that measures it
 #
 # A second classifier, the *critic*, is of another architecture and was trained from another seed, with mirrored images. Its features may enter the
-# fit of a solver ([Learned solvers compared](learned)); the first one measures, and no fit sees it.
+# fit of a solver ([Learned solvers compared](learned)), and so may those of a third, the *observer*, of yet another architecture and seed; the first one measures, and no fit sees it.
 
 # %% tags=["hide-input"]
 stored = pd.DataFrame(
@@ -107,6 +107,7 @@ for name in names:
 # python -m dode.training fashion-mnist-data --out runs
 # python -m dode.training fashion-mnist-classifier --out runs
 # python -m dode.training fashion-mnist-critic --out runs
+# python -m dode.training fashion-mnist-observer --out runs
 # ```
 #
 # The data are read from the folder named by `DODE_DATA`, or fetched from their publisher and checked by digest. The images are under the MIT licence
@@ -121,12 +122,12 @@ for name in names:
 #
 # ```
 # make natural DODE_DATA=FOLDER               # trains, ships and measures: all of what follows
-# python -m dode.training imagenet32 --out runs --device cuda --ship     # classifier, critic, data and noise network
+# python -m dode.training imagenet32 --out runs --device cuda --ship     # classifier, critic, observer, data and noise network
 # python -m dode.training imagenet32-data --out runs --minutes 11        # one of them, in eleven minutes
 # ```
 #
 # With `--stop-after 9` a call saves and stops after nine minutes (exit status 75) and the same command goes on. Networks of natural images are
-# measured in the features of their own classifier, and fits see their own critic: the judges of garments never look at them.
+# measured in the features of their own classifier, and fits see their own critic and observer: the judges of garments never look at them.
 
 # %% tags=["remove-input"]
 plots.provenance(dict(preset=preset, **experiments.provenance(where)))

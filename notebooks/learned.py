@@ -30,7 +30,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import HTML
+from IPython.display import HTML, display
 from matplotlib.lines import Line2D
 
 import dode
@@ -126,6 +126,7 @@ for dataset in table5.columns.levels[0]:
 #
 # *The start* is a handcrafted solver too: Adams-Bashforth in $\ln \sigma$ on clean images, uniform in time, with an analytical first step that saves a call. (It is not among the five, because nobody publishes it as a solver of its own.)
 # Each is set as its paper has it, scaled down to seconds or minutes (`dode.lms.recipes`). The fits compare images in the features of another classifier, the *critic*, in random features and in pixels; D-DDIM and GITS compare pixels alone.
+# The second-order fit compares images *clipped* to the range that a file holds, and looks through a third classifier, the *observer*, as well; [its page](second_order) says what each is worth, and a section below what DLMS makes of the same eyes.
 #
 # All of them run on the data-predicting network; on the noise-predicting one the handcrafted ones, LD3, S4S-Alt, DLMS and the second-order fit, with 3 to 6 calls.
 #
@@ -319,6 +320,26 @@ for nfe in nfes:
     part = spent[(spent.checkpoint == names[0]) & (spent.nfe == nfe)].set_index("method")
     costs[f"NFE {nfe}"] = [f"{part.evaluations[m] / 1000:,.0f} k ({part.seconds[m]:,.0f} s)" for m in fitted]
 plots.listing(costs)
+
+# %% [markdown]
+# ## The same eyes for DLMS
+#
+# Two things set the second-order fit apart: how it searches, and what it looks at. Here is DLMS once more with the eyes of the second-order fit (clipped images, through critic and observer) at its last step and in its early selection, and everything else as above.
+
+# %% tags=["hide-input"]
+if p.kept:
+    eyes, lines = "dlms:residual=seen", list[dict]()
+    for name in names:
+        again = learned.compare(p, where, [name], [4, 5, 6], [eyes], experiments.jobs(where))[0]
+        for row in sorted(again, key=lambda row: int(row["nfe"])):
+            nfe = int(row["nfe"])
+            part = found[(found.checkpoint == name) & (found.nfe == nfe)].set_index("method").fd_reference
+            lines.append({
+                "network": word(name), "calls": nfe, "best handcrafted": f"{best.fd_reference[name, nfe]:.3f}", "DLMS": f"{part['dlms']:.3f}",
+                "DLMS, the same eyes": f"{float(row['fd_reference']):.3f}", "second order": f"{part['gauss-newton']:.3f}",
+            })  # fmt: skip
+    print(f"Fréchet distance to the long run, n = {n:,}")
+    display(plots.listing(pd.DataFrame(lines)))
 
 # %% [markdown]
 # ## In features that no fit has seen

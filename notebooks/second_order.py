@@ -66,22 +66,21 @@ VARIANTS = dict(list(VARIANTS.items())[:less])
 #
 # - **The numbers** are the weights as parts that sum to one, the levels, and the levels told to the network (`dode.lms.Space`). The levels are logarithms of gaps, so they fall whatever the numbers are: no step of the fit can make a solver that goes back up.
 #   With an analytical first step (AFS) the first level moves too, and with it the length of that step, which costs no call.
-# - **The error** is that of the last image against a 40-call teacher's, in the features of a second classifier (the critic), in random features and in pixels; what all images' errors have in common, their mean, counts six times as much, because a
-#   distance between distributions is mostly that.
+# - **The error** is that of the last image against a 40-call teacher's, *clipped* to the range that a file holds, in the features of two other classifiers (the critic and the observer), in random features averaged over the image, and in pixels. What all images'
+#   errors have in common, their mean, counts six times as much, because a distance between distributions is mostly that.
 # - **The Jacobian** is taken by forward differences. The first rows of a walk do not feel a number of a later row, so each number is walked again only from the first row that it touches.
 # - **The step** solves the damped normal equations. If the error does not fall the damping grows and the step is tried again, shorter: a trust region. No number moves by more than one in a step.
-# - **The end**: a quarter of the seeds is held back, the solver that is best on them is returned, and the fit stops when they have gained nothing for six steps.
+# - **The end**: an eighth of the seeds is held back, the solver that is best on them is returned, and the fit stops when they have gained nothing for three steps, or after ten.
 
 # %% tags=["hide-input"]
 listed = []
 for calls in (3, 4, 5, 6, 8, 10):
     table, _ = fits.start(USUAL, checkpoint, where, calls)
     space = lms.Space(table, top=True)
-    again = sum(calls - row - kept for row, kept in zip(space.rows, space.moves_only, strict=True))
     kinds = {kind: space.kinds.count(kind) for kind in ("weight", "level", "level_in")}
     listed.append({
         "calls": calls, "weights": kinds["weight"], "levels": kinds["level"], "levels told": kinds["level_in"], "together": len(space.kinds),
-        "calls of a Jacobian, an image": calls + again, "if all were walked from the start": calls * (1 + len(space.kinds)),
+        "calls of a Jacobian, an image": space.jacobian_calls, "if all were walked from the start": calls * (1 + len(space.kinds)),
     })  # fmt: skip
 counts = pd.DataFrame(listed)
 plots.listing(counts)
