@@ -259,6 +259,37 @@ def test_a_designed_solver_has_a_path_too() -> None:
     assert apart[0] > 0  # the analytical first step has left the path by then
 
 
+# --- what fits look at -----------------------------------------------------------------------------
+
+
+def test_a_fit_never_looks_through_the_eyes_that_measure() -> None:
+    honest = {kind: mix for kind, mix in fits.MIXES.items() if kind != "judge"}
+    assert all("judge" not in mix for mix in honest.values()) and fits.JUDGES["judge"] == "classifier"
+    names = {zoo_name: dode.zoo.load_classifier(f"fashion-mnist-{zoo_name}")[1] for zoo_name in fits.JUDGES.values()}
+    assert len(set(names.values())) == 3  # three networks, each with weights of its own
+    assert fits.yardsticks("cpu")[0][0].name == names["classifier"]
+
+
+def test_mixes_are_what_they_say() -> None:
+    x = 1.5 * torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    sizes = dict(pixels=784, random=2560, averaged=160, critic=96, observer=80, judge=64)
+    for kind, mix in fits.MIXES.items():
+        found = fits.residual("cpu", kind)(x)
+        assert found.shape == (2, sum(sizes[word] for word in mix)), kind
+        clipped = fits.residual("cpu", f"seen-{kind}")
+        assert torch.equal(clipped(x), fits.residual("cpu", kind)(x.clamp(-1, 1)))
+    ours, raw = fits.residual("cpu", "seen"), fits.residual("cpu", "raw")
+    assert torch.equal(ours(x), raw(x.clamp(-1, 1))) and not torch.allclose(ours(x), raw(x))
+    with pytest.raises(ValueError, match="no residual named 'pixel'; there are all, seen, raw, pixels, random,"):
+        fits.residual("cpu", "pixel")
+
+
+def test_a_second_order_fit_has_the_seeds_that_its_budget_pays() -> None:
+    p, table = experiments.preset("standard"), lambda nfe: fits.start("gauss-newton", DATA, "cpu", nfe)[0]
+    found = {nfe: fits._images(p, "gauss-newton", table(nfe)) for nfe in (3, 5, 6, 10)}
+    assert found == {3: 256, 5: 203, 6: 139, 10: 64} and fits._images(p, "s4s", table(3)) == 128
+
+
 # --- one fit on top of another ---------------------------------------------------------------------
 
 

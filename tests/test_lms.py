@@ -20,7 +20,9 @@ from dode.lms import (
     gauss_newton,
     gits,
     pixels,
+    random_features,
     second_order,
+    seen,
     stack,
     step_costs,
 )
@@ -302,3 +304,22 @@ def test_a_found_grid_serves_ddim_better_than_the_usual_one() -> None:
     assert gap(grid) < gap(usual)
     with pytest.raises(ValueError, match="40 fine steps has no path of 41"):
         chosen(41)
+
+
+# --- what fits look at -----------------------------------------------------------------------------
+
+
+def test_what_no_file_can_hold_is_not_compared() -> None:
+    images = torch.tensor([-3.0, -1.0, -0.5, 0.9, 1.0, 7.0]).reshape(1, 1, 2, 3)
+    beyond = torch.where(images.abs() >= 1, images.sign(), images)
+    assert torch.equal(seen(pixels)(images), pixels(beyond)) and not torch.equal(pixels(images), pixels(beyond))
+    twice = stack((2.0, seen(pixels)), (1.0, seen(pixels)))
+    assert torch.equal(seen(stack((2.0, pixels), (1.0, pixels)))(images), twice(images))
+
+
+def test_random_features_over_the_whole_image_are_the_mesh_averaged() -> None:
+    x = torch.randn(3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    whole, mesh = random_features(2, mesh=1)(x), random_features(2)(x)
+    assert whole.shape == (3, 160) and mesh.shape == (3, 2560)
+    cells = [part.reshape(3, -1, 16).mean(2) * 4 for part in mesh.split([512, 1024, 1024], 1)]
+    torch.testing.assert_close(whole, torch.cat(cells, 1), rtol=1e-4, atol=1e-6)
