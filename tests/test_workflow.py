@@ -51,18 +51,18 @@ def test_at_small_presets_a_page_is_one_job(tmp_path: Path) -> None:
 def test_on_a_cluster_the_pieces_come_first_and_each_has_a_gpu(tmp_path: Path) -> None:
     profile = str(PROFILES / "slurm")
     said = dry_run(tmp_path, "--workflow-profile", profile, "--config", "preset=full", "pages=figure_3,index")
-    assert count(said) == {"all": 1, "page_figure_3": 1, "page_index": 1, "shard": 21, "total": 24}
+    assert count(said) == {"all": 1, "page_figure_3": 1, "page_index": 1, "shard": 27, "total": 30}
     jobs = [part for part in re.split(r"^\[.*\]\n", said, flags=re.MULTILINE) if part.startswith("rule ")]
-    assert len(jobs) == 24 and all(re.search(r"resources: .*\bgpu=1\b", job) for job in jobs)
+    assert len(jobs) == 30 and all(re.search(r"resources: .*\bgpu=1\b", job) for job in jobs)
     assert max(int(n) for job in jobs for n in re.findall(r"threads: (\d+)", job) or [1]) <= 4
     (page,) = (job for job in jobs if job.startswith("rule page_figure_3:"))
     (inputs,) = re.findall(r"input: (.*)", page)
-    assert inputs.count(".csv") == 21
+    assert inputs.count(".csv") == 27
 
 
 def test_at_paper_there_are_two_pages(tmp_path: Path) -> None:
     found = count(dry_run(tmp_path, "--config", "preset=paper", "checkpoint=fashion-mnist-noise", "--cores", "1"))
-    assert found == {"all": 1, "page_figure_3": 1, "page_figure_4": 1, "shard": 24, "total": 27}
+    assert found == {"all": 1, "page_figure_3": 1, "page_figure_4": 1, "shard": 30, "total": 33}
     assert Jobs("paper", tmp_path).pages == list(plans.PLANS)
 
 
