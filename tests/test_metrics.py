@@ -322,7 +322,10 @@ def test_critic_passes_gradients_on_to_the_pixels() -> None:
 
 
 def test_load_classifier_refuses_other_names_and_networks() -> None:
-    with pytest.raises(ValueError, match="no checkpoint named 'fashion-mnist-noise'; the nearest: fashion-mnist-c"):
+    with pytest.raises(
+        ValueError,
+        match="no checkpoint named 'fashion-mnist-noise'; the nearest: fashion-mnist-observer, fashion-mnist-c",
+    ):
         zoo.load_classifier("fashion-mnist-noise")
     with pytest.raises(FileError, match="does not hold a classifier"):
         zoo.load_classifier(zoo.CHECKPOINTS / "fashion-mnist-noise.safetensors")

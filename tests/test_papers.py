@@ -103,8 +103,11 @@ def test_fits_of_other_images_have_no_critic(guided: str) -> None:
     """Pixels and random features of as many channels; all fifteen solvers start on the network's own grids."""
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     compared = fits.residual("cpu", checkpoint=guided)
-    wanted = lms.stack((fits.PIXELS, lms.pixels), (fits.RANDOM, lms.random_features(3)))
+    wanted = lms.stack((0.1, lms.pixels), (3.0, lms.random_features(3)))
     torch.testing.assert_close(compared(images), wanted(images))
+    ours = fits.residual("cpu", "seen", guided)
+    averaged = lms.seen(lms.stack((0.1, lms.pixels), (0.5, lms.random_features(3, mesh=1))))
+    torch.testing.assert_close(ours(2 * images), averaged(2 * images))
     assert fits.solver_file(experiments.preset("smoke"), guided, "gits", 3).name == "tiny@1.25-gits-3.safetensors"
     p = experiments.preset("smoke")
     for method in ("gits", "d-ode"):
