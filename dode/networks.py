@@ -194,7 +194,20 @@ class UNet(ClassConditional):
         return self.head(h)
 
 
-class Classifier(nn.Module):
+class _Averaging(nn.Module):
+    """A classifier by the mean over pixels of what its convolutions (:attr:`body`) find."""
+
+    body: nn.Module
+    head: nn.Linear
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.body(x.float() / 127.5 - 1).mean(dim=(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+class Classifier(_Averaging):
     """A small convolutional classifier; its features stand in for Inception's offline.
 
     Takes pixel values 0..255 (uint8 or float, ``(B, channels, H, W)``); :meth:`features` gives the
@@ -213,12 +226,6 @@ class Classifier(nn.Module):
             *stage(2 * width, 4 * width, 2), *stage(4 * width, features, 1),
         )  # fmt: skip
         self.head = nn.Linear(features, classes)
-
-    def features(self, x: Tensor) -> Tensor:
-        return self.body(x.float() / 127.5 - 1).mean(dim=(2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))
 
 
 class CriticBlock(nn.Module):
@@ -277,7 +284,7 @@ class Critic(nn.Module):
         return self.head(self.norm(self.features(x)))
 
 
-class Observer(nn.Module):
+class Observer(_Averaging):
     """A third classifier, unlike both others: fits may look through its eyes as well as through the critic's.
 
     Two convolutions at full resolution, where the critic averages at once: it sees grain and edges that few-step
@@ -297,9 +304,3 @@ class Observer(nn.Module):
             *stage(2 * width, 4 * width), *stage(4 * width, features, 1),
         )  # fmt: skip
         self.head = nn.Linear(features, classes)
-
-    def features(self, x: Tensor) -> Tensor:
-        return self.body(x.float() / 127.5 - 1).mean(dim=(2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from dode import solvers
 from dode.diffusers import DodeScheduler, decode, from_diffusers
 from dode.diffusers.flux import pack, unpack
 from dode.schedules import Flow
+from tests import letters
 
 PROMPTS = ["a red fox", "two plums"]
 DYNAMIC = dict(use_dynamic_shifting=True, base_image_seq_len=16, max_image_seq_len=64, base_shift=0.5, max_shift=1.15)
@@ -44,17 +44,12 @@ def transformer(told: bool = True) -> FluxTransformer2DModel:
 def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Tokenizers of single letters and untrained text models, CLIP's and T5's."""
     transformers = pytest.importorskip("transformers")
-    folder = tmp_path_factory.mktemp("tokenizer")
-    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    words = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: k for k, word in enumerate(words)}), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder), model_max_length=12)
-    sizes = dict(vocab_size=len(words), eos_token_id=len(words) - 1, pad_token_id=len(words) - 1)
+    tokenizer, words = letters.tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    sizes = dict(vocab_size=words, eos_token_id=words - 1, pad_token_id=words - 1)
     torch.manual_seed(0)
     clip = transformers.CLIPTextConfig(
         hidden_size=8, intermediate_size=16, num_attention_heads=2, num_hidden_layers=1, max_position_embeddings=12,
-        bos_token_id=len(words) - 2, projection_dim=8, **sizes,
+        bos_token_id=words - 2, projection_dim=8, **sizes,
     )  # fmt: skip
     t5 = transformers.T5Config(d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0, **sizes)
     return dict(

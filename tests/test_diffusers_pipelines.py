@@ -34,6 +34,7 @@ from dode import solvers
 from dode.denoisers import NetworkDenoiser
 from dode.diffusers import DodeScheduler, decode, from_diffusers
 from dode.tableau import Tableau
+from tests import letters
 
 TOLERANCE = 2e-5  # of the largest entry
 FLOW = 1e-4  # where levels reach sigma = 3,000
@@ -201,17 +202,13 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Any, A
     """A tokenizer of single letters and an untrained text model, of the class asked for."""
     transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("tokenizer")
-    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    words = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: k for k, word in enumerate(words)}), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
 
     def make(kind: str = "CLIPTextModel", **more: Any) -> tuple[Any, Any]:
-        tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder), model_max_length=12)
+        tokenizer, words = letters.tokenizer(folder)
         config = transformers.CLIPTextConfig(
-            vocab_size=len(words), hidden_size=8, intermediate_size=16, num_attention_heads=2, num_hidden_layers=2,
-            max_position_embeddings=12, bos_token_id=len(words) - 2, eos_token_id=len(words) - 1,
-            pad_token_id=len(words) - 1, projection_dim=8, **more,
+            vocab_size=words, hidden_size=8, intermediate_size=16, num_attention_heads=2, num_hidden_layers=2,
+            max_position_embeddings=12, bos_token_id=words - 2, eos_token_id=words - 1,
+            pad_token_id=words - 1, projection_dim=8, **more,
         )  # fmt: skip
         torch.manual_seed(0)
         return tokenizer, getattr(transformers, kind)(config).eval()

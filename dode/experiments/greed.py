@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dode import comparisons, distillation, solvers, zoo
 from dode.denoisers import Denoiser
-from dode.experiments.quality import base_solver, held_out_seeds, load_cached, seeded, variant_of
+from dode.experiments.quality import base_solver, held_out_seeds, load_cached, possible_nfe, seeded, variant_of
 from dode.experiments.sweeps import Preset, provenance
 from dode.metrics import rmse, trajectory_distance
 from dode.sampling import trajectory
@@ -26,12 +26,6 @@ from dode.tableau import Tableau
 
 OWN = "d-ode:basis=own"
 GREED_KEYS = ("checkpoint", "weights", "solver", "variant", "nfe", "n", "reference_calls")
-
-
-def possible_nfe(solver: str, nfe: int) -> int:
-    """The most network calls, ``nfe`` at most, that ``solver`` can make on a grid to 0: Heun, asked for 10, makes 9."""
-    facts, options = solvers.parse(solver)
-    return facts.most_calls(nfe, options)
 
 
 def variants(checkpoint: str, solver: str) -> list[str]:

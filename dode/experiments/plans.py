@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dode.experiments import papers, sweeps
-from dode.experiments.quality import FD_KEYS, fd_cells, fd_row, load_cached
+from dode.experiments.quality import FD_KEYS, fd_cells, fd_row, load_cached, possible_nfe
 from dode.experiments.sweeps import Preset, Sweep, results_file
 from dode.storage import FileError
 
@@ -86,16 +86,11 @@ def figure_3(preset: str, checkpoint: str = "fashion-mnist-noise", seeds: int | 
         for solver in FOUR + LATER + STAGES:  # a third order wants three calls
             fewest = 2 if preset == "paper" and solver in ("ddim", "ipndm") else 3
             most = four if solver in FOUR else later
-            calls[name, solver] = tuple(_possible(solver, max(fewest, nfe)) for nfe in nfes if nfe <= most)
+            calls[name, solver] = tuple(possible_nfe(solver, max(fewest, nfe)) for nfe in nfes if nfe <= most)
     pick = lambda which: {key: found for key, found in calls.items() if key[1] in which}  # noqa: E731
-    few = replace(p, costly_nfe=min(p.costly_nfe, 25) if preset == "standard" else p.costly_nfe)
+    few = replace(p, costly_nfe=25) if preset == "standard" else p
     cells = fd_cells(p, pick(FOUR)) + fd_cells(few, pick(LATER + STAGES)) + fd_cells(few, pick(LATER), [OWN])
     return Plan("figure_3", p, names, calls, tuple(cells))
-
-
-def _possible(solver: str, nfe: int) -> int:
-    """Heun's method makes two calls a step but the last: an odd number."""
-    return nfe - (nfe % 2 == 0) if solver == "heun" else nfe
 
 
 def figure_4(preset: str, checkpoint: str = "all", seeds: int | None = None) -> Plan:

@@ -150,12 +150,8 @@ def train(
         history.append(error())
         with torch.no_grad():
             some = examples.held_noise[:batch_size]
-            rows.append(
-                [
-                    float(v)
-                    for v in losses(noisy, denoiser.of(range(len(some))), some, residual, denoiser.sigma_max, points)
-                ]
-            )
+            these = denoiser.of(range(len(some)))
+            rows.append([float(v) for v in losses(noisy, these, some, residual, denoiser.sigma_max, points)])
         if history[-1] == min(history):
             kept = {k: v.clone() for k, v in run.average.items()}
         checked = run.step

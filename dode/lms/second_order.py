@@ -21,7 +21,7 @@ from dode.denoisers import Denoiser
 from dode.extras import tqdm
 from dode.lms.residuals import Residual, pixels
 from dode.lms.space import Space
-from dode.lms.targets import Examples, usual_teacher
+from dode.lms.targets import Examples, batches, usual_teacher
 from dode.sampling import State, Step, advance, move, sample, start
 from dode.tableau import Tableau
 
@@ -53,10 +53,8 @@ class _Problem:
         jj, jr = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
         tables = [self.space.table(vector + DIFFERENCE * unit) for unit in torch.eye(size, dtype=torch.float64)]
         means = torch.zeros(size + 1, self.examples.goal.shape[1], dtype=torch.float64)  # of each column, and of r
-        numbers = torch.arange(len(self.examples.noise))  # of the images: some are told conditions of their own
-        batches = (t.split(self.batch_size) for t in (self.examples.noise, self.examples.goal, numbers))
-        for noise, goal, images in zip(*batches, strict=True):
-            model = self.denoiser.of(images)
+        whole = self.examples.noise, self.examples.goal
+        for model, (noise, goal) in batches(self.denoiser, self.batch_size, *whole):
             seen = list[Step]()
             here = residual(sample(model, base, noise, callback=seen.append))
             columns = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,12 @@ from dode.tableau import Tableau
 def usual_teacher(denoiser: Denoiser, steps: int = 40) -> Tableau:
     """UniP-3 on the denoiser's own grid."""
     return solvers.deis(denoiser.grid, nfe=steps, variable="log_rho", basis="data")
+
+
+def batches(denoiser: Denoiser, size: int, *tensors: Tensor) -> Iterator[tuple[Denoiser, tuple[Tensor, ...]]]:
+    """``tensors``, a row an image, in pieces of ``size`` images, each with the denoiser for these images."""
+    for images, *parts in zip(*(t.split(size) for t in (torch.arange(len(tensors[0])), *tensors)), strict=True):
+        yield denoiser.of(images), tuple(parts)
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,7 @@ class Examples:
         if len(noise) < 4:
             raise ValueError(f"a fit needs four images or more, got {len(noise)}")
         denoiser.told.check(len(noise))
-        parts = zip(noise.split(100), torch.arange(len(noise)).split(100), strict=True)
-        goal = torch.cat([residual(sample(denoiser.of(images), teacher, part)) for part, images in parts])
+        goal = torch.cat([residual(sample(model, teacher, part)) for model, (part,) in batches(denoiser, 100, noise)])
         kept = max(1, min(len(noise) - (held_back < 1), round(held_back * len(noise))))
         return cls(residual, teacher, noise[kept:], goal[kept:], noise[:kept], goal[:kept], bias)
 
@@ -67,9 +72,8 @@ class Examples:
         """What a fit makes small; inf where the table makes no finite images."""
         total, mean = 0.0, torch.zeros(goal.shape[1], dtype=torch.float64)
         try:
-            batches = zip(torch.arange(len(noise)).split(size), noise.split(size), goal.split(size), strict=True)
-            for images, part, aim in batches:
-                missed = (self.residual(sample(denoiser.of(images), table, part)) - aim).double()
+            for model, (part, aim) in batches(denoiser, size, noise, goal):
+                missed = (self.residual(sample(model, table, part)) - aim).double()
                 total += float(missed.square().sum())
                 mean += missed.sum(0).cpu() / len(noise)
         except FloatingPointError:
