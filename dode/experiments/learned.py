@@ -26,7 +26,7 @@ from dode.storage import FileError
 from dode.tableau import Tableau
 
 HANDCRAFTED = ("ddim", "ipndm", "deis", "dpm_solver_pp", "unipc")
-LEARNED_KEYS = ("checkpoint", "weights", "method", "nfe")
+LEARNED_KEYS = ("checkpoint", "weights", "method", "nfe", "block")
 GRID_KEYS = ("checkpoint", "weights", "solver", "grid", "nfe")
 REFERENCE_SEEDS = 50_000_000  # the first of the long run's own; nothing else uses them
 SELECTION_BLOCK = 7  # whose held-out seeds choose grids, and measure nothing
@@ -99,20 +99,27 @@ def best_grids(rows: Iterable[dict[str, str]]) -> dict[tuple[str, str, int], str
 # --- measurements ----------------------------------------------------------------------------------
 
 
-def learned_cells(checkpoints: Iterable[str], nfes: Iterable[int], methods: Iterable[str]) -> list[dict[str, Any]]:
-    """Every method at every number of calls; cheap ones first."""
+def learned_cells(
+    checkpoints: Iterable[str], nfes: Iterable[int], methods: Iterable[str], blocks: Iterable[int] = (0,)
+) -> list[dict[str, Any]]:
+    """Every method at every number of calls, on every block of held-out seeds; cheap ones first."""
+    names, methods, blocks = list(checkpoints), list(methods), list(blocks)
     return [
-        dict(checkpoint=name, weights=zoo.digest(name), method=method, nfe=nfe)
+        dict(checkpoint=name, weights=zoo.digest(name), method=method, nfe=nfe, block=block)
         for nfe in nfes
-        for name in checkpoints
+        for name in names
         for method in methods
+        for block in blocks
     ]
 
 
 def distances(
     p: Preset, device_name: str, checkpoint: str, solver: Tableau | lms.Designed, block: int = 0
 ) -> dict[str, Any]:
-    """The three distances of a solver, and the Fréchet ones in the critic's features too."""
+    """The three distances of a solver, and the Fréchet ones in the critic's features too.
+
+    RMSE is of the first block's seeds, whose exact images are known; rows of others have none.
+    """
     quick = fast(p, checkpoint, device_name)
     seeds = held_out_seeds(p.images, block)
     images = torch.cat([x.cpu() for x in draw(quick, solver, seeds)])
@@ -122,13 +129,15 @@ def distances(
         seen = moments_of(images, features)
         found[f"fd_data{word}"] = f"{frechet_distance(seen, data):.5f}"
         found[f"fd_reference{word}"] = f"{frechet_distance(seen, aim):.5f}"
-    model, noise = seeded(load_cached(checkpoint, device_name), held_out_seeds(p.zoo_images))
-    end = sample(model, solver, noise, batch_size=100).cpu()
-    truth: Tensor = comparisons.reference(checkpoint, device_name, p.zoo_images, p.reference_steps)
-    found |= dict(rmse=f"{rmse(end, truth):.5f}", n=p.images, n_rmse=p.zoo_images, reference_calls=p.reference_calls)
+    if block == 0:
+        model, noise = seeded(load_cached(checkpoint, device_name), held_out_seeds(p.zoo_images))
+        end = sample(model, solver, noise, batch_size=100).cpu()
+        truth: Tensor = comparisons.reference(checkpoint, device_name, p.zoo_images, p.reference_steps)
+        found |= dict(rmse=f"{rmse(end, truth):.5f}", n_rmse=p.zoo_images)
     return found | dict(
-        seeds=f"{seeds.start}-{seeds.stop - 1}", network="bf16 autocast" if p.bf16 else "float32", preset=p.name
-    )
+        n=p.images, reference_calls=p.reference_calls, seeds=f"{seeds.start}-{seeds.stop - 1}",
+        network="bf16 autocast" if p.bf16 else "float32", preset=p.name,
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -157,7 +166,7 @@ def path_distances(
 
 def learned_row(
     p: Preset, device_name: str, grids: dict[tuple[str, str, int], str], *, checkpoint: str, weights: str,
-    method: str, nfe: int,
+    method: str, nfe: int, block: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure one cell: a handcrafted solver on its best grid, a learned one (fitted if there is no file), or a start.
 
@@ -173,14 +182,15 @@ def learned_row(
         solver = fit(p, checkpoint, device_name, method, nfe)
     facts = solver.metadata
     return dict(
-        **distances(p, device_name, checkpoint, solver), grid=where, evaluations=facts.get("network_evaluations", 0),
-        seconds=facts.get("seconds", 0), **provenance(device_name),
+        **distances(p, device_name, checkpoint, solver, block), grid=where,
+        evaluations=facts.get("network_evaluations", 0), seconds=facts.get("seconds", 0), **provenance(device_name),
     )  # fmt: skip
 
 
 def compare(
-    p: Preset, device_name: str, checkpoints: Iterable[str], nfes: Iterable[int], methods: Iterable[str], jobs: int
-) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    p: Preset, device_name: str, checkpoints: Iterable[str], nfes: Iterable[int], methods: Iterable[str], jobs: int,
+    blocks: Iterable[int] = (0,),
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:  # fmt: skip
     """The rows of :func:`learned_row` for everything asked, and those of :func:`grid_row` that chose the grids."""
     names, calls = list(checkpoints), list(nfes)
     for name in names:  # once, before the workers ask for them
@@ -188,7 +198,8 @@ def compare(
         comparisons.reference(name, device_name, p.zoo_images, p.reference_steps)
     choosing, chosen = grid_cells(names, calls), Sweep(results_file("grids", p.name), GRID_KEYS)
     chosen.run(choosing, functools.partial(grid_row, p, device_name), jobs=jobs)
-    cells, sweep = learned_cells(names, calls, methods), Sweep(results_file("learned", p.name), LEARNED_KEYS)
-    grids = best_grids(chosen.select(choosing))
-    sweep.run(cells, functools.partial(learned_row, p, device_name, grids), jobs=jobs)
+    cells, sweep = learned_cells(names, calls, methods, blocks), Sweep(results_file("learned", p.name), LEARNED_KEYS)
+    work = functools.partial(learned_row, p, device_name, best_grids(chosen.select(choosing)))
+    for block in dict.fromkeys(cell["block"] for cell in cells):  # in turn: two processes must not fit one solver
+        sweep.run([cell for cell in cells if cell["block"] == block], work, jobs=jobs)
     return sweep.select(cells), chosen.select(choosing)
