@@ -12,6 +12,7 @@ import dode
 from dode import comparisons, experiments, lms, solvers
 from dode.experiments import fits, learned
 from dode.metrics import frechet_distance, moments, rmse
+from dode.tableau import Tableau
 
 DATA, NOISE = "fashion-mnist-data", "fashion-mnist-noise"
 RESULTS = Path(__file__).parents[1] / "results"
@@ -116,6 +117,34 @@ def test_a_comparison_measures_what_it_says_and_resumes(project: Path, monkeypat
     monkeypatch.setattr(fits, "_fit", never)
     assert ask() == (rows, chosen)
     assert fits.fit(P, DATA, "cpu", "gits", 2).nfe == 2  # from its file
+
+
+def test_every_block_has_its_own_seeds_and_the_same_solver(project: Path) -> None:
+    once = learned.compare(P, "cpu", [DATA], (2,), ("deis",), 1)[0]
+    rows = learned.compare(P, "cpu", [DATA], (2,), ("deis", "gits"), 1, blocks=(0, 2))[0]
+    assert [(r["method"], r["block"]) for r in rows] == [("deis", "0"), ("deis", "2"), ("gits", "0"), ("gits", "2")]
+    assert rows[0] == once[0] and rows[1]["grid"] == rows[0]["grid"]
+    assert [r["seeds"] for r in rows[:2]] == ["1000000-1000063", "3000000-3000063"]
+    assert rows[0]["fd_reference"] != rows[1]["fd_reference"] and rows[2]["evaluations"] == rows[3]["evaluations"]
+    assert rows[0]["rmse"] and not rows[1].get("rmse")  # the exact images are known of one block's seeds
+
+
+def test_a_fit_may_begin_at_that_of_another_number_of_calls(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    near = fits.fit(P, DATA, "cpu", "gauss-newton", 2)
+    monkeypatch.setattr(fits, "_fit", lambda name, task, options: task.table)  # where it begins
+    began = fits.fit(P, DATA, "cpu", "gauss-newton:near=2", 3)
+    assert isinstance(near, Tableau) and isinstance(began, Tableau) and began.nfe == 3
+    assert torch.equal(began.full, lms.resampled(near, 3).full)
+    with pytest.raises(ValueError, match="designs its table for each image"):
+        fits.fit(P, DATA, "cpu", "dlms:near=2", 3)  # said before anything is trained
+    assert not fits.solver_file(P, DATA, "dlms", 2).exists()
+
+
+def test_a_fit_may_mind_the_way(project: Path) -> None:
+    plain, held = (fits.fit(P, DATA, "cpu", f"gauss-newton{option}", 2) for option in ("", ":path=10"))
+    assert isinstance(plain, Tableau) and isinstance(held, Tableau)
+    assert (plain.full - held.full).abs().max() > 1e-3
+    assert held.metadata["network_evaluations"] > plain.metadata["network_evaluations"] * 0.5
 
 
 # --- the committed run -----------------------------------------------------------------------------

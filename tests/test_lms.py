@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import pytest
@@ -21,6 +22,7 @@ from dode.lms import (
     gits,
     pixels,
     random_features,
+    resampled,
     second_order,
     seen,
     stack,
@@ -30,9 +32,9 @@ from dode.lms.descent import _Relaxed
 from dode.lms.gradients import gradient, jacobian
 from dode.lms.second_order import _Problem
 from dode.lms.space import Kind
-from dode.lms.targets import Examples
+from dode.lms.targets import Examples, on_path
 from dode.metrics import rmse
-from dode.sampling import initial_noise, sample
+from dode.sampling import initial_noise, sample, trajectory
 from dode.tableau import Tableau
 
 MIXTURE = MixtureDenoiser(
@@ -157,6 +159,45 @@ def test_the_bias_is_in_the_normal_equations(table: Tableau, bias: float, monkey
     jj, jr = _Problem(MIXTURE, space, examples, 3).normal(vector)
     torch.testing.assert_close(2 * jr, slope, rtol=1e-3, atol=1e-4 * float(slope.abs().max()))
     torch.testing.assert_close(jj, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("bias", [0.0, 3.0])
+@pytest.mark.parametrize("table", STARTS.values(), ids=STARTS)
+def test_the_states_on_the_way_are_in_the_normal_equations(
+    table: Tableau, bias: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cost by hand, and its slope by central differences."""
+    monkeypatch.setattr(second_order, "DIFFERENCE", 1e-5)
+    space, noise = Space(table, top=True), NOISE[:8]
+    examples = Examples.make(MIXTURE, noise, TEACHER, pixels, 0.25, bias)
+    fit, vector = _Problem(MIXTURE, space, examples, 4, 0.7), space.pack(table) + 0.1
+    walk, exact = (trajectory(MIXTURE, t, examples.noise) for t in (space.table(vector), TEACHER))
+    missed, levels = [pixels(walk[-1] - exact[-1])], space.table(vector).sigmas[1:-1].tolist()
+    for x, level in zip(walk[1:-1], levels, strict=True):
+        k = int((TEACHER.sigmas > level).sum())
+        before, after = TEACHER.sigmas[k - 1 : k + 1].tolist()
+        aim = exact[k - 1] + (before - level) / (before - after) * (exact[k] - exact[k - 1])
+        missed.append(((0.7 / len(levels)) / (1 + level**2)) ** 0.5 * pixels(x - aim))
+    r = torch.cat(missed, 1)
+    assert fit.cost(vector) == pytest.approx(float(r.square().sum(1).mean() + bias * r.mean(0).square().sum()))
+    steps = 1e-5 * torch.eye(len(vector), dtype=torch.float64)
+    slope = torch.tensor([(fit.cost(vector + s) - fit.cost(vector - s)) / 2e-5 for s in steps], dtype=torch.float64)
+    torch.testing.assert_close(2 * fit.normal(vector)[1], slope, rtol=1e-3, atol=1e-4 * float(slope.abs().max()))
+
+
+def test_a_fit_that_minds_the_way_stays_nearer_to_it() -> None:
+    """At the price of the image."""
+    table, other = STARTS["ipndm"], initial_noise((3,), range(1000, 1400), dtype=torch.float64)
+    exact = trajectory(MIXTURE, TEACHER, other)
+
+    def apart(path: float) -> tuple[float, float]:
+        found = gauss_newton(MIXTURE, table, NOISE, teacher=TEACHER, path=path)
+        walk, levels = trajectory(MIXTURE, found, other), found.sigmas.tolist()
+        near = [x - on_path(TEACHER.sigmas, exact.transpose(0, 1), v) for x, v in zip(walk, levels, strict=True)]
+        return float(torch.stack(near[1:-1]).norm()), float(near[-1].norm())
+
+    (way, end), (held_way, held_end) = apart(0.0), apart(10.0)
+    assert held_way < 0.8 * way and held_end > end
 
 
 def test_a_fit_with_bias_leaves_less_of_what_images_have_in_common() -> None:
@@ -323,3 +364,39 @@ def test_random_features_over_the_whole_image_are_the_mesh_averaged() -> None:
     assert whole.shape == (3, 160) and mesh.shape == (3, 2560)
     cells = [part.reshape(3, -1, 16).mean(2) * 4 for part in mesh.split([512, 1024, 1024], 1)]
     torch.testing.assert_close(whole, torch.cat(cells, 1), rtol=1e-4, atol=1e-6)
+
+
+# --- another number of calls ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nfe", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("table", STARTS.values(), ids=STARTS)
+def test_a_table_read_at_another_number_of_calls_is_a_solver(table: Tableau, nfe: int) -> None:
+    found = resampled(replace(table, sigmas_in=0.9 * table.sigmas[:-1]), nfe)
+    assert found.nfe == nfe == found.metadata["nfe"] and found.inconsistency() < 1e-12
+    assert (found.sigmas.diff() < 0).all() and found.sigmas[[0, -1]].tolist() == pytest.approx(
+        table.sigmas[[0, -1]].tolist()
+    )
+    torch.testing.assert_close(found.sigmas_in, 0.9 * found.sigmas[:-1])
+    assert Space(found).table(Space(found).pack(found)).nfe == nfe
+
+
+def test_read_at_its_own_number_of_calls_a_table_is_itself() -> None:
+    for table in STARTS.values():
+        found = resampled(table, table.nfe)
+        torch.testing.assert_close(found.sigmas, table.sigmas, rtol=1e-12, atol=0)
+        torch.testing.assert_close(found.full, table.full, rtol=1e-9, atol=1e-12)
+
+
+def test_read_on_a_finer_grid_a_solver_keeps_what_it_is() -> None:
+    """DDIM stays DDIM, on levels between its own."""
+    found = resampled(STARTS["ddim"], 7)
+    torch.testing.assert_close(found.full, solvers.ddim(found.sigmas).full, rtol=1e-9, atol=1e-12)
+    assert found.sigmas[::2][:4].tolist() == pytest.approx(ZERO[:4].tolist())
+
+
+def test_nothing_is_read_on_that_has_no_smooth_grid() -> None:
+    with pytest.raises(ValueError, match="one call or more, got 0"):
+        resampled(STARTS["ddim"], 0)
+    with pytest.raises(ValueError, match="corrector"):
+        resampled(solvers.heun(ZERO), 3)

@@ -36,7 +36,8 @@ MIXES: dict[str, dict[str, float]] = {
 }  # fmt: skip
 START_OPTIONS = ("afs", "grid", "base")  # of a method in a cell: "dlms:afs=False"
 DESIGN_OPTIONS = ("features", "scaling", "adaptive")
-FIT_OPTIONS = (*START_OPTIONS, *DESIGN_OPTIONS, "residual", "bias", "images", "trajectories", "top")
+SEARCH_OPTIONS = ("bias", "path", "top")
+FIT_OPTIONS = (*START_OPTIONS, *DESIGN_OPTIONS, *SEARCH_OPTIONS, "residual", "images", "trajectories", "near")
 
 
 def grid_of(name: str, checkpoint: str, device_name: str) -> Any:
@@ -137,6 +138,7 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
 
     ``method`` may have options (:data:`FIT_OPTIONS`), as the rows of an ablation do: ``"gauss-newton:bias=0"``; its
     ``base`` may be learned itself: ``"dlms:base=gauss-newton"`` is a designer on top of a table fitted before.
+    ``near=4`` begins at the method's own solver of 4 calls, read at ``nfe`` of them.
     """
     file = solver_file(p, checkpoint, method, nfe)
     try:
@@ -149,11 +151,13 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     where = {k: options[k] for k in START_OPTIONS if k in options}
     below = where.pop("base") if where.get("base") in recipes.RECIPES else None
     table, make = start(name, checkpoint, device_name, nfe, **where)
-    if below:
-        made = fit(p, checkpoint, device_name, below, nfe)
-        if not isinstance(made, Tableau):
-            raise ValueError(f"{method}: {below} designs its table for each image; a base is one table for all")
-        table = made
+    if below or "near" in options:
+        learned, calls = below or name, options.get("near", nfe)
+        if learned in recipes.DESIGNED:
+            raise ValueError(f"{method}: {learned} designs its table for each image; a base is one table for all")
+        made = fit(p, checkpoint, device_name, learned, calls)
+        assert isinstance(made, Tableau)
+        table = lms.resampled(made, nfe) if calls != nfe else made
     seeds = fit_seeds(options.get("images", _images(p, name, table)))
     noise = initial_noise(model.shape, seeds, device=model.device)
     model, quick = model.of(seeds), quick.of(seeds)  # a class-conditional network is told each seed's class
@@ -185,6 +189,6 @@ def _fit(name: str, task: Task, options: dict[str, Any]) -> Tableau | lms.Design
         return d_ode(model, solvers.ddim(model.grid(nfe)), task.noise, seeds=task.seeds)
     if name == "dlms" and design:
         return recipes.dlms(task, **design)
-    if name == "gauss-newton" and {"bias", "top"} & options.keys():
-        return recipes.second_order(task, **{k: options[k] for k in ("bias", "top") if k in options})
+    if name == "gauss-newton":
+        return recipes.second_order(task, **{k: options[k] for k in SEARCH_OPTIONS if k in options})
     return recipes.RECIPES[name](task)

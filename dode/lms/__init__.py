@@ -1,6 +1,7 @@
 """Linear multistep solvers learned as a whole: weights, levels and the levels told to the network at once."""
 
 from dode.lms.amed import AMED, begin_amed
+from dode.lms.continuation import resampled
 from dode.lms.descent import descend
 from dode.lms.designer import Designed, Designer
 from dode.lms.distill import train
@@ -31,7 +32,9 @@ __all__ = [
     "gauss_newton",
     "gits",
     "load",
-    "pixels", "random_features",
+    "pixels",
+    "random_features",
+    "resampled",
     "seen",
     "stack",
     "step_costs",

@@ -69,12 +69,12 @@ def below(top: Tensor, make: Callable[[Tensor], Tableau]) -> Callable[[Tensor], 
 STEPS, BUDGET = 10, 110_000
 
 
-def second_order(task: Task, bias: float = 5.0, top: bool | None = None) -> Tableau:
+def second_order(task: Task, bias: float = 5.0, path: float = 0.0, top: bool | None = None) -> Tableau:
     """Ours: Levenberg-Marquardt on weights, levels and levels told; with an analytical first step, the first too."""
     space = Space(task.table, top=task.afs if top is None else top)
     return gauss_newton(
-        task.denoiser, task.table, task.noise, space=space, residual=task.residual, bias=bias, held_back=0.125,
-        iterations=STEPS, patience=3, budget=BUDGET, seeds=task.seeds, progress=task.progress,
+        task.denoiser, task.table, task.noise, space=space, residual=task.residual, bias=bias, path=path,
+        held_back=0.125, iterations=STEPS, patience=3, budget=BUDGET, seeds=task.seeds, progress=task.progress,
     )  # fmt: skip
 
 
@@ -155,6 +155,7 @@ RECIPES: dict[str, Callable[[Task], Tableau | Designed]] = {
     "dlms-fixed": dlms_fixed,
     "amed": amed,
 }
+DESIGNED = ("dlms", "amed")  # make a table for each image; the others one for all
 
 
 def load(path: str | Path) -> Tableau | Designed:

@@ -11,8 +11,9 @@ where R is any map of an image (pixels, features).  Nothing is greedy: what a ro
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,8 +22,8 @@ from dode.denoisers import Denoiser
 from dode.extras import tqdm
 from dode.lms.residuals import Residual, pixels
 from dode.lms.space import Space
-from dode.lms.targets import Examples, batches, usual_teacher
-from dode.sampling import State, Step, advance, move, sample, start
+from dode.lms.targets import Examples, batches, on_path, usual_teacher
+from dode.sampling import State, Step, advance, move, sample, start, trajectory
 from dode.tableau import Tableau
 
 DIFFERENCE = 1e-2  # of a number, for the Jacobian: far above float32's rounding of a state, far below its curvature
@@ -30,12 +31,26 @@ DIFFERENCE = 1e-2  # of a number, for the Jacobian: far above float32's rounding
 
 @dataclass
 class _Problem:
-    """Cost, gradient and Gauss-Newton matrix of a space on the examples to fit."""
+    """Cost, gradient and Gauss-Newton matrix of a space on the examples to fit.
+
+    With a ``weight`` the states on the way count too: so many times their mean squared distance, over
+    ``1 + sigma^2``, to the teacher's path.
+    """
 
     denoiser: Denoiser
     space: Space
     examples: Examples
     batch_size: int
+    weight: float = 0.0
+
+    @cached_property
+    def path(self) -> Tensor:
+        """The teacher's states ``(B, M + 1, ...)``; without a weight none, ``(B, 0)``."""
+        e = self.examples
+        if not self.weight:
+            return e.noise.new_zeros(len(e.noise), 0)
+        pieces = batches(self.denoiser, self.batch_size, e.noise)
+        return torch.cat([trajectory(model, e.teacher, part).transpose(0, 1) for model, (part,) in pieces])
 
     def cost(self, vector: Tensor) -> float:
         """The examples' error; inf for a step so far that it gives no solver at all."""
@@ -43,43 +58,56 @@ class _Problem:
             table = self.space.table(vector)
         except ValueError:
             return float("inf")
-        e = self.examples
-        found = e.error(self.denoiser, table, e.noise, e.goal, self.batch_size)
+        walked = ((trajectory(model, table, noise)[1:], goal, path) for model, (noise, goal, path) in self._batches())
+        found = self.examples.norm((self._missed(table, *batch) for batch in walked), len(self.examples.noise))
         return found if found == found else float("inf")
 
     def normal(self, vector: Tensor) -> tuple[Tensor, Tensor]:
         """``(J^T J, J^T r)`` by forward differences, each from the first row that its number touches."""
-        size, base, residual = len(vector), self.space.table(vector), self.examples.residual
+        size, base = len(vector), self.space.table(vector)
         jj, jr = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
         tables = [self.space.table(vector + DIFFERENCE * unit) for unit in torch.eye(size, dtype=torch.float64)]
-        means = torch.zeros(size + 1, self.examples.goal.shape[1], dtype=torch.float64)  # of each column, and of r
-        whole = self.examples.noise, self.examples.goal
-        for model, (noise, goal) in batches(self.denoiser, self.batch_size, *whole):
+        means = torch.zeros((), dtype=torch.float64)  # of each column, and of r
+        for model, (noise, goal, path) in self._batches():
             seen = list[Step]()
-            here = residual(sample(model, base, noise, callback=seen.append))
+            end = sample(model, base, noise, callback=seen.append)
+            r = self._missed(base, [*(step.x for step in seen[1:]), end], goal, path).double()
             columns = [
-                (residual(self._again(model, table, noise, seen, row, kept)) - here).double().flatten() / DIFFERENCE
+                self._missed(table, self._again(model, table, noise, seen, row, kept), goal, path).double() - r
                 for table, row, kept in zip(tables, self.space.rows, self.space.moves_only, strict=True)
             ]
-            j, r = torch.stack(columns), (here - goal).double()
-            jj += (j @ j.T).cpu()
-            jr += (j @ r.flatten()).cpu()
-            means += torch.cat([j.view(size, *r.shape), r[None]]).sum(1).cpu()
+            j = torch.stack(columns) / DIFFERENCE
+            jj += (j.flatten(1) @ j.flatten(1).T).cpu()
+            jr += (j.flatten(1) @ r.flatten()).cpu()
+            means = means + torch.cat([j, r[None]]).sum(1).cpu()
         images, bias = len(self.examples.noise), self.examples.bias
-        means /= images
+        means = means / images
         return jj / images + bias * means[:-1] @ means[:-1].T, jr / images + bias * means[:-1] @ means[-1]
 
+    def _batches(self) -> Iterator[tuple[Denoiser, tuple[Tensor, ...]]]:
+        return batches(self.denoiser, self.batch_size, self.examples.noise, self.examples.goal, self.path)
+
+    def _missed(self, table: Tableau, states: Sequence[Tensor] | Tensor, goal: Tensor, path: Tensor) -> Tensor:
+        """``(b, R)``: what the last of a walk's ``states`` 1..N, and with a path the others too, are off."""
+        missed = [self.examples.residual(states[-1]) - goal]
+        if self.weight:
+            levels, on_the_way = self.examples.teacher.sigmas, table.sigmas[1:-1].tolist()
+            for x, level in zip(states[:-1], on_the_way, strict=True):
+                share = self.weight / ((1 + level**2) * len(on_the_way))
+                missed.append(share**0.5 * pixels(x - on_path(levels, path, level)))
+        return torch.cat(missed, dim=1)
+
     @staticmethod
-    def _again(model: Denoiser, table: Tableau, noise: Tensor, seen: list[Step], row: int, kept: bool) -> Tensor:
-        """The image of a table that agrees with the one ``seen`` up to ``row`` (with its evaluation, if ``kept``)."""
+    def _again(model: Denoiser, table: Tableau, noise: Tensor, seen: list[Step], row: int, kept: bool) -> list[Tensor]:
+        """States 1..N of a table that agrees with the one ``seen`` up to ``row`` (with its evaluation, if ``kept``)."""
         first = start(table, noise)
         outputs = first.outputs | {step.index: step.output for step in seen[: row + kept]}
         state = State(seen[row].x if row or kept else first.x, outputs, row)
-        if kept:
-            state = move(table, state)
+        states = [step.x for step in seen[1 : row + 1]]
         while state.row < table.nfe:
-            state = advance(model, table, state)
-        return state.x
+            state = move(table, state) if kept and state.row == row else advance(model, table, state)
+            states.append(state.x)
+        return states
 
 
 @torch.no_grad()
@@ -92,6 +120,7 @@ def gauss_newton(
     teacher: Tableau | None = None,
     residual: Residual = pixels,
     bias: float = 0.0,
+    path: float = 0.0,
     held_back: float = 0.25,
     iterations: int = 30,
     patience: int = 6,
@@ -117,6 +146,9 @@ def gauss_newton(
         differentiated.
     bias
         How much more the mean of all images' errors counts; see :class:`~dode.lms.targets.Examples`.
+    path
+        What the states on the way count, mean squared pixels over ``1 + sigma^2``, against the teacher's path; 0: the
+        last image alone is compared.  Early selection looks at that alone in any case.
     held_back
         Part of the images that no step sees: the solver that is best on them is returned, and the search ends when
         ``patience`` steps have brought nothing there.
@@ -136,7 +168,7 @@ def gauss_newton(
     """
     before, space = denoiser.images, space or Space(tableau)
     examples = Examples.make(denoiser, noise, teacher or usual_teacher(denoiser), residual, held_back, bias)
-    fit = _Problem(examples.fitted(denoiser), space, examples, batch_size)
+    fit = _Problem(examples.fitted(denoiser), space, examples, batch_size, path)
 
     vector = best = space.pack(tableau)
     cost, history, damping, idle = fit.cost(vector), [examples.check(denoiser, tableau)], 1e-2, 0

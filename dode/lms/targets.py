@@ -27,6 +27,16 @@ def batches(denoiser: Denoiser, size: int, *tensors: Tensor) -> Iterator[tuple[D
         yield denoiser.of(images), tuple(parts)
 
 
+def on_path(levels: Tensor, states: Tensor, level: float) -> Tensor:
+    """The states ``(B, ...)`` at ``level`` of paths ``(B, M + 1, ...)`` through ``levels`` ``(M + 1,)``, falling.
+
+    Linear between two of them; above the first it is the first.
+    """
+    k = int((levels > level).sum().clamp(1, len(levels) - 1))
+    done = (levels[k - 1] - level) / (levels[k - 1] - levels[k])
+    return torch.lerp(states[:, k - 1], states[:, k], float(done.clamp(0, 1)))
+
+
 @dataclass(frozen=True)
 class Examples:
     """Noise ``(B, ...)`` and the teacher's residuals ``(B, R)``: to fit on, and held back.
@@ -70,15 +80,19 @@ class Examples:
     @torch.no_grad()
     def error(self, denoiser: Denoiser, table: Tableau | Walker, noise: Tensor, goal: Tensor, size: int = 100) -> float:
         """What a fit makes small; inf where the table makes no finite images."""
-        total, mean = 0.0, torch.zeros(goal.shape[1], dtype=torch.float64)
+        pieces = batches(denoiser, size, noise, goal)
+        return self.norm((self.residual(sample(model, table, part)) - aim for model, (part, aim) in pieces), len(noise))
+
+    def norm(self, missed: Iterable[Tensor], images: int) -> float:
+        """The error of ``images`` residuals less their goals, ``(b, R)`` a piece; inf where a piece is not finite."""
+        total, mean = 0.0, torch.zeros((), dtype=torch.float64)
         try:
-            for model, (part, aim) in batches(denoiser, size, noise, goal):
-                missed = (self.residual(sample(model, table, part)) - aim).double()
-                total += float(missed.square().sum())
-                mean += missed.sum(0).cpu() / len(noise)
+            for part in missed:
+                total += float(part.double().square().sum())
+                mean = mean + part.double().sum(0).cpu() / images
         except FloatingPointError:
             return float("inf")
-        return total / len(noise) + self.bias * float(mean.square().sum())
+        return total / images + self.bias * float(mean.square().sum())
 
     def check(self, denoiser: Denoiser, table: Tableau | Walker) -> float:
         """:meth:`error` on the images held back."""
