@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dode import comparisons, distillation, lms, solvers, zoo
+from dode import comparisons, distillation, eyes, lms, solvers, zoo
 from dode.arguments import (
     DEFAULT,
     Parser,
@@ -152,14 +152,13 @@ def refuse(args: argparse.Namespace) -> None:
 
 
 def compared(args: argparse.Namespace, model: NetworkDenoiser) -> lms.Residual:
-    """``--compare``: the critic's features and a tenth of the pixels, clipped, where it knows the images; or pixels."""
+    """``--compare``: what the book's fits of this method look through where it knows the images; or pixels."""
     known = model.name in zoo.NAMES
     if args.compare == "features" and not known:
         raise ValueError(f"--compare features: no critic knows the images of {model.name}; take --compare pixels")
     if args.compare == "pixels" or not known:
         return lms.pixels
-    network, _ = zoo.load_classifier(f"{zoo.data_set_of(model.name).name}-critic", model.device)
-    return lms.seen(lms.stack((1.0, lms.features(network)), (0.1, lms.pixels)))
+    return eyes.residual(eyes.usual(args.method), zoo.data_set_of(model.name), model.shape[0], str(model.device))
 
 
 def recipe(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau | lms.Designed:
@@ -275,7 +274,7 @@ def parser() -> Parser:
         choices=("auto", "pixels", "features"),
         default="auto",
         help="what the last images are compared in, "
-        f"by all but d-ode and gits; auto: features of a small classifier, where it knows the images {DEFAULT}",
+        f"by all but d-ode and gits; auto: features of small classifiers, where they know the images {DEFAULT}",
     )
     add("--trajectories", type=count, default=2_000, metavar="N", help=f"of dlms, dlms-fixed and amed {DEFAULT}")
     add("--equation", type=int, choices=(10, 9, 8), default=10, help=f"of the paper; 10: one number a step {DEFAULT}")

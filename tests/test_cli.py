@@ -20,9 +20,10 @@ from torch import Tensor
 
 import dode
 from dode import __main__ as cli
-from dode import comparisons, lms, solvers, zoo
+from dode import comparisons, lms, solvers
 from dode.data import to_uint8
 from dode.distillation import d_ode
+from dode.experiments import fits
 from dode.schedules import karras
 from dode.storage import load_tensors, save_tensors
 
@@ -90,16 +91,15 @@ def heun() -> dode.Tableau:
     return d_ode(model, solvers.heun(model.grid, nfe=3), noise, teacher=solvers.heun, scale=2, seeds=range(1))
 
 
-def compared(what: str = "features") -> lms.Residual:
+def compared(what: str = "all") -> lms.Residual:
     """What the last images are compared in."""
-    network, _ = zoo.load_classifier("fashion-mnist-critic")
-    return lms.pixels if what == "pixels" else lms.seen(lms.stack((1.0, lms.features(network)), (0.1, lms.pixels)))
+    return lms.pixels if what == "pixels" else fits.residual("cpu", what)
 
 
 def second_order() -> dode.Tableau | lms.Designed:
     model = dode.load(DATA)
     table, noise = solvers.ddim(model.grid, nfe=2), dode.initial_noise(model.shape, range(4))
-    return lms.RECIPES["gauss-newton"](lms.Task(model, table, solvers.ddim, noise, compared(), range(4)))
+    return lms.RECIPES["gauss-newton"](lms.Task(model, table, solvers.ddim, noise, compared("seen"), range(4)))
 
 
 def programmed() -> dode.Tableau:
@@ -111,7 +111,7 @@ def programmed() -> dode.Tableau:
     )  # fmt: skip
 
 
-def recipe(name: str, compare: str = "features", **options: Any) -> dode.Tableau | lms.Designed:
+def recipe(name: str, compare: str = "all", **options: Any) -> dode.Tableau | lms.Designed:
     """On seeds 5 to 8, with an analytical first step."""
     model = dode.load(DATA)
     grid = comparisons.grid_function("Karras", model)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import dode
-from dode import comparisons, experiments, lms, solvers
+from dode import comparisons, experiments, eyes, lms, solvers
 from dode.experiments import fits, learned
 from dode.metrics import frechet_distance, moments, rmse
 from dode.tableau import Tableau
@@ -104,8 +104,8 @@ def test_a_comparison_measures_what_it_says_and_resumes(project: Path, monkeypat
     )
     close = lambda v: pytest.approx(v, rel=2e-3)  # noqa: E731
     assert float(rows[0]["fd_data"]) == close(frechet_distance(moments(images, features), data))
-    for eyes, word in ((features, ""), (critic, "_critic")):
-        expected = frechet_distance(moments(images, eyes), moments(long, eyes))
+    for judge, word in ((features, ""), (critic, "_critic")):
+        expected = frechet_distance(moments(images, judge), moments(long, judge))
         assert float(rows[0][f"fd_reference{word}"]) == close(expected)
     truth = comparisons.reference(DATA, "cpu", P.zoo_images, P.reference_steps)
     assert float(rows[0]["rmse"]) == close(rmse(images[: P.zoo_images], truth))
@@ -316,9 +316,9 @@ def test_a_designed_solver_has_a_path_too() -> None:
 
 
 def test_a_fit_never_looks_through_the_eyes_that_measure() -> None:
-    honest = {kind: mix for kind, mix in fits.MIXES.items() if kind != "judge"}
-    assert all("judge" not in mix for mix in honest.values()) and fits.JUDGES["judge"] == "classifier"
-    names = {zoo_name: dode.zoo.load_classifier(f"fashion-mnist-{zoo_name}")[1] for zoo_name in fits.JUDGES.values()}
+    honest = {kind: mix for kind, mix in eyes.MIXES.items() if kind != "judge"}
+    assert all("judge" not in mix for mix in honest.values()) and eyes.JUDGES["judge"] == "classifier"
+    names = {zoo_name: dode.zoo.load_classifier(f"fashion-mnist-{zoo_name}")[1] for zoo_name in eyes.JUDGES.values()}
     assert len(set(names.values())) == 3  # three networks, each with weights of its own
     assert fits.yardsticks("cpu")[0][0].name == names["classifier"]
 
@@ -326,7 +326,7 @@ def test_a_fit_never_looks_through_the_eyes_that_measure() -> None:
 def test_mixes_are_what_they_say() -> None:
     x = 1.5 * torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     sizes = dict(pixels=784, random=2560, averaged=160, critic=96, observer=80, judge=64)
-    for kind, mix in fits.MIXES.items():
+    for kind, mix in eyes.MIXES.items():
         found = fits.residual("cpu", kind)(x)
         assert found.shape == (2, sum(sizes[word] for word in mix)), kind
         clipped = fits.residual("cpu", f"seen-{kind}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dode import comparisons, lms, solvers, zoo
+from dode import comparisons, eyes, lms, solvers, zoo
 from dode.data import DataSet
 from dode.distillation import d_ode
 from dode.experiments.quality import data_reference, fast, fit_seeds, inception_reference, load_cached
@@ -26,14 +26,6 @@ from dode.storage import FileError
 from dode.tableau import Tableau
 
 LEARNED = ("d-ode", *recipes.RECIPES)
-JUDGES = {"critic": "critic", "observer": "observer", "judge": "classifier"}
-OURS = dict(pixels=0.1, averaged=0.5, critic=0.5, observer=1.0)
-# What the errors of pixels, of features and of random ones (on a mesh, or averaged over the image) count in a fit.
-MIXES: dict[str, dict[str, float]] = {
-    "all": dict(pixels=0.1, random=3.0, critic=1.0), "seen": OURS, "raw": OURS, "pixels": dict(pixels=1.0),
-    "random": dict(pixels=0.1, random=3.0), "averaged": dict(pixels=0.1, averaged=1.0),
-    **{word: {"pixels": 0.1, word: 1.0} for word in JUDGES},
-}  # fmt: skip
 START_OPTIONS = ("afs", "grid", "base")  # of a method in a cell: "dlms:afs=False"
 DESIGN_OPTIONS = ("features", "scaling", "adaptive")
 SEARCH_OPTIONS = ("bias", "path", "top")
@@ -77,33 +69,10 @@ def yardsticks(
 
 
 def residual(device_name: str, kind: str = "all", checkpoint: str = "fashion-mnist") -> lms.Residual:
-    """What fits compare: one of :data:`MIXES`, features in units of their spread over the data.
-
-    "all" is what every method but ours looks at.  "seen" is what ours does: of clipped images (:func:`dode.lms.seen`),
-    through more eyes; "raw" is the same of images as they are, "seen-KIND" another mix of clipped ones.  "judge", the
-    features that measure, no honest fit may use: it shows what the others miss.  Of a network whose images no critic
-    knows, pixels and random features are left.
-    """
-    if kind.startswith("seen-"):
-        return lms.seen(residual(device_name, kind.removeprefix("seen-"), checkpoint))
-    if kind not in MIXES:
-        raise ValueError(f"no residual named {kind!r}; there are {', '.join(MIXES)}, and seen-KIND")
+    """What fits of a checkpoint compare: :func:`dode.eyes.residual`, through the eyes that know its images."""
     data = judged(checkpoint)
-    if data is None and kind in JUDGES:
-        raise ValueError(f"no {kind} knows the images of {checkpoint}; take the residual pixels, random or all")
     channels = data.shape[0] if data else load_cached(checkpoint, device_name).shape[0]
-    terms = list[tuple[float, lms.Residual]]()
-    for word, weight in MIXES[kind].items():
-        if word == "pixels":
-            terms.append((weight, lms.pixels))
-        elif word in ("random", "averaged"):
-            terms.append((weight, lms.random_features(channels, mesh=4 if word == "random" else 1)))
-        elif data:
-            judge = JUDGES[word]
-            network, _ = zoo.load_classifier(f"{data.name}-{judge}", device_name)
-            _, moments = data_reference(data.name, device_name, judge)
-            terms.append((weight, lms.features(network, float(moments.cov.trace()) ** -0.5)))
-    return lms.seen(lms.stack(*terms)) if kind == "seen" else lms.stack(*terms)
+    return eyes.residual(kind, data, channels, device_name)
 
 
 def solver_file(p: Preset, checkpoint: str, method: str, nfe: int) -> Path:
@@ -161,8 +130,7 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     seeds = fit_seeds(options.get("images", _images(p, name, table)))
     noise = initial_noise(model.shape, seeds, device=model.device)
     model, quick = model.of(seeds), quick.of(seeds)  # a class-conditional network is told each seed's class
-    usual = "seen" if name == "gauss-newton" else "all"
-    compared = residual(device_name, options.get("residual", usual), checkpoint)
+    compared = residual(device_name, options.get("residual", eyes.usual(name)), checkpoint)
     folder = home() / "_build" / "training" / p.name / file.stem  # a state must not be taken up by another method
     trajectories = options.get("trajectories", p.trajectories)
     trajectories = trajectories if p.kept else min(trajectories, p.trajectories)
