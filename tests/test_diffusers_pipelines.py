@@ -23,16 +23,18 @@ from diffusers import (
     DiTTransformer2DModel,
     EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
+    LDMPipeline,
     SD3Transformer2DModel,
     UNet2DConditionModel,
     UNet2DModel,
+    VQModel,
 )
 from torch import Tensor
 
 import dode
 from dode import solvers
 from dode.denoisers import NetworkDenoiser
-from dode.diffusers import DodeScheduler, decode, from_diffusers
+from dode.diffusers import DodeScheduler, command, decode, from_diffusers
 from dode.tableau import Tableau
 from tests import letters
 
@@ -153,6 +155,33 @@ def test_a_stored_pipeline_keeps_its_solver(table: str, tmp_path: Path) -> None:
     run_pixels(table, "v_prediction", tmp_path)
     config = json.loads((tmp_path / "scheduler/scheduler_config.json").read_text(encoding="utf-8"))
     assert config["_class_name"] == "DodeScheduler" and config["beta_schedule"] == "scaled_linear"
+
+
+# --- latents, without a condition ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["unipc", "heun", "distilled"])
+def test_unconditional_latent_diffusion(table: str, tmp_path: Path) -> None:
+    """What latent LSUN and CelebA-HQ become once they are converted: a quantised autoencoder, and its own betas."""
+    torch.manual_seed(0)
+    blocks = dict(down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)
+    coder = VQModel(
+        latent_channels=3, num_vq_embeddings=64, scaling_factor=0.5, sample_size=16, **blocks, **UNET
+    ).eval()
+    process = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.0015, beta_end=0.0195, clip_sample=False)
+    LDMPipeline(coder, pixels(), process).save_pretrained(tmp_path)
+    pipe = quiet(command.load(str(tmp_path)))
+    assert isinstance(pipe, LDMPipeline)
+    model = from_diffusers(pipe)
+    assert (model.shape, model.name) == ((3, 8, 8), tmp_path.name)
+    solver = TABLES[table](model)
+    pipe.scheduler = DodeScheduler.from_tableau(solver, pipe.scheduler.config)
+    seen = watched(pipe.scheduler)
+    images = torch.from_numpy(pipe(batch_size=2, generator=generator(), output_type="np").images)
+    assert len(seen) == solver.nfe
+    assert distance(seen[-1], dode.sample(model, solver, drawn((2, 3, 8, 8)))) < TOLERANCE
+    decoded = (decode(pipe, seen[-1]) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    torch.testing.assert_close(images, decoded, rtol=0, atol=1e-6)
 
 
 # --- latents and class labels, guided --------------------------------------------------------------
