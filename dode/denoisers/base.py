@@ -1,0 +1,156 @@
+"""What every denoiser has: a shape, a schedule, a count of its evaluations, and the parts that a loop asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dode.schedules import EDM, Flow, Schedule, VPDiscrete, karras, time_uniform
+from dode.turns import Images, Turn
+
+
+class Coefficients(NamedTuple):
+    """``D = skip x + out F(inp x, label)``; each float64, of sigma's shape."""
+
+    skip: Tensor
+    out: Tensor
+    inp: Tensor
+    label: Tensor
+
+
+class Level(NamedTuple):
+    """The :class:`Coefficients` of one level for the whole batch, as plain numbers."""
+
+    skip: float
+    out: float
+    inp: float
+    label: float
+
+
+class Affine(NamedTuple):
+    """``D = skip x + out raw``: numbers, and a tensor of ``x``'s shape in whatever dtype the network gave it."""
+
+    skip: float
+    out: float
+    raw: Tensor
+
+
+def expand(value: Tensor, x: Tensor) -> Tensor:
+    """A 0-d or ``(B,)`` tensor, in ``x``'s dtype and ready to multiply ``x``.
+
+    A 0-d CPU tensor stays there: torch multiplies by it on any device, where a copy would make the host wait.
+    """
+    if value.ndim == 0:
+        return value.to(x.dtype) if value.is_cpu else value.to(x)
+    return value.to(x).reshape(-1, *[1] * (x.ndim - 1))
+
+
+class Denoiser:
+    """A callable ``D(x, sigma)`` that knows its image shape, its noise range and its cost.
+
+    Attributes
+    ----------
+    shape : tuple
+        ``(C, H, W)`` (or any shape) of one sample.
+    prediction : str
+        What the network was trained to predict: "noise", "data", "v", "flow" or "exact".
+    schedule : Schedule
+    nfe : int
+        Calls so far; :attr:`images` counts the images in them.  Set both to 0 with :meth:`reset`.
+    told : Turn
+        The conditions that it tells in turn: image ``i`` of a run the one at ``i mod turn``.  A batch that is a part
+        of a run is given to :meth:`of` that part.
+    """
+
+    prediction = "exact"
+    name = "denoiser"
+
+    def __init__(self, shape: Sequence[int], schedule: Schedule | None = None) -> None:
+        self.shape = tuple(shape)
+        self.schedule: Schedule = schedule or EDM()
+        self._count = dict(nfe=0, images=0)  # one for all parts
+
+    def reset(self) -> None:
+        """Set the counters to zero."""
+        self._count.update(nfe=0, images=0)
+
+    @property
+    def nfe(self) -> int:
+        return self._count["nfe"]
+
+    @property
+    def images(self) -> int:
+        return self._count["images"]
+
+    @property
+    def told(self) -> Turn:
+        return Turn()
+
+    @property
+    def turn(self) -> int:
+        """How many conditions it tells."""
+        return self.told.rows
+
+    def of(self, images: Images) -> Denoiser:
+        """The same denoiser for a batch that holds these images of a run: seeds, or places in the run.
+
+        It tells each what it is told in the whole, and counts with the whole; where all are told the same, it is self.
+        """
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where samples should live."""
+        return torch.device("cpu")
+
+    @property
+    def sigma_min(self) -> float:
+        return self.schedule.sigma_min
+
+    @property
+    def sigma_max(self) -> float:
+        return self.schedule.sigma_max
+
+    def grid(self, n: int) -> Tensor:
+        """The customary grid of ``n`` steps to 0, ``(n + 1,)``.
+
+        Uniform in time on a VP chain and for flow matching, there with the schedule's shift; otherwise Karras's.
+        """
+        shift = self.schedule.shift if isinstance(self.schedule, Flow) else 1.0
+        if isinstance(self.schedule, (VPDiscrete, Flow)):
+            return shift * time_uniform(n, self.sigma_min / shift, self.sigma_max / shift, self.schedule, final="zero")
+        return karras(n, self.sigma_min, self.sigma_max, final="zero")
+
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        sigma = torch.as_tensor(sigma, dtype=torch.float64)
+        if sigma.ndim > 1 or (sigma.ndim == 1 and len(sigma) != len(x)):
+            raise ValueError(f"sigma must be one number or one for each of {len(x)} samples, got {tuple(sigma.shape)}")
+        self._admit(x)
+        return self.denoise(x, sigma)
+
+    def affine(self, x: Tensor, sigma: float) -> Affine:
+        """One evaluation at one level for the whole batch, in parts: ``D(x, sigma) = skip x + out raw``.
+
+        Raises
+        ------
+        ValueError
+            ``x`` is not ``(B, *shape)``.
+        """
+        self._admit(x)
+        return self.parts(x, sigma)
+
+    def _admit(self, x: Tensor) -> None:
+        """Refuse samples of another shape, and count the evaluation."""
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"{self.name} takes samples of shape {self.shape}, got {tuple(x.shape[1:])}")
+        self._count["nfe"] += 1
+        self._count["images"] += x.shape[0]
+
+    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def parts(self, x: Tensor, sigma: float) -> Affine:
+        return Affine(0.0, 1.0, self.denoise(x, torch.tensor(sigma, dtype=torch.float64)))

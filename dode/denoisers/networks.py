@@ -1,0 +1,167 @@
+"""Networks as denoisers: a prediction type is four coefficients."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dode.denoisers.base import Affine, Coefficients, Denoiser, Level, expand
+from dode.schedules import Schedule
+from dode.turns import Images, Turn
+
+
+class NetworkDenoiser(Denoiser):
+    """A network ``F(input, label)`` with the coefficients of its prediction type.
+
+    The network runs in its own dtype (or in ``autocast``, e.g. ``torch.bfloat16``); the state keeps
+    its own, so a float64 sampler may drive a float32 network.  What the network returns is kept as a
+    solver's output, not copied: a network that writes its next answer over its last must return a clone.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | Callable[[Tensor, Tensor], Tensor],
+        shape: Sequence[int],
+        schedule: Schedule,
+        *,
+        autocast: torch.dtype | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(shape, schedule)
+        self.network = network
+        self.autocast = autocast
+        self.name = name or type(self).__name__
+        self._levels: dict[float, Level] = {}
+
+    @property
+    def told(self) -> Turn:
+        return getattr(self.network, "turn", None) or Turn()
+
+    def of(self, images: Images) -> NetworkDenoiser:
+        if self.turn == 1:
+            return self
+        found = copy.copy(self)
+        found.network = self.network.of(images)  # type: ignore[union-attr,operator]
+        return found
+
+    def level(self, sigma: float) -> Level:
+        """The coefficients of one level, computed when it is first met (a schedule's label is a search)."""
+        found = self._levels.get(sigma)
+        if found is None:
+            at = self.coefficients(torch.tensor(sigma, dtype=torch.float64))
+            found = self._levels[sigma] = Level(*(float(c) for c in at))
+        return found
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        raise NotImplementedError
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        if isinstance(self.network, nn.Module):
+            return next((p.dtype for p in self.network.parameters()), torch.float32)
+        return torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives."""
+        if isinstance(self.network, nn.Module):
+            return next((p.device for p in self.network.parameters()), torch.device("cpu"))
+        return torch.device("cpu")
+
+    def raw(self, x: Tensor, c: Coefficients | Level) -> Tensor:
+        """The bare network ``F`` at preconditioned input, in the network's dtype."""
+        own, images = self._dtype, x.shape[0]
+        wide = torch.promote_types(own, torch.float32)  # labels up to 1000 do not fit half precision
+        if isinstance(c, Level):
+            scaled, label = x * c.inp, torch.full((images,), c.label, dtype=wide, device=x.device)
+        else:
+            label = torch.zeros(images, dtype=wide, device=x.device)
+            scaled, label = x * expand(c.inp, x), label + expand(c.label, label)
+        if self.autocast is None:
+            return self.network(scaled.to(own), label)
+        with torch.autocast(x.device.type, dtype=self.autocast):
+            return self.network(scaled.to(own), label)
+
+    def parts(self, x: Tensor, sigma: float) -> Affine:
+        c = self.level(sigma)
+        return Affine(c.skip, c.out, self.raw(x, c))
+
+    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        c = self.coefficients(sigma)
+        return expand(c.skip, x) * x + expand(c.out, x) * self.raw(x, c).to(x.dtype)
+
+    def to(self, device: str | torch.device) -> NetworkDenoiser:
+        """Move the network; returns self."""
+        if isinstance(self.network, nn.Module):
+            self.network.to(device)
+        return self
+
+
+class NoisePrediction(NetworkDenoiser):
+    """``F`` predicts the noise: ``D = x - sigma F(alpha x, label)`` (DDPM)."""
+
+    prediction = "noise"
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        s = self.schedule
+        return Coefficients(torch.ones_like(sigma), -sigma, s.alpha(sigma), s.label(sigma))
+
+
+class DataPrediction(NetworkDenoiser):
+    """``F`` predicts the clean image: ``D = F(alpha x, label)``."""
+
+    prediction = "data"
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        s = self.schedule
+        return Coefficients(torch.zeros_like(sigma), torch.ones_like(sigma), s.alpha(sigma), s.label(sigma))
+
+
+class VPrediction(NetworkDenoiser):
+    """``F`` predicts ``v = alpha eps - sigma_t x_0`` (Salimans and Ho 2022), for VP schedules."""
+
+    prediction = "v"
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        alpha = self.schedule.alpha(sigma)
+        return Coefficients(alpha**2, -alpha * sigma, alpha, self.schedule.label(sigma))
+
+
+class FlowPrediction(NetworkDenoiser):
+    """``F`` predicts ``eps - x_0``, the velocity of ``x_t = (1 - t) x_0 + t eps``, so ``x_0 = x_t - t F``.
+
+    Flow matching (Lipman et al. 2023, Liu et al. 2023).
+    """
+
+    prediction = "flow"
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        alpha = self.schedule.alpha(sigma)
+        return Coefficients(alpha, -alpha * sigma, alpha, self.schedule.label(sigma))
+
+
+class EDMPrediction(NetworkDenoiser):
+    """Data prediction with EDM's preconditioning (Karras et al. 2022, table 1)."""
+
+    prediction = "data"
+
+    def __init__(self, *args: object, sigma_data: float = 0.5, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.sigma_data = sigma_data
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        d2 = self.sigma_data**2
+        norm = (sigma**2 + d2).rsqrt()
+        return Coefficients(d2 * norm**2, sigma * self.sigma_data * norm, norm, self.schedule.label(sigma))
+
+
+class ConsistencyPrediction(EDMPrediction):
+    """EDM's coefficients moved so that ``D(x, sigma_min) = x`` exactly (Song et al. 2023, appendix C)."""
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        d2, above = self.sigma_data**2, sigma - self.sigma_min
+        norm = (sigma**2 + d2).rsqrt()
+        return Coefficients(d2 / (above**2 + d2), above * self.sigma_data * norm, norm, self.schedule.label(sigma))
