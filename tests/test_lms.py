@@ -185,6 +185,27 @@ def test_the_states_on_the_way_are_in_the_normal_equations(
     torch.testing.assert_close(2 * fit.normal(vector)[1], slope, rtol=1e-3, atol=1e-4 * float(slope.abs().max()))
 
 
+def test_an_image_counts_no_more_than_the_limit() -> None:
+    """One image that is hopeless leads the fit, unless it is bounded."""
+    table, noise = STARTS["ipndm"], NOISE[:8]
+    examples = replace(Examples.make(MIXTURE, noise, TEACHER, pixels, 0.25), limit=0.3)
+    far = torch.tensor([[0.3, 0.4], [30.0, 40.0]])
+    squares = examples.bounded(far).square().sum(1).tolist()
+    assert squares == pytest.approx([0.25 * 0.3 / (0.25 + 0.3), 0.3], rel=1e-3)
+    assert torch.equal(replace(examples, limit=0.0).bounded(far), far)
+    e = pixels(sample(MIXTURE, table, examples.noise) - sample(MIXTURE, TEACHER, examples.noise)).square().sum(1)
+    assert examples.limited(MIXTURE, table, 5.0).limit == pytest.approx(5 * float(e.median()))
+    by_hand = (e * 0.3 / (e + 0.3)).mean()
+    assert examples.error(MIXTURE, table, examples.noise, examples.goal) == pytest.approx(float(by_hand))
+
+    goal = examples.goal.clone()
+    goal[0] += 5.0
+    fits = [replace(examples, goal=goal, limit=limit) for limit in (0.0, 0.3)]
+    space = Space(table)
+    slopes = [_Problem(MIXTURE, space, e, 4).normal(space.pack(table))[1] for e in (*fits, examples)]
+    assert (slopes[1] - slopes[2]).norm() < 0.2 * (slopes[0] - slopes[2]).norm()
+
+
 def test_a_fit_that_minds_the_way_stays_nearer_to_it() -> None:
     """At the price of the image."""
     table, other = STARTS["ipndm"], initial_noise((3,), range(1000, 1400), dtype=torch.float64)

@@ -80,16 +80,15 @@ def figure_3(preset: str, checkpoint: str = "fashion-mnist-noise", seeds: int | 
     if preset == "quick":  # five numbers of calls in a minute
         p = replace(p, images=150, fit_images=16)
     nfes = (2, 5, 10, 25, 50) if preset == "quick" else p.nfes
-    four, later = {"smoke": (5, 5), "quick": (50, 5), "standard": (50, 25)}.get(preset, (250, 250))
+    four, later = {"smoke": (5, 5), "quick": (50, 5)}.get(preset, (250, 250))
     calls: dict[tuple[str, str], tuple[int, ...]] = {}
     for name in names:
         for solver in FOUR + LATER + STAGES:  # a third order wants three calls
             fewest = 2 if preset == "paper" and solver in ("ddim", "ipndm") else 3
             most = four if solver in FOUR else later
             calls[name, solver] = tuple(possible_nfe(solver, max(fewest, nfe)) for nfe in nfes if nfe <= most)
-    pick = lambda which: {key: found for key, found in calls.items() if key[1] in which}  # noqa: E731
-    few = replace(p, costly_nfe=25) if preset == "standard" else p
-    cells = fd_cells(p, pick(FOUR)) + fd_cells(few, pick(LATER + STAGES)) + fd_cells(few, pick(LATER), [OWN])
+    own = {key: found for key, found in calls.items() if key[1] in LATER}
+    cells = fd_cells(p, calls) + fd_cells(p, own, [OWN])
     return Plan("figure_3", p, names, calls, tuple(cells))
 
 

@@ -69,11 +69,17 @@ def below(top: Tensor, make: Callable[[Tensor], Tableau]) -> Callable[[Tensor], 
 STEPS, BUDGET = 10, 110_000
 
 
-def second_order(task: Task, bias: float = 5.0, path: float = 0.0, top: bool | None = None) -> Tableau:
-    """Ours: Levenberg-Marquardt on weights, levels and levels told; with an analytical first step, the first too."""
+def second_order(
+    task: Task, bias: float = 5.0, path: float = 0.0, limit: float | None = None, top: bool | None = None
+) -> Tableau:
+    """Ours: Levenberg-Marquardt on weights, levels and levels told; with an analytical first step, the first too.
+
+    ``limit`` is 5 where there are fewer than 128 images, so that none of them leads the fit, and else 0.
+    """
     space = Space(task.table, top=task.afs if top is None else top)
+    limit = 5.0 * (len(task.noise) < 128) if limit is None else limit
     return gauss_newton(
-        task.denoiser, task.table, task.noise, space=space, residual=task.residual, bias=bias, path=path,
+        task.denoiser, task.table, task.noise, space=space, residual=task.residual, bias=bias, path=path, limit=limit,
         held_back=0.125, iterations=STEPS, patience=3, budget=BUDGET, seeds=task.seeds, progress=task.progress,
     )  # fmt: skip
 

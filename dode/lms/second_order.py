@@ -95,7 +95,7 @@ class _Problem:
             for x, level in zip(states[:-1], on_the_way, strict=True):
                 share = self.weight / ((1 + level**2) * len(on_the_way))
                 missed.append(share**0.5 * pixels(x - on_path(levels, path, level)))
-        return torch.cat(missed, dim=1)
+        return self.examples.bounded(torch.cat(missed, dim=1))
 
     @staticmethod
     def _again(model: Denoiser, table: Tableau, noise: Tensor, seen: list[Step], row: int, kept: bool) -> list[Tensor]:
@@ -121,6 +121,7 @@ def gauss_newton(
     residual: Residual = pixels,
     bias: float = 0.0,
     path: float = 0.0,
+    limit: float = 0.0,
     held_back: float = 0.25,
     iterations: int = 30,
     patience: int = 6,
@@ -149,6 +150,9 @@ def gauss_newton(
     path
         What the states on the way count, mean squared pixels over ``1 + sigma^2``, against the teacher's path; 0: the
         last image alone is compared.  Early selection looks at that alone in any case.
+    limit
+        What one image's error can count at most, in medians of the start's; 0: all of it.  Some noises end as another
+        garment whatever a few calls do, and of few images one of these is half of the error.
     held_back
         Part of the images that no step sees: the solver that is best on them is returned, and the search ends when
         ``patience`` steps have brought nothing there.
@@ -168,6 +172,8 @@ def gauss_newton(
     """
     before, space = denoiser.images, space or Space(tableau)
     examples = Examples.make(denoiser, noise, teacher or usual_teacher(denoiser), residual, held_back, bias)
+    if limit:
+        examples = examples.limited(denoiser, tableau, limit)
     fit = _Problem(examples.fitted(denoiser), space, examples, batch_size, path)
 
     vector = best = space.pack(tableau)
@@ -176,16 +182,17 @@ def gauss_newton(
         if denoiser.images - before > budget:
             break
         jj, jr = fit.normal(vector)
-        for _ in range(8):  # the trust region: more damping until the cost falls
+        for _ in range(8):  # the trust region: more damping until the cost falls, and nothing is lost on other images
             step = torch.linalg.lstsq(jj + damping * jj.diagonal().diag(), -jr, driver="gelsd").solution
             trial = vector + step.clamp(-1, 1)
-            if (lower := fit.cost(trial)) < cost:
+            lower = fit.cost(trial)
+            if lower < cost and (held := examples.check(denoiser, space.table(trial))) <= history[0]:
                 break
             damping *= 4
         else:
             break
         gained, vector, cost, damping = cost - lower, trial, lower, max(damping / 3, 1e-8)
-        history.append(examples.check(denoiser, space.table(vector)))
+        history.append(held)
         best, idle = (vector, 0) if history[-1] <= min(history) else (best, idle + 1)
         if idle >= patience or gained < 1e-5 * cost:
             break

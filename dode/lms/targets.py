@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,6 +53,7 @@ class Examples:
     held_noise: Tensor
     held_goal: Tensor
     bias: float = 0.0
+    limit: float = 0.0
 
     @classmethod
     @torch.no_grad()
@@ -81,7 +82,20 @@ class Examples:
     def error(self, denoiser: Denoiser, table: Tableau | Walker, noise: Tensor, goal: Tensor, size: int = 100) -> float:
         """What a fit makes small; inf where the table makes no finite images."""
         pieces = batches(denoiser, size, noise, goal)
-        return self.norm((self.residual(sample(model, table, part)) - aim for model, (part, aim) in pieces), len(noise))
+        missed = (self.bounded(self.residual(sample(model, table, x)) - aim) for model, (x, aim) in pieces)
+        return self.norm(missed, len(noise))
+
+    def limited(self, denoiser: Denoiser, table: Tableau, medians: float) -> Examples:
+        """The same, where an image counts so many medians of the errors of ``table`` at most."""
+        pieces = batches(self.fitted(denoiser), 100, self.noise, self.goal)
+        each = [(self.residual(sample(model, table, x)) - aim).square().sum(1) for model, (x, aim) in pieces]
+        return replace(self, limit=medians * float(torch.cat(each).median()))
+
+    def bounded(self, missed: Tensor) -> Tensor:
+        """Residuals ``(b, R)`` less their goals, each image's shortened so that its square stays below ``limit``."""
+        if not self.limit:
+            return missed
+        return missed / (1 + missed.square().sum(1, keepdim=True) / self.limit).sqrt()
 
     def norm(self, missed: Iterable[Tensor], images: int) -> float:
         """The error of ``images`` residuals less their goals, ``(b, R)`` a piece; inf where a piece is not finite."""

@@ -220,8 +220,16 @@ def parse_options(spec: str, known: Iterable[str]) -> tuple[str, dict[str, Any]]
         key, equals, value = part.partition("=")
         if not equals or key not in known:
             raise ValueError(f"{spec!r}: {name} has no option {part!r}; it has {', '.join(known)}, as option=value")
-        options[key] = {"True": True, "False": False}.get(value, int(value) if value.isdigit() else value)
+        options[key] = {"True": True, "False": False}.get(value, _number(value))
     return name, options
+
+
+def _number(text: str) -> int | float | str:
+    """A whole number, a decimal one, or the word as it is."""
+    if text.isdecimal():
+        return int(text)
+    whole, point, rest = text.partition(".")
+    return float(text) if point and (whole + rest).isdecimal() else text
 
 
 # --- rows ----------------------------------------------------------------------------------------
