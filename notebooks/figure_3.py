@@ -140,8 +140,8 @@ plt.show()
 # %% [markdown]
 # ## Agreement
 #
-# From the committed run (`results/figure_3.standard.csv`: 5,000 samples, three blocks of seeds, 3, 5 and 10 calls; the paper's four solvers also
-# with 25, and with 50 for one block; the other five with 25 for one block). `make book` goes to 50 calls with 150 samples.
+# From the committed run (`results/figure_3.standard.csv`: 5,000 samples, three blocks of seeds with 3, 5, 10 and 25 calls and of EDM's 49, one with 50). `make book`
+# takes 150 samples, and the paper's four alone to 50 calls.
 #
 # **As in the paper**, each of its four solvers is better distilled than plain at 5 and 10 calls. iPNDM and DEIS-3 gain most, because plain they diverge on this network: from the
 # highest noise levels they extrapolate estimates that have hardly begun to move, and the error is multiplied by $\sigma$. The fitted $\lambda$ are negative there: what the
@@ -155,10 +155,10 @@ plt.show()
 # distilled solver on this page, and at 10 D-DDIM and plain UniPC-3 are within each other's spread. The fit is greedy: each step is matched to the teacher on its own,
 # and what is nearest now is not what ends nearest.
 #
-# With 25 calls, on one block, all three are worse distilled, by 7 to 18 hundredths, in either basis: of the nine solvers DDIM alone still gains there.
+# With 25 calls all three are worse distilled, by 6 to 17 hundredths, in either basis, and with 50, on one block, by 8 to 12. Of the nine solvers DDIM alone still gains with 25, and with 50 none gains as much as a twentieth.
 #
-# **The two-stage solvers** differ. DPM-Solver-2 goes as DPM-Solver-3 does: a tenth of its plain distance at 5 calls, 0.62 at 10, nothing at 25 (1.05). D-EDM gains where plain Heun is of no use, 0.13 at 5 calls, and *loses* where it
-# begins to be of some: 1.34 times as far with 9 calls and 1.40 with 25. (On the data-predicting network it gains at 9: {numref}`figure-4`.)
+# **The two-stage solvers** differ. DPM-Solver-2 goes as DPM-Solver-3 does: a tenth of its plain distance at 5 calls, 0.62 at 10, nothing at 25 (1.05) and a loss with 50 (1.11). D-EDM gains where plain Heun is of no use, 0.13 at 5 calls, and *loses* where it
+# begins to be of some: 1.34 times as far with 9 calls, 1.34 with 25 and 1.09 with 49. (On the data-predicting network it gains at 9: {numref}`figure-4`.)
 #
 # **Differences of setting**: small networks and an easy data set, DDIM as the teacher for all (the paper's text; its released code takes the same solver), grids that end at 0.
 

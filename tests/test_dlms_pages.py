@@ -15,7 +15,7 @@ DATA = "fashion-mnist-data"
 ROWS = {
     (r["method"], int(r["nfe"])): r
     for r in experiments.Sweep(ROOT / "results" / "learned.standard.csv", learned.LEARNED_KEYS).rows
-    if r["checkpoint"] == DATA
+    if r["checkpoint"] == DATA and r["block"] == "0"
 }
 MEASURES = ("fd_reference", "fd_data", "rmse")
 
