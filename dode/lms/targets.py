@@ -81,14 +81,19 @@ class Examples:
     @torch.no_grad()
     def error(self, denoiser: Denoiser, table: Tableau | Walker, noise: Tensor, goal: Tensor, size: int = 100) -> float:
         """What a fit makes small; inf where the table makes no finite images."""
-        pieces = batches(denoiser, size, noise, goal)
-        missed = (self.bounded(self.residual(sample(model, table, x)) - aim) for model, (x, aim) in pieces)
-        return self.norm(missed, len(noise))
+        return self.norm(map(self.bounded, self.missed(denoiser, table, noise, goal, size)), len(noise))
+
+    def missed(
+        self, denoiser: Denoiser, table: Tableau | Walker, noise: Tensor, goal: Tensor, size: int = 100
+    ) -> Iterator[Tensor]:
+        """The residuals of a table's images less their goals, ``(b, R)`` a piece."""
+        for model, (x, aim) in batches(denoiser, size, noise, goal):
+            yield self.residual(sample(model, table, x)) - aim
 
     def limited(self, denoiser: Denoiser, table: Tableau, medians: float) -> Examples:
         """The same, where an image counts so many medians of the errors of ``table`` at most."""
-        pieces = batches(self.fitted(denoiser), 100, self.noise, self.goal)
-        each = [(self.residual(sample(model, table, x)) - aim).square().sum(1) for model, (x, aim) in pieces]
+        missed = self.missed(self.fitted(denoiser), table, self.noise, self.goal)
+        each = [piece.square().sum(1) for piece in missed]
         return replace(self, limit=medians * float(torch.cat(each).median()))
 
     def bounded(self, missed: Tensor) -> Tensor:
