@@ -74,8 +74,9 @@ def test_cosine_known_values() -> None:
 @pytest.mark.parametrize("schedule", [LINEAR, COSINE, vp_linear(50), SCALED, TRAINED])
 def test_integer_labels_are_exact(schedule: VPDiscrete) -> None:
     k = torch.arange(schedule.steps, dtype=torch.float64)
-    assert torch.equal(schedule.label(schedule.sigma(k)), k)
+    assert torch.equal(schedule.sigma(k), schedule.sigmas)
     assert torch.equal(schedule.label(schedule.sigmas), k)
+    assert torch.equal(schedule.label(schedule.sigmas.flip(0)[::3]), k.flip(0)[::3])  # another place in the vector
     assert (schedule.sigmas.diff() > 0).all()
 
 

@@ -111,18 +111,21 @@ class VPDiscrete:
 
     def label(self, sigma: Tensor) -> Tensor:
         """Real-valued label of ``sigma``; exact integers on the chain, clamped to its ends."""
-        logs = self.sigmas_on(sigma.device).log()
-        x = sigma.double().clamp(min=self.sigma_min, max=self.sigma_max).log()
-        hi = torch.searchsorted(logs, x.contiguous()).clamp(1, self.steps - 1)
-        fraction = (x - logs[hi - 1]) / (logs[hi] - logs[hi - 1])
-        return hi - 1 + fraction
+        chain = self.sigmas_on(sigma.device)
+        x = sigma.double().clamp(min=self.sigma_min, max=self.sigma_max).contiguous()
+        hi = torch.searchsorted(chain, x).clamp(1, self.steps - 1)
+        # One logarithm of each ratio: on the chain both are of the same number, so the fraction is 0 or 1 exactly,
+        # however a processor rounds a logarithm.
+        low, high = chain[hi - 1], chain[hi]
+        return hi - 1 + (x / low).log() / (high / low).log()
 
     def sigma(self, label: Tensor) -> Tensor:
-        """Sigma at real labels in ``[-1, steps - 1]``; towards -1 it goes to 0 linearly."""
+        """Sigma at real labels in ``[-1, steps - 1]``, the chain's own at integers; towards -1 it goes to 0 linearly."""
         label = torch.as_tensor(label, dtype=torch.float64)
-        logs = self.sigmas_on(label.device).log()
-        lo = label.floor().long().clamp(0, self.steps - 2)
-        inside = torch.lerp(logs[lo], logs[lo + 1], label - lo).exp()
+        chain = self.sigmas_on(label.device)
+        lo = label.floor().long().clamp(0, self.steps - 1)
+        low, high = chain[lo], chain[(lo + 1).clamp(max=self.steps - 1)]
+        inside = low * (high / low) ** (label - lo)
         return torch.where(label < 0, (label + 1) * self.sigma_min, inside)
 
 
