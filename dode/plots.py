@@ -32,6 +32,24 @@ NAMES = {
 }
 NAMES |= {f"d-{solver}": f"D-{name}" for solver, name in NAMES.items()}
 MARKERS = {"ddim": "o", "heun": "s", "ipndm": "^"}
+LEARNED = {  # by method of dode.experiments.fits
+    "d-ode": "D-DDIM",
+    "gits": "GITS",
+    "amed": "AMED",
+    "ld3": "LD3",
+    "s4s": "S4S",
+    "s4s-alt": "S4S-Alt",
+    "dlms": "DLMS",
+    "dlms-fixed": "DLMS, no feature",
+    "gauss-newton": "second order",
+}
+NAMES |= {"deis": "DEIS", "start": "the start"} | LEARNED
+LEARNED_LOOKS = {
+    method: dict(color=colour, marker=marker)
+    for method, colour, marker in zip(
+        LEARNED, ("C8", "C2", "C3", "C1", "C5", "C4", "C0", "C9", "#AA1155"), "PX*^v<sDo", strict=True
+    )
+}
 
 
 def style() -> None:

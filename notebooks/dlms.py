@@ -33,6 +33,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from IPython.display import display
 
 import dode
 from dode import comparisons, experiments, lms, plots, zoo
@@ -44,7 +45,8 @@ p = experiments.preset(preset)
 p = replace(p, images=seeds or p.images)
 where = experiments.device(device)
 small = preset in ("smoke", "quick")  # fewer variants, no handcrafted solvers: the book is built in minutes
-NFES = {"smoke": (3,), "quick": (4,)}.get(preset, (4, 6))
+NFES = {"smoke": (3,), "quick": (4,)}.get(preset, (4, 6, 8, 10))
+AT = NFES[0] if small else 6  # where other rates are tried
 TRAJECTORIES = min(1600, p.trajectories)
 FULL = "dlms" if p.trajectories <= 1600 else "dlms:trajectories=1600"
 VARIANTS = {
@@ -129,8 +131,8 @@ def at_rate(rate: float, nfe: int) -> lms.Designed:
     return found
 
 
-trained = {2.5e-4: fits.fit(p, checkpoint, where, VARIANTS["DLMS"], NFES[-1])}
-trained |= {rate: at_rate(rate, NFES[-1]) for rate in RATES}
+trained = {2.5e-4: fits.fit(p, checkpoint, where, VARIANTS["DLMS"], AT)}
+trained |= {rate: at_rate(rate, AT) for rate in RATES}
 
 
 def seen(solver: lms.Designed) -> np.ndarray:
@@ -147,7 +149,7 @@ for k, (rate, solver) in enumerate(trained.items()):
     axes[0].plot(seen(solver), cost, color=f"C{k}", label=f"rate {rate:g}")
     axes[0].plot(seen(solver)[best], cost[best], "o", color=f"C{k}", markerfacecolor="white", zorder=5)
 axes[0].axhline(1, color="grey", linestyle=":", linewidth=1)
-axes[0].set(xlabel="trajectories", ylabel="cost / cost of the start", yscale="log", title=f"{NFES[-1]} calls")
+axes[0].set(xlabel="trajectories", ylabel="cost / cost of the start", yscale="log", title=f"{AT} calls")
 axes[0].legend()
 for ax, rate in zip(axes[1:], (2.5e-4, 5e-3), strict=True):
     losses = np.array(trained[rate].metadata["losses"])
@@ -168,7 +170,7 @@ plt.show()
 for rate, solver in trained.items():
     cost = np.array(solver.metadata["cost"]) / solver.metadata["cost"][0]
     print(
-        f"{NFES[-1]} calls, rate {rate:g}: least {cost.min():.2f} of the start's cost after {seen(solver)[cost.argmin()]:,} trajectories, {cost[-1]:.2f} at the end"
+        f"{AT} calls, rate {rate:g}: least {cost.min():.2f} of the start's cost after {seen(solver)[cost.argmin()]:,} trajectories, {cost[-1]:.2f} at the end"
     )
 
 # %% [markdown]
@@ -326,6 +328,66 @@ for nfe in NFES:
             "evaluations": f"{own.evaluations:,}",
         })  # fmt: skip
 plots.listing(pd.DataFrame(listed))
+
+# %% [markdown]
+# ## What was tried to bring it ahead
+#
+# As published it is not ahead of everything made by hand. So, one at a time and together: the eyes of the second-order fit, at the last step and in the early selection; another start, DPM-Solver++(3M) without an analytical first step on the grid where it is best with 5 calls; the paper's length
+# of training, 20,000 noises in place of 1,600; and a designer on top of the second-order fit.
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "dlms-tried", "caption": "Fréchet distance of DLMS to the long run over the best handcrafted solver's with the same calls; below 1 it is ahead. Longer trainings were not made at every number of calls."}}
+TRIED = {
+    "": "as published",
+    "residual=seen": "the same eyes",
+    "afs=False,base=dpm_solver_pp,grid=BEST": "begun at DPM-Solver++(3M)",
+    "afs=False,base=dpm_solver_pp,grid=BEST,residual=seen": "begun there, the same eyes",
+    "trajectories=20000": "20,000 noises",
+    "residual=seen,trajectories=20000": "20,000 noises, the same eyes",
+    "base=gauss-newton,residual=seen": "on the second-order fit, the same eyes",
+}
+BEST_GRID = {"fashion-mnist-noise": "quadratic"}  # of DPM-Solver++(3M) with 5 calls; else Karras's
+LONG = {  # which of the longer trainings were made
+    "trajectories=20000": [("fashion-mnist-noise", 5)],
+    "residual=seen,trajectories=20000": [("fashion-mnist-data", 5), ("fashion-mnist-noise", 5)],
+}
+NETWORKS = experiments.checkpoints("fashion-mnist")[::-1]
+
+
+def tried(name: str, nfe: int) -> dict[str, float]:
+    """FD to the long run over the best handcrafted solver's, by change."""
+    cells = {
+        title: f"dlms:{change}".rstrip(":").replace("BEST", BEST_GRID.get(name, "Karras"))
+        for change, title in TRIED.items()
+        if "trajectories" not in change or ((name, nfe) in LONG[change] and p.trajectories < 20_000)
+    }
+    asked = [*learned.HANDCRAFTED, *cells.values()]
+    rows = learned.compare(p, where, [name], [nfe], asked, experiments.jobs(where))[0]
+    far = {row["method"]: float(row["fd_reference"]) for row in rows}
+    return {title: far[method] / min(far[m] for m in learned.HANDCRAFTED) for title, method in cells.items()}
+
+
+if not small:
+    ratios = pd.DataFrame({(name, nfe): tried(name, nfe) for name in NETWORKS for nfe in (4, 5, 6)})
+    ratios = ratios.reindex(list(TRIED.values()))
+    figure, axes = plt.subplots(1, len(NETWORKS), figsize=(11, 3.4), sharex=True, sharey=True)
+    for ax, name in zip(axes, NETWORKS, strict=True):
+        for k, nfe in enumerate((4, 5, 6)):
+            ax.plot(ratios[name, nfe], np.arange(len(ratios)) + 0.18 * (k - 1), "osD"[k], color=f"C{k}", label=f"{nfe} calls")  # fmt: skip
+        ax.axvline(1, color="grey", linestyle=":")
+        ax.set(xscale="log", xlabel="FD / best handcrafted FD", title=f"{name.rsplit('-', 1)[1]} prediction")
+        ax.xaxis.set_major_locator(plt.LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.xaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: f"{v:g}"))
+        ax.xaxis.set_minor_formatter(plt.NullFormatter())
+    axes[0].set_yticks(range(len(ratios)), ratios.index)
+    axes[0].invert_yaxis()
+    axes[-1].legend()
+    plt.show()
+
+# %% tags=["hide-input"]
+if not small:
+    shown = ratios.map(lambda v: "" if np.isnan(v) else f"{v:.2f}")
+    shown.columns = [f"{name.rsplit('-', 1)[1]}, {nfe} calls" for name, nfe in shown.columns]
+    display(plots.listing(shown.rename_axis("DLMS").reset_index()))
 
 # %% [markdown]
 # ## Agreement

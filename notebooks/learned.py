@@ -23,52 +23,31 @@
 preset = "quick"  # smoke, quick, standard or full
 checkpoint = None  # a name, or all; None: the data-predicting network, at standard and full both
 device = "auto"  # cpu, cuda or auto
-seeds = None  # how many images the carry-over is measured on; None: 500, fewer in a small preset
+seeds = None  # how many images are measured; None: the preset's number
 
 # %% tags=["hide-input"]
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import torch
-from IPython.display import HTML, display
+from IPython.display import HTML
 from matplotlib.lines import Line2D
 
 import dode
-from dode import comparisons, experiments, plots, solvers, zoo
+from dode import experiments, plots, solvers
 from dode.experiments import fits, learned, papers
-from dode.metrics import Moments, frechet_distance, rmse
-from dode.metrics import moments as moments_of
+from dode.metrics import Moments, frechet_distance
 
 plots.style()
 p = experiments.preset(preset)
+p = replace(p, images=seeds or p.images)
 where = experiments.device(device)
-HANDCRAFTED = dict(
-    zip(learned.HANDCRAFTED, ("DDIM", "iPNDM", "DEIS", "DPM-Solver++(3M)", "UniPC-3"), strict=True)
-)  # fmt: skip
-LEARNED = {
-    "d-ode": "D-DDIM",
-    "gits": "GITS",
-    "amed": "AMED",
-    "ld3": "LD3",
-    "s4s": "S4S",
-    "s4s-alt": "S4S-Alt",
-    "dlms": "DLMS",
-    "dlms-fixed": "DLMS, no feature",
-    "gauss-newton": "second order",
-}
-TITLES = HANDCRAFTED | {"start": "the start"} | LEARNED
-COLOURS = dict(zip(LEARNED, ("C8", "C2", "C3", "C1", "C5", "C4", "C0", "C9", "#AA1155"), strict=True))
-MARKERS = dict(zip(LEARNED, "PX*^v<sDo", strict=True))
-PLANS = {
-    "paper": (papers.TABLE_5, list(TITLES)),
-    "smoke": ((3,), ["deis", "start", "gits", "gauss-newton"]),
-    "quick": ((3,), ["deis", "unipc", "start", "gits", "ld3", "gauss-newton"]),
-}
-nfes, methods = PLANS.get(preset, ((3, 4, 5, 6, 8, 10), list(TITLES)))
-names = experiments.checkpoints(checkpoint or ("fashion-mnist-data" if preset in ("smoke", "quick") else "all"))[::-1]
-EVERYWHERE = (*HANDCRAFTED, "start", "ld3", "s4s-alt", "dlms", "gauss-newton")  # the others on the first network alone
-calls = {name: [k for k in nfes if name == names[0] or k <= 6] for name in names}
-chosen_for = {name: [m for m in methods if name == names[0] or m in EVERYWHERE] for name in names}
+TITLES = {m: plots.NAMES[m] for m in papers.METHODS}
+nfes, chosen_for = learned.asked(preset, checkpoint)
+names = list(chosen_for)
+methods = chosen_for[names[0]]  # all; on the other network some
+fitted = [m for m in plots.LEARNED if m in methods]
 word = lambda name: name.rsplit("-", 1)[1]  # noqa: E731  "noise" or "data"
 
 # %% [markdown]
@@ -85,7 +64,7 @@ for ax, dataset in zip(axes, ("CIFAR-10", "FFHQ-64", "ImageNet-64"), strict=True
         published[published.dataset == dataset].groupby("solver", sort=False), "osDPX^v<", strict=False
     ):
         method = {"DLMS": "dlms", **OTHERS}.get(solver)
-        look = dict(color=COLOURS[method], marker=MARKERS[method]) if method else dict(color="0.6", marker=mark)
+        look = plots.LEARNED_LOOKS[method] if method else dict(color="0.6", marker=mark)
         part = part.sort_values("nfe")
         ax.plot(part.nfe, part.fid, label=solver, linewidth=2.2 if method == "dlms" else 1.3, markersize=5, **look)
     plots.log_axes(ax, range(3, 11), "FID, as published" if ax is axes[0] else "")
@@ -128,7 +107,7 @@ for dataset in table5.columns.levels[0]:
 # Each is set as its paper has it, scaled down to seconds or minutes (`dode.lms.recipes`). The fits compare images in the features of another classifier, the *critic*, in random features and in pixels; D-DDIM and GITS compare pixels alone.
 # The second-order fit compares images *clipped* to the range that a file holds, and looks through a third classifier, the *observer*, as well; [its page](second_order) says what each is worth, and a section below what DLMS makes of the same eyes.
 #
-# All of them run on the data-predicting network; on the noise-predicting one the handcrafted ones, LD3, S4S-Alt, DLMS and the second-order fit, with 3 to 6 calls.
+# All of them run on the data-predicting network; on the noise-predicting one the handcrafted ones, LD3, S4S-Alt, DLMS and the second-order fit.
 #
 # Three distances, on held-out seeds: the Fréchet distance to samples of a long run of the same network from other seeds says what the *solver* does wrong; the one to the training images adds what the *network* does wrong;
 # RMSE is the distance to the long run's image from the same seed, in pixels.
@@ -136,7 +115,7 @@ for dataset in table5.columns.levels[0]:
 # %%
 rows, chosen = list[dict](), list[dict]()
 for name in names:
-    of_one = learned.compare(p, where, [name], calls[name], chosen_for[name], experiments.jobs(where))
+    of_one = learned.compare(p, where, [name], nfes, chosen_for[name], experiments.jobs(where))
     rows, chosen = rows + of_one[0], chosen + of_one[1]
 print(f"{len(rows)} solvers, n = {int(rows[0]['n']):,} images each, {rows[0]['n_rmse']} for RMSE")
 
@@ -144,13 +123,13 @@ print(f"{len(rows)} solvers, n = {int(rows[0]['n']):,} images each, {rows[0]['n_
 FDS = ["fd_reference", "fd_data", "fd_reference_critic", "fd_data_critic"]
 kinds = dict.fromkeys([*FDS, "rmse", "evaluations", "seconds"], float) | dict.fromkeys(["nfe", "n", "n_rmse"], int)
 found = pd.DataFrame(rows).astype(kinds)
-by_hand = found[found.method.isin(HANDCRAFTED)]
+by_hand = found[found.method.isin(learned.HANDCRAFTED)]
 best = by_hand.groupby(["checkpoint", "nfe"])[[*FDS, "rmse"]].min()  # in each column the best of that column
 found = found.join(best.add_suffix("_best"), on=["checkpoint", "nfe"])
 found["gain"] = found.fd_reference / found.fd_reference_best
 begun = found[found.method == "start"].set_index(["checkpoint", "nfe"]).fd_reference
 found = found.join(begun.rename("fd_start"), on=["checkpoint", "nfe"])
-n = int(found.n.max())
+wide, n = found.set_index(["checkpoint", "nfe", "method"]), int(found.n.max())
 
 
 def noise_floor(name: str) -> float:
@@ -181,18 +160,14 @@ shown_methods = [m for m in ("gits", "ld3", "s4s-alt", "amed", "dlms", "gauss-ne
 figure, axes = plt.subplots(len(names), 3, figsize=(11, 4.4 * len(names)), squeeze=False)
 for line, name in zip(axes, names, strict=True):
     for ax, (column, label) in zip(line, MEASURES.items(), strict=True):
-        for method, mark in zip(HANDCRAFTED, "osDPX", strict=True):
+        for method, mark in zip(learned.HANDCRAFTED, "osDPX", strict=True):
             part = found[(found.checkpoint == name) & (found.method == method)]
-            ax.plot(
-                part.nfe, part[column], color="0.65", marker=mark, markersize=4, linewidth=1, label=HANDCRAFTED[method]
-            )
+            ax.plot(part.nfe, part[column], color="0.65", marker=mark, markersize=4, linewidth=1, label=TITLES[method])
         part = found[(found.checkpoint == name) & (found.method == "start")]
         ax.plot(part.nfe, part[column], color="black", linestyle=":", marker=".", linewidth=1.8, label="the start")
         for method in shown_methods:
             part = found[(found.checkpoint == name) & (found.method == method)]
-            ax.plot(
-                part.nfe, part[column], color=COLOURS[method], marker=MARKERS[method], linewidth=2, label=TITLES[method]
-            )
+            ax.plot(part.nfe, part[column], linewidth=2, label=TITLES[method], **plots.LEARNED_LOOKS[method])
         if column == "fd_reference":
             ax.axhline(floors[name], color="0.3", linestyle="--", linewidth=0.8)
         plots.log_axes(ax, nfes, label)
@@ -204,7 +179,6 @@ plt.show()
 # Every learned solver alone, in the first of these distances:
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "learned-each", "caption": "Fréchet distance to the long run against calls, a panel a learned solver (coloured), with the best handcrafted one at each NFE (grey) and the start (dotted)."}}
-fitted = [m for m in LEARNED if m in methods]
 across = min(3, len(fitted))
 down = -(-len(fitted) // across)
 figure, axes = plt.subplots(down, across, figsize=(11, 2.6 * down + 0.3), sharex=True, sharey=True, squeeze=False)
@@ -212,11 +186,11 @@ for ax in axes.flat[len(fitted) :]:
     ax.set_axis_off()
 for ax, method in zip(axes.flat, fitted, strict=False):
     for name, look in zip(names, ("-", "--"), strict=False):
-        ax.plot(calls[name], [best.fd_reference[name, k] for k in calls[name]], color="0.6", linestyle=look, marker=".")
+        ax.plot(nfes, [best.fd_reference[name, k] for k in nfes], color="0.6", linestyle=look, marker=".")
         part = found[(found.checkpoint == name) & (found.method == "start")]
         ax.plot(part.nfe, part.fd_reference, color="black", linestyle=":", marker=".", linewidth=1.4)
         part = found[(found.checkpoint == name) & (found.method == method)]
-        ax.plot(part.nfe, part.fd_reference, color=COLOURS[method], marker=MARKERS[method], linestyle=look, linewidth=2)
+        ax.plot(part.nfe, part.fd_reference, linestyle=look, linewidth=2, **plots.LEARNED_LOOKS[method])
     plots.log_axes(ax, nfes, "")
     ax.set(title=TITLES[method], xlabel="")
 figure.supylabel(f"FD to the long run, n = {n:,}", fontsize=11)
@@ -242,7 +216,7 @@ def listing(name: str, column: str = "fd_reference") -> HTML:
     for nfe in wide:
         low = wide[nfe].min()
         cells[f"NFE {nfe}"] = [
-            (f"<b>{v:.4f}</b>" if v == low else f"{v:.4f}") + (f" {letter[g]}" if m in HANDCRAFTED else "")
+            (f"<b>{v:.4f}</b>" if v == low else f"{v:.4f}") + (f" {letter[g]}" if m in learned.HANDCRAFTED else "")
             for m, v, g in zip(wide.index, wide[nfe], grid[nfe], strict=True)
         ]
     return HTML(f"<p>{word(name)} prediction, n = {n:,}</p>" + cells.to_html(index=False, border=0, escape=False))
@@ -253,11 +227,11 @@ HTML("".join(listing(name).data for name in names))
 # %% tags=["nbval-check-output", "hide-input"]
 for (name, nfe), part in found.groupby(["checkpoint", "nfe"]):
     part = part.set_index("method")
-    ours = part[part.index.isin(LEARNED)]
-    ahead = [TITLES[m] for m in LEARNED if m in ours.index and ours.gain[m] < 1]
-    behind = [TITLES[m] for m in LEARNED if m in ours.index and ours.fd_reference[m] > ours.fd_start[m]]
+    ours = part[part.index.isin(plots.LEARNED)]
+    ahead = [TITLES[m] for m in plots.LEARNED if m in ours.index and ours.gain[m] < 1]
+    behind = [TITLES[m] for m in plots.LEARNED if m in ours.index and ours.fd_reference[m] > ours.fd_start[m]]
     print(
-        f"{word(name)}, NFE {nfe}: nearest {TITLES[part.fd_reference.idxmin()]}; nearest by hand {TITLES[part[part.index.isin(HANDCRAFTED)].fd_reference.idxmin()]}"
+        f"{word(name)}, NFE {nfe}: nearest {TITLES[part.fd_reference.idxmin()]}; nearest by hand {TITLES[part[part.index.isin(learned.HANDCRAFTED)].fd_reference.idxmin()]}"
     )
     print(
         f"    ahead of every handcrafted: {', '.join(ahead) or 'none'}; behind the start: {', '.join(behind) or 'none'}"
@@ -270,14 +244,14 @@ for (name, nfe), part in found.groupby(["checkpoint", "nfe"]):
 # %% tags=["hide-input"]
 def calls_needed(name: str, value: float) -> str:
     """The least NFE at which a handcrafted solver is as near."""
-    return next((str(k) for k in calls[name] if best.fd_reference[name, k] <= value), f"more than {calls[name][-1]}")
+    return next((str(k) for k in nfes if best.fd_reference[name, k] <= value), f"more than {nfes[-1]}")
 
 
-equal = found[found.method.isin(LEARNED)].assign(
-    needs=[calls_needed(r.checkpoint, r.fd_reference) for r in found[found.method.isin(LEARNED)].itertuples()]
+equal = found[found.method.isin(plots.LEARNED)].assign(
+    needs=[calls_needed(r.checkpoint, r.fd_reference) for r in found[found.method.isin(plots.LEARNED)].itertuples()]
 )
 equal = equal.pivot(index=["checkpoint", "method"], columns="nfe", values="needs").reset_index()
-order = {m: k for k, m in enumerate(LEARNED)}
+order = {m: k for k, m in enumerate(plots.LEARNED)}
 equal = equal.sort_values(["checkpoint", "method"], key=lambda s: s.map(order) if s.name == "method" else s)
 equal = equal.assign(method=equal.method.map(TITLES)).rename(columns={k: f"NFE {k}" for k in nfes})
 plots.listing(equal.rename_axis(columns=None).fillna(""))
@@ -297,8 +271,8 @@ for ax, nfe in zip(axes.flat, nfes, strict=True):
         part = found[(found.checkpoint == name) & (found.nfe == nfe)].set_index("method")
         for method in (m for m in fitted if m in part.index):
             ax.plot(
-                part.evaluations[method], part.gain[method], MARKERS[method], color=COLOURS[method], markersize=9,
-                markerfacecolor=face, markeredgewidth=1.6,
+                part.evaluations[method], part.gain[method], linestyle="", markersize=9, markerfacecolor=face,
+                markeredgewidth=1.6, **plots.LEARNED_LOOKS[method],
             )  # fmt: skip
         if "start" in part.index:
             ax.axhline(part.gain["start"], color="black", linestyle=":", linewidth=1.4)
@@ -309,80 +283,17 @@ for ax, nfe in zip(axes.flat, nfes, strict=True):
     ax.yaxis.set_minor_locator(plt.NullLocator())
 figure.supxlabel("network evaluations of the fit", fontsize=11)
 figure.supylabel("FD / best handcrafted FD", fontsize=11)
-points = [Line2D([], [], color=COLOURS[m], marker=MARKERS[m], linestyle="", label=TITLES[m]) for m in fitted]
+points = [Line2D([], [], linestyle="", label=TITLES[m], **plots.LEARNED_LOOKS[m]) for m in fitted]
 figure.legend(handles=points, loc="outside right center", fontsize=9)
 plt.show()
 
 # %% tags=["hide-input"]
-spent = found[found.method.isin(LEARNED)]
+spent = found[found.method.isin(plots.LEARNED)]
 costs = pd.DataFrame({"solver": [TITLES[m] for m in fitted]})
 for nfe in nfes:
     part = spent[(spent.checkpoint == names[0]) & (spent.nfe == nfe)].set_index("method")
     costs[f"NFE {nfe}"] = [f"{part.evaluations[m] / 1000:,.0f} k ({part.seconds[m]:,.0f} s)" for m in fitted]
 plots.listing(costs)
-
-# %% [markdown]
-# ## The same eyes for DLMS
-#
-# Two things set the second-order fit apart: how it searches, and what it looks at. Here is DLMS of five calls once more with the eyes of the second-order fit (clipped images, through critic and observer) at its last step and in its early selection, and everything else as above.
-
-# %% tags=["hide-input"]
-if p.kept:
-    eyes, lines = "dlms:residual=seen", list[dict]()
-    for name in names:
-        (row,) = learned.compare(p, where, [name], [5], [eyes], experiments.jobs(where))[0]
-        part = found[(found.checkpoint == name) & (found.nfe == 5)].set_index("method").fd_reference
-        values = [best.fd_reference[name, 5], part["dlms"], float(row["fd_reference"]), part["gauss-newton"]]
-        titles = ("best handcrafted", "DLMS", "DLMS, the same eyes", "second order")
-        lines.append({"network": word(name)} | {t: f"{v:.3f}" for t, v in zip(titles, values, strict=True)})
-    print(f"Fréchet distance to the long run, n = {n:,}")
-    display(plots.listing(pd.DataFrame(lines)))
-
-# %% [markdown]
-# ## In features that no fit has seen
-#
-# All fits but D-DDIM's and GITS's had the critic's features among what they compare; the distances above are in the classifier's. If a fit had only learned to please its critic, its point would lie above the diagonal: less gained in the classifier's eyes than in
-# the critic's.
-
-# %% tags=["hide-input"] mystnb={"figure": {"name": "learned-critic", "caption": "Fréchet distance to the long run over the best handcrafted solver's in the same features: in those of the critic, which entered the fits (across), and in those of the classifier, which did not (up). A point is one learned solver at one NFE, larger with more calls."}}
-figure, ax = plt.subplots(figsize=(6.4, 5))
-spent = spent.assign(critic=spent.fd_reference_critic / spent.fd_reference_critic_best)
-for method in fitted:
-    part = spent[spent.method == method]
-    ax.scatter(
-        part.critic,
-        part.gain,
-        s=12 + 9 * part.nfe,
-        marker=MARKERS[method],
-        color=COLOURS[method],
-        label=TITLES[method],
-        alpha=0.85,
-    )
-ends = [spent[["critic", "gain"]].min().min() * 0.9, spent[["critic", "gain"]].max().max() * 1.1]
-ax.plot(ends, ends, color="0.6", linewidth=1, zorder=0)
-ax.axhline(1, color="0.8", linewidth=0.8, zorder=0)
-ax.axvline(1, color="0.8", linewidth=0.8, zorder=0)
-ax.set(xscale="log", yscale="log", xlabel="gain in the critic's features", ylabel="gain in the classifier's features")
-for axis in (ax.xaxis, ax.yaxis):
-    axis.set_major_locator(plt.LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(plt.FuncFormatter(lambda v, _: f"{v:g}"))
-    axis.set_minor_locator(plt.NullLocator())
-ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-plt.show()
-
-# %% tags=["hide-input"]
-taught = spent[~spent.method.isin(["d-ode", "gits"])]
-if len(taught) > 2:
-    print(
-        f"rank correlation of the two gains, {len(taught)} fits by the critic: {taught[['critic', 'gain']].corr('spearman').iloc[0, 1]:.2f}"
-    )
-both = ((taught.critic < 1) == (taught.gain < 1)).sum()
-print(f"the two agree whether a fit is ahead of every handcrafted solver: {both} of {len(taught)}")
-for label, part in (("fits by the critic", taught), ("D-DDIM and GITS", spent.drop(taught.index))):
-    if len(part):
-        print(
-            f"classifier's gain over critic's, geometric mean, {label}: {np.exp(np.log(part.gain / part.critic).mean()):.2f}"
-        )
 
 # %% [markdown]
 # ## The tables that were learned
@@ -404,7 +315,7 @@ def levels_of(name: str, solver: object, count: int = 64) -> tuple[torch.Tensor,
 
 
 def solver_of(name: str, method: str) -> object:
-    if method in HANDCRAFTED:
+    if method in learned.HANDCRAFTED:
         return solvers.get(method).make(fits.grid_of(grids[name, method, at], name, where), nfe=at)
     return fits.start("dlms", name, where, at)[0] if method == "start" else fits.fit(p, name, where, method, at)
 
@@ -419,7 +330,7 @@ ordered = [m for m in TITLES if m in methods]
 for ax, name in zip(axes[0], names, strict=True):
     for height, method in ((h, m) for h, m in enumerate(ordered) if m in tables[name]):
         mean, spread = levels_of(name, tables[name][method])
-        colour = COLOURS.get(method, "black" if method == "start" else "0.5")
+        colour = plots.LEARNED_LOOKS.get(method, dict(color="black" if method == "start" else "0.5"))["color"]
         ax.plot(mean, [height] * len(mean), "o-", color=colour, linewidth=0.6, markersize=6)
         ax.hlines([height] * len(mean), mean / spread, mean * spread, color=colour, linewidth=4, alpha=0.5)
     ax.set(
@@ -461,8 +372,7 @@ for method in drawn:
     ax.plot(
         range(1, at + 1),
         table.sigmas_in / table.sigmas[:-1],
-        color=COLOURS[method],
-        marker=MARKERS[method],
+        **plots.LEARNED_LOOKS[method],
         label=TITLES[method],
     )
 ax.axhline(1, color="0.6", linewidth=1, zorder=0)
@@ -484,9 +394,9 @@ for ax, name in zip(axes[0], names, strict=True):
     for method in (m for m in ordered if m in tables[name] and m != "amed"):
         levels, apart = learned.path_distances(name, where, tables[name][method], count)
         ends[name, method] = apart
-        grey = method in HANDCRAFTED
-        look = dict(color="0.7" if grey else COLOURS.get(method, "black"), linewidth=1 if grey else 1.8)
-        look |= dict(marker=MARKERS.get(method, "."), markersize=4 if grey else 6)
+        grey = method in learned.HANDCRAFTED
+        look = dict(linewidth=1, markersize=4) if grey else dict(linewidth=1.8, markersize=6)
+        look |= plots.LEARNED_LOOKS.get(method, dict(color="0.7" if grey else "black", marker="."))
         keep = apart > 0
         ax.plot(
             levels.clamp(min=floor)[keep], apart[keep], label=TITLES[method],
@@ -508,114 +418,26 @@ for name in names:
     )
 
 # %% [markdown]
-# ## Carried to the other network
-#
-# A solver fitted for one network refuses the other; `Tableau.unbind()` lets it try. The two were trained on the same images, but not on the same levels: the noise-predicting network knows $\sigma$ up to 157, the data-predicting one up to 80. A solver of the latter
-# starts the former lower than its own solvers do, at levels that it knows. The other way round the first call is told a level that the network has never seen, unless an analytical first step passes it over. Each line below is one table, on the network it was made for and on the other; *own start* is the start made
-# for the network that samples.
-
-# %% tags=["hide-input"]
-count = seeds or min(500, max(p.images // 5, 64))
-CARRIED = [m for m in ("gits", "ld3", "s4s", "dlms-fixed", "gauss-newton") if m in methods]
-TRANSFER_KEYS = ("checkpoint", "weights", "made_for", "made_for_weights", "method", "nfe", "n")
-
-
-def transfer_row(
-    *, checkpoint: str, weights: str, made_for: str, made_for_weights: str, method: str, nfe: int, n: int
-) -> dict:
-    """Distances of a table that was made for one network, on another or the same."""
-    made = (
-        fits.start("dlms", made_for, where, nfe)[0] if method == "start" else fits.fit(p, made_for, where, method, nfe)
-    )
-    table = made.unbind()
-    features, data = fits.yardsticks(where, checkpoint)[0]
-    drawn = experiments.held_out_seeds(n)
-    seen = moments_of(experiments.draw(fits.fast(p, checkpoint, where), table, drawn), features)
-    truth = comparisons.reference(checkpoint, where, p.zoo_images, p.reference_steps)
-    model = experiments.load_cached(checkpoint, where)
-    noise = dode.initial_noise(model.shape, experiments.held_out_seeds(p.zoo_images), device=model.device)
-    end = dode.sample(model, table, noise, batch_size=100).cpu()
-    return dict(
-        fd_data=f"{frechet_distance(seen, data):.5f}", rmse=f"{rmse(end, truth):.5f}", n_rmse=p.zoo_images,
-        seeds=f"{drawn.start}-{drawn.stop - 1}", network="bf16 autocast" if p.bf16 else "float32", preset=p.name,
-        **experiments.provenance(where),
-    )  # fmt: skip
-
-
-def transfer_cell(checkpoint: str, made_for: str, method: str) -> dict:
-    facts = dict(checkpoint=checkpoint, weights=zoo.digest(checkpoint), made_for=made_for, method=method)
-    return facts | dict(made_for_weights=zoo.digest(made_for), nfe=at, n=count)
-
-
-homes = zoo.NAMES if names[0] in zoo.NAMES else (*names, "fashion-mnist-data")
-carried_from = {name: ["start", *(m for m in CARRIED if m in chosen_for[name])] for name in names}
-cells = [transfer_cell(name, made, m) for made in names for m in carried_from[made] for name in homes]
-cells += [transfer_cell(name, name, "start") for name in homes if name not in names]
-carried = (
-    experiments.Sweep(experiments.results_file("transfer", preset), TRANSFER_KEYS)
-    .run(cells, transfer_row)
-    .select(cells)
-)
-
-# %% tags=["hide-input"]
-moved = pd.DataFrame(carried).astype(dict(fd_data=float, rmse=float, n=int))
-moved = moved.set_index(["made_for", "method", "checkpoint"])
-lines = []
-for made in names:
-    other = next(name for name in homes if name != made)
-    for method in carried_from[made]:
-        line = {"made for": word(made), "solver": TITLES[method]}
-        for name in (made, other):
-            row = moved.loc[made, method, name]
-            line |= {
-                f"on {word(name)}: FD to the data": f"{row.fd_data:.3f}",
-                f"on {word(name)}: RMSE": f"{row.rmse:.3f}",
-            }
-        lines.append(line)
-    row = moved.loc[other, "start", other]
-    lines.append(
-        {
-            "made for": word(other),
-            "solver": "own start",
-            f"on {word(other)}: FD to the data": f"{row.fd_data:.3f}",
-            f"on {word(other)}: RMSE": f"{row.rmse:.3f}",
-        }
-    )
-print(f"{at} calls, n = {count}, {carried[0]['n_rmse']} images for RMSE")
-plots.listing(pd.DataFrame(lines).fillna(""))
-
-# %% tags=["hide-input"]
-for made in names:
-    other = next(name for name in homes if name != made)
-    for measure, label in (("fd_data", "FD to the data"), ("rmse", "RMSE")):
-        own = moved[measure][other, "start", other]
-        ahead = [TITLES[m] for m in carried_from[made][1:] if moved[measure][made, m, other] < own]
-        print(
-            f"made for {word(made)}, on {word(other)}, ahead of its own start in {label}: {', '.join(ahead) or 'none'}"
-        )
-
-# %% [markdown]
 # ## Agreement
 #
 # What this project had set out to reach, and what the rows of this page say:
 
 # %% tags=["hide-input"]
-wide = found.set_index(["checkpoint", "nfe", "method"])
 for name in names:
     if "gauss-newton" in chosen_for[name]:
         for nfe, goal in ((3, 0.2), (5, 0.4)):
-            if nfe in calls[name]:
+            if nfe in nfes:
                 gain = wide.gain[name, nfe, "gauss-newton"]
                 print(
                     f"{word(name)}, second order at NFE {nfe}: {gain:.2f} of the best handcrafted FD; goal {goal}: {'reached' if gain <= goal else 'not reached'}"
                 )
     if "dlms" in chosen_for[name]:
-        for nfe in (k for k in calls[name] if k in (4, 5, 6)):
+        for nfe in (k for k in nfes if k in (4, 5, 6)):
             gain = wide.gain[name, nfe, "dlms"]
             print(
                 f"{word(name)}, DLMS at NFE {nfe}: {gain:.2f} of the best handcrafted FD; goal below 1: {'reached' if gain < 1 else 'not reached'}"
             )
-    for nfe in (k for k in calls[name] if k >= 8):
+    for nfe in (k for k in nfes if k >= 8):
         part = wide.loc[name, nfe]
         late = {TITLES[m]: part.fd_reference[m] / part.fd_start[m] for m in fitted if m in part.index}
         behind = [f"{m} ({v:.2f} of it)" for m, v in late.items() if v > 1]

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from dode import comparisons, lms, solvers, zoo
 from dode.denoisers import Denoiser
+from dode.experiments import papers
 from dode.experiments.fits import fit, grid_of, start, yardsticks
 from dode.experiments.quality import draw, fast, held_out_seeds, load_cached, seeded
-from dode.experiments.sweeps import Preset, Sweep, home, provenance, results_file
+from dode.experiments.sweeps import Preset, Sweep, checkpoints, home, provenance, results_file
 from dode.lms.online import OnlineTeacher
 from dode.metrics import Moments, frechet_distance, rmse
 from dode.metrics import moments as moments_of
@@ -28,8 +29,24 @@ from dode.tableau import Tableau
 HANDCRAFTED = ("ddim", "ipndm", "deis", "dpm_solver_pp", "unipc")
 LEARNED_KEYS = ("checkpoint", "weights", "method", "nfe", "block")
 GRID_KEYS = ("checkpoint", "weights", "solver", "grid", "nfe")
+EVERYWHERE = (*HANDCRAFTED, "start", "ld3", "s4s-alt", "dlms", "gauss-newton")  # the others on the first network alone
+SMALL = {
+    "smoke": ("deis", "start", "gits", "gauss-newton"),
+    "quick": ("deis", "unipc", "start", "gits", "ld3", "gauss-newton"),
+}
 REFERENCE_SEEDS = 50_000_000  # the first of the long run's own; nothing else uses them
 SELECTION_BLOCK = 7  # whose held-out seeds choose grids, and measure nothing
+
+
+def asked(preset: str, checkpoint: str | None = None) -> tuple[tuple[int, ...], dict[str, list[str]]]:
+    """What the book compares at a preset: numbers of calls, and for each network, the first one first, its methods.
+
+    ``checkpoint`` is a name, "all" or a file; by default both shipped networks, at a small preset one.
+    """
+    methods = SMALL.get(preset, papers.METHODS)
+    names = checkpoints(checkpoint or ("fashion-mnist-data" if preset in SMALL else "all"))[::-1]
+    of = {name: [m for m in methods if name == names[0] or m in EVERYWHERE] for name in names}
+    return (3,) if preset in SMALL else papers.TABLE_5, of
 
 
 def reference_table(denoiser: Denoiser, calls: int) -> Tableau:

@@ -17,7 +17,7 @@ DDIM, TABLE_5 = (2, 5, 10, 25, 50, 100, 250), (3, 4, 5, 6, 7, 8, 9, 10)
 
 # Of the notebook ``learned``: handcrafted, the start, learned.
 METHODS = (
-    "ddim", "ipndm", "deis", "dpm_solver_pp", "unipc", "start", "d-ode", "gits", "ld3", "s4s", "s4s-alt", "amed",
+    "ddim", "ipndm", "deis", "dpm_solver_pp", "unipc", "start", "d-ode", "gits", "amed", "ld3", "s4s", "s4s-alt",
     "dlms", "dlms-fixed", "gauss-newton",
 )  # fmt: skip
 

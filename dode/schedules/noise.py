@@ -120,7 +120,7 @@ class VPDiscrete:
         return hi - 1 + (x / low).log() / (high / low).log()
 
     def sigma(self, label: Tensor) -> Tensor:
-        """Sigma at real labels in ``[-1, steps - 1]``, the chain's own at integers; towards -1 it goes to 0 linearly."""
+        """Sigma at labels in ``[-1, steps - 1]``, the chain's own at integers; towards -1 it goes to 0 linearly."""
         label = torch.as_tensor(label, dtype=torch.float64)
         chain = self.sigmas_on(label.device)
         lo = label.floor().long().clamp(0, self.steps - 1)
