@@ -340,7 +340,20 @@ def test_mixes_are_what_they_say() -> None:
 def test_a_second_order_fit_has_the_seeds_that_its_budget_pays() -> None:
     p, table = experiments.preset("standard"), lambda nfe: fits.start("gauss-newton", DATA, "cpu", nfe)[0]
     found = {nfe: fits._images(p, "gauss-newton", table(nfe)) for nfe in (3, 5, 6, 10)}
-    assert found == {3: 256, 5: 203, 6: 139, 10: 64} and fits._images(p, "s4s", table(3)) == 128
+    assert found == {3: 191, 5: 136, 6: 116, 10: 72} and fits._images(p, "s4s", table(3)) == 128
+    assert fits._images(experiments.preset("smoke"), "gauss-newton", table(3)) == 16  # twice the others'
+
+
+@pytest.mark.parametrize("images", (8, 40))
+def test_a_second_order_fit_stays_within_its_budget(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it pays for few images: then it grows with them."""
+    monkeypatch.setattr(lms.recipes, "BUDGET", 1000)
+    model, (table, make) = dode.load(DATA), fits.start("gauss-newton", DATA, "cpu", 2)
+    paid = lms.recipes.affordable(table)
+    assert 8 < paid < 40
+    task = lms.recipes.Task(model, table, make, dode.initial_noise(model.shape, range(images)), seeds=range(images))
+    spent = lms.recipes.second_order(task).metadata["network_evaluations"]
+    assert 0.4 * 2000 * images / paid < spent < 1.05 * 2000 * max(1, images / paid)
 
 
 # --- one fit on top of another ---------------------------------------------------------------------

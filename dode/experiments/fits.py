@@ -143,11 +143,10 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
 
 
 def _images(p: Preset, method: str, table: Tableau) -> int:
-    """How many seeds a fit has: for a second-order one so many that its budget pays its steps, twice at most."""
+    """How many seeds a fit has: a second-order one so many as its budget pays for, from 32 to twice the others'."""
     if method != "gauss-newton":
         return p.learn_images
-    affordable = recipes.BUDGET // (recipes.STEPS * lms.Space(table, top=True).jacobian_calls)
-    return max(p.learn_images // 2, min(2 * p.learn_images, affordable))
+    return min(2 * p.learn_images, max(32, recipes.affordable(table)))
 
 
 def _fit(name: str, task: Task, options: dict[str, Any]) -> Tableau | lms.Designed:

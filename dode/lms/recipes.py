@@ -23,6 +23,7 @@ from dode.lms.grids import gits
 from dode.lms.residuals import Residual, pixels
 from dode.lms.second_order import gauss_newton
 from dode.lms.space import GridSpace, Space
+from dode.lms.targets import TEACHER_STEPS
 from dode.schedules import karras
 from dode.tableau import Tableau
 
@@ -64,9 +65,16 @@ def below(top: Tensor, make: Callable[[Tensor], Tableau]) -> Callable[[Tensor], 
     return lambda levels: make(torch.cat([top, levels]))
 
 
-# A second-order fit takes so many steps at most, and begins none after so many evaluations: together a tenth of what
-# DLMS trains with, or less.
-STEPS, BUDGET = 10, 110_000
+# A second-order fit takes so many steps at most, and so many network evaluations for each call of its solver: a tenth
+# of what DLMS trains with, 20,000 trajectories of three calls for each of the student's (a backward pass is two) and
+# five of its teacher.
+STEPS, BUDGET = 10, 16_000
+
+
+def affordable(table: Tableau) -> int:
+    """How many images a second-order fit's budget pays all steps of: each a Jacobian and some one and a half walks."""
+    step = Space(table, top=True).jacobian_calls * 7 / 8 + table.nfe * 3 / 2  # an eighth is held back
+    return int(BUDGET * table.nfe / (TEACHER_STEPS + STEPS * step))
 
 
 def second_order(
@@ -74,13 +82,16 @@ def second_order(
 ) -> Tableau:
     """Ours: Levenberg-Marquardt on weights, levels and levels told; with an analytical first step, the first too.
 
-    ``limit`` is 5 where there are fewer than 128 images, so that none of them leads the fit, and else 0.
+    ``limit`` is 5 where there are fewer than 128 images, so that none of them leads the fit, and else 0.  The budget
+    grows with the images where they are more than it pays for.
     """
+    images = len(task.noise)
+    budget = round(BUDGET * task.table.nfe * max(1.0, images / affordable(task.table)))
     space = Space(task.table, top=task.afs if top is None else top)
-    limit = 5.0 * (len(task.noise) < 128) if limit is None else limit
+    limit = 5.0 * (images < 128) if limit is None else limit
     return gauss_newton(
         task.denoiser, task.table, task.noise, space=space, residual=task.residual, bias=bias, path=path, limit=limit,
-        held_back=0.125, iterations=STEPS, patience=3, budget=BUDGET, seeds=task.seeds, progress=task.progress,
+        held_back=0.125, iterations=STEPS, patience=3, budget=budget, seeds=task.seeds, progress=task.progress,
     )  # fmt: skip
 
 

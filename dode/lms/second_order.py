@@ -157,7 +157,7 @@ def gauss_newton(
         Part of the images that no step sees: the solver that is best on them is returned, and the search ends when
         ``patience`` steps have brought nothing there.
     budget
-        Network evaluations (of one image each) after which no further step is begun.
+        Network evaluations (of one image each): no step is begun whose Jacobian would be past it.
 
     Returns
     -------
@@ -179,7 +179,7 @@ def gauss_newton(
     vector = best = space.pack(tableau)
     cost, history, damping, idle = fit.cost(vector), [examples.check(denoiser, tableau)], 1e-2, 0
     for _ in tqdm(range(iterations), desc="Levenberg-Marquardt", disable=not progress):
-        if denoiser.images - before > budget:
+        if denoiser.images - before + space.jacobian_calls * len(examples.noise) > budget:
             break
         jj, jr = fit.normal(vector)
         for _ in range(8):  # the trust region: more damping until the cost falls, and nothing is lost on other images

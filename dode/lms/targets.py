@@ -15,8 +15,10 @@ from dode.lms.residuals import Residual
 from dode.sampling import Walker, sample
 from dode.tableau import Tableau
 
+TEACHER_STEPS = 40
 
-def usual_teacher(denoiser: Denoiser, steps: int = 40) -> Tableau:
+
+def usual_teacher(denoiser: Denoiser, steps: int = TEACHER_STEPS) -> Tableau:
     """UniP-3 on the denoiser's own grid."""
     return solvers.deis(denoiser.grid, nfe=steps, variable="log_rho", basis="data")
 
