@@ -59,7 +59,7 @@ print(f"{len(rows)} numbers, {sum(int(r['n']) for r in rows):,} samples, in {swe
 table = pd.DataFrame(rows).astype({"fd": float, "nfe": int, "n": int})
 keys = ["checkpoint", "solver", "nfe", "variant"]
 measured = table.groupby(keys).fd.agg(["mean", "std", "count"]).join(table.groupby(keys).n.first()).reset_index()
-figure, axes = plt.subplots(2, 5, figsize=(12.5, 5.4), sharex=True, sharey=True)
+figure, axes = plt.subplots(2, 5, figsize=(12.5, 5.7), sharex=True, sharey=True)
 for ax, (solver, title) in zip(axes.flat, SOLVERS.items(), strict=False):
     part = measured[(measured.solver == solver) & (measured.checkpoint == names[0])]
     for variant, label, style in (
@@ -84,7 +84,7 @@ for solver, title in SOLVERS.items():
     ax.plot(line.nfe, line["mean"], marker=".", label=f"D-{title.replace(' (tAB3)', '')}", linewidth=1.2)
 plots.log_axes(ax, nfes, "")
 ax.set(title="all distilled", xlabel="NFE")
-ax.legend(fontsize=5)
+figure.legend(handles=ax.get_lines(), loc="outside lower center", ncols=9, fontsize=8)
 plt.show()
 
 # %% [markdown]
