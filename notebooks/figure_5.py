@@ -183,7 +183,7 @@ for name in names:
         plain, learned = (
             rmse(found.states[-1], found.truth[-1]) for found in (runs[name, solver], runs[name, f"d-{solver}"])
         )
-        print(f"  {plots.NAMES[solver]:17s} plain {plain:.2f}, distilled {learned:.2f}")
+        print(f"  {plots.NAMES[solver]:17s} plain {plain:.3f}, distilled {learned:.3f}")
 
 # %% [markdown]
 # **Agreement.** The distilled paths end nearer to the long trajectory than the plain ones, in both predictions, as in the paper: all four solvers on the noise-predicting network by a
