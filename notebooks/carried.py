@@ -136,10 +136,11 @@ if len(taught) > 2:
     )
 both = ((taught.critic < 1) == (taught.gain < 1)).sum()
 print(f"the two agree whether a fit is ahead of every handcrafted solver: {both} of {len(taught)}")
-ours = spent.method == "gauss-newton"
 GROUPS = {
-    "second order": spent[ours], "other fits by the critic": taught[~ours], "D-DDIM and GITS": spent.drop(taught.index)
-}  # fmt: skip
+    "second order": taught[taught.method == "gauss-newton"],
+    "other fits by the critic": taught[taught.method != "gauss-newton"],
+    "D-DDIM and GITS": spent.drop(taught.index),
+}
 for label, part in GROUPS.items():
     if len(part):
         ratio = np.exp(np.log(part.gain / part.critic).mean())
