@@ -66,18 +66,18 @@ def test_on_the_other_network_and_with_another_number_of_calls() -> None:
     tables = ("gits", "ld3", "s4s", "dlms-fixed", "gauss-newton")
     moved = {m: value(DATA, NOISE, m, 5, 5) for m in tables}
     own = value(NOISE, NOISE, "start", 5, 5)
-    assert {m for m in tables if moved[m] > own} == {"gits"} and moved["gauss-newton"] == min(moved.values())
+    assert {m for m in tables if moved[m] > own} == {"gits", "gauss-newton"}
     there, back = (
         value(a, b, "gauss-newton", 5, 5) / value(b, b, "gauss-newton", 5, 5) for a, b in ((DATA, NOISE), (NOISE, DATA))
     )
     assert f"{there:.1f} times the distance to the data that the other network's own fit has" in page()
-    assert f"it loses less: {back:.1f} times" in page()
+    assert f"it loses little: {back:.1f} times" in page()
     for nfe in (4, 6):
         read = {m: value(DATA, DATA, m, 5, nfe) for m in tables}
         assert min(read, key=lambda m: read[m]) == "gauss-newton"
-        assert 1.2 < read["gauss-newton"] / value(DATA, DATA, "gauss-newton", nfe, nfe) < 1.3
+        assert 1.05 < read["gauss-newton"] / value(DATA, DATA, "gauss-newton", nfe, nfe) < 1.25
         behind = value(DATA, DATA, "gauss-newton", 5, nfe, of="rmse") > value(DATA, DATA, "start", nfe, nfe, of="rmse")
         assert behind == (nfe == 4)
-    assert "1.25 times as far as its own fit" in page() and "In RMSE it is behind the start at 4" in page()
+    assert "1.1 to 1.2 times as far as its own fit" in page() and "In RMSE it is behind the start at 4" in page()
     for method in ("s4s", "dlms-fixed"):
         assert value(DATA, DATA, method, 5, 4) < value(DATA, DATA, method, 4, 4)
