@@ -28,6 +28,7 @@ from dode.arguments import (
 from dode.data import to_uint8
 from dode.denoisers import NetworkDenoiser
 from dode.extras import need
+from dode.names import names_a_file
 from dode.sampling import initial_noise, sample
 from dode.storage import atomic
 from dode.tableau import Tableau
@@ -211,7 +212,7 @@ def run_distill(args: argparse.Namespace) -> None:
 
 def run_sample(args: argparse.Namespace) -> None:
     """``sample``: a solver file, or a solver by its name, drawn as a PNG."""
-    checkpoint, stored = args.checkpoint, args.solver.endswith(".safetensors")
+    checkpoint, stored = args.checkpoint, names_a_file(args.solver)
     need("PIL.Image", "cli", "sample")  # before the work, not after it
     if stored and (args.nfe or args.order or args.afs or args.grid != "default"):
         raise ValueError(f"{args.solver} is a finished solver; leave out --nfe, --order, --grid and --afs")

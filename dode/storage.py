@@ -58,17 +58,25 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], kind: str, met
     return Path(path)
 
 
+def present(path: str | Path) -> Path:
+    """The path of a file that is there.  FileError if it is not, or is a folder."""
+    path = Path(path)
+    if path.is_dir():
+        raise FileError(f"{path} is a folder; name a file")
+    if not path.is_file():
+        raise FileError(f"{path} does not exist; check the path")
+    return path
+
+
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a file of :func:`save_tensors`: ``(tensors, metadata)``.
 
     Raises
     ------
     FileError
-        The file is missing, truncated, not safetensors, not dode's, or of another kind.
+        The file is missing, a folder, truncated, not safetensors, not dode's, or of another kind.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileError(f"{path} does not exist; check the path")
+    path = present(path)
     try:
         with safe_open(path, framework="pt") as f:
             header = f.metadata() or {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +18,7 @@ from dode.denoisers import (
     NoisePrediction,
     VPrediction,
 )
+from dode.names import names_a_file, nearest
 from dode.networks import Classifier, Critic, Observer, UNet
 from dode.published import CATALOGUE, ClassifierGuidance, fetch
 from dode.published import load as load_published
@@ -69,11 +69,12 @@ def checkpoint_file(name: str | Path, kinds: Iterable[str] = DENOISERS) -> Path:
     """
     if kinds is DENOISERS and (base := str(name).partition("@")[0]) in CATALOGUE:
         return fetch(CATALOGUE[base])
-    if str(name).endswith(".safetensors"):
+    if names_a_file(name):
         return Path(name)
     if name not in known(kinds):
-        near = difflib.get_close_matches(str(name), shipped(kinds), n=2, cutoff=0.0)
-        raise ValueError(f"no checkpoint named {str(name)!r}; the nearest: {', '.join(near)}")
+        others = [row.name for row in CATALOGUE.values() if row.kind != "classifier"] if kinds is DENOISERS else []
+        near = nearest(str(name).partition("@")[0], [*shipped(kinds), *others])
+        raise ValueError(f"no checkpoint named {str(name)!r}; the nearest: {near}")
     path = CHECKPOINTS / f"{name}.safetensors"
     if not path.is_file():
         train = f"python -m dode.training {name} --out runs"
@@ -86,7 +87,7 @@ def data_set_of(checkpoint: str | Path) -> DataSet:
 
     ValueError if that is no data set of :data:`dode.data.DATA_SETS`.
     """
-    if not str(checkpoint).endswith(".safetensors"):
+    if not names_a_file(checkpoint):
         return data_set(str(checkpoint))
     facts = metadata(checkpoint)
     told = [d for d in DATA_SETS.values() if facts.get("data") == d.source]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import dode
 from dode import __main__ as cli
-from dode import comparisons, lms, solvers
+from dode import comparisons, lms, solvers, zoo
 from dode.data import to_uint8
 from dode.distillation import d_ode
 from dode.experiments import fits
@@ -252,6 +252,14 @@ def test_a_picture_looks_as_in_the_book() -> None:
     assert (ours - book).abs().max() <= 0.5001
 
 
+def test_a_file_is_known_by_its_ending_in_capitals_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "MINE.SAFETENSORS").write_bytes((ROOT / f"dode/checkpoints/{NOISE}.safetensors").read_bytes())
+    assert run("distill --checkpoint MINE.SAFETENSORS --solver ddim --nfe 1 --images 1 --out D.Safetensors") == 0
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("sample with it: python -m dode ")
+    assert run(f"{command} --seeds 1000") == 0 and Path("D.png").is_file()
+    assert zoo.data_set_of("MINE.SAFETENSORS").source == zoo.data_set_of(NOISE).source
+
+
 # --- what is said --------------------------------------------------------------------------------
 
 
@@ -349,6 +357,12 @@ def refused(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> s
         ("distill", "required: --solver, --nfe, --out; see python -m dode distill --help"),
         (f"{DISTIL} --nonsense 3", "unrecognized arguments: --nonsense 3"),
         (f"{DISTIL} --checkpoint fashion", f"no checkpoint named 'fashion'; the nearest: {DATA}, {NOISE}"),
+        (
+            f"{DISTIL} --checkpoint edm-cifar10-32x32-uncond",
+            "no checkpoint named 'edm-cifar10-32x32-uncond'; the nearest: edm-cifar10-32x32-uncond-v",
+        ),
+        (f"{DISTIL} --checkpoint adm-imagenet@1.25", "no checkpoint named 'adm-imagenet@1.25'; the nearest: adm-i"),
+        (f"{BY_NAME} --checkpoint google/ddpm-cifar10", "the nearest: google/ddpm-cifar10-32"),
         (f"{DISTIL} --checkpoint gone.safetensors", "gone.safetensors does not exist; check the path"),
         (f"{DISTIL} --checkpoint d.safetensors", "d.safetensors holds a tableau, not a network"),
         (f"{DISTIL} --solver euler", "no solver named 'euler'; there are: ddim, ipndm"),
@@ -415,7 +429,8 @@ def refused(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> s
         ),
         (f"{DISTIL} --checkpoint designed.safetensors", "holds a designed solver, not a network"),
         (f"{STORED} --solver gone.safetensors", "gone.safetensors does not exist; check the path"),
-        (f"{STORED} --solver folder.safetensors", "folder.safetensors does not exist"),
+        (f"{STORED} --solver folder.safetensors", "folder.safetensors is a folder; name a file"),
+        (f"{DISTIL} --checkpoint folder.safetensors", "folder.safetensors is a folder; name a file"),
         (f"{STORED} --solver cut.safetensors", "may be truncated: make it again"),
         (f"{STORED} --solver text.safetensors", "not a readable safetensors file"),
         (f"{STORED} --solver images.safetensors", "images.safetensors holds a images, not a tableau"),

@@ -45,7 +45,7 @@ def test_round_trip(saved: Path) -> None:
 
 def test_missing(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "none.safetensors")
-    assert "does not exist" in refusal(tmp_path)  # a folder
+    assert "is a folder; name a file" in refusal(tmp_path)
 
 
 def test_wrong_kind(saved: Path) -> None:

@@ -6,11 +6,11 @@ alone: parameter names and shapes must all fit.  Nothing here is fetched before 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dode.names import nearest
 from dode.schedules import EDM, Schedule, VPDiscrete
 
 Kind = Literal["edm", "guided", "guided-edm", "classifier", "ddpm", "diffusers"]
@@ -225,7 +225,5 @@ CATALOGUE: Mapping[str, Row] = {row.name: row for row in ROWS}
 def find(name: str) -> Row:
     """The row of a name.  ValueError with the nearest names if there is none."""
     if name not in CATALOGUE:
-        begun = [row for row in CATALOGUE if name and row.startswith(name)]
-        near = begun[:2] or difflib.get_close_matches(name, CATALOGUE, n=2, cutoff=0.0)
-        raise ValueError(f"no published checkpoint named {name!r}; the nearest: {', '.join(near)}")
+        raise ValueError(f"no published checkpoint named {name!r}; the nearest: {nearest(name, CATALOGUE)}")
     return CATALOGUE[name]

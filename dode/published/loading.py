@@ -21,7 +21,7 @@ from dode.published.guided import EncoderUNetModel, UNetModel
 from dode.published.songunet import SongUNet
 from dode.published.wrapping import Published, VEPrediction
 from dode.schedules import EDM, VPContinuous, cosine
-from dode.storage import FileError
+from dode.storage import FileError, present
 
 BODIES: dict[str, type[nn.Module]] = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
 STATES: tuple[Kind, ...] = ("guided", "guided-edm", "ddpm")
@@ -59,10 +59,9 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     Raises
     ------
     FileError
-        Missing, not torch's, damaged, or asking for more than tensors.
+        Missing, a folder, not torch's, damaged, or asking for more than tensors.
     """
-    if not path.is_file():
-        raise FileError(f"{path} does not exist; check the path")
+    present(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dode.storage import FileError
+from dode.storage import FileError, present
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 CONTAINERS = ("ModuleDict", "ModuleList", "Sequential")
@@ -237,11 +237,9 @@ def read(path: str | Path) -> Any:
     Raises
     ------
     FileError
-        The file is missing, is no pickle, ends early, or asks for what is not on the list; one line that names it.
+        The file is missing, a folder or no pickle, ends early, or asks for what is not on the list: one line.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileError(f"{path} does not exist; check the path")
+    path = present(path)
     with path.open("rb") as file:
         if file.peek(1)[:1] != pickle.PROTO:  # a zip file of torch's, a web page
             raise FileError(f"{path} is no pickle of protocol 2 or newer; get it again")
