@@ -7,10 +7,26 @@
 >>> images = dode.sample(model, solver, dode.initial_noise(model.shape, range(1000, 1064)))
 """
 
+from typing import TYPE_CHECKING, Any
+
 from dode import denoisers, distillation, metrics, sampling, schedules, solvers, tableau, zoo
 from dode.sampling import initial_noise, sample, trajectory
 from dode.tableau import Tableau
 from dode.zoo import load
+
+if TYPE_CHECKING:
+    from dode.diffusers import DodeScheduler as DodeScheduler
+    from dode.diffusers import from_diffusers as from_diffusers
+else:
+
+    def __getattr__(name: str) -> Any:
+        """What needs diffusers, imported when it is asked for."""
+        if name in ("DodeScheduler", "from_diffusers"):
+            import dode.diffusers
+
+            return getattr(dode.diffusers, name)
+        raise AttributeError(f"module 'dode' has no attribute {name!r}")
+
 
 __version__ = "0.1.0"
 

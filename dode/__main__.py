@@ -128,6 +128,8 @@ def fit_noise(args: argparse.Namespace, model: NetworkDenoiser) -> tuple[Network
 def d_ode(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau:
     """``--method d-ode``."""
     refuse(args)
+    if args.scale < 2:
+        raise ValueError("--scale 1: the teacher would be the solver itself; take 2 steps of its for each, or more")
     table, same = build(args, model)
     model, chosen, noise = fit_noise(args, model)
     teacher: distillation.Teacher = same if args.teacher == "same" else "ddim"

@@ -308,7 +308,7 @@ def test_the_first_two_examples_run(here: Path) -> None:
 
 # --- what cannot be done -------------------------------------------------------------------------
 
-DISTIL = f"distill --checkpoint {NOISE} --solver ddim --nfe 2 --images 1 --scale 1 --out o.safetensors"
+DISTIL = f"distill --checkpoint {NOISE} --solver ddim --nfe 2 --images 1 --scale 2 --out o.safetensors"
 FIT = f"distill --checkpoint {NOISE} --solver ddim --nfe 2 --images 4 --out o.safetensors"
 BY_NAME = f"sample --checkpoint {NOISE} --solver ddim --nfe 2 --seeds 0 --out o.png"
 STORED = "sample --solver d.safetensors --seeds 0 --out o.png"
@@ -361,6 +361,8 @@ def refused(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> s
             f"{DISTIL} --checkpoint edm-cifar10-32x32-uncond",
             "no checkpoint named 'edm-cifar10-32x32-uncond'; the nearest: edm-cifar10-32x32-uncond-v",
         ),
+        (f"{DISTIL} --checkpoint google/ddpm-cifar10-32", "which diffusers reads: --diffusers google/ddpm-cifar10-32"),
+        (f"{DISTIL} --scale 1", "--scale 1: the teacher would be the solver itself"),
         (f"{DISTIL} --checkpoint adm-imagenet@1.25", "no checkpoint named 'adm-imagenet@1.25'; the nearest: adm-i"),
         (f"{BY_NAME} --checkpoint google/ddpm-cifar10", "the nearest: google/ddpm-cifar10-32"),
         (f"{DISTIL} --checkpoint gone.safetensors", "gone.safetensors does not exist; check the path"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -273,3 +275,11 @@ def test_one_line_says_what_is_wrong(make: Any, options: dict[str, Any], message
     with pytest.raises(ValueError) as error:
         from_diffusers(make(), **options)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_needs_diffusers_stands_beside_the_rest_and_is_imported_late() -> None:
+    assert dode.from_diffusers is from_diffusers and dode.DodeScheduler.__name__ == "DodeScheduler"
+    with pytest.raises(AttributeError, match="module 'dode' has no attribute 'from_nowhere'"):
+        _ = dode.from_nowhere  # type: ignore[attr-defined]
+    late = "import sys, dode; early = 'diffusers' in sys.modules; dode.from_diffusers; assert not early"
+    subprocess.run([sys.executable, "-c", late], check=True, capture_output=True)

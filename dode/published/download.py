@@ -44,10 +44,15 @@ def fetch(row: Row, *, progress: bool = True) -> Path:
 
     Raises
     ------
+    ValueError
+        The row is a pipeline of diffusers, not a file.
     FileError
         The file has other bytes than it should (a file that was there is kept, a download is not), or is not there
         and cannot be fetched: one line that says which file to put where.
     """
+    if row.kind == "diffusers":
+        told = f"--diffusers {row.hub}, or in Python dode.diffusers.from_diffusers({row.hub!r})"
+        raise ValueError(f"{row.name} is a pipeline, which diffusers reads: {told}")
     path = place(row)
     if path.is_file():
         check(row, path)

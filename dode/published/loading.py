@@ -128,8 +128,6 @@ def locate(name: str | Path, like: str | None, progress: bool) -> tuple[Path, Ro
     text = str(name)
     if text in CATALOGUE and not like:
         row = find(text)
-        if row.kind == "diffusers":
-            raise ValueError(f"{text} is read by diffusers: dode.diffusers.from_diffusers({row.hub!r})")
         return fetch(row, progress=progress), row
     path = Path(text).expanduser()
     if not path.suffix and not path.exists():
