@@ -250,6 +250,15 @@ for nfe in READ:
 print(f"n = {count}, {reading.n_rmse[0]} images for RMSE")
 plots.listing(pd.DataFrame(lines))
 
+# %% tags=["nbval-check-output", "hide-input"]
+for nfe in READ:
+    read = [lms.resampled(fits.fit(p, names[0], where, m, at), nfe) for m in CARRIED]
+    fall = all(bool((table.sigmas.diff() < 0).all()) for table in read)
+    whole = all(np.allclose(table.parts.sum(1), 1) for table in read)
+    print(
+        f"{len(read)} tables of {at} calls read at {nfe}: levels fall: {fall}; the parts of each row sum to one: {whole}"
+    )
+
 # %% tags=["hide-input"]
 for nfe in READ:
     for column, label in MEASURES.items():
