@@ -264,6 +264,21 @@ def test_what_the_page_says_of_the_second_order_fit(data: Rows, noise: Rows) -> 
     assert f"nearer with 3 than every one with {three} and with 5 than with {five}" in said
 
 
+def test_in_what_else_the_second_order_fit_is_nearest(data: Rows, noise: Rows) -> None:
+    """RMSE: "but with 3 calls, and on the noise-predicting network with 4 and 7"; to the data: up to 8, and to 7."""
+    others = {
+        (rows is noise, column, nfe): rows.nearest(nfe, column)
+        for rows in (data, noise)
+        for column in ("rmse", "fd_data")
+        for nfe in NFES
+        if rows.nearest(nfe, column) != "gauss-newton"
+    }
+    assert others == {
+        (False, "rmse", 3): "s4s-alt", (True, "rmse", 4): "s4s-alt", (True, "rmse", 7): "s4s-alt",
+        (False, "fd_data", 9): "ld3", **{(True, "fd_data", nfe): "dpm_solver_pp" for nfe in (8, 9, 10)},
+    }  # fmt: skip
+
+
 def test_what_the_page_says_of_costs(data: Rows, noise: Rows) -> None:
     said = page()
     cost = {
