@@ -81,12 +81,13 @@ axes[0, -1].legend()
 plt.show()
 
 # %% tags=["hide-input"]
+lines = []
 for name in names:
     for method in AGAIN:
-        values = (
-            f"NFE {nfe} {', '.join(f'{gain[name, method, nfe, block]:.2f}' for block in BLOCKS)}" for nfe in EARLY
-        )
-        print(f"{word(name)}, {plots.NAMES[method]}, blocks {', '.join(map(str, BLOCKS))}: {'; '.join(values)}")
+        each = {f"NFE {n}": ", ".join(f"{gain[name, method, n, block]:.2f}" for block in BLOCKS) for n in EARLY}
+        lines.append({"network": word(name), "solver": plots.NAMES[method]} | each)
+print(f"FD over the best handcrafted solver's on blocks {', '.join(map(str, BLOCKS))}")
+plots.listing(pd.DataFrame(lines))
 
 # %% [markdown]
 # ## To features that no fit has seen
