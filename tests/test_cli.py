@@ -176,7 +176,7 @@ def test_an_older_file_is_replaced_and_a_checkpoint_is_not(here: Path, capsys: p
     mine = here / "mine.safetensors"
     mine.write_bytes((ROOT / f"dode/checkpoints/{NOISE}.safetensors").read_bytes())
     (here / "d.safetensors").write_text("old")
-    options = "distill --checkpoint mine.safetensors --solver ddim --nfe 1 --images 1 --scale 1"
+    options = "distill --checkpoint mine.safetensors --solver ddim --nfe 1 --images 1 --scale 2"
     assert run(f"{options} --out d.safetensors") == 0
     assert dode.Tableau.load("d.safetensors").nfe == 1
     assert "--checkpoint mine.safetensors" in capsys.readouterr().out.splitlines()[-1]  # it must be said again

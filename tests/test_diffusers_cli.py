@@ -189,7 +189,7 @@ def test_one_line_says_what_is_wrong(
 
 def test_a_solver_for_another_pipeline(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
-        run("distill --diffusers pipelines/pixels --solver ddim --nfe 2 --images 1 --scale 1 --out p.safetensors") == 0
+        run("distill --diffusers pipelines/pixels --solver ddim --nfe 2 --images 1 --scale 2 --out p.safetensors") == 0
     )
     capsys.readouterr()
     for told, message in (
