@@ -95,7 +95,10 @@ def opened(args: argparse.Namespace, checkpoint: str | None) -> tuple[NetworkDen
     """The model of a checkpoint or of ``--diffusers``, and what makes images of its samples."""
     if args.diffusers is None:
         refuse_pipeline_options(args)
-        return load(checkpoint or args.checkpoint, args.device), lambda samples: samples
+        checkpoint = checkpoint or args.checkpoint
+        if (row := zoo.published(checkpoint)) and row.hub:
+            raise ValueError(f"{checkpoint} is a pipeline of diffusers; take --diffusers {row.hub} and no --checkpoint")
+        return load(checkpoint, args.device), lambda samples: samples
     try:
         from dode.diffusers import command  # diffusers may not be there, and takes its time to import
     except ImportError as error:
@@ -194,7 +197,8 @@ def outcome(facts: Mapping[str, Any]) -> str:
 
 def run_distill(args: argparse.Namespace) -> None:
     """``distill``: fit, store, say what came of it."""
-    if args.checkpoint and args.out.resolve() == zoo.checkpoint_file(args.checkpoint).resolve():
+    mine = args.checkpoint and not zoo.published(args.checkpoint)  # those are no .safetensors, and may not be here
+    if mine and args.out.resolve() == zoo.checkpoint_file(args.checkpoint).resolve():
         raise ValueError(f"--out {args.out} is the checkpoint itself; name another file")
     model, _ = opened(args, args.checkpoint)
     table = METHODS[args.method](args, model)

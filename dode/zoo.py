@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from dode.denoisers import (
 )
 from dode.names import names_a_file, nearest
 from dode.networks import Classifier, Critic, Observer, UNet
-from dode.published import CATALOGUE, ClassifierGuidance, fetch
+from dode.published import CATALOGUE, ClassifierGuidance, Row, fetch
 from dode.published import load as load_published
 from dode.published import load_classifier as load_published_classifier
 from dode.schedules import from_config
@@ -54,6 +55,11 @@ WRAPPERS: tuple[type[NetworkDenoiser], ...] = (
 CLASSIFIERS: dict[str, type[Judge]] = {name: JUDGES[name.rsplit("-", 1)[1]] for name in shipped(JUDGES)}
 
 
+def published(name: str | Path) -> Row | None:
+    """The row of a published checkpoint, by its name with or without the scale of a guidance; None of another's."""
+    return CATALOGUE.get(str(name).partition("@")[0])
+
+
 def checkpoint_file(name: str | Path, kinds: Iterable[str] = DENOISERS) -> Path:
     """The file of a name of :func:`known`, of a published checkpoint, or a path to a ``.safetensors`` file.
 
@@ -62,13 +68,13 @@ def checkpoint_file(name: str | Path, kinds: Iterable[str] = DENOISERS) -> Path:
     Raises
     ------
     ValueError
-        No such name; the message gives the nearest ones.
+        No such name; the message gives the nearest ones.  Or a pipeline of diffusers, which has no file.
     FileError
         A published one (:data:`dode.published.CATALOGUE`) that is not here and cannot be fetched, or one of dode's own
         that does not ship; the message says how to train it.
     """
-    if kinds is DENOISERS and (base := str(name).partition("@")[0]) in CATALOGUE:
-        return fetch(CATALOGUE[base])
+    if kinds is DENOISERS and (row := published(name)):
+        return fetch(row)
     if names_a_file(name):
         return Path(name)
     if name not in known(kinds):
@@ -131,15 +137,15 @@ def load(
     Raises
     ------
     ValueError
-        Unknown name.
+        Unknown name, a pipeline of diffusers, or a guidance that cannot be.
     FileError
         Missing, truncated or foreign file.
     """
-    base, at, scale = str(name).partition("@")
-    if base in CATALOGUE:
-        labels: Any = "all" if CATALOGUE[base].classes else None
-        found = load_published(base, device, labels=labels, dtype=dtype, autocast=autocast)
-        return _guided(found, str(name), scale) if at else found
+    if row := published(name):
+        guidance = _guidance(row, str(name))  # before anything is fetched
+        labels: Any = "all" if row.classes else None
+        found = load_published(row.name, device, labels=labels, dtype=dtype, autocast=autocast)
+        return _guided(found, str(name), *guidance) if guidance else found
     path = checkpoint_file(name)
     tensors, meta = load_tensors(path, "network")
     try:
@@ -162,15 +168,28 @@ def load(
     return denoiser
 
 
-def _guided(denoiser: NetworkDenoiser, name: str, scale: str) -> NetworkDenoiser:
-    """A published network guided by its classifier; ValueError if it has none, or for a scale that is no number."""
+def _guidance(row: Row, name: str) -> tuple[str, float] | None:
+    """Classifier and scale of "NAME@1.25", None of a name alone; ValueError if there is none, or it is no number."""
+    _, at, text = name.partition("@")
+    if not at:
+        return None
+    if "classifier" not in row.settings:
+        raise ValueError(f"{name}: no classifier is published with {row.name}; leave out @{text}")
+    if not row.classes:
+        raise ValueError(f"{name}: {row.name} is told no class; dode.published.ClassifierGuidance guides it to labels=")
     try:
-        classifier, strength = CATALOGUE[denoiser.name].settings["classifier"], float(scale)
-        assert isinstance(denoiser, NoisePrediction)
-    except (KeyError, ValueError, AssertionError):
-        raise ValueError(f"{name}: no classifier is published with that network, or {scale!r} is no scale") from None
-    network = load_published_classifier(classifier, denoiser.device)
-    found = ClassifierGuidance(denoiser, network, scale=strength)
+        scale = float(text)
+    except ValueError:
+        scale = math.nan
+    if not math.isfinite(scale):
+        raise ValueError(f"{name}: {text!r} is no scale of a guidance; write a number, as in {row.name}@1.0")
+    return row.settings["classifier"], scale
+
+
+def _guided(denoiser: NetworkDenoiser, name: str, classifier: str, scale: float) -> ClassifierGuidance:
+    """A published network guided by its classifier; ValueError if it is told no classes."""
+    assert isinstance(denoiser, NoisePrediction)  # all that have a classifier are
+    found = ClassifierGuidance(denoiser, load_published_classifier(classifier, denoiser.device), scale=scale)
     found.name = name
     return found
 

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_files_have_names_of_their_own() -> None:
 class Server(http.server.BaseHTTPRequestHandler):
     """Sends ``payload``; its class attributes say how it misbehaves."""
 
-    payload, cuts, ranges, status = b"", list[int](), True, 200
+    payload, cuts, ranges, status, wait = b"", list[int](), True, 200, 0.0
     asked = list[str | None]()
 
     def do_GET(self) -> None:
@@ -58,6 +59,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         body = cls.payload[first:]
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        time.sleep(cls.wait)
         self.wfile.write(body[: cls.cuts.pop(0)] if cls.cuts else body)  # and hangs up
 
     def log_message(self, *_: Any) -> None:
@@ -123,9 +125,23 @@ def test_a_download_that_fails_leaves_nothing(rows: Callable[..., Row], server: 
     fetch_fails(row, "could not be fetched (404")
 
 
-def test_offline(rows: Callable[..., Row]) -> None:
-    """One line that says which file to put where; and there it is found."""
+def test_a_bar_is_shown_once_something_comes(
+    rows: Callable[..., Row], server: tuple[str, type[Server]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    url, own = server
+    row = rows("tiny", "adm-imagenet-64", file="tiny.pt", url=url)
+    own.payload, own.wait = bytes(3 << 20), 0.3
+    download.fetch(row)
+    out, err = capfd.readouterr()
+    assert not out and err.startswith("\rtiny.pt: ") and "  0%|" not in err
+
+
+def test_offline(rows: Callable[..., Row], capfd: pytest.CaptureFixture[str]) -> None:
+    """One line that says which file to put where, and nothing before it; and there it is found."""
     row = rows("tiny", "adm-imagenet-64", file="tiny.pt", url="http://127.0.0.1:9/tiny.pt")
+    with pytest.raises(FileError):
+        download.fetch(row, progress=True)
+    assert capfd.readouterr() == ("", "")
     fetch_fails(row, f"put the file from http://127.0.0.1:9/tiny.pt at {download.place(row)}")
     refuses("tiny is not here and could not be fetched", "tiny")
     by_hand = rows("other", "ddim-celeba-64", file="other.pth")

@@ -239,7 +239,10 @@ def test_a_malicious_torch_file_runs_nothing(tmp_path: Path, rows: Callable[...,
 def test_names(rows: Callable[..., Row]) -> None:
     refuses("no published checkpoint named 'edm-cifar'; the nearest: edm-", "edm-cifar", error=ValueError)
     refuses("no published checkpoint named 'x'", "some.pt", error=ValueError, like="x")
-    refuses("dode.diffusers.from_diffusers('google/ddpm-cifar10-32')", "google/ddpm-cifar10-32", error=ValueError)
+    wanted = "pipeline of diffusers: dode.diffusers.from_diffusers(diffusers.DiffusionPipeline.from_pretrained('goog"
+    refuses(wanted, "google/ddpm-cifar10-32", error=ValueError)
+    with pytest.raises(ValueError, match="is a pipeline of diffusers"):
+        dode.zoo.digest("google/ddpm-cifar10-32")
     row = rows("tiny", "adm-imagenet-64-classifier", file="tiny.pt")
     download.place(row).parent.mkdir()
     download.place(row).write_bytes(b"")

@@ -6,11 +6,13 @@ up where it broke, a few times; what arrives is checked before it gets its name.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -45,14 +47,14 @@ def fetch(row: Row, *, progress: bool = True) -> Path:
     Raises
     ------
     ValueError
-        The row is a pipeline of diffusers, not a file.
+        The row is a pipeline of diffusers, which has no file of its own.
     FileError
         The file has other bytes than it should (a file that was there is kept, a download is not), or is not there
         and cannot be fetched: one line that says which file to put where.
     """
-    if row.kind == "diffusers":
-        told = f"--diffusers {row.hub}, or in Python dode.diffusers.from_diffusers({row.hub!r})"
-        raise ValueError(f"{row.name} is a pipeline, which diffusers reads: {told}")
+    if row.hub:
+        pipeline = f"diffusers.DiffusionPipeline.from_pretrained({row.hub!r})"
+        raise ValueError(f"{row.name} is a pipeline of diffusers: dode.diffusers.from_diffusers({pipeline})")
     path = place(row)
     if path.is_file():
         check(row, path)
@@ -60,9 +62,10 @@ def fetch(row: Row, *, progress: bool = True) -> Path:
     if not row.url:
         raise FileError(f"{row.name} has to be fetched by hand: open {row.page} and save the file as {path}")
     try:
-        _pooch().retrieve(
-            row.url, row.digest or None, fname=path.name, path=path.parent, downloader=resuming(row, progress)
-        )
+        with quiet(_pooch().get_logger()):  # the bar says the same
+            _pooch().retrieve(
+                row.url, row.digest or None, fname=path.name, path=path.parent, downloader=resuming(row, progress)
+            )
     except Incomplete as error:
         raise FileError(
             f"{row.name} is not here and could not be fetched ({error}); put the file from {row.url} at {path}"
@@ -72,6 +75,17 @@ def fetch(row: Row, *, progress: bool = True) -> Path:
     except ValueError:  # pooch, of the digest
         raise FileError(f"{row.url} sent other bytes than expected ({row.digest}); nothing was kept") from None
     return path
+
+
+@contextmanager
+def quiet(logger: logging.Logger) -> Iterator[None]:
+    """Nothing below a warning from ``logger``."""
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def check(row: Row, path: Path) -> None:
@@ -93,7 +107,8 @@ def resuming(row: Row, progress: bool) -> Callable[[str, str, Any], None]:
 
     def download(url: str, output: str, _: Any) -> None:
         with open(output, "wb") as file, tqdm(
-            desc=row.file, total=row.size or None, unit="B", unit_scale=True, disable=not progress
+            desc=row.file, total=row.size or None, unit="B", unit_scale=True, disable=not progress,
+            delay=1e-3,  # so it is not shown before something has come, and an error before that stands alone
         ) as bar:  # fmt: skip
             for turn in range(TRIES):
                 try:
