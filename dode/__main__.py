@@ -6,14 +6,14 @@ import argparse
 import functools
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dode import comparisons, distillation, eyes, lms, solvers, zoo
+from dode import lms, solvers, zoo
 from dode.arguments import (
     DEFAULT,
     Parser,
@@ -28,19 +28,19 @@ from dode.arguments import (
 from dode.data import to_uint8
 from dode.denoisers import NetworkDenoiser
 from dode.extras import need
-from dode.names import names_a_file
+from dode.methods import GRIDS, METHODS, build, outcome
+from dode.names import names_a_file, nearest
 from dode.sampling import initial_noise, sample
 from dode.storage import atomic
 from dode.tableau import Tableau
 
-GRIDS = {name.lower().replace(" ", "_"): name for name in comparisons.GRIDS}
 ABOUT = """Better images from the same few network calls: distil a solver of a diffusion model, then sample with it.
 
   python -m dode distill --checkpoint fashion-mnist-noise --solver ddim --nfe 5 --out d-ddim-5.safetensors
   python -m dode sample --solver d-ddim-5.safetensors --seeds 1000-1063 --out d-ddim-5.png
 
 A solver is a small table of numbers. distill fits it to a many-step teacher and stores it; sample draws with it."""
-DISTILL = """Fit a few-step solver to a many-step teacher and store the table, in seconds. The network stays as it is.
+DISTILL = """Fit a few-step solver to a many-step teacher and store the table. The network stays as it is.
 
   python -m dode distill --checkpoint fashion-mnist-noise --solver dpm_solver_pp --order 3 --nfe 5 --out d.safetensors
   python -m dode distill --checkpoint fashion-mnist-data --solver heun --nfe 9 --teacher same --out d-heun.safetensors
@@ -53,6 +53,9 @@ s4s, s4s-alt  (Frankel et al. 2025) the weights by gradient; and the levels, in 
 dlms        (Liang et al. 2025) a small network that designs each step from what the large one has seen
 dlms-fixed  the same training of one table for all images
 amed        (Zhou et al. 2024) a designed level between any two; --solver and --nfe give the number of calls
+
+A shipped network and three calls on one core of a CPU: d-ode and gits take about ten seconds; ld3, s4s, s4s-alt and
+gauss-newton less than a minute; dlms, dlms-fixed and amed a minute and a half.
 
   python -m dode distill --checkpoint fashion-mnist-data --solver deis:variable=log_rho,basis=data --afs --nfe 3 \\
     --method gauss-newton --out g.safetensors
@@ -106,95 +109,6 @@ def opened(args: argparse.Namespace, checkpoint: str | None) -> tuple[NetworkDen
     return command.opened(args, choose(args.device))
 
 
-def build(
-    args: argparse.Namespace, model: NetworkDenoiser, learned: Callable[[int], Tensor] | None = None
-) -> tuple[Tableau, Callable[..., Tableau]]:
-    """The solver that the options describe, on a ``learned`` grid if there is one, and as a function of a grid."""
-    more = "" if args.order is None else f"{',' if ':' in args.solver else ':'}order={args.order}"
-    facts, options = solvers.parse(args.solver + more)
-    own = {k: v for k, v in options.items() if k not in ("nfe", "steps", "final", "afs")}
-    named = model.grid if args.grid == "default" else comparisons.grid_function(GRIDS[args.grid], model)
-    grid = learned or named
-    try:
-        table = facts.make(grid, **options | {"nfe": args.nfe} | ({"afs": True} if args.afs else {}))
-    except (TypeError, AttributeError) as error:  # a text where the solver wants something else
-        raise ValueError(f"--solver {args.solver}: {error}") from None
-    return table, functools.partial(facts.make, **own)
-
-
-def fit_noise(args: argparse.Namespace, model: NetworkDenoiser) -> tuple[NetworkDenoiser, Sequence[int], Tensor]:
-    """The seeds to fit on, their noise, and the model for them: each is told the condition of its seed."""
-    chosen = args.seeds or range(args.images)
-    return model.of(chosen), chosen, initial_noise(model.shape, chosen, device=model.device)
-
-
-def d_ode(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau:
-    """``--method d-ode``."""
-    refuse(args)
-    if args.scale < 2:
-        raise ValueError("--scale 1: the teacher would be the solver itself; take 2 steps of its for each, or more")
-    table, same = build(args, model)
-    model, chosen, noise = fit_noise(args, model)
-    teacher: distillation.Teacher = same if args.teacher == "same" else "ddim"
-    return distillation.d_ode(
-        model, table, noise, teacher=teacher, scale=args.scale, align=args.align, first_step=args.first_step,
-        equation=args.equation, batch_size=args.batch_size, seeds=chosen, progress=True,
-    )  # fmt: skip
-
-
-def refuse(args: argparse.Namespace) -> None:
-    """Options that another method has, and this one has no use for."""
-    usual: dict[str, Any] = {}
-    if args.method == "gits":
-        usual |= dict(grid="default")
-    if args.method in ("d-ode", "gits"):
-        usual |= dict(compare="auto")
-    if args.method not in ("dlms", "dlms-fixed", "amed"):
-        usual |= dict(trajectories=2_000)
-    if args.method != "d-ode":
-        usual |= dict(teacher="ddim", scale=10, align="time", first_step=None, equation=10, batch_size=100)
-    if foreign := [name for name, value in usual.items() if getattr(args, name) != value]:
-        raise ValueError(f"--method {args.method} has no use for --{foreign[0].replace('_', '-')}; leave it out")
-
-
-def compared(args: argparse.Namespace, model: NetworkDenoiser) -> lms.Residual:
-    """``--compare``: what the book's fits of this method look through where it knows the images; or pixels."""
-    known = model.name in zoo.NAMES
-    if args.compare == "features" and not known:
-        raise ValueError(f"--compare features: no critic knows the images of {model.name}; take --compare pixels")
-    if args.compare == "pixels" or not known:
-        return lms.pixels
-    return eyes.residual(eyes.usual(args.method), zoo.data_set_of(model.name), model.shape[0], str(model.device))
-
-
-def recipe(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau | lms.Designed:
-    """The other methods: :data:`dode.lms.RECIPES`."""
-    refuse(args)
-    model, chosen, noise = fit_noise(args, model)
-    table, make = build(args, model)
-    if args.afs:  # the table starts below the first level, which its weights still know of
-        make = lms.below(model.grid(1)[:1], functools.partial(make, afs=True))
-    task = lms.Task(model, table, make, noise, compared(args, model), chosen, None, None, args.trajectories, True)
-    return lms.RECIPES[args.method](task)
-
-
-METHODS: Mapping[str, Callable[[argparse.Namespace, NetworkDenoiser], Tableau | lms.Designed]] = {
-    "d-ode": d_ode,
-    **dict.fromkeys(lms.RECIPES, recipe),
-}
-
-
-def outcome(facts: Mapping[str, Any]) -> str:
-    """What a fit says of itself."""
-    if "cost" in facts:
-        first, best = facts["cost"][0], min(facts["cost"])
-        return f"error to the teacher's images, on seeds held back from the fit: {best:.4g} ({first:.4g} before)"
-    if facts["method"] == "gits":
-        return f"noise levels: {' '.join(f'{level:.4g}' for level in facts['grid'])}"
-    end, without = facts["fit_rmse"][-1], facts["plain_rmse"][-1]
-    return f"RMSE to the teacher at the end: {end:.4f} ({without:.4f} with the last row as it was)"
-
-
 def run_distill(args: argparse.Namespace) -> None:
     """``distill``: fit, store, say what came of it."""
     mine = args.checkpoint and not zoo.published(args.checkpoint)  # those are no .safetensors, and may not be here
@@ -223,8 +137,13 @@ def run_sample(args: argparse.Namespace) -> None:
     if stored and (args.nfe or args.order or args.afs or args.grid != "default"):
         raise ValueError(f"{args.solver} is a finished solver; leave out --nfe, --order, --grid and --afs")
     given = checkpoint or args.diffusers
+    if not stored and (name := args.solver.partition(":")[0]) not in solvers.SOLVERS:
+        near = nearest(name, solvers.SOLVERS)
+        raise ValueError(f"no solver named {name!r}; the nearest: {near}; a solver file ends in .safetensors")
     if not stored and (args.nfe is None or given is None):
-        raise ValueError(f"--solver {args.solver} needs --nfe and --checkpoint, unless it is a .safetensors file")
+        raise ValueError(
+            f"--solver {args.solver} is a name, not a file: it needs --nfe and --checkpoint or --diffusers"
+        )
     table: Tableau | lms.Designed | None = lms.load(args.solver) if stored else None
     if table and given is None and (checkpoint := table.metadata.get("model")) not in zoo.NAMES:
         which = f"is for {checkpoint}, which does not ship with dode" if checkpoint else "names no network"

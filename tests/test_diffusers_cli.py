@@ -175,7 +175,10 @@ DRAW = "sample --solver ddim --nfe 2 --seeds 0 --out o.png"
             "makes samples of shape (2, 8, 8); a picture needs one channel or",
         ),
         (f"{DRAW} --diffusers pipelines/empty", "pipelines/empty holds no pipeline that diffusers can load"),
-        ("sample --solver ddim --nfe 2 --seeds 0 --out o.png --prompt fox", "needs --nfe and --checkpoint"),
+        (
+            "sample --solver ddim --nfe 2 --seeds 0 --out o.png --prompt fox",
+            "needs --nfe and --checkpoint or --diffusers",
+        ),
     ],
 )
 def test_one_line_says_what_is_wrong(

@@ -24,6 +24,16 @@ Number = TypeVar("Number", float, Tensor)
 Calls = Callable[[int, bool, Mapping[str, Any]], int]
 
 
+class OrderError(ValueError):
+    """An order that needs more steps than the grid has."""
+
+    def __init__(self, order: int, steps: int) -> None:
+        self.order, self.steps = order, steps
+        super().__init__(
+            f"order {order} needs {order} steps or more and this grid has {steps}; take order {steps} or a longer grid"
+        )
+
+
 class Maker(Protocol):
     """A solver as users call it; :func:`solver` explains the common options."""
 
@@ -182,9 +192,7 @@ def _order(facts: Facts, order: int | None, usual: int, steps: int) -> int:
         low, high = facts.orders[0], facts.orders[-1]
         raise ValueError(f"{facts.name} has {f'orders {low} to {high}' if low < high else f'order {low}'}, got {order}")
     if order > steps:
-        raise ValueError(
-            f"order {order} needs {order} steps or more and this grid has {steps}; take order {steps} or a longer grid"
-        )
+        raise OrderError(order, steps)
     return order
 
 

@@ -1,0 +1,116 @@
+"""What ``python -m dode distill`` does: the solver that its options describe, and each ``--method`` on it."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from dode import comparisons, distillation, eyes, lms, solvers, zoo
+from dode.denoisers import NetworkDenoiser
+from dode.sampling import initial_noise
+from dode.solvers.base import OrderError
+from dode.tableau import Tableau
+
+GRIDS = {name.lower().replace(" ", "_"): name for name in comparisons.GRIDS}
+
+
+def build(
+    args: argparse.Namespace, model: NetworkDenoiser, learned: Callable[[int], Tensor] | None = None
+) -> tuple[Tableau, Callable[..., Tableau]]:
+    """The solver that the options describe, on a ``learned`` grid if there is one, and as a function of a grid."""
+    facts, options = solvers.parse(args.solver)
+    if args.order is not None:
+        if "order" not in inspect.signature(facts.make).parameters:
+            raise ValueError(f"--order {args.order}: {facts.name} has one order alone; leave --order out")
+        options["order"] = args.order
+    own = {k: v for k, v in options.items() if k not in ("nfe", "steps", "final", "afs")}
+    named = model.grid if args.grid == "default" else comparisons.grid_function(GRIDS[args.grid], model)
+    grid = learned or named
+    told = f"--solver {args.solver}: order " if args.order is None else "--order "
+    try:
+        table = facts.make(grid, **options | {"nfe": args.nfe} | ({"afs": True} if args.afs else {}))
+    except OrderError as error:  # which speaks of a grid; here that comes of --nfe
+        has = f"--nfe {args.nfe} gives {error.steps}"
+        take = f"{'order' if args.order is None else '--order'} {error.steps} or a larger --nfe"
+        raise ValueError(f"{told}{error.order} needs {error.order} steps or more and {has}; take {take}") from None
+    except (TypeError, AttributeError) as error:  # a text where the solver wants something else
+        raise ValueError(f"--solver {args.solver}: {error}") from None
+    return table, functools.partial(facts.make, **own)
+
+
+def fit_noise(args: argparse.Namespace, model: NetworkDenoiser) -> tuple[NetworkDenoiser, Sequence[int], Tensor]:
+    """The seeds to fit on, their noise, and the model for them: each is told the condition of its seed."""
+    chosen = args.seeds or range(args.images)
+    return model.of(chosen), chosen, initial_noise(model.shape, chosen, device=model.device)
+
+
+def d_ode(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau:
+    """``--method d-ode``."""
+    refuse(args)
+    if args.scale < 2:
+        raise ValueError("--scale 1: the teacher would be the solver itself; take 2 or more")
+    table, same = build(args, model)
+    model, chosen, noise = fit_noise(args, model)
+    teacher: distillation.Teacher = same if args.teacher == "same" else "ddim"
+    return distillation.d_ode(
+        model, table, noise, teacher=teacher, scale=args.scale, align=args.align, first_step=args.first_step,
+        equation=args.equation, batch_size=args.batch_size, seeds=chosen, progress=True,
+    )  # fmt: skip
+
+
+def refuse(args: argparse.Namespace) -> None:
+    """Options that another method has, and this one has no use for."""
+    usual: dict[str, Any] = {}
+    if args.method == "gits":
+        usual |= dict(grid="default")
+    if args.method in ("d-ode", "gits"):
+        usual |= dict(compare="auto")
+    if args.method not in ("dlms", "dlms-fixed", "amed"):
+        usual |= dict(trajectories=2_000)
+    if args.method != "d-ode":
+        usual |= dict(teacher="ddim", scale=10, align="time", first_step=None, equation=10, batch_size=100)
+    if foreign := [name for name, value in usual.items() if getattr(args, name) != value]:
+        raise ValueError(f"--method {args.method} has no use for --{foreign[0].replace('_', '-')}; leave it out")
+
+
+def compared(args: argparse.Namespace, model: NetworkDenoiser) -> lms.Residual:
+    """``--compare``: what the book's fits of this method look through where it knows the images; or pixels."""
+    known = model.name in zoo.NAMES
+    if args.compare == "features" and not known:
+        raise ValueError(f"--compare features: no critic knows the images of {model.name}; take --compare pixels")
+    if args.compare == "pixels" or not known:
+        return lms.pixels
+    return eyes.residual(eyes.usual(args.method), zoo.data_set_of(model.name), model.shape[0], str(model.device))
+
+
+def recipe(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau | lms.Designed:
+    """The other methods: :data:`dode.lms.RECIPES`."""
+    refuse(args)
+    model, chosen, noise = fit_noise(args, model)
+    table, make = build(args, model)
+    if args.afs:  # the table starts below the first level, which its weights still know of
+        make = lms.below(model.grid(1)[:1], functools.partial(make, afs=True))
+    task = lms.Task(model, table, make, noise, compared(args, model), chosen, None, None, args.trajectories, True)
+    return lms.RECIPES[args.method](task)
+
+
+METHODS: Mapping[str, Callable[[argparse.Namespace, NetworkDenoiser], Tableau | lms.Designed]] = {
+    "d-ode": d_ode,
+    **dict.fromkeys(lms.RECIPES, recipe),
+}
+
+
+def outcome(facts: Mapping[str, Any]) -> str:
+    """What a fit says of itself."""
+    if "cost" in facts:
+        first, best = facts["cost"][0], min(facts["cost"])
+        return f"error to the teacher's images, on seeds held back from the fit: {best:.4g} ({first:.4g} before)"
+    if facts["method"] == "gits":
+        return f"noise levels: {' '.join(f'{level:.4g}' for level in facts['grid'])}"
+    end, without = facts["fit_rmse"][-1], facts["plain_rmse"][-1]
+    return f"RMSE to the teacher at the end: {end:.4f} ({without:.4f} with the last row as it was)"
