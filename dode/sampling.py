@@ -247,7 +247,8 @@ def sample(
     if size < 1:
         raise ValueError(f"batch_size must be one or more, got {size}")
     done = []
-    with tqdm(total=-(-images // size) * tableau.nfe, unit="NFE") if progress else nullcontext() as bar:
+    calls = -(-images // size) * tableau.nfe
+    with tqdm(total=calls, unit="NFE", desc="sampling") if progress else nullcontext() as bar:
         for first in range(0, images, size):
             batch = slice(first, min(first + size, images))
             before = None

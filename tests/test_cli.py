@@ -192,7 +192,8 @@ def test_the_picture_holds_the_librarys_samples(here: Path, capsys: pytest.Captu
     table = plain()
     table.save("d.safetensors")
     assert run("sample --solver d.safetensors --seeds 7-9,4,5 --columns 3 --batch-size 4 --out deep/er/d.png") == 0
-    assert capsys.readouterr().out == "wrote deep/er/d.png: 5 images by d-ddim, NFE 3\n"
+    said = capsys.readouterr()
+    assert said.out == "wrote deep/er/d.png: 5 images by d-ddim, NFE 3\n" and "sampling: 100%|" in said.err
     images = dode.sample(model, table, dode.initial_noise(model.shape, [7, 8, 9, 4, 5]), batch_size=4)
     sheet = pixels(here / "deep/er/d.png")
     assert sheet.shape == (1, 2 * 29 + 1, 3 * 29 + 1)
