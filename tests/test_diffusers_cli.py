@@ -17,6 +17,7 @@ from diffusers import (
     DDPMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
+    UNet2DConditionModel,
     UNet2DModel,
 )
 from PIL import Image
@@ -26,7 +27,7 @@ import dode
 from dode import __main__ as cli
 from dode import solvers
 from dode.data import to_uint8
-from dode.diffusers import decode, from_diffusers
+from dode.diffusers import command, decode, from_diffusers
 
 UNET = dict(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, sample_size=8)
 BLOCKS = dict(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
@@ -48,6 +49,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     DiTPipeline(transformer, autoencoder, DDIMScheduler()).save_pretrained(folder / "classes")
     wide = UNet2DModel(in_channels=2, out_channels=2, **UNET, **BLOCKS)
     DDPMPipeline(wide, chain).save_pretrained(folder / "two-channels")
+    labelled = UNet2DModel(in_channels=1, out_channels=1, num_class_embeds=3, **UNET, **BLOCKS)
+    DDPMPipeline(labelled, chain).save_pretrained(folder / "labels")
     pixels.save_pretrained(folder / "pickled", safe_serialization=False)
     pixels.save_pretrained(folder / "cut")
     weights = folder / "cut/unet/diffusion_pytorch_model.safetensors"
@@ -130,6 +133,7 @@ def test_the_example_of_the_help_is_a_command() -> None:
     assert args.diffusers == "my-pipeline" and args.prompt == ["a red fox"] and args.checkpoint is None
 
 
+NOBODY = "nobody/nothing is no folder here"
 FIT = "distill --solver ddim --nfe 2 --images 4 --out o.safetensors"
 DRAW = "sample --solver ddim --nfe 2 --seeds 0 --out o.png"
 
@@ -139,7 +143,11 @@ DRAW = "sample --solver ddim --nfe 2 --seeds 0 --out o.png"
     [
         (FIT, "one of the arguments --checkpoint --diffusers is required; see python -m dode distill --help"),
         (f"{FIT} --diffusers pipelines/pixels --checkpoint fashion-mnist-noise", "not allowed with argument"),
-        (f"{FIT} --diffusers nobody/nothing", "nobody/nothing is no folder here, and the hub gives no such pipeline"),
+        (f"{FIT} --diffusers nobody/nothing", f"{NOBODY}, and the hub gives no such pipeline; check"),
+        (
+            f"{FIT} --diffusers nobody/nothing",
+            "fully cached locally and an error occurred while trying to fetch metada",
+        ),
         (
             f"{FIT} --diffusers ./pipelines/gone",
             "./pipelines/gone is no folder here, and the hub gives no such pipeline",
@@ -150,16 +158,36 @@ DRAW = "sample --solver ddim --nfe 2 --seeds 0 --out o.png"
         ),
         (f"{FIT} --diffusers pipelines/pickled", "pipelines/pickled holds no pipeline that diffusers can load"),
         (f"{FIT} --diffusers pipelines/cut", "pipelines/cut holds no pipeline that diffusers can load"),
-        (f"{FIT} --diffusers pipelines/pixels --prompt fox", "DDPMPipeline reads no prompts"),
-        (f"{FIT} --diffusers pipelines/pixels --class-label 1", "UNet2DModel takes no class_labels"),
-        (f"{FIT} --diffusers pipelines/classes", "DiTTransformer2DModel wants class_labels"),
+        (
+            f"{FIT} --diffusers pipelines/pixels --prompt fox",
+            "--prompt: DDPMPipeline reads no prompts; leave it out\n",
+        ),
+        (
+            f"{FIT} --diffusers pipelines/pixels --class-label 1",
+            "--class-label: DDPMPipeline is told no classes; leave",
+        ),
+        (f"{FIT} --diffusers pipelines/classes", "DiTPipeline is told what to draw: give --class-label\n"),
+        (f"{FIT} --diffusers pipelines/classes --prompt fox", "--prompt: DiTPipeline reads no prompts; take --class-l"),
+        (
+            f"{FIT} --diffusers pipelines/classes --guidance-scale 3",
+            "DiTPipeline is told what to draw: give --class-la",
+        ),
+        (f"{FIT} --diffusers pipelines/classes --class-label -2", "DiTTransformer2DModel has the classes 0 to 1000, n"),
+        (f"{FIT} --diffusers pipelines/labels --class-label 3", "UNet2DModel has the classes 0 to 2, not 3\n"),
+        (
+            f"{FIT} --diffusers pipelines/labels --class-label 1 --guidance-scale 3",
+            "--guidance-scale: DDPMPipeline has no label known to stand for no class; leave it out, or give negat",
+        ),
         (f"{FIT} --diffusers pipelines/classes --class-label x", "argument --class-label: invalid int value: 'x'"),
         (f"{FIT} --diffusers pipelines/classes --class-label 1 --prompt fox", "--prompt or --class-label, not both"),
         (
             f"{FIT} --diffusers pipelines/classes --class-label 1 --negative-prompt fox",
             "--negative-prompt needs a --prompt",
         ),
-        (f"{FIT} --diffusers pipelines/pixels --guidance-scale 2", "guidance sets a condition against none"),
+        (
+            f"{FIT} --diffusers pipelines/pixels --guidance-scale 2",
+            "--guidance-scale: DDPMPipeline is told nothing that",
+        ),
         (
             f"{FIT} --diffusers pipelines/pixels --guidance-scale 0.5",
             "'0.5' is not a number of 1 (no guidance) or more",
@@ -188,6 +216,49 @@ def test_one_line_says_what_is_wrong(
     said = capsys.readouterr()
     assert said.out == "" and message in said.err and said.err.count("\n") == 1
     assert said.err.startswith("python -m dode: ") and [p.name for p in here.iterdir()] == ["pipelines"]
+
+
+class StableDiffusion:
+    """What is asked of a pipeline before its prompts are read."""
+
+    def __init__(self, **config: Any) -> None:
+        self.unet = UNet2DConditionModel(
+            (8, 8), 4, 4, layers_per_block=1, norm_num_groups=4, cross_attention_dim=8, block_out_channels=(8, 8),
+            down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+        )  # fmt: skip
+        self.unet.register_to_config(**config)
+
+    def encode_prompt(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        ({}, "", "StableDiffusion is told what to draw: give --prompt"),
+        ({}, "--guidance-scale 3", "StableDiffusion is told what to draw: give --prompt"),
+        ({}, "--class-label 3", "--class-label: StableDiffusion is told no classes; take --prompt"),
+        (dict(guidance_embeds=True), "--prompt fox", "StableDiffusion is told its guidance: give --guidance-scale, us"),
+    ],
+)
+def test_a_pipeline_of_prompts_is_told_prompts(config: dict[str, Any], options: str, message: str) -> None:
+    args = cli.parser().parse_args(shlex.split(f"{FIT} --diffusers x {options}"))
+    with pytest.raises(ValueError) as error:
+        command.agree(args, StableDiffusion(**config))
+    assert message in str(error.value) and "=" not in str(error.value)
+    told = cli.parser().parse_args(shlex.split(f"{FIT} --diffusers x --prompt fox --guidance-scale 3.5"))
+    command.agree(told, StableDiffusion(**config))
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Not here (No snapshot. Pass x=1.) and no hub. See above.", "Not here and no hub"),
+        ("No file in my(1). Sorry.\nMore", "No file in my(1)"),
+        ("", "OSError"),
+    ],
+)
+def test_the_first_sentence_is_whole(text: str, wanted: str) -> None:
+    assert command.sentence(OSError(text)) == wanted
 
 
 def test_a_solver_for_another_pipeline(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,7 +29,8 @@ class Conditioned(nn.Module):
     Raises
     ------
     ValueError
-        Rows disagree, the network wants a condition that is not there, or a batch has other images than it was told of.
+        Rows disagree, the network wants a condition that is not there or has no such class, or a batch has other images
+        than it was told of.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Conditioned(nn.Module):
                     f"without_{k}", without[name].detach().expand(self.turn.rows, *without[name].shape[1:])
                 )
         self.guided = without is not None
-        _complete(network, self.names)
+        _complete(network, conditions)
 
     @property
     def mid_block(self) -> nn.Module | None:
@@ -100,16 +101,39 @@ def _nested(flat: Mapping[str, Tensor]) -> dict[str, Any]:
     return found
 
 
-def _complete(network: Any, names: Sequence[str]) -> None:
-    """ValueError for a condition that the network cannot do without, or does not know."""
+def takes(network: Any, name: str) -> bool:
+    """Whether the network has an argument of this name, and a use for it."""
+    unused = name == "class_labels" and getattr(network, "class_embedding", 0) is None
+    return name in inspect.signature(network.forward).parameters and not unused
+
+
+def needs(network: Any) -> list[str]:
+    """The conditions that the network cannot do without."""
     known, config = inspect.signature(network.forward).parameters, getattr(network, "config", {})
-    given = {name.partition(".")[0] for name in names}
-    needs = [k for k, p in known.items() if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD]
-    needs = [k for k in needs[1:] if k != "timestep"]  # the first is the sample
+    found = [k for k, p in known.items() if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD]
+    found = [k for k in found[1:] if k != "timestep"]  # the first is the sample
     if config.get("num_class_embeds") or isinstance(network, DiTTransformer2DModel):
-        needs.append("class_labels")
-    if missing := [k for k in needs if k not in given]:
+        found.append("class_labels")
+    return found
+
+
+def _complete(network: Any, conditions: Rows) -> None:
+    """ValueError for a condition that the network cannot do without, does not know, or has no such class of."""
+    given = {name.partition(".")[0] for name in conditions}
+    if missing := [name for name in needs(network) if name not in given]:
         raise ValueError(f"{type(network).__name__} wants {missing[0]}: give conditions= (prompts, labels or tensors)")
-    classless = {"class_labels"} if getattr(network, "class_embedding", 0) is None else set[str]()
-    if foreign := sorted(given - known.keys() | given & classless):
+    if foreign := sorted(name for name in given if not takes(network, name)):
         raise ValueError(f"{type(network).__name__} takes no {foreign[0]}; leave it out of the conditions")
+    labels, classes = conditions.get("class_labels"), _classes(network)
+    if labels is None or not classes or labels.is_floating_point():
+        return
+    if wrong := [label for label in labels.flatten().tolist() if not 0 <= label < classes]:
+        raise ValueError(f"{type(network).__name__} has the classes 0 to {classes - 1}, not {wrong[0]}")
+
+
+def _classes(network: Any) -> int:
+    """How many labels the network knows, that of no class among them; 0 where its config does not say."""
+    config = getattr(network, "config", {})
+    if isinstance(network, DiTTransformer2DModel):
+        return int(config.get("num_embeds_ada_norm") or -1) + 1
+    return int(config.get("num_class_embeds") or 0)
