@@ -7,6 +7,8 @@
 >>> images = dode.sample(model, solver, dode.initial_noise(model.shape, range(1000, 1064)))
 """
 
+import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from dode import denoisers, distillation, metrics, sampling, schedules, solvers, tableau, zoo
@@ -18,14 +20,17 @@ if TYPE_CHECKING:
     from dode.diffusers import DodeScheduler as DodeScheduler
     from dode.diffusers import from_diffusers as from_diffusers
 else:
+    LATE = ("DodeScheduler", "from_diffusers")  # not in __all__, for `from dode import *` would import diffusers
 
     def __getattr__(name: str) -> Any:
-        """What needs diffusers, imported when it is asked for."""
-        if name in ("DodeScheduler", "from_diffusers"):
-            import dode.diffusers
-
-            return getattr(dode.diffusers, name)
+        """What needs diffusers, imported when it is asked for; ImportError, one line, where that is not installed."""
+        if name in LATE:
+            return getattr(importlib.import_module("dode.diffusers"), name)
         raise AttributeError(f"module 'dode' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        """All names, the late ones where they can be had: who goes through all of a module then meets no error."""
+        return sorted([*globals(), *(LATE if importlib.util.find_spec("diffusers") else ())])
 
 
 __version__ = "0.1.0"

@@ -280,7 +280,7 @@ def test_without_diffusers(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "diffusers", None)
     assert run(f"{FIT} --diffusers pipelines/pixels") == 2
-    line = "dode.diffusers needs diffusers; install it with: pip install 'dode[diffusers]'"
+    line = "dode.diffusers needs diffusers: pip install 'dode[diffusers]'"
     assert capsys.readouterr().err == f"python -m dode: --diffusers: {line}\n"
 
 

@@ -318,8 +318,13 @@ def test_without_diffusers_there_is_one_line() -> None:
     code = "import sys; sys.modules['diffusers'] = None; import dode; print('dode is there'); import dode.diffusers"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout == "dode is there\n"
-    wanted = "ImportError: dode.diffusers needs diffusers; install it with: pip install 'dode[diffusers]'"
+    wanted = "ImportError: dode.diffusers needs diffusers: pip install 'dode[diffusers]'"
     assert done.stderr.splitlines()[-1] == wanted and "During handling" not in done.stderr
+    late = "from dode import *; import inspect; print(*dict(inspect.getmembers(dode)).keys() & {'from_diffusers'})\n"
+    late += "dode.from_diffusers"
+    code = code.replace("import dode.diffusers", late)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "dode is there\n\n" and done.stderr.splitlines()[-1] == wanted
 
 
 def test_ours_does_not_hide_theirs() -> None:

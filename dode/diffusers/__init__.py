@@ -16,12 +16,11 @@ imports ``dode.diffusers`` first.  ``dode.sample(model, learned, noise)`` gives 
 :func:`~dode.diffusers.pipelines.decode` their images.
 """
 
-try:
-    import diffusers as _diffusers  # noqa: F401
-except ImportError:
-    raise ImportError("dode.diffusers needs diffusers; install it with: pip install 'dode[diffusers]'") from None
+from dode.extras import need
 
-from dode.diffusers.pipelines import decode, from_diffusers
-from dode.diffusers.scheduler import DodeScheduler
+need("diffusers", "diffusers", "dode.diffusers")  # before what imports it with no such line
+
+from dode.diffusers.pipelines import decode, from_diffusers  # noqa: E402
+from dode.diffusers.scheduler import DodeScheduler  # noqa: E402
 
 __all__ = ["DodeScheduler", "decode", "from_diffusers"]

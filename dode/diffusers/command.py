@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from diffusers import DiffusionPipeline, DiTTransformer2DModel
 from diffusers.utils import logging
@@ -52,7 +52,7 @@ def agree(args: argparse.Namespace, pipeline: Any) -> None:
     network: Any = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
     if not isinstance(network, nn.Module) or not hasattr(network, "config"):
         return  # from_diffusers says so
-    kind = type(pipeline).__name__
+    kind, config = type(pipeline).__name__, cast(Mapping[str, Any], network.config)
     can = {"--prompt": hasattr(pipeline, "encode_prompt"), "--class-label": takes(network, "class_labels")}
     options = " or ".join(option for option in can if can[option])
     given = "--prompt" if args.prompt else "--class-label" if args.class_label else None
@@ -67,7 +67,7 @@ def agree(args: argparse.Namespace, pipeline: Any) -> None:
     if guided and given == "--class-label" and not isinstance(network, DiTTransformer2DModel):
         other = "leave it out, or give negative= to dode.diffusers.from_diffusers"
         raise ValueError(f"--guidance-scale: {kind} has no label known to stand for no class; {other}")
-    if network.config.get("guidance_embeds") and args.guidance_scale is None:
+    if config.get("guidance_embeds") and args.guidance_scale is None:
         raise ValueError(f"the network of {kind} is told its guidance: give --guidance-scale, usually 3.5")
 
 
