@@ -53,7 +53,7 @@ def d_ode(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau:
     """``--method d-ode``."""
     refuse(args)
     if args.scale < 2:
-        raise ValueError("--scale 1: the teacher would be the solver itself; take 2 or more")
+        raise ValueError("--scale 1: the teacher would take no more steps than the solver; take 2 or more")
     table, same = build(args, model)
     model, chosen, noise = fit_noise(args, model)
     teacher: distillation.Teacher = same if args.teacher == "same" else "ddim"

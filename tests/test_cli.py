@@ -368,7 +368,7 @@ def refused(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> s
         (f"{DISTIL} --checkpoint adm-imagenet-128@nan", "'nan' is no scale of a guidance; write a number, as in adm"),
         (f"{DISTIL} --checkpoint edm-cifar10-32x32-uncond-vp@2", "no classifier is published with edm-cifar10-32x32-u"),
         (f"{DISTIL} --checkpoint adm-imagenet-256-uncond@9", "adm-imagenet-256-uncond is told no class; dode.publ"),
-        (f"{DISTIL} --scale 1", "--scale 1: the teacher would be the solver itself; take 2 or more"),
+        (f"{DISTIL} --scale 1", "--scale 1: the teacher would take no more steps than the solver; take 2 or"),
         (f"{DISTIL} --checkpoint adm-imagenet@1.25", "no checkpoint named 'adm-imagenet@1.25'; the nearest: adm-i"),
         (f"{BY_NAME} --checkpoint google/ddpm-cifar10", "the nearest: google/ddpm-cifar10-32"),
         (f"{DISTIL} --checkpoint gone.safetensors", "gone.safetensors does not exist; check the path"),
