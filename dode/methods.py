@@ -19,18 +19,15 @@ from dode.tableau import Tableau
 GRIDS = {name.lower().replace(" ", "_"): name for name in comparisons.GRIDS}
 
 
-def build(
-    args: argparse.Namespace, model: NetworkDenoiser, learned: Callable[[int], Tensor] | None = None
-) -> tuple[Tableau, Callable[..., Tableau]]:
-    """The solver that the options describe, on a ``learned`` grid if there is one, and as a function of a grid."""
+def build(args: argparse.Namespace, model: NetworkDenoiser) -> tuple[Tableau, Callable[..., Tableau]]:
+    """The solver that the options describe, and the same as a function of a grid."""
     facts, options = solvers.parse(args.solver)
     if args.order is not None:
         if "order" not in inspect.signature(facts.make).parameters:
             raise ValueError(f"--order {args.order}: {facts.name} has one order alone; leave --order out")
         options["order"] = args.order
     own = {k: v for k, v in options.items() if k not in ("nfe", "steps", "final", "afs")}
-    named = model.grid if args.grid == "default" else comparisons.grid_function(GRIDS[args.grid], model)
-    grid = learned or named
+    grid = model.grid if args.grid == "default" else comparisons.grid_function(GRIDS[args.grid], model)
     told = f"--solver {args.solver}: order " if args.order is None else "--order "
     try:
         table = facts.make(grid, **options | {"nfe": args.nfe} | ({"afs": True} if args.afs else {}))

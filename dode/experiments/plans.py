@@ -19,6 +19,7 @@ from typing import Any
 from dode.experiments import papers, sweeps
 from dode.experiments.quality import FD_KEYS, fd_cells, fd_row, load_cached, possible_nfe
 from dode.experiments.sweeps import Preset, Sweep, results_file
+from dode.names import names_a_file
 from dode.storage import FileError
 
 Calls = Mapping[tuple[str, str], tuple[int, ...]]
@@ -132,9 +133,9 @@ def plan(figure: str, preset: str, checkpoint: str | None = None, seeds: int | N
 
 def checkpoints(name: str) -> tuple[str, ...]:
     """As :func:`dode.experiments.checkpoints`, and any ``.safetensors`` file that is there."""
-    if name.endswith(".safetensors") and not Path(name).is_file():
+    if names_a_file(name) and not Path(name).is_file():
         raise FileError(f"{name} does not exist; check the path")
-    return (name,) if name.endswith(".safetensors") else tuple(sweeps.checkpoints(name))
+    return (name,) if names_a_file(name) else tuple(sweeps.checkpoints(name))
 
 
 def price(row: papers.Parameters) -> int:

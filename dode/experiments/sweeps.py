@@ -7,7 +7,6 @@ CSV file at once, so a killed sweep goes on where it stopped.
 from __future__ import annotations
 
 import csv
-import difflib
 import functools
 import io
 import multiprocessing
@@ -26,6 +25,7 @@ from dode import zoo
 from dode.data import DATA_SETS, data_set
 from dode.extras import tqdm
 from dode.metrics import Mode
+from dode.names import names_a_file, nearest
 from dode.storage import FileError, write_text
 
 
@@ -92,8 +92,7 @@ PRESETS["paper"] = replace(PRESETS["full"], name="paper", fid="legacy_tensorflow
 def preset(name: str) -> Preset:
     """The preset called ``name``; a ValueError names the nearest ones."""
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=2, cutoff=0.0)
-        raise ValueError(f"no preset named {name!r}; the nearest: {', '.join(near)}")
+        raise ValueError(f"no preset named {name!r}; the nearest: {nearest(name, PRESETS)}")
     return PRESETS[name]
 
 
@@ -104,7 +103,7 @@ def device(name: str = "auto") -> str:
 
 def word(checkpoint: str) -> str:
     """A checkpoint in the names of files: its own name, or that of its file."""
-    return Path(checkpoint).stem if checkpoint.endswith(".safetensors") else checkpoint
+    return Path(checkpoint).stem if names_a_file(checkpoint) else checkpoint
 
 
 def checkpoints(name: str) -> list[str]:
