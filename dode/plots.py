@@ -11,6 +11,7 @@ import seaborn as sns
 import torch
 from IPython.display import HTML, Markdown
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -82,8 +83,14 @@ def log_axes(ax: Axes, nfes: Sequence[int], ylabel: str) -> None:
     ax.set(xscale="log", yscale="log", xlabel="NFE (network evaluations)", ylabel=ylabel)
     ax.set_xticks(list(nfes), [str(n) for n in nfes])
     ax.minorticks_off()
-    ax.yaxis.set_major_locator(plt.LogLocator(subs=(1.0, 2.0, 5.0)))
-    ax.yaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: f"{v:g}"))
+    plain_ticks(ax.yaxis)
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5 times the powers of ten, written as plain numbers."""
+    axis.set_major_locator(plt.LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(plt.FuncFormatter(lambda v, _: f"{v:g}"))
+    axis.set_minor_locator(plt.NullLocator())
 
 
 def mosaic(images: Tensor, columns: int, pad: int = 1) -> np.ndarray:

@@ -73,9 +73,7 @@ for ax, name in zip(axes[0], names, strict=True):
             )  # fmt: skip
     ax.axhline(1, color="0.6", linewidth=1.2)
     ax.set(yscale="log", xticks=EARLY, xlabel="NFE (network evaluations)", title=f"{word(name)} prediction")
-    ax.yaxis.set_major_locator(plt.LogLocator(subs=(1.0, 2.0, 5.0)))
-    ax.yaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: f"{v:g}"))
-    ax.minorticks_off()
+    plots.plain_ticks(ax.yaxis)
 axes[0, 0].set_ylabel(f"FD / best handcrafted FD, n = {blocks.n.max():,}")
 axes[0, -1].legend()
 plt.show()
@@ -123,9 +121,7 @@ ax.axhline(1, color="0.8", linewidth=0.8, zorder=0)
 ax.axvline(1, color="0.8", linewidth=0.8, zorder=0)
 ax.set(xscale="log", yscale="log", xlabel="gain in the critic's features", ylabel="gain in the classifier's features")
 for axis in (ax.xaxis, ax.yaxis):
-    axis.set_major_locator(plt.LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(plt.FuncFormatter(lambda v, _: f"{v:g}"))
-    axis.set_minor_locator(plt.NullLocator())
+    plots.plain_ticks(axis)
 ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 

@@ -27,7 +27,6 @@ seeds = None  # how many samples behind a Fréchet distance; None: the preset's 
 
 # %% tags=["hide-input"]
 from dataclasses import replace
-from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,7 +35,7 @@ import torch
 from IPython.display import display
 
 import dode
-from dode import comparisons, experiments, lms, plots, zoo
+from dode import experiments, lms, plots, zoo
 from dode.experiments import fits, learned
 from dode.storage import FileError
 
@@ -94,15 +93,10 @@ print(
 
 # %% tags=["hide-input"]
 def measured(methods: list[str]) -> list[dict[str, str]]:
-    """A row for each method and NFE: those of `learned.compare`, without its choice of grids where nothing needs one."""
+    """A row for each method and NFE: in a small preset no handcrafted solver, whose grid would have to be chosen."""
     jobs = 1 if preset == "smoke" else experiments.jobs(where)  # a process costs more than two steps of training
-    if not small:
-        return learned.compare(p, where, [checkpoint], NFES, [*learned.HANDCRAFTED, "start", *methods], jobs)[0]
-    learned.reference_moments(checkpoint, where, p.bf16, p.images, p.reference_calls)
-    comparisons.reference(checkpoint, where, p.zoo_images, p.reference_steps)
-    cells = learned.learned_cells([checkpoint], NFES, ["start", *methods])
-    sweep = experiments.Sweep(experiments.results_file("learned", preset), learned.LEARNED_KEYS)
-    return sweep.run(cells, partial(learned.learned_row, p, where, {}), jobs=jobs).select(cells)
+    asked = [*(() if small else learned.HANDCRAFTED), "start", *methods]
+    return learned.compare(p, where, [checkpoint], NFES, asked, jobs)[0]
 
 
 rows = measured(list(VARIANTS.values()))
@@ -275,9 +269,7 @@ for ax, nfe in zip(axes[0], NFES, strict=True):
             ax.plot(ratio, y + 0.22, "D", color="C1", markersize=6, label="FID, the paper" if y == 0 else "")
     ax.axvline(1, color="grey", linestyle=":")
     ax.set(xscale="log", title=f"{nfe} calls")
-    ax.xaxis.set_major_locator(plt.LogLocator(subs=(1.0, 2.0, 5.0)))
-    ax.xaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: f"{v:g}"))
-    ax.xaxis.set_minor_formatter(plt.NullFormatter())
+    plots.plain_ticks(ax.xaxis)
 axes[0, 0].set_yticks(range(len(names)), names)
 axes[0, 0].invert_yaxis()
 figure.supxlabel("distance / that of the full method", fontsize=11)
@@ -387,9 +379,7 @@ if not small:
             ax.plot(ratios[name, nfe], np.arange(len(ratios)) + 0.18 * (k - 1), "osD"[k], color=f"C{k}", label=f"{nfe} calls")  # fmt: skip
         ax.axvline(1, color="grey", linestyle=":")
         ax.set(xscale="log", xlabel="FD / best handcrafted FD", title=f"{name.rsplit('-', 1)[1]} prediction")
-        ax.xaxis.set_major_locator(plt.LogLocator(subs=(1.0, 2.0, 5.0)))
-        ax.xaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: f"{v:g}"))
-        ax.xaxis.set_minor_formatter(plt.NullFormatter())
+        plots.plain_ticks(ax.xaxis)
     axes[0].set_yticks(range(len(ratios)), ratios.index)
     axes[0].invert_yaxis()
     axes[-1].legend()

@@ -295,9 +295,7 @@ for ax, nfe in zip(axes.flat, panels, strict=True):
             ax.axhline(part.gain["start"], color="black", linestyle=":", linewidth=1.4)
     ax.axhline(1, color="0.6", linewidth=1.2)
     ax.set(xscale="log", yscale="log", title=f"{nfe} calls")
-    ax.yaxis.set_major_locator(plt.LogLocator(subs=(1.0, 2.0, 5.0)))
-    ax.yaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: f"{v:g}"))
-    ax.yaxis.set_minor_locator(plt.NullLocator())
+    plots.plain_ticks(ax.yaxis)
 figure.supxlabel("network evaluations of the fit", fontsize=11)
 figure.supylabel("FD / best handcrafted FD", fontsize=11)
 points = [Line2D([], [], linestyle="", label=TITLES[m], **plots.LEARNED_LOOKS[m]) for m in fitted]

@@ -27,13 +27,12 @@ seeds = None  # how many samples behind a Fréchet distance; None: the preset's 
 
 # %% tags=["hide-input"]
 from dataclasses import replace
-from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from dode import comparisons, experiments, lms, plots
+from dode import experiments, lms, plots
 from dode.experiments import fits, learned
 from dode.tableau import Tableau
 
@@ -113,15 +112,10 @@ print(
 
 # %% tags=["hide-input"]
 def measured(methods: list[str]) -> list[dict[str, str]]:
-    """A row for each method: those of `learned.compare`, without its choice of grids where nothing needs one."""
+    """A row for each method: in a small preset no handcrafted solver, whose grid would have to be chosen."""
     jobs = 1 if preset == "smoke" else experiments.jobs(where)  # a process costs more than a fit of 8 seeds
-    if not small:
-        return learned.compare(p, where, [checkpoint], [NFE], [*learned.HANDCRAFTED, "start", *methods], jobs)[0]
-    learned.reference_moments(checkpoint, where, p.bf16, p.images, p.reference_calls)
-    comparisons.reference(checkpoint, where, p.zoo_images, p.reference_steps)
-    cells = learned.learned_cells([checkpoint], [NFE], ["start", *methods])
-    sweep = experiments.Sweep(experiments.results_file("learned", preset), learned.LEARNED_KEYS)
-    return sweep.run(cells, partial(learned.learned_row, p, where, {}), jobs=jobs).select(cells)
+    asked = [*(() if small else learned.HANDCRAFTED), "start", *methods]
+    return learned.compare(p, where, [checkpoint], [NFE], asked, jobs)[0]
 
 
 rows = measured(list(VARIANTS))
@@ -139,9 +133,7 @@ for k, method in enumerate(SAME):
     left.plot(cost, color=f"C{k}", label=VARIANTS[method], linewidth=2.5 if method == USUAL else 1.2)
     left.plot(best, cost[best], "o", color=f"C{k}", markerfacecolor="white", zorder=5)
 left.set(xlabel="iteration", ylabel="cost / cost of the usual start", yscale="log")
-left.yaxis.set_major_locator(plt.LogLocator(subs=(1.0, 2.0, 5.0)))
-left.yaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: f"{v:g}"))
-left.minorticks_off()
+plots.plain_ticks(left.yaxis)
 left.legend(fontsize=7, loc="upper right", ncols=2)
 before, after = fits.start(USUAL, checkpoint, where, NFE)[0], tables[USUAL]
 for y, (table, look) in enumerate(((before, dict(color="grey")), (after, dict(color="C0")))):
@@ -208,9 +200,7 @@ ax.axvline(1, color="grey", linestyle=":")
 ax.set(xscale="log", xlabel="distance / that of the usual fit")
 ax.set_yticks(range(len(order)), order)
 ax.invert_yaxis()
-ax.xaxis.set_major_locator(plt.LogLocator(subs=(1.0, 2.0, 5.0)))
-ax.xaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: f"{v:g}"))
-ax.xaxis.set_minor_formatter(plt.NullFormatter())
+plots.plain_ticks(ax.xaxis)
 ax.legend(loc="best", fontsize=9)
 plt.show()
 

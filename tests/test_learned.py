@@ -119,6 +119,12 @@ def test_a_comparison_measures_what_it_says_and_resumes(project: Path, monkeypat
     assert fits.fit(P, DATA, "cpu", "gits", 2).nfe == 2  # from its file
 
 
+def test_no_grid_is_chosen_where_no_solver_needs_one(project: Path) -> None:
+    rows, chosen = learned.compare(P, "cpu", [DATA], (2,), ("start",), 1)
+    assert [r["method"] for r in rows] == ["start"] and chosen == []
+    assert not (project / "results" / "grids.smoke.csv").exists()
+
+
 def test_every_block_has_its_own_seeds_and_the_same_solver(project: Path) -> None:
     once = learned.compare(P, "cpu", [DATA], (2,), ("deis",), 1)[0]
     rows = learned.compare(P, "cpu", [DATA], (2,), ("deis", "gits"), 1, blocks=(0, 2))[0]

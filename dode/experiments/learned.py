@@ -208,12 +208,16 @@ def compare(
     p: Preset, device_name: str, checkpoints: Iterable[str], nfes: Iterable[int], methods: Iterable[str], jobs: int,
     blocks: Iterable[int] = (0,),
 ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:  # fmt: skip
-    """The rows of :func:`learned_row` for everything asked, and those of :func:`grid_row` that chose the grids."""
-    names, calls = list(checkpoints), list(nfes)
+    """The rows of :func:`learned_row` for everything asked, and those of :func:`grid_row` that chose the grids.
+
+    Where no handcrafted solver is asked for, no grid is chosen.
+    """
+    names, calls, methods = list(checkpoints), list(nfes), list(methods)
     for name in names:  # once, before the workers ask for them
         reference_moments(name, device_name, p.bf16, p.images, p.reference_calls)
         comparisons.reference(name, device_name, p.zoo_images, p.reference_steps)
-    choosing, chosen = grid_cells(names, calls), Sweep(results_file("grids", p.name), GRID_KEYS)
+    choosing = grid_cells(names, calls) if set(methods) & set(HANDCRAFTED) else []
+    chosen = Sweep(results_file("grids", p.name), GRID_KEYS)
     chosen.run(choosing, functools.partial(grid_row, p, device_name), jobs=jobs)
     cells, sweep = learned_cells(names, calls, methods, blocks), Sweep(results_file("learned", p.name), LEARNED_KEYS)
     work = functools.partial(learned_row, p, device_name, best_grids(chosen.select(choosing)))
