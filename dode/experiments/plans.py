@@ -75,7 +75,8 @@ class Plan:
 def figure_3(preset: str, checkpoint: str = "fashion-mnist-noise", seeds: int | None = None) -> Plan:
     """Every solver and its distilled version, the paper's four followed to more calls than the later ones."""
     p, names = sweeps.preset(preset), checkpoints(checkpoint)
-    p = replace(p, repeats=seeds or p.repeats, costly_nfe=max(p.costly_nfe, 50))  # three blocks below 50 calls
+    if seeds:
+        p = replace(p, repeats=seeds)
     if preset == "paper":
         p = replace(p, fit_images=papers.fit_images(checkpoint, p.fit_images))
     if preset == "quick":  # five numbers of calls in a minute
@@ -99,7 +100,7 @@ def figure_4(preset: str, checkpoint: str = "all", seeds: int | None = None) -> 
     if seeds:
         p = replace(p, repeats=seeds)
     clean = [name for name in names if load_cached(name, "cpu").prediction == "data"]
-    most = 10 if preset in ("smoke", "quick", "standard") else 250
+    most = 10 if preset in ("smoke", "quick") else 250
     calls: dict[tuple[str, str], tuple[int, ...]] = {(name, "ddim"): p.nfes for name in names}
     calls |= {(name, "heun"): p.heun_nfes for name in clean}
     calls |= {(name, solver): tuple(n for n in p.nfes if 5 <= n <= most) for solver in LATER for name in clean}

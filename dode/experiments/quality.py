@@ -169,7 +169,7 @@ def fd_cells(
         for (checkpoint, name), nfes in plan.items()
         for nfe in nfes
         for variant in variants
-        for block in range(1 if nfe >= p.costly_nfe else p.repeats)
+        for block in range(p.repeats)
     ]
     return sorted(cells, key=lambda cell: cell["nfe"])
 

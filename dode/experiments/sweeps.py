@@ -36,7 +36,6 @@ class Preset:
     name: str
     images: int  # samples behind each FD
     repeats: int  # seed blocks of each FD
-    costly_nfe: int  # from this NFE on, one block only
     fit_images: int  # |B| of the distillation
     reference_steps: int  # DDIM steps of the "exact" trajectory
     path_images: int  # images in figures 2 and 5
@@ -63,22 +62,22 @@ PRESETS = {
     p.name: p
     for p in (
         Preset(
-            name="smoke", images=64, repeats=1, costly_nfe=0, fit_images=16, reference_steps=50, path_images=16,
+            name="smoke", images=64, repeats=1, fit_images=16, reference_steps=50, path_images=16,
             nfes=(2, 5), heun_nfes=(3, 5), bf16=False, zoo_images=4, zoo_nfes=(3, 5), student_steps=1, downloads=False,
             learn_images=8, trajectories=64, reference_calls=10,
         ),
         Preset(
-            name="quick", images=300, repeats=1, costly_nfe=0, fit_images=50, reference_steps=250, path_images=50,
+            name="quick", images=300, repeats=1, fit_images=50, reference_steps=250, path_images=50,
             nfes=(2, 5, 10, 25), heun_nfes=(3, 5, 9), bf16=True, zoo_images=16, zoo_nfes=(3, 5, 10),
             student_steps=5, downloads=False, learn_images=16, trajectories=160, reference_calls=30,
         ),
         Preset(
-            name="standard", images=5_000, repeats=3, costly_nfe=49, fit_images=100, reference_steps=1000,
+            name="standard", images=5_000, repeats=3, fit_images=100, reference_steps=1000,
             path_images=100, nfes=DDIM_NFES, heun_nfes=HEUN_NFES, bf16=True, zoo_images=128, zoo_nfes=ZOO_NFES,
             student_steps=800, downloads=True, learn_images=128, trajectories=1_600, reference_calls=60,
         ),
         Preset(
-            name="full", images=50_000, repeats=3, costly_nfe=10**9, fit_images=100, reference_steps=1000,
+            name="full", images=50_000, repeats=3, fit_images=100, reference_steps=1000,
             path_images=1000, nfes=(*DDIM_NFES, 100, 250), heun_nfes=(*HEUN_NFES, 99, 249), bf16=False,
             zoo_images=1000, zoo_nfes=ZOO_NFES, student_steps=20_000, downloads=True,
             learn_images=512, trajectories=20_000, reference_calls=100,
