@@ -152,7 +152,8 @@ plots.listing(pd.DataFrame(listed))
 # Rows go to `results/figure_4.paper.csv` as they are measured; a killed run goes on from there. FID wants two files in the cache folder: Inception, and the moments of its features on the training images (`NAME.inception-legacy_tensorflow.safetensors`; `learned` measures with clean-fid's resizing too, `NAME.inception-clean.safetensors`).
 # Without them an error says how to make them. Fits on these networks compare pixels and random features: there is no critic for such images, and Inception, which measures, stays out of them.
 #
-# Not among the rows: latent LSUN-Bedroom, of table 5 too. Its weights are published as a training state of [another program](https://ommer-lab.com/files/latent-diffusion/lsun_bedrooms.zip), with the autoencoder inside. Converted to diffusers' `LDMPipeline` it can be distilled for like any other (`python -m dode distill --diffusers FOLDER`; tested on a tiny pipeline of that kind, saved and loaded), but the sweeps here measure images, not latents.
+# Not among the rows: latent LSUN-Bedroom, of table 5 too. `ldm-lsun-bedroom-256` is its denoiser, read out of a training state without the program that wrote it, and solvers can be distilled for it as for any other (`python -m dode distill --checkpoint ldm-lsun-bedroom-256`). But what it draws are latents: its autoencoder is left in the file, and the sweeps here measure images.
+# A latent model of diffusers brings its own decoder with it ([Your own model](your_model)).
 
 # %% [markdown]
 # ## Many machines

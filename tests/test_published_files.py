@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -195,6 +200,95 @@ def test_ddim_s_checkpoint(tmp_path: Path, rows: Callable[..., Row], form: str) 
     torch.testing.assert_close(model(X, level), X - level * raw, rtol=1e-4, atol=1e-4)
 
 
+LATENT: dict[str, Any] = GUIDED | dict(learn_sigma=False, use_scale_shift_norm=False)
+
+
+def lightning_module() -> ModuleType:
+    """A program that is not there when its states are read, whose classes would leave a trace."""
+    found = ModuleType("pytorch_lightning.callbacks.model_checkpoint")
+    exec("class ModelCheckpoint:\n    def __reduce__(self): return ModelCheckpoint, ()", vars(found))
+    return found
+
+
+def training_state(body: UNetModel, averages: UNetModel | None, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """As latent diffusion's program writes it: the state of everything, and objects of Lightning's."""
+    state = {f"model.diffusion_model.{name}": value for name, value in body.state_dict().items()}
+    state |= {"betas": torch.rand(1000), "first_stage_model.decoder.conv_in.weight": torch.rand(4, 4)}
+    for name, value in averages.state_dict().items() if averages else ():
+        state["model_ema." + f"diffusion_model.{name}".replace(".", "")] = value
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pytorch_lightning", ModuleType("pytorch_lightning"))
+        patch.setitem(sys.modules, "pytorch_lightning.callbacks", ModuleType("pytorch_lightning.callbacks"))
+        module = lightning_module()
+        patch.setitem(sys.modules, module.__name__, module)
+        callback = module.ModelCheckpoint
+        file = io.BytesIO()
+        torch.save(dict(state_dict=state, global_step=3, callbacks={callback: dict(best=callback())}), file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_latent_diffusion_s_training_state(
+    tmp_path: Path, rows: Callable[..., Row], monkeypatch: pytest.MonkeyPatch, averaged: bool
+) -> None:
+    """Out of its zip file, by name or by path: the averaged denoiser, and nothing of the program that wrote it."""
+    row = rows("tiny", "ldm-lsun-bedroom-256", network=LATENT, file="tiny.zip")
+    body, averages = UNetModel(**LATENT), UNetModel(**LATENT)
+    randomised(body), randomised(averages, seed=5)
+    written = training_state(body, averages if averaged else None, monkeypatch)
+    place = download.place(row)
+    place.parent.mkdir()
+    with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.ckpt", written)
+    model = load("tiny")
+    level = float(row.schedule.sigmas[250])
+    with torch.no_grad():
+        raw = (averages if averaged else body)(X / (1 + level**2) ** 0.5, torch.full((2,), 250.0))
+    torch.testing.assert_close(model(X, level), X - level * raw, rtol=1e-4, atol=1e-4)
+    assert model.schedule.config["kind"] == "scaled_linear" and "pytorch_lightning" not in sys.modules
+    assert sorted(path.name for path in place.parent.iterdir()) == ["tiny.ckpt", "tiny.zip"]
+    (tmp_path / "mine.ckpt").write_bytes(written)
+    torch.testing.assert_close(load(tmp_path / "mine.ckpt", like="tiny")(X, level), model(X, level))
+
+
+def test_training_states_that_do_not_fit(
+    tmp_path: Path, rows: Callable[..., Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows("tiny", "ldm-lsun-bedroom-256", network=LATENT, file="tiny.zip")
+    path = tmp_path / "tiny.zip"
+
+    def zipped(**members: bytes) -> None:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, raw in members.items():
+                archive.writestr(name.replace("_", "."), raw)
+
+    def saved(found: object) -> bytes:
+        file = io.BytesIO()
+        torch.save(found, file)
+        return file.getvalue()
+
+    refuses("does not exist", path)
+    zipped(readme_txt=b"hello")
+    refuses("holds no model.ckpt, but readme.txt", path)
+    for raw, why in (
+        (b"hello", "is not a file of weights alone"), (saved({"a": torch.ones(1)}), "has no 'state_dict' of tensors"),
+        (saved(dict(state_dict={"a": torch.ones(1)})), "holds no denoiser"),
+        (saved(dict(state_dict={"model.diffusion_model.a": torch.ones(1)})), "does not fit UNetModel: no "),
+        (saved(dict(state_dict={"a": torch.ones(1)}, callbacks=Trap(tmp_path / "sprung"))), "GLOBAL"),
+    ):  # fmt: skip
+        zipped(model_ckpt=raw)
+        refuses(why, path)
+    assert not (tmp_path / "sprung").exists()
+    whole = training_state(UNetModel(**LATENT), None, monkeypatch)
+    zipped(model_ckpt=whole)
+    damaged = bytearray(path.read_bytes())
+    damaged[len(whole) // 2] ^= 255
+    path.write_bytes(damaged)
+    (tmp_path / "tiny.ckpt").unlink()
+    refuses("is damaged", path)
+    assert not (tmp_path / "tiny.ckpt").exists() and not list(tmp_path.glob(".tiny*"))
+
+
 def test_torch_files_that_do_not_fit(tmp_path: Path, rows: Callable[..., Row]) -> None:
     rows("tiny", "ddim-celeba-64", network=DDPM, file="tiny.pth")
     path = tmp_path / "tiny.pth"
@@ -243,10 +337,9 @@ def test_names(rows: Callable[..., Row]) -> None:
     refuses(wanted, "google/ddpm-cifar10-32", error=ValueError)
     with pytest.raises(ValueError, match="is a pipeline of diffusers"):
         dode.zoo.digest("google/ddpm-cifar10-32")
-    row = rows("tiny", "adm-imagenet-64-classifier", file="tiny.pt")
-    download.place(row).parent.mkdir()
-    download.place(row).write_bytes(b"")
-    refuses("is a classifier; load it with", "tiny", error=ValueError)
+    row = rows("tiny", "adm-imagenet-64-classifier", file="tiny.pt", url="http://127.0.0.1:9/tiny.pt")
+    refuses("is a classifier; load it with", "tiny", error=ValueError)  # before anything is fetched
+    assert not download.place(row).parent.exists()
     with pytest.raises(ValueError, match="not known as a classifier"):
         load_classifier("some.pt", like="ddim-celeba-64")
 

@@ -41,15 +41,15 @@ from dode.published.songunet import SongUNet
         ("edm-imagenet-64x64-cond-adm", 295.9), ("adm-imagenet-64", 295.9), ("adm-imagenet-128", 421.5),
         ("adm-imagenet-256", 553.8), ("adm-imagenet-256-uncond", 552.814086), ("edm-lsun-bedroom-256", 526.304771),
         ("iddpm-imagenet-64-cond", 273.0), ("iddpm-cifar10-32", 52.5), ("ddpm-cifar10-32", 35.7),
-        ("ddpm-lsun-bedroom-256", 113.7), ("ddim-celeba-64", 78.7),
+        ("ddpm-lsun-bedroom-256", 113.7), ("ddim-celeba-64", 78.7), ("ldm-lsun-bedroom-256", 274),
     ],
 )  # fmt: skip
 def test_published_sizes(name: str, millions: float) -> None:
-    """Numbers of parameters: Karras et al. 2022, Dhariwal and Nichol 2021, Ho et al. 2020, and inspected files."""
+    """Numbers of parameters: the networks' papers, and inspected files."""
     row = CATALOGUE[name]
     make = {"edm": DhariwalUNet if "adm" in name else SongUNet, "ddpm": Model}.get(row.kind, UNetModel)
     parameters = size(on_meta(make, **row.network))
-    digits = len(str(millions).split(".")[1])
+    digits = len(str(millions).partition(".")[2])
     assert round(parameters / 1e6, digits) == millions
     if row.size:  # four bytes each, and names
         assert 4 * parameters < row.size < 4 * parameters + 500_000

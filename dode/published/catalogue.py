@@ -13,7 +13,7 @@ from typing import Any, Literal
 from dode.names import nearest
 from dode.schedules import EDM, Schedule, VPDiscrete
 
-Kind = Literal["edm", "guided", "guided-edm", "classifier", "ddpm", "diffusers"]
+Kind = Literal["edm", "guided", "guided-edm", "classifier", "latent", "ddpm", "diffusers"]
 NVIDIA = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/"
 OPENAI = "https://openaipublic.blob.core.windows.net/"
 HEIBOX = "https://heibox.uni-heidelberg.de/f/"
@@ -28,8 +28,9 @@ class Row:
     ----------
     kind : str
         What reads it: "edm" NVIDIA's pickles; "guided" OpenAI's diffusion networks, "guided-edm" the same with EDM's
-        preconditioning, "classifier" their noisy classifiers; "ddpm" DDPM's U-Net in PyTorch; "diffusers" a model
-        of the hub, which :mod:`dode.diffusers` reads.
+        preconditioning, "classifier" their noisy classifiers; "latent" the same network in a training state of latent
+        diffusion, without the autoencoder; "ddpm" DDPM's U-Net in PyTorch; "diffusers" a model of the hub, which
+        :mod:`dode.diffusers` reads.
     file, url, page
         The file's name; where it is; where a person finds it, if a program cannot fetch it.
     digest : str
@@ -212,6 +213,13 @@ ROWS: tuple[Row, ...] = (
           url=f"{HEIBOX}2e4f01e2d9ee49bab1d5/?dl=1", digest="md5:1fa350b952534ae442b1d5235cce5cd3"),
     _ddpm("ddpm-lsun-bedroom-256", 256, (1, 1, 2, 2, 4, 4), file="ema_diffusion_lsun_bedroom_model-2388000.ckpt",
           url=f"{HEIBOX}b95206528f384185889b/?dl=1", digest="md5:1921fa46b66a3665e450e42f36c2720f"),
+    # Latents of a VQ autoencoder, a quarter of the image's side.
+    Row(name="ldm-lsun-bedroom-256", kind="latent", file="lsun_bedrooms.zip", licence="MIT",
+        source="Rombach et al. 2022", url="https://ommer-lab.com/files/latent-diffusion/lsun_bedrooms.zip",
+        shape=(3, 64, 64), schedule=VPDiscrete(kind="scaled_linear", beta_min=0.0015, beta_max=0.0195),
+        network=dict(image_size=64, num_channels=224, num_res_blocks=2, channel_mult=(1, 2, 3, 4), learn_sigma=False,
+                     attention_resolutions=(32, 16, 8), num_head_channels=32, use_scale_shift_norm=False),
+        settings=dict(steps=200)),
     _hub("google/ddpm-cifar10-32", 32, "Apache 2.0", "Ho et al. 2020"),
     _hub("google/ddpm-bedroom-256", 256, "Apache 2.0", "Ho et al. 2020"),
     _hub("google/ddpm-celebahq-256", 256, "Apache 2.0", "Ho et al. 2020"),

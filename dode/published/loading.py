@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,13 @@ from dode.published.ddpm import Model
 from dode.published.download import fetch
 from dode.published.guided import EncoderUNetModel, UNetModel
 from dode.published.songunet import SongUNet
+from dode.published.states import latent_tensors_of, tensors_of
 from dode.published.wrapping import Published, VEPrediction
 from dode.schedules import EDM, VPContinuous, cosine
-from dode.storage import FileError, present
+from dode.storage import FileError
 
 BODIES: dict[str, type[nn.Module]] = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
-STATES: tuple[Kind, ...] = ("guided", "guided-edm", "ddpm")
+STATES: tuple[Kind, ...] = ("guided", "guided-edm", "latent", "ddpm")
 
 
 def build(
@@ -51,27 +51,6 @@ def build(
         raise FileError(f"{path} does not fit {make.__name__}: {first}" + (f" ({many} such)" if many > 1 else ""))
     network.load_state_dict(dict(tensors), assign=True)
     return network
-
-
-def tensors_of(path: Path) -> dict[str, Tensor]:
-    """The state dictionary in a file of torch's; of the lists that DDIM's program writes, the averaged weights.
-
-    Raises
-    ------
-    FileError
-        Missing, a folder, not torch's, damaged, or asking for more than tensors.
-    """
-    present(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:
-        told = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line] or [str(error).split("\n")[0]]
-        raise FileError(f"{path} is not a file of weights alone ({told[0][:200]}); nothing in it was run") from None
-    if isinstance(state, (list, tuple)) and state:  # network, optimizer, epoch, step, and averages if there are any
-        state = state[4] if len(state) > 4 else state[0]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()) or not state:
-        raise FileError(f"{path} does not hold the weights of one network")
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
 def _nvidia(path: Path) -> tuple[Published, Callable[..., NetworkDenoiser], dict[str, Any], tuple[int, ...]]:
@@ -114,26 +93,31 @@ def _preconditioning(
 def _openai(row: Row, path: Path) -> tuple[Published, Callable[..., NetworkDenoiser], dict[str, Any], tuple[int, ...]]:
     """As :func:`_nvidia`, by the row's flags."""
     make = Model if row.kind == "ddpm" else UNetModel
-    body = build(make, tensors_of(path), path, **row.network)
+    tensors = latent_tensors_of(path) if row.kind == "latent" else tensors_of(path)
+    body = build(make, tensors, path, **row.network)
     network = Published(body, row.shape[0], classes=row.classes, label_scale=row.label_scale)
     wrapper = EDMPrediction if row.kind == "guided-edm" else NoisePrediction
     return network, wrapper, dict(schedule=row.schedule), row.shape
 
 
-def locate(name: str | Path, like: str | None, progress: bool) -> tuple[Path, Row | None]:
-    """The file, and the row that describes it if there is one.
+def locate(name: str | Path, like: str | None, progress: bool, classifier: bool = False) -> tuple[Path, Row | None]:
+    """The file, and the row that describes it if there is one; nothing is fetched of the other kind of network.
 
     A name of the catalogue is fetched.  A path is taken as it is; ``like``, or the file's own name, says what it is.
     """
     text = str(name)
-    if text in CATALOGUE and not like:
-        row = find(text)
-        return fetch(row, progress=progress), row
     path = Path(text).expanduser()
-    if not path.suffix and not path.exists():
-        find(text)  # no such name
-    known = find(like) if like else next((r for r in CATALOGUE.values() if r.file == path.name), None)
-    return path, known
+    named = text in CATALOGUE and not like
+    if named or (not path.suffix and not path.exists()):
+        row: Row | None = find(text)  # a ValueError if there is no such name
+    else:
+        row = find(like) if like else next((r for r in CATALOGUE.values() if r.file == path.name), None)
+    if row and row.kind == "classifier" and not classifier:
+        raise ValueError(f"{row.name} is a classifier; load it with dode.published.load_classifier")
+    if classifier and (row is None or row.kind != "classifier"):
+        several = ", ".join(r.name for r in CATALOGUE.values() if r.kind == "classifier")
+        raise ValueError(f"{name} is not known as a classifier; the classifiers: {several}")
+    return (fetch(row, progress=progress) if named and row else path), row
 
 
 def load(
@@ -152,8 +136,9 @@ def load(
     ----------
     name_or_file
         A name of :data:`dode.published.CATALOGUE` (its file is downloaded once, into ``DODE_CACHE``), or a file:
-        one of NVIDIA's pickles (``.pkl``, any of that format), or a state dictionary (``.pt``, ``.pth``, ``.ckpt``)
-        with the name of a catalogue file, or with ``like``.
+        one of NVIDIA's pickles (``.pkl``, any of that format), or a state dictionary (``.pt``, ``.pth``, ``.ckpt``;
+        of latent diffusion a training state, or the ``.zip`` that has one) with the name of a catalogue file, or
+        with ``like``.
     labels
         Of a class-conditional network: one class for all images, or several in turn (:mod:`dode.turns`), "all" for
         every one; ``denoiser.network.condition(labels)`` changes them.
@@ -170,8 +155,6 @@ def load(
         Missing, unfetchable, altered, damaged, foreign or malicious file.
     """
     path, row = locate(name_or_file, like, progress)
-    if row and row.kind == "classifier":
-        raise ValueError(f"{row.name} is a classifier; load it with dode.published.load_classifier")
     if path.suffix == ".pkl" or (row and row.kind == "edm"):
         network, wrapper, arguments, shape = _nvidia(path)
     elif row is None or row.kind not in STATES:
@@ -208,10 +191,8 @@ def load_classifier(
 
     Arguments and errors as in :func:`load`.
     """
-    path, row = locate(name_or_file, like, progress)
-    if row is None or row.kind != "classifier":
-        several = ", ".join(r.name for r in CATALOGUE.values() if r.kind == "classifier")
-        raise ValueError(f"{name_or_file} is not known as a classifier; the classifiers: {several}")
+    path, row = locate(name_or_file, like, progress, classifier=True)
+    assert row is not None
     network = build(EncoderUNetModel, tensors_of(path), path, **row.network)
     settle(network, device, dtype)
     assert isinstance(network, EncoderUNetModel)
