@@ -67,7 +67,7 @@ print(f"{len(published.CATALOGUE)} checkpoints, {digests} of them with a publish
 # learned.save("cifar10-5.safetensors")
 # ```
 #
-# Without a network the error says which file to put where. Models of diffusers come by `dode.diffusers.from_diffusers` ([Your own model](your_model)).
+# Without a network the error says which file to put where. Models of diffusers come by `dode.from_diffusers` ([Your own model](your_model)).
 #
 # A class-conditional network is swept with all its classes: `dode.load(name)` tells image $k$ a class that depends on the seed $k$ alone, as its noise does, however the run is cut into batches or over machines; `model.of(seeds)` is the denoiser for these images. `NAME@1.25` is guided by the classifier that is
 # published with the network.

@@ -152,13 +152,11 @@ with TemporaryDirectory() as folder:
 # %% [markdown]
 # ## A pipeline of diffusers
 #
-# `dode.diffusers.from_diffusers` makes a denoiser of a pipeline: the U-Net or transformer with its prediction type, its scheduler's noise levels, prompts or labels as conditions, classifier-free guidance in one doubled batch. The autoencoder is left out: the solver
+# `dode.from_diffusers` makes a denoiser of a pipeline: the U-Net or transformer with its prediction type, its scheduler's noise levels, prompts or labels as conditions, classifier-free guidance in one doubled batch. The autoencoder is left out: the solver
 # is distilled in the latent space; Flux's, too, whose pipeline carries latents packed and whose network is told its guidance. A table goes back into the pipeline as its scheduler. The pipeline below is a tiny one with random weights, made on the spot, so that the page needs nothing from anywhere; with a model from a hub the same lines do.
 
 # %%
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-
-import dode.diffusers
 
 torch.manual_seed(0)
 unet = UNet2DModel(
@@ -168,10 +166,10 @@ unet = UNet2DModel(
 pipe = DDPMPipeline(unet.to(where), DDPMScheduler())
 pipe.set_progress_bar_config(disable=True)
 
-wrapped = dode.diffusers.from_diffusers(pipe)
+wrapped = dode.from_diffusers(pipe)
 table = solvers.dpm_solver_pp(wrapped.grid, nfe=5, order=2)
 learned = dode.distillation.d_ode(wrapped, table, dode.initial_noise(wrapped.shape, range(8), device=wrapped.device))
-pipe.scheduler = dode.diffusers.DodeScheduler.from_tableau(learned, pipe.scheduler.config)
+pipe.scheduler = dode.DodeScheduler.from_tableau(learned, pipe.scheduler.config)
 images = pipe(batch_size=2, generator=torch.Generator(where).manual_seed(1), output_type="np").images
 print(
     wrapped.prediction,

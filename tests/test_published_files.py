@@ -333,7 +333,7 @@ def test_a_malicious_torch_file_runs_nothing(tmp_path: Path, rows: Callable[...,
 def test_names(rows: Callable[..., Row]) -> None:
     refuses("no published checkpoint named 'edm-cifar'; the nearest: edm-", "edm-cifar", error=ValueError)
     refuses("no published checkpoint named 'x'", "some.pt", error=ValueError, like="x")
-    wanted = "pipeline of diffusers: dode.diffusers.from_diffusers(diffusers.DiffusionPipeline.from_pretrained('goog"
+    wanted = "pipeline of diffusers: dode.from_diffusers(diffusers.DiffusionPipeline.from_pretrained('goog"
     refuses(wanted, "google/ddpm-cifar10-32", error=ValueError)
     with pytest.raises(ValueError, match="is a pipeline of diffusers"):
         dode.zoo.digest("google/ddpm-cifar10-32")

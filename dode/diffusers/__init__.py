@@ -1,14 +1,14 @@
 """Solvers of dode in pipelines of diffusers, and pipelines as denoisers to distil solvers for.
 
->>> import dode, dode.diffusers
+>>> import dode
 >>> from diffusers import StableDiffusionPipeline
 >>> pipe = StableDiffusionPipeline.from_pretrained("stable-diffusion-v1-5/stable-diffusion-v1-5")
 >>> prompts = ["a photo of a red fox", "a bowl of plums"]
->>> model = dode.diffusers.from_diffusers(pipe, guidance_scale=7.5, conditions=prompts)
+>>> model = dode.from_diffusers(pipe, guidance_scale=7.5, conditions=prompts)
 >>> solver = dode.solvers.dpm_solver_pp(model.grid, nfe=5, order=2)
 >>> learned = dode.distillation.d_ode(model, solver, dode.initial_noise(model.shape, range(16)))
 >>> learned.save("d-dpm-solver-5.safetensors")
->>> pipe.scheduler = dode.diffusers.DodeScheduler.from_tableau(learned, pipe.scheduler.config)
+>>> pipe.scheduler = dode.DodeScheduler.from_tableau(learned, pipe.scheduler.config)
 >>> image = pipe("a photo of an astronaut", guidance_scale=7.5).images[0]  # five calls
 
 ``pipe.save_pretrained`` stores the solver with the pipeline, as numbers in ``scheduler_config.json``; whoever loads it

@@ -65,7 +65,7 @@ def agree(args: argparse.Namespace, pipeline: Any) -> None:
     if not given and options and (guided or can["--prompt"] or needs(network)):
         raise ValueError(f"{kind} is told what to draw: give {options}")
     if guided and given == "--class-label" and not isinstance(network, DiTTransformer2DModel):
-        other = "leave it out, or give negative= to dode.diffusers.from_diffusers"
+        other = "leave it out, or give negative= to dode.from_diffusers"
         raise ValueError(f"--guidance-scale: {kind} has no label known to stand for no class; {other}")
     if config.get("guidance_embeds") and args.guidance_scale is None:
         raise ValueError(f"the network of {kind} is told its guidance: give --guidance-scale, usually 3.5")
@@ -86,6 +86,6 @@ def opened(args: argparse.Namespace, device: str) -> tuple[NetworkDenoiser, Call
             negative=args.negative_prompt,
         )  # fmt: skip
     except ValueError as error:
-        more = "; these are arguments of dode.diffusers.from_diffusers" if re.search(r"\w=", str(error)) else ""
+        more = "; these are arguments of dode.from_diffusers" if re.search(r"\w=", str(error)) else ""
         raise ValueError(f"--diffusers {args.diffusers}: {error}{more}") from None
     return model, partial(decode, pipeline)

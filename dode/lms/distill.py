@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dode.denoisers import Denoiser, expand
+from dode.extras import tqdm
 from dode.lms.designer import Designed, Memory, watched
 from dode.lms.gradients import evaluate
 from dode.lms.online import OnlineTeacher
@@ -78,6 +79,7 @@ def train(
     points: int = 5,
     seed: int = 0,
     seeds: Iterable[int] | None = None,
+    progress: bool = False,
 ) -> Designed:
     """Train a designer, and return it as it was when the images held back were nearest to their teacher's.
 
@@ -112,6 +114,7 @@ def train(
         with TemporaryDirectory() as scratch:
             options: dict[str, Any] = dict(trajectories=trajectories, batch_size=batch_size, rate=rate, points=points)
             options |= dict(residual=residual, teacher=teacher, check=check, checks=checks, seed=seed, seeds=seeds)
+            options |= dict(progress=progress)
             return train(solver, denoiser, scratch, method=method, **options)
     before, steps = denoiser.images, max(1, trajectories // batch_size)
     facts: list[Any] = [type(solver).__name__, solver.base.full.tolist(), solver.base.sigmas.tolist(), solver.options]
@@ -138,7 +141,10 @@ def train(
         kept = {k.removeprefix("kept."): v for k, v in found_tensors.items()}
         history, rows, spent, checked = found["cost"], found["losses"], found["network_evaluations"], found["step"]
 
+    bar = tqdm(desc=method, initial=run.step, total=steps, disable=not progress)
+
     def loss(generator: torch.Generator) -> Tensor:
+        bar.update()
         noise = torch.randn((batch_size, *denoiser.shape), generator=generator).to(denoiser.device)
         these = denoiser.of(batch_size * run.step + torch.arange(batch_size))
         each = losses(noisy, these, noise, residual, denoiser.sigma_max, points)
@@ -157,6 +163,7 @@ def train(
         checked = run.step
         state = dict(cost=history, losses=rows, network_evaluations=spent + denoiser.images - before, step=checked)
         save_tensors(best, {f"kept.{k}": v for k, v in kept.items()}, "best designer", state)
+    bar.close()
     walked = spent + denoiser.images - before + BACKWARD * solver.nfe * batch_size * steps
     found_designer = _copy(solver, kept).requires_grad_(False)
     metadata = dict(

@@ -158,7 +158,7 @@ def amed(task: Task) -> Designed:
 def _train(task: Task, start: Designed, method: str, rate: float) -> Designed:
     return train(
         start, task.quick, task.folder, method=method, trajectories=task.trajectories, rate=rate, batch_size=32,
-        residual=task.residual, check=task.noise, seeds=task.seeds,
+        residual=task.residual, check=task.noise, seeds=task.seeds, progress=task.progress,
     )  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def fetch(row: Row, *, progress: bool = True) -> Path:
     """
     if row.hub:
         pipeline = f"diffusers.DiffusionPipeline.from_pretrained({row.hub!r})"
-        raise ValueError(f"{row.name} is a pipeline of diffusers: dode.diffusers.from_diffusers({pipeline})")
+        raise ValueError(f"{row.name} is a pipeline of diffusers: dode.from_diffusers({pipeline})")
     path = place(row)
     if path.is_file():
         check(row, path)
