@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from dode.denoisers import Denoiser, expand
 from dode.lms.gradients import evaluate, move
 from dode.sampling import State
-from dode.solvers.base import gain
+from dode.solvers.rows import gain
 from dode.storage import FileError, load_tensors, save_tensors
 from dode.tableau import Tableau
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dode.denoisers import Denoiser
 from dode.lms.gradients import move
-from dode.solvers.base import gain
+from dode.solvers.rows import gain
 
 ORDER = 3
 

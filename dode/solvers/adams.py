@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from dode.schedules import Schedule, VPDiscrete, vp_linear
-from dode.solvers.base import Stages, gain, multistep, orders_of_steps, solver
+from dode.solvers.base import solver
 from dode.solvers.quadrature import gauss, lagrange, log_step
+from dode.solvers.rows import Stages, gain, multistep, orders_of_steps
 from dode.tableau import Basis, Tableau
 
 ADAMS_BASHFORTH = {

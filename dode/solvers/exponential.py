@@ -13,8 +13,9 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from dode.solvers.base import SolverType, from_rows, gain, multistep, orders_of_steps, solver
+from dode.solvers.base import SolverType, solver
 from dode.solvers.quadrature import moments
+from dode.solvers.rows import from_rows, gain, multistep, orders_of_steps
 from dode.tableau import Basis, Tableau
 
 

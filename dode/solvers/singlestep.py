@@ -9,9 +9,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from dode.solvers.base import SolverType, Stages, gain, solver, twice_a_step
+from dode.solvers.base import SolverType, solver, twice_a_step
 from dode.solvers.exponential import check_type
 from dode.solvers.quadrature import moments
+from dode.solvers.rows import Stages, gain
 from dode.tableau import Basis, Tableau
 
 Inner = Literal["log_snr", "grid"]
