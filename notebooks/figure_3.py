@@ -142,13 +142,13 @@ plt.show()
 #
 # **In one sentence**: what the paper shows of its four solvers is found again with 5 and 10 calls, and does not hold of the solvers that came after them. (The paper draws curves; no number of theirs is at hand to stand beside these.)
 #
-# From the committed run (`results/figure_3.standard.csv`: 5,000 samples, three blocks of seeds with 3, 5, 10 and 25 calls and of EDM's 49, one with 50). `make book`
+# From the committed run (`results/figure_3.standard.csv`: 5,000 samples, three blocks of seeds). `make book`
 # takes 150 samples, and the paper's four alone to 50 calls.
 #
 # **As in the paper**, each of its four solvers is better distilled than plain at 5 and 10 calls. iPNDM gains most. Plain, it and DEIS-3 diverge on this network: from the
 # highest noise levels they extrapolate estimates that have hardly begun to move, and the error is multiplied by $\sigma$. The fitted $\lambda$ are negative there: what the
 # distillation learns is to take the extrapolation back. With 25 calls the gain is gone, as the paper says of many calls: DDIM alone still has more than a twentieth, the other three are within a twentieth of their
-# plain versions. With 50 calls, on one block, three of the four are within a twentieth too, and DPM-Solver-3 is a tenth *worse* distilled.
+# plain versions. With 50 calls three of the four are within a twentieth too, and DPM-Solver-3 is a twelfth *worse* distilled.
 #
 # **Not as in the paper**: at 3 calls plain DDIM is ahead of everything distilled, and among distilled solvers a high order buys nothing. D-DDIM is the best of them at 5 calls and at 10.
 #
@@ -157,9 +157,9 @@ plt.show()
 # distilled solver on this page, and at 10 D-DDIM and plain UniPC-3 are within each other's spread. The fit is greedy: each step is matched to the teacher on its own,
 # and what is nearest now is not what ends nearest.
 #
-# With 25 calls all three are worse distilled, by 6 to 17 hundredths, in either basis, and with 50, on one block, by 8 to 12. Of the nine solvers DDIM alone still gains more than a twentieth with 25, and with 50 none gains as much as a twentieth.
+# With 25 calls all three are worse distilled, by 6 to 17 hundredths, in either basis, and with 50 by 8 to 12. Of the nine solvers DDIM alone still gains more than a twentieth with 25, and with 50 none gains as much as a twentieth.
 #
-# **The two-stage solvers** differ. DPM-Solver-2 goes as DPM-Solver-3 does: a tenth of its plain distance at 5 calls, 0.62 at 10, nothing at 25 (1.05) and a loss with 50 (1.11). D-EDM gains where plain Heun is of no use, 0.13 at 5 calls, and *loses* where it
+# **The two-stage solvers** differ. DPM-Solver-2 goes as DPM-Solver-3 does: a tenth of its plain distance at 5 calls, 0.62 at 10, nothing at 25 (1.05) and a loss with 50 (1.10). D-EDM gains where plain Heun is of no use, 0.13 at 5 calls, and *loses* where it
 # begins to be of some: 1.34 times as far with 9 calls, 1.34 with 25 and 1.09 with 49. (On the data-predicting network it gains at 9: {numref}`figure-4`.)
 #
 # **Differences of setting**: small networks and an easy data set, DDIM as the teacher for all (the paper's text; its released code takes the same solver), grids that end at 0.
