@@ -17,6 +17,7 @@ Single-step schemes of several stages are rows too; a row may stay at its level 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -200,6 +201,12 @@ class Tableau:
         return replace(self, basis=basis, weights=weights, start=start)
 
     # --- files -----------------------------------------------------------------------------------
+
+    @property
+    def digest(self) -> str:
+        """The first eight digits of a SHA-256 of the numbers, the metadata left out: which solver a row was measured of."""
+        numbers = torch.cat([self.sigmas, self.sigmas_in, self.full.flatten()]).numpy()
+        return hashlib.sha256(self.basis.encode() + numbers.astype("<f8").tobytes()).hexdigest()[:8]
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file: the four tensors, and the metadata in its header."""

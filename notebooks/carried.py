@@ -154,16 +154,20 @@ for label, part in GROUPS.items():
 at = max(nfe for nfe in nfes if nfe <= 5)
 count = seeds or min(500, max(p.images // 5, 64))
 CARRIED = [m for m in ("gits", "ld3", "s4s", "dlms-fixed", "gauss-newton") if m in methods]
-KEYS = ("checkpoint", "weights", "made_for", "made_for_weights", "method", "made_nfe", "nfe", "n")
+KEYS = ("checkpoint", "weights", "made_for", "made_for_weights", "method", "solver", "made_nfe", "nfe", "n")
 
 
-def carried_row(
-    *, checkpoint: str, weights: str, made_for: str, made_for_weights: str, method: str, made_nfe: int, nfe: int, n: int
-) -> dict:
+def table_of(made_for: str, method: str, made_nfe: int) -> dode.Tableau:
+    """The table that a method makes for a network and a number of calls, or its start."""
+    if method == "start":
+        return fits.start("dlms", made_for, where, made_nfe)[0]
+    return fits.fit(p, made_for, where, method, made_nfe)
+
+
+def carried_row(*, checkpoint: str, made_for: str, method: str, made_nfe: int, nfe: int, n: int, **_: str) -> dict:
     """Distances of a table that was made for a network and a number of calls, on this network with this number."""
-    begun = method == "start"
-    made = fits.start("dlms", made_for, where, made_nfe)[0] if begun else fits.fit(p, made_for, where, method, made_nfe)
-    table = (made if nfe == made_nfe else lms.resampled(made, nfe)).unbind()
+    table = table_of(made_for, method, made_nfe)
+    table = (table if nfe == made_nfe else lms.resampled(table, nfe)).unbind()
     features, data = fits.yardsticks(where, checkpoint)[0]
     drawn = experiments.held_out_seeds(n)
     seen = moments_of(experiments.draw(fits.fast(p, checkpoint, where), table, drawn), features)
@@ -180,7 +184,8 @@ def carried_row(
 
 def cell(checkpoint: str, made_for: str, method: str, made_nfe: int = at, nfe: int = at) -> dict:
     facts = dict(checkpoint=checkpoint, weights=zoo.digest(checkpoint), made_for=made_for, method=method)
-    return facts | dict(made_for_weights=zoo.digest(made_for), made_nfe=made_nfe, nfe=nfe, n=count)
+    solver = "" if method == "start" else table_of(made_for, method, made_nfe).digest  # a new fit is a new row
+    return facts | dict(made_for_weights=zoo.digest(made_for), solver=solver, made_nfe=made_nfe, nfe=nfe, n=count)
 
 
 def measure(cells: list[dict]) -> pd.DataFrame:

@@ -196,7 +196,7 @@ for row in stored:
 # it gains by *undoing* the corrector (the $\lambda$ near $-1$ above). It beats EDM by a wide margin, but D-DDIM beats D-EDM at 5 calls, and with 10
 # against 9: two calls a step are a luxury that few calls cannot pay for. At 25 D-EDM is ahead.
 #
-# The later solvers *lose* by distillation at 5 calls, all three, and gain at 10. With 25 calls (3M) and UniPC-3 lose again, by 5 and by 12 hundredths, and with 50 none of the three gains. Plain DPM-Solver++(2M) is better at 5 calls than anything distilled on this page; at 10 its distilled version is the
+# The later solvers *lose* by distillation at 5 calls, all three, and gain at 10. With 25 calls (3M) and UniPC-3 lose again, by 5 and by 13 hundredths, and with 50 none of the three gains. Plain DPM-Solver++(2M) is better at 5 calls than anything distilled on this page; at 10 its distilled version is the
 # best of all, ahead of D-DDIM. Order is no merit by itself: on this grid (3M) and UniPC-3 end far behind (2M) with 10 calls, distilled or not.
 #
 # **Differences of setting**: the data set is easy and the networks are small; the distance is to the *data*, which can flatter a solver whose error
