@@ -322,6 +322,22 @@ def test_what_the_page_says_of_dlms(data: Rows, noise: Rows) -> None:
     assert all(data.gain("dlms", nfe, column) < 1 for nfe in (5, 6) for column in ("rmse", "fd_reference_critic"))
 
 
+def test_what_the_page_says_was_tried_for_dlms(data: Rows, noise: Rows) -> None:
+    sweep = experiments.Sweep(RESULTS / "learned.standard.csv", learned.LEARNED_KEYS)
+
+    def gain(rows: Rows, name: str, nfe: int, noises: int) -> float:
+        method = f"dlms:afs=False,residual=seen,trajectories={noises}"
+        (row,) = sweep.select(learned.learned_cells([name], [nfe], [method]))
+        return float(row["fd_reference"]) / rows.by_hand[nfe]
+
+    first, second = ([gain(r, n, nfe, 6400) for nfe in (4, 5, 6)] for r, n in ((data, DATA), (noise, NOISE)))
+    page = " ".join((RESULTS.parent / "notebooks" / "dlms.py").read_text(encoding="utf-8").replace("\n# ", " ").split())
+    assert max(first) < 1 and second[0] < 1 and second[2] < 1 < second[1]
+    assert "data-predicting network ({:.2f}, {:.2f} and {:.2f})".format(*first) in page
+    assert f"noise-predicting one ({second[0]:.2f} and {second[2]:.2f})" in page
+    assert f"just behind, {second[1]:.2f}, and 20,000 noises do not help ({gain(noise, NOISE, 5, 20_000):.2f})" in page
+
+
 def test_what_the_page_says_of_others(data: Rows, noise: Rows) -> None:
     for nfe in (7, 8, 9):
         assert sorted(data.methods, key=lambda m: data.far(m, nfe))[:2] == ["gauss-newton", "ld3"]
