@@ -204,7 +204,7 @@ class Tableau:
 
     @property
     def digest(self) -> str:
-        """The first eight digits of a SHA-256 of the numbers, the metadata left out: which solver a row was measured of."""
+        """The first eight digits of a SHA-256 of basis and numbers: which solver a row was measured with."""
         numbers = torch.cat([self.sigmas, self.sigmas_in, self.full.flatten()]).numpy()
         return hashlib.sha256(self.basis.encode() + numbers.astype("<f8").tobytes()).hexdigest()[:8]
 

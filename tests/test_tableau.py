@@ -129,3 +129,14 @@ def test_bad_tables_are_refused_in_one_line(arguments, message) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         Tableau(**arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_digest_is_of_the_numbers_alone(tmp_path: Path) -> None:
+    table = solvers.ddim(schedules.karras(4, 0.1, 10.0))
+    kept = Tableau.load(table.save(tmp_path / "t.safetensors"))
+    assert table.digest == kept.digest == table.with_full(table.full, solver="another name").digest
+    moved = table.full.clone()
+    moved[3, 2] += 1e-9
+    others = [table.with_full(moved), Tableau("data", table.sigmas, table.weights)]
+    others.append(Tableau(table.basis, table.sigmas, table.weights, sigmas_in=table.sigmas_in * (1 + 1e-12)))
+    assert len({table.digest, *(other.digest for other in others)}) == 4
