@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from told import page
 
 from dode import plots
 from dode.experiments import learned
@@ -14,10 +15,6 @@ from dode.experiments import learned
 ROOT = Path(__file__).parents[1]
 DATA, NOISE = "fashion-mnist-data", "fashion-mnist-noise"
 FDS = ["fd_reference", "fd_reference_critic"]
-
-
-def page() -> str:
-    return " ".join((ROOT / "notebooks" / "carried.py").read_text(encoding="utf-8").replace("\n# ", " ").split())
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +39,13 @@ def test_on_other_seeds(rows: pd.DataFrame) -> None:
         ("on the noise-predicting one {} to {} and {} to {}: below 0.2 and 0.4", NOISE),
     ):
         ends = [f"{v:.2f}" for nfe in (3, 5) for v in (second.loc[name, nfe].min(), second.loc[name, nfe].max())]
-        assert words.format(*ends) in page()
+        assert words.format(*ends) in page("carried")
         assert second.loc[name, 3].max() <= 0.2 and second.loc[name, 5].max() <= 0.4
     best = [int((part.idxmin(axis=1) == 0).sum()) for part in (second, dlms)]
-    assert f"In {best[0]} of 8 cases" in page() and f"The same is so of DLMS in {best[1]} of 8" in page()
-    assert f"up to {(second.max(axis=1) / second[0]).max():.1f} times what that block says" in page()
+    assert f"In {best[0]} of 8 cases" in page("carried") and f"The same is so of DLMS in {best[1]} of 8" in page(
+        "carried"
+    )
+    assert f"up to {(second.max(axis=1) / second[0]).max():.1f} times what that block says" in page("carried")
 
 
 def test_in_other_features(rows: pd.DataFrame) -> None:
@@ -56,7 +55,7 @@ def test_in_other_features(rows: pd.DataFrame) -> None:
     ours = rows.method == "gauss-newton"
     mean = lambda which: ratio[which].apply("log").mean()  # noqa: E731
     assert mean(blind) > mean(~blind & ~ours) > 0.3  # what never saw the critic loses more in the classifier's eyes
-    assert f"sees more than the critic ({math.exp(mean(ours)):.2f} in place of 1)" in page()
+    assert f"sees more than the critic ({math.exp(mean(ours)):.2f} in place of 1)" in page("carried")
 
 
 def test_on_the_other_network_and_with_another_number_of_calls() -> None:
@@ -70,14 +69,16 @@ def test_on_the_other_network_and_with_another_number_of_calls() -> None:
     there, back = (
         value(a, b, "gauss-newton", 5, 5) / value(b, b, "gauss-newton", 5, 5) for a, b in ((DATA, NOISE), (NOISE, DATA))
     )
-    assert f"{there:.1f} times the distance to the data that the other network's own fit has" in page()
-    assert f"it loses little: {back:.1f} times" in page()
+    assert f"{there:.1f} times the distance to the data that the other network's own fit has" in page("carried")
+    assert f"it loses little: {back:.1f} times" in page("carried")
     for nfe in (4, 6):
         read = {m: value(DATA, DATA, m, 5, nfe) for m in tables}
         assert min(read, key=lambda m: read[m]) == "gauss-newton"
         assert 1.05 < read["gauss-newton"] / value(DATA, DATA, "gauss-newton", nfe, nfe) < 1.25
         behind = value(DATA, DATA, "gauss-newton", 5, nfe, of="rmse") > value(DATA, DATA, "start", nfe, nfe, of="rmse")
         assert behind == (nfe == 4)
-    assert "1.1 to 1.2 times as far as its own fit" in page() and "In RMSE it is behind the start at 4" in page()
+    assert "1.1 to 1.2 times as far as its own fit" in page(
+        "carried"
+    ) and "In RMSE it is behind the start at 4" in page("carried")
     for method in ("s4s", "dlms-fixed"):
         assert value(DATA, DATA, method, 5, 4) < value(DATA, DATA, method, 4, 4)

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import pytest
+from told import page
 
 from dode import experiments, lms
 from dode.experiments import fits, learned
@@ -22,10 +23,6 @@ ROWS, NOISE_ROWS = (
     for name in (DATA, NOISE)
 )
 MEASURES = ("fd_reference", "fd_data", "rmse")
-
-
-def page(name: str) -> str:
-    return " ".join((ROOT / "notebooks" / f"{name}.py").read_text(encoding="utf-8").replace("\n# ", " ").split())
 
 
 def far(method: str, nfe: int, column: str = "fd_reference") -> float:
@@ -188,6 +185,13 @@ def test_what_was_tried() -> None:
     trainings = ("dlms", "dlms:trajectories=20000", "dlms:residual=seen,trajectories=20000")
     short, long, both = (gain(method, 5, noise=True) for method in trainings)
     assert f"({long:.2f} in place of {short:.2f}, with those eyes {both:.2f})" in said
+    longer = "dlms:afs=False,residual=seen,trajectories="
+    ours, theirs = ([gain(f"{longer}6400", nfe, noise) for nfe in (4, 5, 6)] for noise in (False, True))
+    assert max(ours) < 1 and theirs[0] < 1 and theirs[2] < 1 < theirs[1]
+    assert "data-predicting network ({:.2f}, {:.2f} and {:.2f})".format(*ours) in said
+    assert f"noise-predicting one ({theirs[0]:.2f} and {theirs[2]:.2f})" in said
+    longest = gain(f"{longer}20000", 5, noise=True)
+    assert f"just behind, {theirs[1]:.2f}, and 20,000 noises do not help ({longest:.2f})" in said
     begun = {
         (noise, nfe, more): f"dlms:afs=False,base=dpm_solver_pp,grid={'quadratic' if noise else 'Karras'}{more}"
         for noise in (False, True)

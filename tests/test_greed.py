@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -143,12 +144,15 @@ def test_the_map_of_the_committed_page_has_every_solver_that_was_distilled() -> 
         for word, title, wins in re.findall(r"^(noise|data) +(.+?)  +((?:distilled|plain) wins.*)$", printed, re.M)
     }
     distilled: dict[tuple[str, str], set[int]] = {}
+    blocks = defaultdict[tuple[str, ...], set[str]](set)
     for figure in ("figure_3", "figure_4"):
         with open(root / "results" / f"{figure}.standard.csv", newline="", encoding="utf-8") as f:
             for row in csv.DictReader(f):
+                blocks[tuple(row[k] for k in experiments.FD_KEYS if k != "block")].add(row["block"])
                 if row["variant"] == "d-ode":
                     key = (row["checkpoint"].rsplit("-", 1)[1], row["solver"])
                     distilled.setdefault(key, set()).add(int(row["nfe"]))
+    assert {frozenset(found) for found in blocks.values()} == {frozenset("012")}  # so each number has a spread
     titles = dict(re.findall(r'^    "([\w:=]+)": "([^"]+)",$', (root / "notebooks" / "limits.py").read_text(), re.M))
     found = {(word, titles[solver]): nfes for (word, solver), nfes in distilled.items()}
     assert found == {key: nfes for key, nfes in told.items() if "own basis" not in key[1]} and len(found) > 10

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from told import page
 
 import dode
 from dode import comparisons, experiments, eyes, lms, solvers
@@ -220,11 +221,6 @@ def test_what_the_readme_says() -> None:
         assert words.format(*(f"{gain:.2f}" for gain in gains)) in said
 
 
-def page() -> str:
-    source = (RESULTS.parent / "notebooks" / "learned.py").read_text(encoding="utf-8")
-    return " ".join(source.replace("\n# ", " ").split())
-
-
 class Rows:
     """The committed rows of a network, as the page reads them."""
 
@@ -258,7 +254,7 @@ def noise() -> Rows:
 
 
 def test_what_the_page_says_of_the_second_order_fit(data: Rows, noise: Rows) -> None:
-    said, goals = page(), {3: 0.2, 5: 0.4}
+    said, goals = page("learned"), {3: 0.2, 5: 0.4}
     gains = [f"{rows.gain('gauss-newton', nfe):.2f}" for rows in (data, noise) for nfe in goals]
     words = "{} and {} of the best handcrafted distance to the long run on the data-predicting network and {} and {} on"
     assert words.format(*gains) in said
@@ -286,7 +282,7 @@ def test_in_what_else_the_second_order_fit_is_nearest(data: Rows, noise: Rows) -
 
 
 def test_what_the_page_says_of_costs(data: Rows, noise: Rows) -> None:
-    said = page()
+    said = page("learned")
     cost = {
         (rows, method, nfe): int(rows.rows[method, nfe]["evaluations"])
         for rows in (data, noise)
@@ -307,7 +303,7 @@ def test_what_the_page_says_of_costs(data: Rows, noise: Rows) -> None:
 
 
 def test_what_the_page_says_of_dlms(data: Rows, noise: Rows) -> None:
-    said = page()
+    said = page("learned")
     first, second = ([f"{rows.gain('dlms', nfe):.2f}" for nfe in (3, 4, 5, 6)] for rows in (data, noise))
     assert f"with 3 calls ({first[0]} of the best one's distance, {second[0]} on" in said
     assert f"and, just, with 4 ({first[1]}; on two other blocks it is not)" in said
@@ -322,22 +318,6 @@ def test_what_the_page_says_of_dlms(data: Rows, noise: Rows) -> None:
     assert all(data.gain("dlms", nfe, column) < 1 for nfe in (5, 6) for column in ("rmse", "fd_reference_critic"))
 
 
-def test_what_the_page_says_was_tried_for_dlms(data: Rows, noise: Rows) -> None:
-    sweep = experiments.Sweep(RESULTS / "learned.standard.csv", learned.LEARNED_KEYS)
-
-    def gain(rows: Rows, name: str, nfe: int, noises: int) -> float:
-        method = f"dlms:afs=False,residual=seen,trajectories={noises}"
-        (row,) = sweep.select(learned.learned_cells([name], [nfe], [method]))
-        return float(row["fd_reference"]) / rows.by_hand[nfe]
-
-    first, second = ([gain(r, n, nfe, 6400) for nfe in (4, 5, 6)] for r, n in ((data, DATA), (noise, NOISE)))
-    page = " ".join((RESULTS.parent / "notebooks" / "dlms.py").read_text(encoding="utf-8").replace("\n# ", " ").split())
-    assert max(first) < 1 and second[0] < 1 and second[2] < 1 < second[1]
-    assert "data-predicting network ({:.2f}, {:.2f} and {:.2f})".format(*first) in page
-    assert f"noise-predicting one ({second[0]:.2f} and {second[2]:.2f})" in page
-    assert f"just behind, {second[1]:.2f}, and 20,000 noises do not help ({gain(noise, NOISE, 5, 20_000):.2f})" in page
-
-
 def test_what_the_page_says_of_others(data: Rows, noise: Rows) -> None:
     for nfe in (7, 8, 9):
         assert sorted(data.methods, key=lambda m: data.far(m, nfe))[:2] == ["gauss-newton", "ld3"]
@@ -349,7 +329,7 @@ def test_what_the_page_says_of_others(data: Rows, noise: Rows) -> None:
         for n in (3, 4, 5, 6, 7)
     ]
     assert all(data.gain("s4s-alt", nfe) < 1 for nfe in (3, 4, 5, 6, 7))
-    assert f"for {min(shares):.1f} to {max(shares):.1f} of them" in page()
+    assert f"for {min(shares):.1f} to {max(shares):.1f} of them" in page("learned")
     for rows in (data, noise):  # no solver of ours is behind its start with 8 calls or more
         for method in ("dlms", "s4s-alt", "gauss-newton", *(("dlms-fixed", "s4s") if rows is data else ())):
             assert all(rows.far(method, nfe) < rows.far("start", nfe) for nfe in (8, 9, 10))
