@@ -387,7 +387,11 @@ if not small:
         for k, nfe in enumerate((4, 5, 6)):
             ax.plot(ratios[name, nfe], np.arange(len(ratios)) + 0.18 * (k - 1), "osD"[k], color=f"C{k}", label=f"{nfe} calls")  # fmt: skip
         ax.axvline(1, color="grey", linestyle=":")
-        ax.set(xscale="log", xlabel=f"FD / best handcrafted FD, n = {p.images:,}", title=f"{name.rsplit('-', 1)[1]} prediction")
+        ax.set(
+            xscale="log",
+            xlabel=f"FD / best handcrafted FD, n = {p.images:,}",
+            title=f"{name.rsplit('-', 1)[1]} prediction",
+        )
         plots.plain_ticks(ax.xaxis)
     axes[0].set_yticks(range(len(ratios)), ratios.index)
     axes[0].invert_yaxis()
@@ -428,7 +432,7 @@ if not small and p.trajectories < 20_000:
 # - **The ablation.** The feature distance helps at every number of calls (without it 1.23, 1.48, 1.39 and 1.31 times as far with 4, 6, 8 and 10), and so do time scaling (1.10, 1.24, 1.51, 1.23) and the high-order initialisation (1.25, 1.62, 1.07, 1.24). AFS does from 6 on (1.14, 1.01, 1.20); at 4 the solver without it is by far the *nearest* of all (0.50 of the full method's distance).
 #   The adaptive schedule, worth most in the paper, is worth little (0.86, 1.04, 1.17, 1.03), and so is the bottleneck feature (1.18, 0.84, 1.21, 0.95). What they are worth does not shrink as calls grow.
 # - **What was tried.** On the data-predicting network the eyes of the second-order fit bring it ahead at 4 and 6 calls (0.55 and 0.81 of the best handcrafted distance), and with the paper's length of training at 5 (0.78). On the noise-predicting one they bring it level at 4 (1.05) and not at 5 and 6 (3.31, 2.68); without AFS it comes nearer at 5 and 6 (1.14, 1.47 and 1.09); with
-#   AFS the long training makes it worse (2.45 in place of 1.55, with those eyes 3.44). **The three together, no AFS, those eyes and 6,400 noises, bring it ahead with 4 and 6 calls on both networks, and level with 5**: on the data-predicting one 0.27, 0.92 and 0.39 with 4, 5 and 6 calls, on the noise-predicting one 0.71, 1.07 and 0.71. On two blocks by which nothing was chosen it is ahead with 4 and 6 as well, 0.29 to 0.85, and with 5 behind, 1.07 to 1.27; there 20,000 noises do not help (1.08 in place of 1.07). The eyes alone (6 calls) and with the paper's length (5 calls) are ahead on one of these two blocks each, on the data-predicting network. Begun at DPM-Solver++(3M) it is ahead with 4 calls on the data-predicting network (0.53 with the same eyes); else the training leads away from that solver, to a greater distance than its own. On top of the second-order fit a designer is ahead of everything made by hand, 0.05 to 0.34 on the two networks, and ahead of the fit itself with 4 and 6 calls on the noise-predicting one, nowhere else.
+#   AFS the long training makes it worse (2.45 in place of 1.55, with those eyes 3.44). **The three together, no AFS, those eyes and 6,400 noises, bring it ahead with 4 and 6 calls on both networks, and not with 5**: on the data-predicting one 0.27, 0.92 and 0.39 with 4, 5 and 6 calls, on the noise-predicting one 0.71, 1.07 and 0.71. On two blocks by which nothing was chosen it is ahead with 4 and 6 as well, 0.29 to 0.85, and with 5 behind, 1.07 to 1.27; there 20,000 noises do not help (1.08 in place of 1.07). The eyes alone (6 calls) and with the paper's length (5 calls) are ahead on one of these two blocks each, on the data-predicting network. Begun at DPM-Solver++(3M) it is ahead with 4 calls on the data-predicting network (0.53 with the same eyes); else the training leads away from that solver, to a greater distance than its own. On top of the second-order fit a designer is ahead of everything made by hand, 0.05 to 0.34 on the two networks, and ahead of the fit itself with 4 and 6 calls on the noise-predicting one, nowhere else.
 # - **Beside a table that is one for all images**: the second-order fit is nearer than DLMS at each of these numbers of calls ([the next page](second_order)).
 #
 # **Differences of setting**: a twelfth of the paper's 20,000 trajectories where nothing else is said, a lower rate, a small network and easy data.
