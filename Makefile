@@ -31,8 +31,8 @@ html: $(READY) ## build the committed book as it is; runs nothing
 publish: $(READY) ## run every notebook at PRESET and replace the committed ones in book/
 	@$(BIN)/python book/build.py run --preset $(PRESET) --profile '$(PROFILE)' --publish
 
-natural: $(READY) ## train, ship and measure the networks of natural images (a GPU; images in DODE_DATA; MINUTES= STOP=)
-	@$(BIN)/python -m dode.training imagenet32 --out runs --device $(DEVICE) --ship \
+natural: $(READY) ## train larger networks of natural images, ship and measure them (a GPU; images in DODE_DATA; MINUTES= STOP=)
+	@$(BIN)/python -m dode.training imagenet32 --large --out runs --device $(DEVICE) --ship \
 	  $(if $(MINUTES),--minutes $(MINUTES)) $(if $(STOP),--stop-after $(STOP))
 	@$(BIN)/python -m book.prose
 	@$(BIN)/python book/build.py run --preset $(if $(filter command line,$(origin PRESET)),$(PRESET),full) \

@@ -12,6 +12,7 @@ import torch
 from dode import zoo
 from dode.experiments import FD_KEYS, Sweep
 from dode.storage import write_text
+from dode.training import recipe_named
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,6 +61,7 @@ def model_card(name: str) -> str:
     recipe = card["recipe"]
     images = recipe["steps"] * recipe["batch"]
     on = f"{card['threads']} CPU thread(s)" if card["device"] == "cpu" else card["device"]
+    large = " --large" * (card["config"]["widths"] != list(recipe_named(name).network["widths"]))
     patch = "pixel-unshuffled images" if card["config"]["patch"] > 1 else "pixels"
     return f"""# {name}
 
@@ -75,7 +77,7 @@ A small U-Net (EDM's recipe on {patch}) that predicts the {card["prediction"]} o
 | time | {card["seconds"] / 60:.0f} minutes on {on}, {"bf16 autocast" if recipe["bf16"] else "float32"}, torch {card["torch"]} |
 | loss | {card["final_loss"] or float("nan"):.4f} over the last 100 steps; the whole curve in `{name}.csv` |
 | quality | {measured(name)} |
-| again | `python -m dode.training {name} --out runs` |
+| again | `python -m dode.training {name} --out runs{large}` |
 
 Made to show and test samplers. {known.scope}
 """  # noqa: E501

@@ -32,8 +32,10 @@ from dode.training import (
     denoising_loss,
     draw_sigma,
     losses,
+    recipe_named,
     train,
 )
+from dode.training.__main__ import main
 
 TINY = dict(steps=6, batch=4, warmup=2, save_every=2, rate=1e-2, ema=0.9)
 UNET = dict(widths=(8, 16), heads=2)
@@ -500,13 +502,23 @@ def test_new_labels_do_not_compile_the_network_again() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_only_denoisers_of_natural_images_have_a_larger_size(tmp_path: Path) -> None:
+    small, large = (recipe_named("imagenet32-data", large) for large in (False, True))
+    assert large.compile and large.minutes and not small.compile and not small.minutes and small.drop == large.drop
+    assert not small.matches(large.facts)  # the state of one is not taken up by the other
+    for name in ("imagenet32-critic", "fashion-mnist-data"):
+        with pytest.raises(SystemExit, match=f"error: {name} has one size alone; leave out --large"):
+            main([name, "--large", "--out", str(tmp_path)])
+
+
 def test_natural_recipes_build_networks_that_may_be_shipped() -> None:
     for kind in ("noise", "data"):
-        d = build_denoiser(f"imagenet32-{kind}")
-        assert isinstance(d.network, UNet) and d.shape == (3, 32, 32) and d.network.classes == 200
-        assert 2 * sum(p.numel() for p in d.network.parameters()) < 15.8e6  # bytes in half precision
+        for large, most in ((False, 9.6e6), (True, 15.8e6)):
+            d = build_denoiser(recipe_named(f"imagenet32-{kind}", large))
+            assert isinstance(d.network, UNet) and d.shape == (3, 32, 32) and d.network.classes == 200
+            assert 2 * sum(p.numel() for p in d.network.parameters()) < most  # bytes in half precision
     for kind in ("classifier", "critic", "observer"):
         model = build_classifier(f"imagenet32-{kind}")
         images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
-        assert model(images).shape == (2, 200) and 256 <= model.features(images).shape[1] <= 384
+        assert model(images).shape == (2, 200) and 128 <= model.features(images).shape[1] <= 256
         assert 2 * sum(p.numel() for p in model.parameters()) < 4e6

@@ -17,8 +17,8 @@ from dode.training import RECIPES, Recipe, missing, networks, recipe_named, refe
 ABOUT = """Train a network that ships with dode, or all networks of a data set; a classifier's moments too.
 
   python -m dode.training fashion-mnist-noise --out runs
-  python -m dode.training imagenet32-data --out runs --device cuda
-  python -m dode.training imagenet32 --out runs --device cuda --minutes 11 --stop-after 9
+  python -m dode.training imagenet32-data --out runs
+  python -m dode.training imagenet32 --out runs --device cuda --large --minutes 11 --stop-after 9
 
 A run that was killed or stopped goes on with the same command.  The images of imagenet32 are ImageNet's (research
 without commerce); they are read from the folder that DODE_DATA names, and nothing fetches them."""
@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     told.add_argument("--out", type=Path, default=Path("runs"), help="folder for the state and the result (runs)")
     told.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     told.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    told.add_argument("--large", action="store_true", help="the larger denoisers of natural images, for a GPU")
     told.add_argument("--steps", type=int, help="of Adam, in place of the recipe's")
     told.add_argument("--minutes", type=float, help="of each denoiser's training: decides the number of steps")
     told.add_argument("--stop-after", type=float, metavar="MINUTES", help="save and stop after so long; go on later")
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 
 def wanted(name: str, args: argparse.Namespace) -> Recipe:
     """The recipe with what the command line says otherwise; the time is a denoiser's alone."""
-    recipe = recipe_named(name)
+    recipe = recipe_named(name, args.large)
     if args.steps:
         return replace(recipe, steps=args.steps, minutes=None)
     return replace(recipe, minutes=args.minutes) if args.minutes and recipe.denoises else recipe
@@ -72,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise SystemExit("error: torch finds no CUDA device here; take --device cpu, or leave it out")
     names = networks.named(args.name)
+    if args.large and args.name in DATA_SETS:
+        names = [name for name in names if recipe_named(name).denoises]  # the judges have one size
     try:
         for name in names if args.name in RECIPES else missing(names, args.out):
             left = 60 * args.stop_after - (time.perf_counter() - began) if args.stop_after else math.inf
