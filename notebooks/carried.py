@@ -29,11 +29,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-import dode
-from dode import comparisons, experiments, lms, plots, zoo
-from dode.experiments import fits, learned
-from dode.metrics import frechet_distance, rmse
-from dode.metrics import moments as moments_of
+from dode import experiments, lms, plots, zoo
+from dode.experiments import fits, learned, transfer
 
 plots.style()
 p = experiments.preset(preset)
@@ -154,47 +151,20 @@ for label, part in GROUPS.items():
 at = max(nfe for nfe in nfes if nfe <= 5)
 count = seeds or min(500, max(p.images // 5, 64))
 CARRIED = [m for m in ("gits", "ld3", "s4s", "dlms-fixed", "gauss-newton") if m in methods]
-KEYS = ("checkpoint", "weights", "made_for", "made_for_weights", "method", "solver", "made_nfe", "nfe", "n")
-
-
-def table_of(made_for: str, method: str, made_nfe: int) -> dode.Tableau:
-    """The table that a method makes for a network and a number of calls, or its start."""
-    if method == "start":
-        return fits.start("dlms", made_for, where, made_nfe)[0]
-    return fits.fit(p, made_for, where, method, made_nfe)
-
-
-def carried_row(*, checkpoint: str, made_for: str, method: str, made_nfe: int, nfe: int, n: int, **_: str) -> dict:
-    """Distances of a table that was made for a network and a number of calls, on this network with this number."""
-    table = table_of(made_for, method, made_nfe)
-    table = (table if nfe == made_nfe else lms.resampled(table, nfe)).unbind()
-    features, data = fits.yardsticks(where, checkpoint)[0]
-    drawn = experiments.held_out_seeds(n)
-    seen = moments_of(experiments.draw(fits.fast(p, checkpoint, where), table, drawn), features)
-    truth = comparisons.reference(checkpoint, where, p.zoo_images, p.reference_steps)
-    model = experiments.load_cached(checkpoint, where)
-    noise = dode.initial_noise(model.shape, experiments.held_out_seeds(p.zoo_images), device=model.device)
-    end = dode.sample(model, table, noise, batch_size=100).cpu()
-    return dict(
-        fd_data=f"{frechet_distance(seen, data):.5f}", rmse=f"{rmse(end, truth):.5f}", n_rmse=p.zoo_images,
-        seeds=f"{drawn.start}-{drawn.stop - 1}", network="bf16 autocast" if p.bf16 else "float32", preset=p.name,
-        **experiments.provenance(where),
-    )  # fmt: skip
 
 
 def cell(checkpoint: str, made_for: str, method: str, made_nfe: int = at, nfe: int = at) -> dict:
-    facts = dict(checkpoint=checkpoint, weights=zoo.digest(checkpoint), made_for=made_for, method=method)
-    solver = "" if method == "start" else table_of(made_for, method, made_nfe).digest  # a new fit is a new row
-    return facts | dict(made_for_weights=zoo.digest(made_for), solver=solver, made_nfe=made_nfe, nfe=nfe, n=count)
+    return transfer.transfer_cell(p, where, checkpoint, made_for, method, made_nfe, nfe, count)
 
 
 def measure(cells: list[dict]) -> pd.DataFrame:
     """The rows of the cells, measured where there are none."""
-    sweep = experiments.Sweep(experiments.results_file("transfer", preset), KEYS).run(cells, carried_row)
-    return pd.DataFrame(sweep.select(cells)).astype(dict(fd_data=float, rmse=float, n=int, nfe=int, made_nfe=int))
+    columns = dict(fd_data=float, rmse=float, n=int, nfe=int, made_nfe=int)
+    return pd.DataFrame(transfer.carry(p, where, cells)).astype(columns)
 
 
-homes = zoo.NAMES if names[0] in zoo.NAMES else (*names, "fashion-mnist-data")
+shipped = experiments.checkpoints(zoo.data_set_of(names[0]).name) if names[0] in zoo.NAMES else ()
+homes = shipped or (*names, "fashion-mnist-data")
 carried_from = {name: ["start", *(m for m in CARRIED if m in chosen_for[name])] for name in names}
 cells = [cell(name, made, m) for made in names for m in carried_from[made] for name in homes]
 cells += [cell(name, name, "start") for name in homes if name not in names]

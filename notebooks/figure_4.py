@@ -22,7 +22,7 @@
 
 # %% tags=["parameters"]
 preset = "quick"  # smoke, quick, standard, full or paper
-checkpoint = "all"  # or one name, or a .safetensors file
+checkpoint = "fashion-mnist"  # a data set, all, one name or a .safetensors file
 device = "auto"  # cpu, cuda or auto
 seeds = None  # how many blocks of seeds; None: the preset's number
 

@@ -25,7 +25,7 @@
 
 # %% tags=["parameters"]
 preset = "quick"  # smoke, quick, standard or full
-checkpoint = "all"  # or one name
+checkpoint = "fashion-mnist"  # a data set, all, or one name
 device = "auto"  # cpu, cuda or auto
 seeds = None  # how many images; None: the preset's number
 

@@ -20,7 +20,7 @@
 
 # %% tags=["parameters"]
 preset = "quick"  # smoke, quick, standard or full
-checkpoint = "all"  # or one name
+checkpoint = "fashion-mnist"  # a data set, all, or one name
 device = "auto"  # cpu, cuda or auto
 seeds = None  # how many images in each grid; None: 9
 
@@ -51,8 +51,7 @@ plan |= {(name, solver): higher_nfes for name in names for solver in HIGHER[name
 
 def sample(name: str, tableau: dode.Tableau) -> torch.Tensor:
     """The page's seeds through ``tableau``."""
-    model = models[name]
-    noise = dode.initial_noise(model.shape, experiments.held_out_seeds(count), device=where)
+    model, noise = experiments.seeded(models[name], experiments.held_out_seeds(count))
     return dode.sample(model, tableau, noise)
 
 

@@ -22,6 +22,7 @@ def rows() -> pd.DataFrame:
     """The rows of the page with, for each, the least distance made by hand of its network, NFE and block."""
     found = pd.read_csv(ROOT / "results" / "learned.standard.csv", dtype={"weights": str})
     nfes, chosen_for = learned.asked("standard")
+    found = found[found.checkpoint.isin(chosen_for)]
     found = found[[m in chosen_for[name] for name, m in zip(found.checkpoint, found.method, strict=True)]]
     cell = ["checkpoint", "nfe", "block"]
     best = found[found.method.isin(learned.HANDCRAFTED)].groupby(cell)[FDS].min()

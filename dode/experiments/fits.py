@@ -142,6 +142,13 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     return solver
 
 
+def made(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> Tableau | lms.Designed:
+    """:func:`fit`, or for the method "start" the table that LMS distillation and ours begin at."""
+    if method == "start":
+        return start("dlms", checkpoint, device_name, nfe)[0]
+    return fit(p, checkpoint, device_name, method, nfe)
+
+
 def _images(p: Preset, method: str, table: Tableau) -> int:
     """How many seeds a fit has: a second-order one so many as its budget pays for, from 32 to twice the others'."""
     if method != "gauss-newton":

@@ -16,7 +16,7 @@ from torch import Tensor
 from dode import comparisons, lms, solvers, zoo
 from dode.denoisers import Denoiser
 from dode.experiments import papers
-from dode.experiments.fits import fit, grid_of, start, yardsticks
+from dode.experiments.fits import grid_of, made, yardsticks
 from dode.experiments.quality import draw, fast, held_out_seeds, load_cached, seeded
 from dode.experiments.sweeps import Preset, Sweep, checkpoints, home, provenance, results_file
 from dode.lms.online import OnlineTeacher
@@ -41,10 +41,11 @@ SELECTION_BLOCK = 7  # whose held-out seeds choose grids, and measure nothing
 def asked(preset: str, checkpoint: str | None = None) -> tuple[tuple[int, ...], dict[str, list[str]]]:
     """What the book compares at a preset: numbers of calls, and for each network, the first one first, its methods.
 
-    ``checkpoint`` is a name, "all" or a file; by default both shipped networks, at a small preset one.
+    ``checkpoint`` is a name, a data set, "all" or a file; by default both networks of Fashion-MNIST, at a small preset
+    one.
     """
     methods = SMALL.get(preset, papers.METHODS)
-    names = checkpoints(checkpoint or ("fashion-mnist-data" if preset in SMALL else "all"))[::-1]
+    names = checkpoints(checkpoint or ("fashion-mnist-data" if preset in SMALL else "fashion-mnist"))[::-1]
     of = {name: [m for m in methods if name == names[0] or m in EVERYWHERE] for name in names}
     return (3,) if preset in SMALL else papers.TABLE_5, of
 
@@ -185,18 +186,13 @@ def learned_row(
     p: Preset, device_name: str, grids: dict[tuple[str, str, int], str], *, checkpoint: str, weights: str,
     method: str, nfe: int, block: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure one cell: a handcrafted solver on its best grid, a learned one (fitted if there is no file), or a start.
-
-    "start" is where LMS distillation and ours begin.
-    """
-    where = ""
+    """Measure one cell: a handcrafted solver on its best grid, the start, or a learned one (fitted if not there)."""
+    where = "time" if method == "start" else ""
     if method in HANDCRAFTED:
         where = grids[checkpoint, method, nfe]
         solver: Tableau | lms.Designed = solvers.get(method).make(grid_of(where, checkpoint, device_name), nfe=nfe)
-    elif method == "start":
-        solver, where = start("dlms", checkpoint, device_name, nfe)[0], "time"
     else:
-        solver = fit(p, checkpoint, device_name, method, nfe)
+        solver = made(p, checkpoint, device_name, method, nfe)
     facts = solver.metadata
     return dict(
         **distances(p, device_name, checkpoint, solver, block), grid=where,
@@ -213,13 +209,14 @@ def compare(
     Where no handcrafted solver is asked for, no grid is chosen.
     """
     names, calls, methods = list(checkpoints), list(nfes), list(methods)
-    for name in names:  # once, before the workers ask for them
+    choosing = grid_cells(names, calls) if set(methods) & set(HANDCRAFTED) else []
+    cells, sweep = learned_cells(names, calls, methods, blocks), Sweep(results_file("learned", p.name), LEARNED_KEYS)
+    chosen = Sweep(results_file("grids", p.name), GRID_KEYS)
+    todo = [c for part, of in ((choosing, chosen), (cells, sweep)) for c in part if not of.done(c)]
+    for name in dict.fromkeys(cell["checkpoint"] for cell in todo):  # once, before the workers ask for them
         reference_moments(name, device_name, p.bf16, p.images, p.reference_calls)
         comparisons.reference(name, device_name, p.zoo_images, p.reference_steps)
-    choosing = grid_cells(names, calls) if set(methods) & set(HANDCRAFTED) else []
-    chosen = Sweep(results_file("grids", p.name), GRID_KEYS)
     chosen.run(choosing, functools.partial(grid_row, p, device_name), jobs=jobs)
-    cells, sweep = learned_cells(names, calls, methods, blocks), Sweep(results_file("learned", p.name), LEARNED_KEYS)
     work = functools.partial(learned_row, p, device_name, best_grids(chosen.select(choosing)))
     for block in dict.fromkeys(cell["block"] for cell in cells):  # in turn: two processes must not fit one solver
         sweep.run([cell for cell in cells if cell["block"] == block], work, jobs=jobs)

@@ -94,7 +94,7 @@ def figure_3(preset: str, checkpoint: str = "fashion-mnist-noise", seeds: int | 
     return Plan("figure_3", p, names, calls, tuple(cells))
 
 
-def figure_4(preset: str, checkpoint: str = "all", seeds: int | None = None) -> Plan:
+def figure_4(preset: str, checkpoint: str = "fashion-mnist", seeds: int | None = None) -> Plan:
     """DDIM on every network; Heun and the later solvers on those that predict clean images."""
     p, names = sweeps.preset(preset), checkpoints(checkpoint)
     if seeds:
@@ -116,7 +116,7 @@ def plan(figure: str, preset: str, checkpoint: str | None = None, seeds: int | N
     Parameters
     ----------
     checkpoint
-        A name, "all", or a ``.safetensors`` file; by default what the page has.
+        A name, a data set, "all", or a ``.safetensors`` file; by default what the page has.
     seeds
         How many blocks of seeds; by default the preset's number.
 
