@@ -13,10 +13,11 @@
 # %% [markdown]
 # # How the checkpoints were made
 #
-# Two denoisers ship with dode, so that nothing here needs a data set, a download or a GPU: one predicts the noise on DDPM's 1000-step
-# variance-preserving chain {cite:p}`ho2020ddpm`, the other the clean image with EDM's preconditioning {cite:p}`karras2022edm`. Both are the
-# same small U-Net on pixel-unshuffled images, trained on Fashion-MNIST {cite:p}`xiao2017fashion` in bf16, on one CPU core each.
-# A small classifier supplies the features behind every "FD (classifier features)".
+# Four denoisers ship with dode, so that nothing here needs a data set, a download or a GPU. Of each of two data sets one predicts the noise on DDPM's 1000-step
+# variance-preserving chain {cite:p}`ho2020ddpm`, the other the clean image with EDM's preconditioning {cite:p}`karras2022edm`. All are
+# small U-Nets on pixel-unshuffled images, trained in bf16 on one CPU core each: two on Fashion-MNIST {cite:p}`xiao2017fashion`, which the book measures unless it says otherwise, and two, told the class, on
+# 200 classes of ImageNet {cite:p}`deng2009imagenet` in 32 x 32 pixels ([Natural images](natural)).
+# A small classifier of each data set supplies the features behind every "FD (classifier features)".
 
 # %% tags=["parameters"]
 preset = "quick"  # smoke, quick, standard or full
@@ -53,8 +54,9 @@ for name, card in cards.items():
 # fixed beforehand (the rate falls to zero with it); the curves are nearly flat at their ends, but a longer run was not compared.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "loss", "caption": "Training loss (mean over 100 steps) against training images seen. The two losses are weighted differently and cannot be compared with each other."}}
-figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.4), squeeze=False)
-for ax, name in zip(axes[0], names, strict=True):
+rows = -(-len(names) // 2)
+figure, axes = plt.subplots(rows, 2, figsize=(9.2, 3 * rows), squeeze=False)
+for ax, name in zip(axes.flat, names, strict=False):
     log = pd.read_csv(zoo.CHECKPOINTS / f"{name}.csv")
     ax.plot(log.step * cards[name]["recipe"]["batch"] / 1000, log.loss)
     ax.set(xlabel="thousand images", ylabel="loss", yscale="log", title=name)
@@ -64,8 +66,8 @@ plt.show()
 # ## Samples at 50 network calls
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "samples", "caption": "DDIM at 50 network calls, seeds not selected."}}
-figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 2.9), squeeze=False)
-for ax, name in zip(axes[0], names, strict=True):
+figure, axes = plt.subplots(rows, 2, figsize=(10, 2.9 * rows), squeeze=False)
+for ax, name in zip(axes.flat, names, strict=False):
     model = dode.load(name, device=where)
     told, noise = experiments.seeded(model, experiments.held_out_seeds(seeds or 50))
     plots.show(ax, dode.sample(told, dode.solvers.ddim(model.grid(50)), noise), 10, name)
@@ -115,15 +117,19 @@ for name in names:
 #
 # ## Natural images
 #
-# `dode.training` has a larger recipe too: class-conditional networks of 32 x 32 pixels, noise- and data-predicting, trained in bf16 with
-# `torch.compile` on 50,000 natural images of 200 ImageNet classes (7.8 M parameters, 15.6 MB in half precision). It wants a GPU, and the
-# images, which are under ImageNet's terms (research without commerce): dode neither holds nor fetches them. `DODE_DATA` names a folder with
+# The images are under ImageNet's terms (research without commerce), and so are the networks that have learned from them. dode neither holds nor fetches the images: `DODE_DATA` names a folder with
 # `imagenet32/<wnid>.png`, 200 sheets of 10 rows and 25 columns; each class's last row is kept from the classifiers.
 #
 # ```
-# make natural DODE_DATA=FOLDER               # trains, ships and measures: all of what follows
-# python -m dode.training imagenet32 --out runs --device cuda --ship     # classifier, critic, observer, data and noise network
-# python -m dode.training imagenet32-data --out runs --minutes 11        # one of them, in eleven minutes
+# python -m dode.training imagenet32 --out runs                 # classifier, critic, observer, data and noise network, one after the other
+# python -m dode.training imagenet32-data --out runs            # one of them
+# ```
+#
+# A larger recipe wants a GPU: 7.8 M parameters (15.6 MB in half precision) on whole pixels, compiled. It has not been run at its size.
+#
+# ```
+# make natural DODE_DATA=FOLDER                                 # trains the larger denoisers, ships and measures them
+# python -m dode.training imagenet32-data --large --device cuda --out runs --minutes 11
 # ```
 #
 # With `--stop-after 9` a call saves and stops after nine minutes (exit status 75) and the same command goes on. Networks of natural images are
