@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 # These start first, so that no core is left alone with a long one: the longest, and those that others wait for.
 EARLY = (
-    "learned", "figure_4", "dlms", "table_1", "second_order", "carried", "solver_zoo", "figure_3", "ablations",
-    "limits",
+    "learned", "figure_4", "dlms", "table_1", "second_order", "carried", "natural", "solver_zoo", "figure_3",
+    "ablations", "limits",
 )  # fmt: skip
-# These fit the same solvers, into the same files: one at a time.
-SHARE = ("learned", "dlms", "second_order", "carried")
+# These add to the same files of results and of solvers: one at a time.
+SHARE = ("learned", "dlms", "second_order", "carried", "natural")
 # These need rows of other pages: always, and where the other pages make the rows that are committed.
 AFTER = {"table_1": ("figure_4",)}
 AFTER_KEPT = AFTER | {"limits": ("figure_3", "figure_4"), "checkpoints": ("figure_4",)}
