@@ -112,6 +112,14 @@ def show(ax: Axes, images: Tensor, columns: int, title: str = "") -> None:
     ax.set_axis_off()
 
 
+def strip(ax: Axes, images: Tensor, label: str) -> None:
+    """Draw ``(B, C, H, W)`` as one row with ``label``, a line for each part between commas, on its left."""
+    ax.imshow(mosaic(images, len(images)), cmap="gray", vmin=0, vmax=1)
+    ax.set(xticks=[], yticks=[])
+    ax.set_ylabel(label.replace(", ", "\n"), rotation=0, ha="right", va="center")
+    ax.spines[:].set_visible(False)
+
+
 def grid_of_samples(samples: Mapping[str, Mapping[str, Tensor]], columns: int = 4, width: float = 9.0) -> Figure:
     """Rows (solvers) by columns (NFEs) of mosaics; ``samples[row][column]`` is ``(B, C, H, W)``."""
     heads = list(dict.fromkeys(c for row in samples.values() for c in row))

@@ -48,10 +48,7 @@ pictures = {
 # %% tags=["remove-input", "thumbnail"] mystnb={"figure": {"name": "front", "caption": "The same seeds through DDIM at 5 network calls, its distilled version at 5, and the many-step solution that both aim at."}}
 figure, axes = plt.subplots(3, 1, figsize=(9, 2.75))
 for ax, (name, images) in zip(axes, pictures.items(), strict=True):
-    ax.imshow(plots.mosaic(images, len(images)), cmap="gray", vmin=0, vmax=1)
-    ax.set(xticks=[], yticks=[])
-    ax.set_ylabel(name.replace(", ", "\n"), rotation=0, ha="right", va="center")
-    ax.spines[:].set_visible(False)
+    plots.strip(ax, images, name)
 plt.show()
 
 # %% [markdown]

@@ -75,10 +75,7 @@ for k, name in enumerate(names):
     solvers |= {f"{plots.NAMES[m]}, {few}": fits.fit(p, name, where, m, few) for m in LEARNED}
     solvers |= {f"DDIM, {p.reference_steps}": dode.solvers.ddim(model.grid(p.reference_steps))}
     for ax, (label, solver) in zip(axes[4 * k :, 0], solvers.items(), strict=False):
-        ax.imshow(plots.mosaic(dode.sample(model, solver, noise), count))
-        ax.set(xticks=[], yticks=[])
-        ax.set_ylabel(label.replace(", ", "\n"), rotation=0, ha="right", va="center")
-        ax.spines[:].set_visible(False)
+        plots.strip(ax, dode.sample(model, solver, noise), label)
     axes[4 * k, 0].set_title(f"{word(name)} prediction")
 plt.show()
 
@@ -88,7 +85,7 @@ crafted = found[found.method.isin(CRAFTED)]
 best = crafted.loc[crafted.groupby(["checkpoint", "nfe"]).fd_reference.idxmin()].set_index(["checkpoint", "nfe"])
 found = found.join(best.fd_reference.rename("best"), on=["checkpoint", "nfe"])
 shown = found.assign(
-    solver=found.method.map(lambda m: plots.NAMES.get(m, plots.NAMES.get(f"{m}:order=2", m))),
+    solver=found.method.map(plots.NAMES),
     ratio=(found.fd_reference / found.best).map("{:.2f}".format),
 )
 shown = shown.rename(columns=dict(fd_reference="FD to the long run", fd_data="FD to the data", rmse="RMSE"))
@@ -99,7 +96,7 @@ plots.listing(shown[["checkpoint", "nfe", *columns]].rename(columns={"ratio": "o
 for (name, nfe), part in found.groupby(["checkpoint", "nfe"], sort=False):
     at = part.set_index("method")
     print(
-        f"{word(name)} prediction, {nfe} calls: best handcrafted {best.method[name, nfe]} {best.fd_reference[name, nfe]:.3f}; "
+        f"{word(name)} prediction, {nfe} calls: best handcrafted {plots.NAMES[best.method[name, nfe]]} {best.fd_reference[name, nfe]:.3f}; "
         + ", ".join(f"{plots.NAMES[m]} {at.fd_reference[m]:.3f}" for m in LEARNED)
     )
 

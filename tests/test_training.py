@@ -32,6 +32,7 @@ from dode.training import (
     denoising_loss,
     draw_sigma,
     losses,
+    networks,
     recipe_named,
     train,
 )
@@ -506,6 +507,7 @@ def test_only_denoisers_of_natural_images_have_a_larger_size(tmp_path: Path) -> 
     small, large = (recipe_named("imagenet32-data", large) for large in (False, True))
     assert large.compile and large.minutes and not small.compile and not small.minutes and small.drop == large.drop
     assert not small.matches(large.facts)  # the state of one is not taken up by the other
+    assert networks.named("imagenet32", large=True) == ["imagenet32-noise", "imagenet32-data"]
     for name in ("imagenet32-critic", "fashion-mnist-data"):
         with pytest.raises(SystemExit, match=f"error: {name} has one size alone; leave out --large"):
             main([name, "--large", "--out", str(tmp_path)])
@@ -520,5 +522,5 @@ def test_natural_recipes_build_networks_that_may_be_shipped() -> None:
     for kind in ("classifier", "critic", "observer"):
         model = build_classifier(f"imagenet32-{kind}")
         images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
-        assert model(images).shape == (2, 200) and 128 <= model.features(images).shape[1] <= 256
+        assert model(images).shape == (2, 200) and model.features(images).shape[1] == (224 if kind == "critic" else 128)
         assert 2 * sum(p.numel() for p in model.parameters()) < 4e6

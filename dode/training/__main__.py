@@ -72,9 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.backends.cudnn.benchmark = True  # all batches have one shape
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise SystemExit("error: torch finds no CUDA device here; take --device cpu, or leave it out")
-    names = networks.named(args.name)
-    if args.large and args.name in DATA_SETS:
-        names = [name for name in names if recipe_named(name).denoises]  # the judges have one size
+    names = networks.named(args.name, args.large)
     try:
         for name in names if args.name in RECIPES else missing(names, args.out):
             left = 60 * args.stop_after - (time.perf_counter() - began) if args.stop_after else math.inf

@@ -133,11 +133,11 @@ def ship(name: str, folder: Path) -> list[Path]:
     return [zoo.CHECKPOINTS / p.name for p in sources]
 
 
-def named(word: str) -> list[str]:
-    """A recipe's name, or all recipes of a data set, those that measure first."""
+def named(word: str, large: bool = False) -> list[str]:
+    """A recipe's name, or all recipes of a data set, those that measure first; ``large``: its denoisers alone."""
     if word in RECIPES:
         return [word]
-    found = [r for r in RECIPES.values() if word == r.data.name]
+    found = [r for r in RECIPES.values() if word == r.data.name and (r.denoises or not large)]
     if not found:
         recipe_named(word)
     return [r.name for r in sorted(found, key=lambda r: r.denoises)]
