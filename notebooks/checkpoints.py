@@ -53,9 +53,10 @@ for name, card in cards.items():
 # Each training step draws its randomness from its own number, so a run that was killed and resumed ends with the same weights. The length of the run was
 # fixed beforehand (the rate falls to zero with it); the curves are nearly flat at their ends, but a longer run was not compared.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "loss", "caption": "Training loss (mean over 100 steps) against training images seen. The two losses are weighted differently and cannot be compared with each other."}}
-rows = -(-len(names) // 2)
-figure, axes = plt.subplots(rows, 2, figsize=(9.2, 3 * rows), squeeze=False)
+# %% tags=["hide-input"] mystnb={"figure": {"name": "loss", "caption": "Training loss (mean over 100 steps) against training images seen. The losses of noise and data are weighted differently and cannot be compared with each other."}}
+columns = min(2, len(names))
+rows = -(-len(names) // columns)
+figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3 * rows), squeeze=False)
 for ax, name in zip(axes.flat, names, strict=False):
     log = pd.read_csv(zoo.CHECKPOINTS / f"{name}.csv")
     ax.plot(log.step * cards[name]["recipe"]["batch"] / 1000, log.loss)
@@ -66,7 +67,7 @@ plt.show()
 # ## Samples at 50 network calls
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "samples", "caption": "DDIM at 50 network calls, seeds not selected."}}
-figure, axes = plt.subplots(rows, 2, figsize=(10, 2.9 * rows), squeeze=False)
+figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, 2.9 * rows), squeeze=False)
 for ax, name in zip(axes.flat, names, strict=False):
     model = dode.load(name, device=where)
     told, noise = experiments.seeded(model, experiments.held_out_seeds(seeds or 50))

@@ -27,6 +27,7 @@ seeds = None  # how many images of each solver are shown; None: 12
 
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
 import dode
@@ -129,6 +130,12 @@ for row in moved.itertuples():
     line["best handcrafted"] = f"{best.fd_reference[row.checkpoint, row.nfe]:.3f}"
     lines.append(line | {"n": row.n})
 plots.listing(pd.DataFrame(lines))
+
+# %% tags=["nbval-check-output", "hide-input"]
+tables = [transfer.table_of(p, where, KIN[name], m, nfe) for name in names for nfe in nfes for m in MOVED]
+fall = all(bool((table.sigmas.diff() < 0).all()) for table in tables)
+whole = all(np.allclose(table.parts.sum(1), 1) for table in tables)
+print(f"{len(tables)} tables made for garments: levels fall: {fall}; the parts of each row sum to one: {whole}")
 
 # %% [markdown]
 # ## Agreement
