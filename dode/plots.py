@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -76,6 +78,28 @@ def curve(
         nfes, values, yerr=spread, label=label, color=COLOURS[solver], capsize=3, linewidth=1.8, markersize=6,
         linestyle="-" if distilled else ":", marker=MARKERS[solver], markerfacecolor=None if distilled else "white",
     )  # fmt: skip
+
+
+def against_calls(ax: Axes, found: pd.DataFrame, column: str, label: str, floor: float | None = None) -> None:
+    """Distances of one network's solvers, by ``method``, against calls: handcrafted ones grey, learned ones coloured.
+
+    The start is dotted; ``floor``, below which nothing can be told, is dashed.
+    """
+    marks = itertools.cycle("osDPX")
+    crafted = [m for m in found.method.unique() if m != "start" and m not in LEARNED]
+    for method in [*crafted, "start", *(m for m in LEARNED if m in set(found.method))]:
+        part = found[found.method == method].sort_values("nfe")
+        look: dict[str, Any]
+        if method in LEARNED:
+            look = dict(linewidth=2, **LEARNED_LOOKS[method])
+        elif method == "start":
+            look = dict(color="black", linestyle=":", marker=".", linewidth=1.8)
+        else:
+            look = dict(color="0.65", marker=next(marks), markersize=4, linewidth=1)
+        ax.plot(part.nfe, part[column], label=NAMES[method], **look)
+    if floor is not None:
+        ax.axhline(floor, color="0.3", linestyle="--", linewidth=0.8)
+    log_axes(ax, sorted(found.nfe.unique()), label)
 
 
 def log_axes(ax: Axes, nfes: Sequence[int], ylabel: str) -> None:
@@ -188,6 +212,24 @@ def listing(table: pd.DataFrame) -> HTML:
             columns={"checkpoint": "network"}
         )
     return HTML(table.to_html(index=False, border=0))
+
+
+def calls_table(found: pd.DataFrame, column: str, caption: str) -> HTML:
+    """Distances of one network's solvers: a line a ``method``, a column an NFE, the least in bold.
+
+    After a handcrafted solver's its ``grid`` stands as a letter: t uniform in time, q quadratic, K Karras's, s log SNR.
+    """
+    wide, grid = (found.pivot(index="method", columns="nfe", values=v) for v in (column, "grid"))
+    letter = {"time": "t", "quadratic": "q", "Karras": "K", "log SNR": "s"}
+    methods = list(dict.fromkeys(found.method))
+    cells = pd.DataFrame({"solver": [NAMES[m] for m in methods]})
+    for nfe in wide:
+        low = wide[nfe].min()
+        cells[f"NFE {nfe}"] = [
+            (f"<b>{v:.4f}</b>" if v == low else f"{v:.4f}") + (f" {letter[g]}" if g and m != "start" else "")
+            for m, v, g in ((m, wide[nfe][m], grid[nfe][m]) for m in methods)
+        ]
+    return HTML(f"<p>{caption}</p>" + cells.to_html(index=False, border=0, escape=False))
 
 
 def provenance(facts: Mapping[str, object]) -> Markdown:

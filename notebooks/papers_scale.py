@@ -31,7 +31,7 @@ import torch
 
 import dode
 from dode import experiments, plots, published
-from dode.experiments import papers, plans
+from dode.experiments import papers, plans, sweeps
 
 plots.style()
 where = experiments.device(device)
@@ -96,10 +96,10 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# Hours are evaluations over evaluations a second. What this machine does with the network of the parameter, batches of 250 (on a GPU in bf16, on a CPU as the FD sweeps do, in bf16 too):
+# Hours are evaluations over evaluations a second. What this machine does with the network of the parameter, batches of 250, in the arithmetic of the FD sweeps (bf16, where the device has it):
 
 # %% tags=["hide-input"]
-model = dode.load(checkpoint, device=where, autocast=torch.bfloat16)
+model = dode.load(checkpoint, device=where, autocast=sweeps.autocast(experiments.preset("standard"), where))
 noise = dode.initial_noise(model.shape, range(250), device=model.device)
 
 

@@ -15,6 +15,7 @@ import dode
 from book import prose
 from dode import experiments, zoo
 from dode.data import data_set
+from dode.experiments import sweeps
 from dode.storage import FileError, load_tensors, save_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -183,6 +184,23 @@ def test_the_committed_run_says_that_distilling_helps(checkpoint: str, solver: s
     plain, learned = (fds(checkpoint, solver, nfe, variant) for variant in ("plain", "d-ode"))
     assert len(plain) == len(learned) == 3
     assert max(learned) < min(plain)
+
+
+@pytest.mark.parametrize(
+    ("device", "has", "expected"),
+    [
+        ("cpu", {"avx2": True, "avx512_bf16": False}, None),
+        ("cpu", {"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ("cpu", {}, None),
+        ("cuda", {"avx512_bf16": False}, torch.bfloat16),
+    ],
+)
+def test_bf16_only_where_the_device_has_it(
+    device: str, has: dict[str, bool], expected: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    assert sweeps.autocast(experiments.preset("standard"), device) == expected
+    assert sweeps.autocast(experiments.preset("smoke"), device) is None
 
 
 def test_the_winner_is_the_same_in_float32_as_in_bf16() -> None:

@@ -92,7 +92,7 @@ def test_a_sweep_of_a_published_network(guided: str, monkeypatch: pytest.MonkeyP
     for ask in (
         lambda: quality.yardstick(experiments.preset("paper"), guided, "cpu"),
         lambda: fits.yardsticks("cpu", guided),
-        lambda: learned.reference_moments(guided, "cpu", False, 4, 2),
+        lambda: learned.reference_moments(experiments.preset("smoke"), "cpu", guided),
     ):
         with pytest.raises(FileError, match=r"tiny@1\.25\.inception-legacy_tensorflow\.safetensors does not exist"):
             ask()

@@ -22,7 +22,7 @@ from torch import Tensor
 from dode import baselines, data, distillation, solvers, zoo
 from dode.denoisers import NetworkDenoiser
 from dode.experiments.quality import base_solver, data_reference, draw, fit_seeds, held_out_seeds, load_cached, seeded
-from dode.experiments.sweeps import Preset, Sweep, home, provenance
+from dode.experiments.sweeps import ARITHMETIC, Preset, Sweep, autocast, home, provenance
 from dode.metrics import measure
 from dode.sampling import initial_noise
 from dode.storage import FileError
@@ -185,13 +185,13 @@ def student_row(
 ) -> dict[str, Any]:
     """The Fréchet distance of one student's samples on the block's held-out seeds."""
     file = folder(p) / f"{checkpoint}-{method}-{stage}.safetensors"
-    student = load_cached(str(file), device_name, torch.bfloat16 if p.bf16 else None)
+    student = load_cached(str(file), device_name, autocast(p, device_name))
     features, reference = data_reference(zoo.data_set_of(checkpoint).name, device_name)
     seeds = held_out_seeds(p.images, block)
     found = measure(_draw_student(student, method, calls, seeds), features, reference)
     return dict(
         fd=f"{found['fd']:.5f}", n=found["n"], features=found["features"], seeds=f"{seeds.start}-{seeds.stop - 1}",
-        network="bf16 autocast" if p.bf16 else "float32", preset=p.name, **provenance(device_name),
+        network=ARITHMETIC[student.autocast], preset=p.name, **provenance(device_name),
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from dode.denoisers import Denoiser
 from dode.experiments import papers
 from dode.experiments.fits import grid_of, made, yardsticks
 from dode.experiments.quality import draw, fast, held_out_seeds, load_cached, seeded
-from dode.experiments.sweeps import Preset, Sweep, checkpoints, home, provenance, results_file
+from dode.experiments.sweeps import ARITHMETIC, Preset, Sweep, checkpoints, home, provenance, results_file
 from dode.lms.online import OnlineTeacher
 from dode.metrics import Moments, frechet_distance, rmse
 from dode.metrics import moments as moments_of
@@ -56,10 +56,12 @@ def reference_table(denoiser: Denoiser, calls: int) -> Tableau:
 
 
 @functools.cache
-def reference_moments(checkpoint: str, device_name: str, bf16: bool, n: int, calls: int) -> tuple[Moments, Moments]:
+def reference_moments(p: Preset, device_name: str, checkpoint: str) -> tuple[Moments, Moments]:
     """Moments of the long run's samples in both networks' features; kept in the project's ``_build``."""
     folder = home() / "_build" / "references"
-    word = f"{checkpoint}-{zoo.digest(checkpoint)}-{n}-{calls}-{'bf16' if bf16 else 'float32'}"
+    n, calls, model = p.images, p.reference_calls, fast(p, checkpoint, device_name)
+    arithmetic = ARITHMETIC[model.autocast].split()[0]
+    word = f"{checkpoint}-{zoo.digest(checkpoint)}-{n}-{calls}-{arithmetic}"
     both = yardsticks(device_name, checkpoint)
     files = [folder / f"moments-{word}-{features.name}.safetensors" for features, _ in both]
     try:
@@ -67,13 +69,29 @@ def reference_moments(checkpoint: str, device_name: str, bf16: bool, n: int, cal
         return first, second
     except FileError:
         pass
-    model = load_cached(checkpoint, device_name, torch.bfloat16 if bf16 else None)
     seeds = range(REFERENCE_SEEDS, REFERENCE_SEEDS + n)
     images = torch.cat([x.cpu() for x in draw(model, reference_table(model, calls), seeds)])
     found = [moments_of(images, features, source=f"{checkpoint}, {calls} calls") for features, _ in both]
     for part, file in zip(found, files, strict=True):
         part.save(file)
     return found[0], found[1]
+
+
+def floors(p: Preset, device_name: str, checkpoint: str) -> dict[str, float]:
+    """What no solver can be told to be below, by column of the rows.
+
+    ``fd_reference``: what two sets of ``p.images`` normal draws with the moments of the long run's features are apart.
+    ``fd_data``: how far the long run itself is from the training images, which is what the *network* does wrong.
+    """
+    aim, _ = reference_moments(p, device_name, checkpoint)
+    values, vectors = torch.linalg.eigh(aim.cov)
+    root, draws = vectors * values.clamp(min=0).sqrt(), torch.Generator().manual_seed(0)
+    one, other = (
+        Moments("normal", aim.dim).update(torch.randn(p.images, aim.dim, generator=draws, dtype=torch.float64) @ root.T)
+        for _ in range(2)
+    )
+    data = yardsticks(device_name, checkpoint)[0][1]
+    return dict(fd_reference=frechet_distance(one, other), fd_data=frechet_distance(aim, data))
 
 
 # --- handcrafted solvers, each on its best grid ----------------------------------------------------
@@ -98,7 +116,7 @@ def grid_row(
     n = min(500, max(p.images // 5, 64))
     seeds = held_out_seeds(n, SELECTION_BLOCK)
     found = moments_of(draw(fast(p, checkpoint, device_name), table, seeds), yardsticks(device_name, checkpoint)[0][0])
-    aim, _ = reference_moments(checkpoint, device_name, p.bf16, p.images, p.reference_calls)
+    aim, _ = reference_moments(p, device_name, checkpoint)
     return dict(
         fd_reference=f"{frechet_distance(found, aim):.5f}", n=n, seeds=f"{seeds.start}-{seeds.stop - 1}",
         preset=p.name, **provenance(device_name),
@@ -141,7 +159,7 @@ def distances(
     quick = fast(p, checkpoint, device_name)
     seeds = held_out_seeds(p.images, block)
     images = torch.cat([x.cpu() for x in draw(quick, solver, seeds)])
-    aims = reference_moments(checkpoint, device_name, p.bf16, p.images, p.reference_calls)
+    aims = reference_moments(p, device_name, checkpoint)
     found = dict[str, Any]()
     for (features, data), aim, word in zip(yardsticks(device_name, checkpoint), aims, ("", "_critic"), strict=True):
         seen = moments_of(images, features)
@@ -154,7 +172,7 @@ def distances(
         found |= dict(rmse=f"{rmse(end, truth):.5f}", n_rmse=p.zoo_images)
     return found | dict(
         n=p.images, reference_calls=p.reference_calls, seeds=f"{seeds.start}-{seeds.stop - 1}",
-        network="bf16 autocast" if p.bf16 else "float32", preset=p.name,
+        network=ARITHMETIC[quick.autocast], preset=p.name,
     )  # fmt: skip
 
 
@@ -214,7 +232,7 @@ def compare(
     chosen = Sweep(results_file("grids", p.name), GRID_KEYS)
     todo = [c for part, of in ((choosing, chosen), (cells, sweep)) for c in part if not of.done(c)]
     for name in dict.fromkeys(cell["checkpoint"] for cell in todo):  # once, before the workers ask for them
-        reference_moments(name, device_name, p.bf16, p.images, p.reference_calls)
+        reference_moments(p, device_name, name)
         comparisons.reference(name, device_name, p.zoo_images, p.reference_steps)
     chosen.run(choosing, functools.partial(grid_row, p, device_name), jobs=jobs)
     work = functools.partial(learned_row, p, device_name, best_grids(chosen.select(choosing)))

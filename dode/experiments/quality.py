@@ -15,7 +15,7 @@ from dode import distillation, solvers, zoo
 from dode.conditions import Compiled
 from dode.denoisers import Denoiser, NetworkDenoiser
 from dode.distillation import Align
-from dode.experiments.sweeps import Preset, provenance
+from dode.experiments.sweeps import ARITHMETIC, Preset, autocast, provenance
 from dode.metrics import Features, Mode, Moments, cache_folder, classifier_features, inception_features, measure
 from dode.networks import UNet
 from dode.sampling import Walker, initial_noise, sample
@@ -182,7 +182,7 @@ def load_cached(name: str, device_name: str, autocast: torch.dtype | None = None
 
 def fast(p: Preset, checkpoint: str, device_name: str) -> NetworkDenoiser:
     """The denoiser in the arithmetic that the preset samples with."""
-    return load_cached(checkpoint, device_name, torch.bfloat16 if p.bf16 else None)
+    return load_cached(checkpoint, device_name, autocast(p, device_name))
 
 
 @functools.cache
@@ -217,6 +217,6 @@ def fd_row(
         fd=f"{found['fd']:.5f}", n=found["n"], features=found["features"], seeds=f"{seeds.start}-{seeds.stop - 1}",
         lambdas=" ".join(f"{v:.5f}" for v in _flat(tableau.metadata.get("lambdas", []))),
         evaluations=tableau.metadata.get("network_evaluations", 0),
-        network=("bf16 autocast" if p.bf16 else "float32") + ", compiled" * isinstance(model.network, Compiled),
+        network=ARITHMETIC[model.autocast] + ", compiled" * isinstance(model.network, Compiled),
         preset=p.name, **provenance(device_name),
     )  # fmt: skip

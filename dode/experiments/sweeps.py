@@ -41,7 +41,7 @@ class Preset:
     path_images: int  # images in figures 2 and 5
     nfes: tuple[int, ...]  # DDIM's, figure 4
     heun_nfes: tuple[int, ...]
-    bf16: bool  # the network's arithmetic in the FD sweeps
+    bf16: bool  # the network's arithmetic in the FD sweeps, where the device has it
     zoo_images: int  # seeds behind each RMSE of the solver zoo
     zoo_nfes: tuple[int, ...]
     student_steps: int  # table 1: Adam's steps in each round of progressive distillation
@@ -58,6 +58,7 @@ class Preset:
 
 
 DDIM_NFES, HEUN_NFES, ZOO_NFES = (2, 5, 10, 25, 50), (3, 5, 9, 25, 49), (3, 5, 8, 10, 20)
+ARITHMETIC = {None: "float32", torch.bfloat16: "bf16 autocast"}  # as rows call it
 PRESETS = {
     p.name: p
     for p in (
@@ -98,6 +99,16 @@ def preset(name: str) -> Preset:
 def device(name: str = "auto") -> str:
     """ "auto" is CUDA where there is one."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def autocast(p: Preset, device_name: str) -> torch.dtype | None:
+    """The type that the FD sweeps run a network in: bf16 if the preset and the device have it, None for float32.
+
+    A processor without bf16 instructions emulates them: it takes some seven times as long as in float32.
+    """
+    able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every version of torch
+    here = device_name.startswith("cuda") or any(has for what, has in able.items() if "bf16" in what)
+    return torch.bfloat16 if p.bf16 and here else None
 
 
 def word(checkpoint: str) -> str:

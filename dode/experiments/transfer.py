@@ -10,7 +10,7 @@ from dode import comparisons, lms, zoo
 from dode.experiments.fits import made, yardsticks
 from dode.experiments.learned import reference_moments
 from dode.experiments.quality import draw, fast, held_out_seeds, load_cached, seeded
-from dode.experiments.sweeps import Preset, Sweep, provenance, results_file
+from dode.experiments.sweeps import ARITHMETIC, Preset, Sweep, autocast, provenance, results_file
 from dode.metrics import frechet_distance, rmse
 from dode.metrics import moments as moments_of
 from dode.sampling import sample
@@ -57,7 +57,7 @@ def transfer_row(
     table = table_of(p, device_name, made_for, method, made_nfe)
     table = (table if nfe == made_nfe else lms.resampled(table, nfe)).unbind()
     features, data = yardsticks(device_name, checkpoint)[0]
-    aim, _critic = reference_moments(checkpoint, device_name, p.bf16, p.images, p.reference_calls)
+    aim, _critic = reference_moments(p, device_name, checkpoint)
     drawn = held_out_seeds(n)
     seen = moments_of(draw(fast(p, checkpoint, device_name), table, drawn), features)
     truth = comparisons.reference(checkpoint, device_name, p.zoo_images, p.reference_steps)
@@ -66,7 +66,7 @@ def transfer_row(
     return dict(
         fd_data=f"{frechet_distance(seen, data):.5f}", fd_reference=f"{frechet_distance(seen, aim):.5f}",
         rmse=f"{rmse(end, truth):.5f}", n_rmse=p.zoo_images, seeds=f"{drawn.start}-{drawn.stop - 1}",
-        network="bf16 autocast" if p.bf16 else "float32", preset=p.name, **provenance(device_name),
+        network=ARITHMETIC[autocast(p, device_name)], preset=p.name, **provenance(device_name),
     )  # fmt: skip
 
 
