@@ -24,7 +24,7 @@
 preset = "quick"  # smoke, quick, standard or full
 checkpoint = "fashion-mnist-data"
 device = "auto"  # cpu, cuda or auto
-seeds = None  # how many images; None: 12
+seeds = None  # how many images of each network; None: 6
 
 # %% tags=["remove-input"]
 import matplotlib.pyplot as plt
@@ -34,21 +34,22 @@ from dode import experiments, plots
 
 plots.style()
 p = experiments.preset(preset)
-model = dode.load(checkpoint, device=experiments.device(device))
-noise = dode.initial_noise(model.shape, experiments.held_out_seeds(seeds or 12), device=model.device)
-plain = dode.solvers.ddim(model.grid(5))
-learned = experiments.distilled(model, plain, p.fit_images)
-teacher = dode.solvers.ddim(model.grid(p.reference_steps))
-pictures = {
-    "DDIM, 5 calls": dode.sample(model, plain, noise),
-    "D-DDIM, 5 calls": dode.sample(model, learned, noise),
-    f"DDIM, {p.reference_steps} calls": dode.sample(model, teacher, noise),
-}
+where = experiments.device(device)
+pictures = dict[str, dict]()
+for name in dict.fromkeys([checkpoint, "imagenet32-data"]):
+    model, noise = experiments.seeded(dode.load(name, device=where), experiments.held_out_seeds(seeds or 6))
+    plain, teacher = dode.solvers.ddim(model.grid(5)), dode.solvers.ddim(model.grid(p.reference_steps))
+    pictures[name] = {
+        "DDIM, 5 calls": dode.sample(model, plain, noise),
+        "D-DDIM, 5 calls": dode.sample(model, experiments.distilled(model, plain, p.fit_images), noise),
+        f"DDIM, {p.reference_steps} calls": dode.sample(model, teacher, noise),
+    }
 
-# %% tags=["remove-input", "thumbnail"] mystnb={"figure": {"name": "front", "caption": "The same seeds through DDIM at 5 network calls, its distilled version at 5, and the many-step solution that both aim at."}}
-figure, axes = plt.subplots(3, 1, figsize=(9, 2.75))
-for ax, (name, images) in zip(axes, pictures.items(), strict=True):
-    plots.strip(ax, images, name)
+# %% tags=["remove-input", "thumbnail"] mystnb={"figure": {"name": "front", "caption": "The same seeds through DDIM at 5 network calls, its distilled version at 5, and the many-step solution that both aim at: a small network of garments, and one of natural images, of which it has learned texture more than things."}}
+figure, axes = plt.subplots(3, len(pictures), figsize=(5.2 * len(pictures), 2.75), squeeze=False)
+for k, rows in enumerate(pictures.values()):
+    for ax, (name, images) in zip(axes[:, k], rows.items(), strict=True):
+        plots.strip(ax, images, "" if k else name)
 plt.show()
 
 # %% [markdown]
@@ -57,7 +58,7 @@ plt.show()
 # %% tags=["nbval-check-output"]
 import dode
 
-model = dode.load(checkpoint, device=experiments.device(device))
+model = dode.load("fashion-mnist-data")
 solver = dode.solvers.ddim(model.grid(5))
 noise = dode.initial_noise(model.shape, range(100), device=model.device)
 learned = dode.distillation.d_ode(model, solver, noise)  # seconds
@@ -75,8 +76,8 @@ print("lambda:", [round(v, 2) for v in learned.metadata["lambdas"]])
 plots.provenance(
     dict(
         preset=preset,
-        checkpoint=checkpoint,
+        checkpoints=", ".join(pictures),
         seeds="held out from the fit",
-        **experiments.provenance(experiments.device(device)),
+        **experiments.provenance(where),
     )
 )

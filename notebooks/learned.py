@@ -37,7 +37,6 @@ from matplotlib.lines import Line2D
 import dode
 from dode import experiments, plots, solvers
 from dode.experiments import fits, learned, papers
-from dode.metrics import Moments, frechet_distance
 
 plots.style()
 p = experiments.preset(preset)
@@ -130,28 +129,7 @@ found["gain"] = found.fd_reference / found.fd_reference_best
 begun = found[found.method == "start"].set_index(["checkpoint", "nfe"]).fd_reference
 found = found.join(begun.rename("fd_start"), on=["checkpoint", "nfe"])
 wide, n = found.set_index(["checkpoint", "nfe", "method"]), int(found.n.max())
-
-
-def noise_floor(name: str) -> float:
-    """What two sets of n normal draws, with the moments of the long run's features, are apart."""
-    aim, _ = learned.reference_moments(name, where, p.bf16, p.images, p.reference_calls)
-    values, vectors = torch.linalg.eigh(aim.cov)
-    root = vectors * values.clamp(min=0).sqrt()
-    draws = torch.Generator().manual_seed(0)
-    both = [
-        Moments("normal", aim.dim).update(torch.randn(n, aim.dim, generator=draws, dtype=torch.float64) @ root.T)
-        for _ in "ab"
-    ]
-    return frechet_distance(*both)
-
-
-def own_distance(name: str) -> float:
-    """How far the long run itself is from the training images: what the network does wrong."""
-    aim, _ = learned.reference_moments(name, where, p.bf16, p.images, p.reference_calls)
-    return frechet_distance(aim, fits.yardsticks(where, name)[0][1])
-
-
-floors = {name: {"fd_reference": noise_floor(name), "fd_data": own_distance(name)} for name in names}
+floors = {name: learned.floors(p, where, name) for name in names}
 
 # %% [markdown]
 # ## Quality against calls
@@ -163,20 +141,11 @@ MEASURES = {
     "rmse": f"RMSE, n = {found.n_rmse.max()}",
 }
 shown_methods = [m for m in ("gits", "ld3", "s4s-alt", "amed", "dlms", "gauss-newton") if m in methods]
+shown = found[found.method.isin([*learned.HANDCRAFTED, "start", *shown_methods])]
 figure, axes = plt.subplots(len(names), 3, figsize=(11, 4.4 * len(names)), squeeze=False)
 for line, name in zip(axes, names, strict=True):
     for ax, (column, label) in zip(line, MEASURES.items(), strict=True):
-        for method, mark in zip(learned.HANDCRAFTED, "osDPX", strict=True):
-            part = found[(found.checkpoint == name) & (found.method == method)]
-            ax.plot(part.nfe, part[column], color="0.65", marker=mark, markersize=4, linewidth=1, label=TITLES[method])
-        part = found[(found.checkpoint == name) & (found.method == "start")]
-        ax.plot(part.nfe, part[column], color="black", linestyle=":", marker=".", linewidth=1.8, label="the start")
-        for method in shown_methods:
-            part = found[(found.checkpoint == name) & (found.method == method)]
-            ax.plot(part.nfe, part[column], linewidth=2, label=TITLES[method], **plots.LEARNED_LOOKS[method])
-        if column in floors[name]:
-            ax.axhline(floors[name][column], color="0.3", linestyle="--", linewidth=0.8)
-        plots.log_axes(ax, nfes, label)
+        plots.against_calls(ax, shown[shown.checkpoint == name], column, label, floors[name].get(column))
     line[1].set_title(f"{word(name)} prediction")
 figure.legend(handles=axes[0, 2].get_lines(), loc="outside lower center", ncols=6, fontsize=8)
 plt.show()
@@ -219,26 +188,10 @@ plt.show()
 #
 # Fréchet distance to the long run. **Bold**: the nearest at that NFE. After a handcrafted solver its grid stands as a letter: t uniform in time, q quadratic, K Karras's, s log SNR.
 
-
 # %% tags=["hide-input"]
-def listing(name: str, column: str = "fd_reference") -> HTML:
-    """A table of one network: a line a solver, a column an NFE, the best in bold."""
-    part = found[found.checkpoint == name]
-    wide = part.pivot(index="method", columns="nfe", values=column)
-    wide = wide.reindex([m for m in TITLES if m in chosen_for[name]])
-    grid = part.pivot(index="method", columns="nfe", values="grid").reindex(wide.index)
-    letter = {"time": "t", "quadratic": "q", "Karras": "K", "log SNR": "s"}
-    cells = pd.DataFrame({"solver": [TITLES[m] for m in wide.index]})
-    for nfe in wide:
-        low = wide[nfe].min()
-        cells[f"NFE {nfe}"] = [
-            (f"<b>{v:.4f}</b>" if v == low else f"{v:.4f}") + (f" {letter[g]}" if m in learned.HANDCRAFTED else "")
-            for m, v, g in zip(wide.index, wide[nfe], grid[nfe], strict=True)
-        ]
-    return HTML(f"<p>{word(name)} prediction, n = {n:,}</p>" + cells.to_html(index=False, border=0, escape=False))
-
-
-HTML("".join(listing(name).data for name in names))
+captioned = {name: f"{word(name)} prediction, n = {n:,}" for name in names}
+listings = [plots.calls_table(found[found.checkpoint == name], "fd_reference", captioned[name]) for name in names]
+HTML("".join(listing.data for listing in listings))
 
 # %% tags=["nbval-check-output", "hide-input"]
 for (name, nfe), part in found.groupby(["checkpoint", "nfe"]):
