@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dode import data, zoo
+from dode.arithmetic import has_bf16
 from dode.denoisers import ConsistencyPrediction, EDMPrediction, NetworkDenoiser, expand
 from dode.schedules import karras
 from dode.storage import load_tensors
@@ -168,7 +169,7 @@ def progressive(
         nfe = (len(grid) - 1) // 2
         recipe = Recipe(
             f"{Path(teacher).stem}-progressive-{nfe}", steps, batch, rate=5e-4, warmup=max(1, steps // 20), ema=0.99,
-            save_every=50,
+            bf16=has_bf16(device), save_every=50,
         )  # fmt: skip
         file = folder / f"{recipe.name}.safetensors"
         found = _stored(file, recipe)
@@ -201,7 +202,7 @@ def consistency(
     """
     recipe = Recipe(
         f"{Path(teacher).stem}-consistency", stops[-1], batch, rate=4e-4, warmup=max(1, stops[-1] // 20), ema=0.995,
-        save_every=50,
+        bf16=has_bf16(device), save_every=50,
     )  # fmt: skip
     student = _cast(_trainable(teacher, device, ConsistencyPrediction), recipe)
     guide = _cast(zoo.load(teacher, device), recipe)

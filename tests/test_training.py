@@ -36,7 +36,7 @@ from dode.training import (
     recipe_named,
     train,
 )
-from dode.training.__main__ import main
+from dode.training.__main__ import main, parser, wanted
 
 TINY = dict(steps=6, batch=4, warmup=2, save_every=2, rate=1e-2, ema=0.9)
 UNET = dict(widths=(8, 16), heads=2)
@@ -501,6 +501,16 @@ def test_new_labels_do_not_compile_the_network_again() -> None:
     settings = os.environ | {"PYTHONPATH": str(here.parent)}
     done = subprocess.run([sys.executable, "-c", code], cwd=here, env=settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_processor_without_bf16_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = parser().parse_args(["fashion-mnist-data", "--steps", "7"])
+    for has in (False, True):
+        monkeypatch.setattr(
+            torch.cpu, "get_capabilities", lambda has=has: {"avx2": True, "amx_bf16": has}, raising=False
+        )
+        assert wanted("fashion-mnist-data", args) == replace(recipe_named("fashion-mnist-data"), steps=7, bf16=has)
+        assert not wanted("fashion-mnist-critic", args).bf16  # whose recipe asks for none
 
 
 def test_only_denoisers_of_natural_images_have_a_larger_size(tmp_path: Path) -> None:

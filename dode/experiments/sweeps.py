@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from dode import zoo
+from dode.arithmetic import has_bf16
 from dode.data import DATA_SETS, data_set
 from dode.extras import tqdm
 from dode.metrics import Mode
@@ -102,13 +103,8 @@ def device(name: str = "auto") -> str:
 
 
 def autocast(p: Preset, device_name: str) -> torch.dtype | None:
-    """The type that the FD sweeps run a network in: bf16 if the preset and the device have it, None for float32.
-
-    A processor without bf16 instructions emulates them: it takes some seven times as long as in float32.
-    """
-    able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every version of torch
-    here = device_name.startswith("cuda") or any(has for what, has in able.items() if "bf16" in what)
-    return torch.bfloat16 if p.bf16 and here else None
+    """The type that the FD sweeps run a network in: bf16 if the preset and the device have it, None for float32."""
+    return torch.bfloat16 if p.bf16 and has_bf16(device_name) else None
 
 
 def word(checkpoint: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from dode.arithmetic import has_bf16
 from dode.data import DATA_SETS
 from dode.training import RECIPES, Recipe, missing, networks, recipe_named, reference_moments, train
 
@@ -45,8 +46,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def wanted(name: str, args: argparse.Namespace) -> Recipe:
-    """The recipe with what the command line says otherwise; the time is a denoiser's alone."""
+    """The recipe with what command line and device say otherwise; the time is a denoiser's alone."""
     recipe = recipe_named(name, args.large)
+    recipe = replace(recipe, bf16=recipe.bf16 and has_bf16(args.device))
     if args.steps:
         return replace(recipe, steps=args.steps, minutes=None)
     return replace(recipe, minutes=args.minutes) if args.minutes and recipe.denoises else recipe
