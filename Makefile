@@ -18,9 +18,9 @@ MINUTES ?=
 STOP ?=
 DEVICE ?= cuda
 
-.PHONY: help book html publish natural test lint lock clean
+.PHONY: help book html publish natural benchmarks test lint lock clean
 help: ## show this list
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 
 book: $(READY) ## run every notebook (PRESET=smoke|quick|standard|full|paper; default quick) and build the book
 	@$(BIN)/python book/build.py run --preset $(PRESET) --profile '$(PROFILE)'
@@ -37,6 +37,10 @@ natural: $(READY) ## train larger networks of natural images, ship and measure t
 	@$(BIN)/python -m book.prose
 	@$(BIN)/python book/build.py run --preset $(if $(filter command line,$(origin PRESET)),$(PRESET),full) \
 	  --profile '$(PROFILE)' --publish
+
+benchmarks: $(READY) ## time dode beside diffusers and the bare networks, into results/ (DEVICE=cuda or cpu; best alone on the machine)
+	@for name in loop network_share throughput distillation_cost bf16; do \
+	  echo "$$name:"; $(BIN)/python benchmarks/$$name.py --device $(DEVICE); done
 
 test: $(READY) ## run the tests, notebooks and pages included
 	@$(BIN)/python -m pytest

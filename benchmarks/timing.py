@@ -18,10 +18,17 @@ from dode.denoisers import NetworkDenoiser
 from dode.experiments import Sweep, home
 
 
+def device(name: str) -> str:
+    """``name``, if torch has that device here."""
+    if is_gpu(name) and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("torch finds no CUDA device here; take cpu, or leave it out")
+    return name
+
+
 def options(about: str, checkpoints: bool = True) -> argparse.ArgumentParser:
     """``--device``, ``--smoke`` and, if there are ``checkpoints`` to choose from, ``--checkpoint``."""
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu (default) or cuda")
     if checkpoints:
         parser.add_argument("--checkpoint", nargs="+", default=list(dode.zoo.NAMES), metavar="NAME", help="(all)")
     parser.add_argument("--smoke", action="store_true", help="as little as shows that it runs; no row is kept")

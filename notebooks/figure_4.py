@@ -162,7 +162,7 @@ elif stored:
 plots.listing(winners(summary(stored))) if stored and preset != "standard" else None
 
 # %% [markdown]
-# The networks of this run computed in bf16, the fits in float32. What that changes, on 5,000 seeds of the first block (`benchmarks/bf16.py`): next to
+# The networks of the committed run computed in bf16, the fits in float32. What that changes, on 5,000 seeds of the first block (`benchmarks/bf16.py`): next to
 # nothing for the data-predicting network; the noise-predicting one is touched, because its rounding is multiplied by $\sigma$, up to 157. Which solver
 # wins does not change.
 
