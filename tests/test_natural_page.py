@@ -1,0 +1,95 @@
+"""The page "Natural images": what it says, held to the committed rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from told import page
+
+from dode.experiments import learned
+
+RESULTS = Path(__file__).parents[1] / "results"
+DATA, NOISE = "imagenet32-data", "imagenet32-noise"
+CELLS = [(name, nfe) for name in (DATA, NOISE) for nfe in (3, 5)]
+OURS = "gauss-newton"
+
+
+def rows(file: str) -> pd.DataFrame:
+    found = pd.read_csv(RESULTS / f"{file}.standard.csv")
+    return found[found.checkpoint.isin([DATA, NOISE]) & (found.n == 2_000)]
+
+
+def ends(values: pd.Series, digits: int = 2) -> str:
+    return f"{values.min():.{digits}f} to {values.max():.{digits}f}"
+
+
+@pytest.fixture(scope="module")
+def reference() -> pd.DataFrame:
+    """Distances to the long run: a line for each network, NFE and block, a column a method."""
+    found = rows("learned").set_index(["checkpoint", "nfe", "block", "method"]).fd_reference.unstack()
+    assert len(found) == 12 and not found.isna().any(axis=None)
+    return found
+
+
+def test_the_second_order_fit_leads(reference: pd.DataFrame) -> None:
+    crafted = reference[list(learned.HANDCRAFTED)].min(axis=1)
+    gain = (reference[OURS] / crafted).groupby(["checkpoint", "nfe"]).agg(["min", "max"])
+    told = {cell: ends(gain.loc[cell]) for cell in CELLS}
+    assert f"it has {told[DATA, 3]} of the best handcrafted distance with 3 calls and {told[DATA, 5]} with 5" in page(
+        "natural"
+    )
+    assert f"on the noise-predicting one {told[NOISE, 3]} and {told[NOISE, 5]}, on three blocks" in page("natural")
+    first = (reference[OURS] / crafted).xs(0, level="block")
+    readme = " ".join((RESULTS.parent / "README.md").read_text(encoding="utf-8").split())
+    assert (
+        "{:.2f} and {:.2f} of the best handcrafted solver's distance with 3 and 5 calls on".format(*first[DATA])
+        in readme
+    )
+    assert "{:.2f} and {:.2f} on the other (n = 2,000)".format(*first[NOISE]) in readme
+    assert (reference[OURS].xs(3, level="nfe") < crafted.xs(5, level="nfe")).all()
+    assert (reference.idxmin(axis=1) == OURS).all()
+    found = rows("learned")
+    for measure in ("rmse", "fd_data"):
+        first = found[found.block == 0].set_index(["checkpoint", "nfe", "method"])[measure].unstack()
+        assert (first.idxmin(axis=1) == OURS).all()
+    near = first.loc[(DATA, 5), OURS]
+    drawn = rows("figure_4").set_index(["checkpoint", "solver", "variant", "nfe"]).fd
+    assert f"as DDIM with 50 ({near:.2f} and {drawn[DATA, 'ddim', 'plain', 50]:.2f})" in page("natural")
+    spent = found[found.method == OURS].evaluations / 1000
+    assert f"A fit takes {spent.min():.0f} to {spent.max():.0f} thousand evaluations" in page("natural")
+
+
+def test_what_d_ddim_is_worth(reference: pd.DataFrame) -> None:
+    drawn = rows("figure_4").set_index(["checkpoint", "nfe", "variant"]).fd.unstack()
+    ratio = drawn["d-ode"] / drawn.plain
+    for words, name in (
+        ("{:.2f} of its distance to the training images with 5 calls and {:.2f} with 10 on the data-pred", DATA),
+        ("{:.2f} and {:.2f} on the other.", NOISE),
+    ):
+        assert words.format(ratio[name, 5], ratio[name, 10]) in page("natural")
+    first = reference.xs(0, level="block")
+    assert (first["d-ode"] > first[list(learned.HANDCRAFTED)].min(axis=1)).all()
+    assert (first["d-ode"] > first.ddim)[NOISE].all()
+    behind = first.loc[(NOISE, 5)]
+    assert f"{behind['d-ode']:.1f} to {behind.ddim:.1f} with 5 calls, on the same grid" in page("natural")
+    found = rows("learned").set_index(["checkpoint", "nfe", "method", "block"])
+    assert found.grid[NOISE, 5, "ddim", 0] == "time"  # D-DDIM's
+    each = [found.rmse[NOISE, 5, method, 0] for method in ("d-ode", "ddim")]
+    assert "({:.3f} to {:.3f})".format(*each) in page("natural")
+
+
+def test_which_handcrafted_solver_is_best(reference: pd.DataFrame) -> None:
+    best = reference.xs(0, level="block")[list(learned.HANDCRAFTED)].idxmin(axis=1)
+    assert [best[cell] for cell in CELLS] == ["ipndm", "ipndm", "dpm_solver_pp", "ddim"]
+    assert (reference.start > 2 * reference[list(learned.HANDCRAFTED)].min(axis=1)).all()
+
+
+def test_a_table_made_for_garments(reference: pd.DataFrame) -> None:
+    first = reference.xs(0, level="block")
+    moved = rows("transfer").set_index(["checkpoint", "nfe", "method"]).fd_reference.unstack()[OURS]
+    assert f"({ends(moved / first.start)} of its distance)" in page("natural")
+    assert (moved > first[list(learned.HANDCRAFTED)].min(axis=1)).sum() == 3
+    apart = moved / first[OURS]
+    assert f"{apart.min():.1f} to {apart.max():.0f} times as far as the table made for" in page("natural")
