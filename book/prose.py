@@ -5,6 +5,7 @@ It renews the model cards beside the checkpoints and the table in the README; th
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -17,9 +18,9 @@ from dode.training import recipe_named
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def committed_fd(preset: str = "standard") -> list[dict[str, str]]:
-    """The rows of the committed Figure 4 run; none if there is no such run."""
-    return Sweep(ROOT / "results" / f"figure_4.{preset}.csv", FD_KEYS).rows
+def committed_fd(preset: str = "standard", figure: str = "figure_4") -> list[dict[str, str]]:
+    """The rows of a committed run of Figure 4 (or "natural": the same for natural images); none if there is no run."""
+    return Sweep(ROOT / "results" / f"{figure}.{preset}.csv", FD_KEYS).rows
 
 
 def _mean_spread(rows: list[dict[str, str]], **where: str) -> str:
@@ -45,10 +46,10 @@ def readme_table() -> str:
 
 
 def measured(name: str) -> str:
-    """What the committed Figure 4 run found for DDIM at 50 NFE on a network; the run with most images, if several."""
-    rows = [r for preset in ("standard", "full") for r in committed_fd(preset)]
-    wanted = (name, "ddim", "plain", "50")
-    found = [r for r in rows if (r["checkpoint"], r["solver"], r["variant"], r["nfe"]) == wanted]
+    """What the committed runs found for DDIM at 50 NFE on a network; the run with most images, if several."""
+    runs = itertools.product(("standard", "full"), ("figure_4", "natural"))
+    wanted = dict(checkpoint=name, weights=zoo.digest(name), solver="ddim", variant="plain", nfe="50")
+    found = [r for run in runs for r in committed_fd(*run) if wanted.items() <= r.items()]
     if not found:
         return "not measured yet"
     row = max(found, key=lambda r: int(r["n"]))

@@ -81,9 +81,8 @@ plt.show()
 # fit of a solver ([Learned solvers compared](learned)), and so may those of a third, the *observer*, of yet another architecture and seed; the first one measures, and no fit sees it.
 
 # %% tags=["hide-input"]
-stored = pd.DataFrame(
-    experiments.Sweep(experiments.home() / "results" / "figure_4.standard.csv", experiments.FD_KEYS).rows
-)
+files = [experiments.home() / "results" / f"{page}.standard.csv" for page in ("figure_4", "natural")]
+stored = pd.concat([pd.DataFrame(experiments.Sweep(file, experiments.FD_KEYS).rows) for file in files])
 plots.listing(
     stored[(stored.nfe == "50") & stored.checkpoint.isin(names)][
         ["checkpoint", "solver", "variant", "nfe", "fd", "n", "device", "torch"]

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from told import page
 
+from dode import zoo
 from dode.experiments import learned
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -55,20 +56,27 @@ def test_the_second_order_fit_leads(reference: pd.DataFrame) -> None:
         first = found[found.block == 0].set_index(["checkpoint", "nfe", "method"])[measure].unstack()
         assert (first.idxmin(axis=1) == OURS).all()
     near = first.loc[(DATA, 5), OURS]
-    drawn = rows("figure_4").set_index(["checkpoint", "solver", "variant", "nfe"]).fd
+    drawn = rows("natural").set_index(["checkpoint", "solver", "variant", "nfe"]).fd
     assert f"as DDIM with 50 ({near:.2f} and {drawn[DATA, 'ddim', 'plain', 50]:.2f})" in page("natural")
     spent = found[found.method == OURS].evaluations / 1000
     assert f"A fit takes {spent.min():.0f} to {spent.max():.0f} thousand evaluations" in page("natural")
 
 
 def test_what_d_ddim_is_worth(reference: pd.DataFrame) -> None:
-    drawn = rows("figure_4").set_index(["checkpoint", "nfe", "variant"]).fd.unstack()
+    drawn = rows("natural").set_index(["checkpoint", "nfe", "variant"]).fd.unstack()
     ratio = drawn["d-ode"] / drawn.plain
     for words, name in (
-        ("{:.2f} of its distance to the training images with 5 calls and {:.2f} with 10 on the data-pred", DATA),
-        ("{:.2f} and {:.2f} on the other.", NOISE),
+        (
+            "distance to the training images is {:.2f}, {:.2f}, {:.2f}, {:.2f} and {:.2f} of DDIM's on the same grid",
+            DATA,
+        ),
+        ("On the noise-predicting network it is {:.2f}, {:.2f}, {:.2f}, {:.2f} and {:.2f}, so from 25", NOISE),
     ):
-        assert words.format(ratio[name, 5], ratio[name, 10]) in page("natural")
+        assert words.format(*ratio[name][[2, 5, 10, 25, 50]]) in page("natural")
+    assert [nfe for nfe, v in ratio[NOISE].items() if v > 1] == [25, 50]
+    plain = drawn.plain[NOISE]
+    assert plain.idxmin() == 25
+    assert f"nearest there with 25 calls, not with 50 ({plain[25]:.2f} and {plain[50]:.2f})" in page("natural")
     first = reference.xs(0, level="block")
     assert (first["d-ode"] > first[list(learned.HANDCRAFTED)].min(axis=1)).all()
     assert (first["d-ode"] > first.ddim)[NOISE].all()
@@ -93,3 +101,12 @@ def test_a_table_made_for_garments(reference: pd.DataFrame) -> None:
     assert (moved > first[list(learned.HANDCRAFTED)].min(axis=1)).sum() == 3
     apart = moved / first[OURS]
     assert f"{apart.min():.1f} to {apart.max():.0f} times as far as the table made for" in page("natural")
+
+
+def test_the_rows_are_of_the_networks_that_ship() -> None:
+    found = pd.read_csv(RESULTS / "natural.standard.csv", dtype=str)
+    assert set(found.checkpoint) == {DATA, NOISE} and set(found.n) == {"2000"}
+    assert all(zoo.digest(name) == weights for name, weights in set(zip(found.checkpoint, found.weights, strict=True)))
+    assert all(features.startswith("imagenet32-classifier-") for features in found.features)
+    for word, rest in found.groupby(["checkpoint", "variant"]):
+        assert sorted(map(int, rest.nfe)) == [2, 5, 10, 25, 50], word
