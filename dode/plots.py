@@ -206,11 +206,11 @@ def table(ax: Axes, tableau: Tableau, title: str = "", numbers: bool = True, alo
 
 
 def listing(table: pd.DataFrame) -> HTML:
-    """A data frame as a page shows it: no index, checkpoints by their last word."""
+    """A data frame as a page shows it: no index, checkpoints by their last word where all are of one data set."""
     if "checkpoint" in table:
-        table = table.assign(checkpoint=table.checkpoint.str.rsplit("-", n=1).str[-1]).rename(
-            columns={"checkpoint": "network"}
-        )
+        parts = table.checkpoint.str.rsplit("-", n=1)
+        table = table.assign(checkpoint=parts.str[-1] if parts.str[0].nunique() == 1 else table.checkpoint)
+        table = table.rename(columns={"checkpoint": "network"})
     return HTML(table.to_html(index=False, border=0))
 
 
