@@ -30,7 +30,7 @@ def ends(values: pd.Series, digits: int = 2) -> str:
 def reference() -> pd.DataFrame:
     """Distances to the long run: a line for each network, NFE and block, a column a method."""
     found = rows("learned").set_index(["checkpoint", "nfe", "block", "method"]).fd_reference.unstack()
-    assert len(found) == 12 and not found.isna().any(axis=None)
+    assert len(found) == 14 and not found.isna().any(axis=None)
     return found
 
 
@@ -42,20 +42,23 @@ def test_the_second_order_fit_leads(reference: pd.DataFrame) -> None:
         "natural"
     )
     assert f"on the noise-predicting one {told[NOISE, 3]} and {told[NOISE, 5]}, on three blocks" in page("natural")
-    first = (reference[OURS] / crafted).xs(0, level="block")
+    ratio = (reference[OURS] / crafted).xs(0, level="block")
     readme = " ".join((RESULTS.parent / "README.md").read_text(encoding="utf-8").split())
     assert (
-        "{:.2f} and {:.2f} of the best handcrafted solver's distance with 3 and 5 calls on".format(*first[DATA])
+        "{:.2f} and {:.2f} of the best handcrafted solver's distance with 3 and 5 calls on".format(*ratio[DATA])
         in readme
     )
-    assert "{:.2f} and {:.2f} on the other (n = 2,000)".format(*first[NOISE]) in readme
+    assert "{:.2f} and {:.2f} on the other (n = 2,000)".format(*ratio[NOISE]) in readme
     assert (reference[OURS].xs(3, level="nfe") < crafted.xs(5, level="nfe")).all()
     assert (reference.idxmin(axis=1) == OURS).all()
+    assert "with 10 calls, on one block, {:.2f} and {:.2f},".format(*ratio.xs(10, level="nfe")) in page("natural")
     found = rows("learned")
-    for measure in ("rmse", "fd_data"):
-        first = found[found.block == 0].set_index(["checkpoint", "nfe", "method"])[measure].unstack()
-        assert (first.idxmin(axis=1) == OURS).all()
-    near = first.loc[(DATA, 5), OURS]
+    first = found[found.block == 0].set_index(["checkpoint", "nfe", "method"])
+    nearest = {measure: first[measure].unstack().idxmin(axis=1) for measure in ("rmse", "fd_data")}
+    assert (nearest["rmse"] == OURS).all() and len(nearest["rmse"]) == 6
+    others = {cell: method for cell, method in nearest["fd_data"].items() if method != OURS}
+    assert others == {(DATA, 10): "unipc", (NOISE, 10): "d-ode"}
+    near = first.fd_data[DATA, 5, OURS]
     drawn = rows("natural").set_index(["checkpoint", "solver", "variant", "nfe"]).fd
     assert f"as DDIM with 50 ({near:.2f} and {drawn[DATA, 'ddim', 'plain', 50]:.2f})" in page("natural")
     spent = found[found.method == OURS].evaluations / 1000
@@ -91,6 +94,7 @@ def test_what_d_ddim_is_worth(reference: pd.DataFrame) -> None:
 def test_which_handcrafted_solver_is_best(reference: pd.DataFrame) -> None:
     best = reference.xs(0, level="block")[list(learned.HANDCRAFTED)].idxmin(axis=1)
     assert [best[cell] for cell in CELLS] == ["ipndm", "ipndm", "dpm_solver_pp", "ddim"]
+    assert [best[name, 10] for name in (DATA, NOISE)] == ["ipndm", "deis"]
     assert (reference.start > 2 * reference[list(learned.HANDCRAFTED)].min(axis=1)).all()
 
 
@@ -98,9 +102,11 @@ def test_a_table_made_for_garments(reference: pd.DataFrame) -> None:
     first = reference.xs(0, level="block")
     moved = rows("transfer").set_index(["checkpoint", "nfe", "method"]).fd_reference.unstack()[OURS]
     assert f"({ends(moved / first.start)} of its distance)" in page("natural")
-    assert (moved > first[list(learned.HANDCRAFTED)].min(axis=1)).sum() == 3
-    apart = moved / first[OURS]
-    assert f"{apart.min():.1f} to {apart.max():.0f} times as far as the table made for" in page("natural")
+    assert (moved > first[list(learned.HANDCRAFTED)].min(axis=1)).sum() == 4
+    apart = (moved / first[OURS]).groupby("nfe").agg(["min", "max"])
+    told = [ends(apart.loc[nfe], 1) for nfe in (3, 5, 10)]
+    words = "{} times as far as the table made for the network that samples with 3 calls, {} with 5 and {} with 10."
+    assert words.format(*told) in page("natural")
 
 
 def test_the_rows_are_of_the_networks_that_ship() -> None:
