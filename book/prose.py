@@ -8,9 +8,9 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-import torch
+import pandas as pd
 
-from dode import zoo
+from dode import plots, zoo
 from dode.experiments import FD_KEYS, Sweep
 from dode.storage import write_text
 from dode.training import recipe_named
@@ -24,8 +24,7 @@ def committed_fd(preset: str = "standard", figure: str = "figure_4") -> list[dic
 
 
 def _mean_spread(rows: list[dict[str, str]], **where: str) -> str:
-    values = torch.tensor([float(r["fd"]) for r in rows if all(r[k] == v for k, v in where.items())]).double()
-    return f"{values.mean():.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
+    return plots.spread(pd.Series([float(r["fd"]) for r in rows if where.items() <= r.items()]))
 
 
 def readme_table() -> str:

@@ -205,6 +205,11 @@ def table(ax: Axes, tableau: Tableau, title: str = "", numbers: bool = True, alo
     ax.grid(False)
 
 
+def spread(values: pd.Series) -> str:
+    """Mean and standard deviation over blocks of seeds, ``"0.278 ± 0.008"``; of a single one, its value."""
+    return f"{values.mean():.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
+
+
 def listing(table: pd.DataFrame) -> HTML:
     """A data frame as a page shows it: no index, checkpoints by their last word where all are of one data set."""
     if "checkpoint" in table:

@@ -85,7 +85,7 @@ files = [experiments.home() / "results" / f"{page}.standard.csv" for page in ("f
 stored = pd.concat([pd.DataFrame(experiments.Sweep(file, experiments.FD_KEYS).rows) for file in files])
 stored = stored[(stored.nfe == "50") & stored.checkpoint.isin(names)].astype({"fd": float})
 blocks = stored.groupby(["checkpoint", "solver", "variant", "n"], sort=False).fd
-shown = blocks.agg(lambda fd: f"{fd.mean():.3f}" + (f" ± {fd.std():.3f}" if len(fd) > 1 else ""))
+shown = blocks.agg(plots.spread)
 print("Fréchet distance to the training images with 50 calls: mean and spread over blocks of n images,")
 print("in the features of each data set's own classifier (not FID; garments and natural images do not compare)")
 table = shown.unstack("variant").rename_axis(columns=None).reset_index()

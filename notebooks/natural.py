@@ -66,11 +66,9 @@ plt.show()
 # The D-ODE paper's own comparison ([Figure 4](figure_4) has it on garments): DDIM beside its distilled version, one number a step in closed form. The distance is to the training images, so beyond some number of calls what the *network* does wrong is all that is left.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "natural-ddim", "caption": "Fréchet distance to the training images against network calls: DDIM dotted, its distilled version solid."}}
-pairs = list[dict]()
-for name in names:
-    calls = {(name, "ddim"): [nfe for nfe in p.nfes if p.kept or nfe <= 10]}
-    plan = experiments.Plan("natural", p, (name,), calls, tuple(experiments.fd_cells(replace(p, repeats=1), calls)))
-    pairs += plan.run(where).select(plan.cells)
+calls = {(name, "ddim"): [nfe for nfe in p.nfes if p.kept or nfe <= 10] for name in names}
+plan = experiments.Plan("natural", p, tuple(names), calls, tuple(experiments.fd_cells(replace(p, repeats=1), calls)))
+pairs = plan.run(where).select(plan.cells)
 paired = pd.DataFrame(pairs).astype(dict(fd=float, nfe=int, n=int))
 figure, axes = plt.subplots(1, len(names), figsize=(max(5.5, 4.5 * len(names)), 3.6), squeeze=False, sharey=True)
 for ax, name in zip(axes[0], names, strict=True):
@@ -95,11 +93,9 @@ for name in names:
 # other pages; none was chosen on these images. The distance is to samples of a long run of the same network from other seeds, so it says what the *solver* does wrong.
 
 # %% tags=["hide-input"]
-rows = list[dict]()
-for name in names:
-    for nfe, of in BLOCKS.items():
-        methods = [*CRAFTED, "start", *LEARNED]
-        rows += learned.compare(p, where, [name], [nfe], methods, experiments.jobs(where), of)[0]
+rows, methods = list[dict](), [*CRAFTED, "start", *LEARNED]
+for nfe, of in BLOCKS.items():
+    rows += learned.compare(p, where, names, [nfe], methods, experiments.jobs(where), of)[0]
 every = pd.DataFrame(rows).astype(dict(fd_reference=float, fd_data=float, nfe=int, n=int, block=int, evaluations=int))
 found = every[every.block == 0].astype(dict(rmse=float, n_rmse=int))
 n, n_rmse = found.n.max(), found.n_rmse.max()
@@ -205,7 +201,7 @@ print(f"{len(tables)} tables made for garments: levels fall: {fall}; the parts o
 # From the committed run ($n$ = 2,000 for each Fréchet distance, 32 for RMSE; the other pages have 5,000 and 128):
 #
 # - **The second-order fit leads here too.** On the data-predicting network it has 0.06 to 0.07 of the best handcrafted distance with 3 calls and 0.24 to 0.26 with 5, on the noise-predicting one 0.29 to 0.32 and 0.11 to 0.12, on three blocks of seeds by which nothing was chosen; with 10 calls, on one block, 0.82 and 0.49,
-#   where others too are near what two sets of so many draws are apart (dashed). With 3 calls it is nearer to the long run than every handcrafted solver with 5. It is the nearest in RMSE in all six cases, and to the training images with 3 and 5 calls: with 5 on the data-predicting network as near to them as DDIM with 50
+#   the former because iPNDM too is near what two sets of so many draws are apart (dashed). With 3 calls it is nearer to the long run than every handcrafted solver with 5. It is the nearest in RMSE in all six cases, and to the training images with 3 and 5 calls: with 5 on the data-predicting network as near to them as DDIM with 50
 #   (12.60 and 12.74). With 10 calls UniPC-3 is nearer to those images on the data-predicting network and D-DDIM on the other, there nearer than the long run itself (dashed), which is where a solver should come out. A fit takes 44 to 159 thousand evaluations.
 # - **D-DDIM** keeps the paper's promise on the data-predicting network: with 2, 5, 10, 25 and 50 calls its distance to the training images is 1.00, 0.45, 0.35, 0.71 and 0.92 of DDIM's on the same grid. On the noise-predicting network it is 0.36, 0.93, 0.82, 1.13 and 1.20, so from 25 calls on it loses;
 #   DDIM itself is nearest there with 25 calls, not with 50 (12.05 and 13.23).
