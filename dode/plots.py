@@ -205,9 +205,14 @@ def table(ax: Axes, tableau: Tableau, title: str = "", numbers: bool = True, alo
     ax.grid(False)
 
 
+def plus_minus(mean: float, deviation: float) -> str:
+    """Mean and standard deviation, ``"0.278 ± 0.008"``: the mean alone if no deviation is known, empty if neither."""
+    return ("" if pd.isna(mean) else f"{mean:.3f}") + ("" if pd.isna(deviation) else f" ± {deviation:.3f}")
+
+
 def spread(values: pd.Series) -> str:
-    """Mean and standard deviation over blocks of seeds, ``"0.278 ± 0.008"``; of a single one, its value."""
-    return f"{values.mean():.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
+    """Mean and standard deviation over blocks of seeds; of a single one, its value."""
+    return plus_minus(values.mean(), values.std())
 
 
 def listing(table: pd.DataFrame) -> HTML:

@@ -101,16 +101,15 @@ plt.show()
 # ## Every number
 
 # %% tags=["hide-input"]
-show = lambda m, s: f"{m:.3f}" + ("" if pd.isna(s) else f" ± {s:.3f}")  # noqa: E731
 listed = []
 for name in names:
     part = found.loc[name].loc["ddim"]
     for axis, values in axes_of[name].items():
         for label, variant in values.items():
             ratio = part.loc[variant, "mean"] / part.loc["d-ode", "mean"]
-            listed.append([name, axis, label, show(*part.loc[variant]), f"{ratio:.2f}"])
+            listed.append([name, axis, label, plots.plus_minus(*part.loc[variant]), f"{ratio:.2f}"])
     ratio = part.loc["plain", "mean"] / part.loc["d-ode", "mean"]
-    listed.append([name, "plain DDIM", "", show(*part.loc["plain"]), f"{ratio:.2f}"])
+    listed.append([name, "plain DDIM", "", plots.plus_minus(*part.loc["plain"]), f"{ratio:.2f}"])
 listed = pd.DataFrame(listed, columns=["checkpoint", "changed", "to", "FD", "FD / usual"])
 listed["n x blocks"] = f"{int(table.n.max()):,} x {table.block.nunique()}"
 plots.listing(listed)
@@ -126,7 +125,8 @@ for name in names:
     for solver, title in SOLVERS[name].items():
         part = found.loc[name].loc[solver]
         values = {
-            label: show(*part.loc[v]) for label, v in zip(("plain", "DDIM", "the same solver"), teachers, strict=True)
+            label: plots.plus_minus(*part.loc[v])
+            for label, v in zip(("plain", "DDIM", "the same solver"), teachers, strict=True)
         }
         compared.append(dict(checkpoint=name, solver=title) | values)
 plots.listing(pd.DataFrame(compared))

@@ -86,8 +86,8 @@ stored = pd.concat([pd.DataFrame(experiments.Sweep(file, experiments.FD_KEYS).ro
 stored = stored[(stored.nfe == "50") & stored.checkpoint.isin(names)].astype({"fd": float})
 blocks = stored.groupby(["checkpoint", "solver", "variant", "n"], sort=False).fd
 shown = blocks.agg(plots.spread)
-print("Fréchet distance to the training images with 50 calls: mean and spread over blocks of n images,")
-print("in the features of each data set's own classifier (not FID; garments and natural images do not compare)")
+print("Fréchet distance to the training images with 50 calls: mean and spread over blocks of n,")
+print("in the features of each data set's own classifier: not FID, and no two data sets compare")
 table = shown.unstack("variant").rename_axis(columns=None).reset_index()
 plots.listing(table.assign(solver=table.solver.map(plots.NAMES)).rename(columns={"d-ode": "distilled"}))
 

@@ -119,7 +119,7 @@ def winners(table: pd.DataFrame) -> pd.DataFrame:
     wide = table.pivot(index=["checkpoint", "solver", "nfe"], columns="variant", values=["mean", "std", "count", "n"])
 
     def show(v: str) -> pd.Series:
-        return wide["mean"][v].map("{:.3f}".format) + wide["std"][v].map(lambda s: "" if pd.isna(s) else f" ± {s:.3f}")
+        return wide["mean"][v].combine(wide["std"][v], plots.plus_minus)
 
     result = pd.DataFrame({"plain": show("plain"), "distilled": show("d-ode")})
     result["distilled / plain"] = (wide["mean"]["d-ode"] / wide["mean"]["plain"]).map("{:.2f}".format)

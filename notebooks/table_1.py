@@ -157,7 +157,7 @@ for method in costs.METHODS:
 
 # %% tags=["hide-input"]
 listed = points[points.method.isin(LOOKS)].sort_values(["method", "stage", "calls"])
-listed["FD"] = listed.fd.map("{:.3f}".format) + listed.spread.map(lambda s: "" if pd.isna(s) else f" ± {s:.3f}")
+listed["FD"] = listed.fd.combine(listed.spread, plots.plus_minus)
 listed["n x blocks"] = [f"{n:,} x {b}" for n, b in zip(listed.n, listed.blocks, strict=True)]
 listed["evaluations to distil"] = listed.evaluations.map("{:,.0f}".format)
 listed["distilling"], listed["in all"] = listed.units.map("{:.3f}".format), listed.total.map("{:.2f}".format)

@@ -9,11 +9,11 @@ import pytest
 from told import page
 
 from dode import zoo
-from dode.experiments import learned
+from dode.experiments import learned, plans
 
 RESULTS = Path(__file__).parents[1] / "results"
 DATA, NOISE = "imagenet32-data", "imagenet32-noise"
-CELLS = [(name, nfe) for name in (DATA, NOISE) for nfe in (3, 5)]
+CELLS = [(name, nfe) for name in (DATA, NOISE) for nfe in (3, 5, 10)]
 OURS = "gauss-newton"
 
 
@@ -30,7 +30,7 @@ def ends(values: pd.Series, digits: int = 2) -> str:
 def reference() -> pd.DataFrame:
     """Distances to the long run: a line for each network, NFE and block, a column a method."""
     found = rows("learned").set_index(["checkpoint", "nfe", "block", "method"]).fd_reference.unstack()
-    assert len(found) == 14 and not found.isna().any(axis=None)
+    assert len(found) == 18 and not found.isna().any(axis=None)
     return found
 
 
@@ -38,10 +38,9 @@ def test_the_second_order_fit_leads(reference: pd.DataFrame) -> None:
     crafted = reference[list(learned.HANDCRAFTED)].min(axis=1)
     gain = (reference[OURS] / crafted).groupby(["checkpoint", "nfe"]).agg(["min", "max"])
     told = {cell: ends(gain.loc[cell]) for cell in CELLS}
-    assert f"it has {told[DATA, 3]} of the best handcrafted distance with 3 calls and {told[DATA, 5]} with 5" in page(
-        "natural"
-    )
-    assert f"on the noise-predicting one {told[NOISE, 3]} and {told[NOISE, 5]}, on three blocks" in page("natural")
+    words = "it has {} of the best handcrafted distance with 3 calls, {} with 5 and {} with 10, "
+    words += "on the noise-predicting one {}, {} and {}, on three blocks"
+    assert words.format(*(told[cell] for cell in CELLS)) in page("natural")
     ratio = (reference[OURS] / crafted).xs(0, level="block")
     readme = " ".join((RESULTS.parent / "README.md").read_text(encoding="utf-8").split())
     assert (
@@ -51,13 +50,14 @@ def test_the_second_order_fit_leads(reference: pd.DataFrame) -> None:
     assert "{:.2f} and {:.2f} on the other (n = 2,000)".format(*ratio[NOISE]) in readme
     assert (reference[OURS].xs(3, level="nfe") < crafted.xs(5, level="nfe")).all()
     assert (reference.idxmin(axis=1) == OURS).all()
-    assert "with 10 calls, on one block, {:.2f} and {:.2f},".format(*ratio.xs(10, level="nfe")) in page("natural")
     found = rows("learned")
     first = found[found.block == 0].set_index(["checkpoint", "nfe", "method"])
     nearest = {measure: first[measure].unstack().idxmin(axis=1) for measure in ("rmse", "fd_data")}
     assert (nearest["rmse"] == OURS).all() and len(nearest["rmse"]) == 6
     others = {cell: method for cell, method in nearest["fd_data"].items() if method != OURS}
     assert others == {(DATA, 10): "unipc", (NOISE, 10): "d-ode"}
+    each = found[found.nfe == 10].set_index(["checkpoint", "block", "method"]).fd_data.unstack().idxmin(axis=1)
+    assert (each[DATA] == "unipc").all() and (each[NOISE] == "d-ode").all() and len(each) == 6
     near = first.fd_data[DATA, 5, OURS]
     drawn = rows("natural").set_index(["checkpoint", "solver", "variant", "nfe"]).fd
     assert f"as DDIM with 50 ({near:.2f} and {drawn[DATA, 'ddim', 'plain', 50]:.2f})" in page("natural")
@@ -66,7 +66,7 @@ def test_the_second_order_fit_leads(reference: pd.DataFrame) -> None:
 
 
 def test_what_d_ddim_is_worth(reference: pd.DataFrame) -> None:
-    drawn = rows("natural").set_index(["checkpoint", "nfe", "variant"]).fd.unstack()
+    drawn = rows("natural").set_index(["solver", "checkpoint", "nfe", "variant"]).fd.loc["ddim"].unstack()
     ratio = drawn["d-ode"] / drawn.plain
     for words, name in (
         (
@@ -76,7 +76,7 @@ def test_what_d_ddim_is_worth(reference: pd.DataFrame) -> None:
         ("On the noise-predicting network it is {:.2f}, {:.2f}, {:.2f}, {:.2f} and {:.2f}, so from 25", NOISE),
     ):
         assert words.format(*ratio[name][[2, 5, 10, 25, 50]]) in page("natural")
-    assert [nfe for nfe, v in ratio[NOISE].items() if v > 1] == [25, 50]
+    assert [nfe for nfe, v in ratio[NOISE].sort_index().items() if v > 1] == [25, 50]
     plain = drawn.plain[NOISE]
     assert plain.idxmin() == 25
     assert f"nearest there with 25 calls, not with 50 ({plain[25]:.2f} and {plain[50]:.2f})" in page("natural")
@@ -91,10 +91,39 @@ def test_what_d_ddim_is_worth(reference: pd.DataFrame) -> None:
     assert "({:.3f} to {:.3f})".format(*each) in page("natural")
 
 
+def test_which_solvers_gain_by_distillation() -> None:
+    key = ["checkpoint", "solver", "nfe", "variant"]
+    fd = rows("natural").set_index(key).fd.unstack()
+    ratio = fd["d-ode"] / fd.plain
+    first = {solver: ratio[NOISE, solver] for solver in plans.FOUR if solver != "ddim"}
+    assert f"have {ends(pd.concat(first))} of the distance" in page("natural")
+    assert all((ratio[NOISE, solver][[5, 10]] < 1).all() for solver in plans.FOUR)
+    assert "({:.2f} and {:.2f})".format(*ratio[DATA, "heun"]) in page("natural")
+    later = pd.concat({solver: ratio[NOISE, solver] for solver in plans.LATER})
+    assert f"gain there too ({ends(later)})" in page("natural")
+    garments = pd.read_csv(RESULTS / "figure_3.standard.csv").groupby(["solver", "nfe", "variant"]).fd.mean().unstack()
+    assert all((garments["d-ode"] > garments.plain)[solver][[5, 10]].all() for solver in ("dpm_solver_pp", "unipc"))
+    two, three, unipc = (ratio[DATA, solver] for solver in plans.LATER)
+    words = (
+        "(2M) loses with 5 and with 10 calls ({:.2f} and {:.2f}), and (3M) with 5 ({:.2f}); UniPC-3 gains ({:.2f} and"
+    )
+    assert words.format(*two, three[5], unipc[5]) in page("natural") and f" {unipc[10]:.2f})" in page("natural")
+    assert (ratio.drop(index="ddim", level="solver") > 1).sum() == 3  # nobody else
+    pixels = pd.read_csv(RESULTS / "natural_pixels.standard.csv").set_index(key)
+    near, taught = pixels.rmse.unstack(), pixels.rmse_teacher.unstack()
+    end = near["d-ode"] / near.plain
+    assert "from the long run's as well ({:.2f} and {:.2f})".format(*end[DATA, plans.LATER[0]]) in page("natural")
+    assert f"for its images are nearer ({end[DATA, plans.LATER[1], 5]:.2f})" in page("natural")
+    assert (taught["d-ode"] > taught.plain)[DATA, plans.LATER[0]].all()  # greed
+    distilled = fd["d-ode"][NOISE].unstack("nfe")
+    assert len(distilled) == 7
+    words = f"are at {ends(distilled[5], 1)} with 5 calls and at {ends(distilled[10], 1)} with 10, since all have one"
+    assert words in page("natural")
+
+
 def test_which_handcrafted_solver_is_best(reference: pd.DataFrame) -> None:
     best = reference.xs(0, level="block")[list(learned.HANDCRAFTED)].idxmin(axis=1)
-    assert [best[cell] for cell in CELLS] == ["ipndm", "ipndm", "dpm_solver_pp", "ddim"]
-    assert [best[name, 10] for name in (DATA, NOISE)] == ["ipndm", "deis"]
+    assert [best[cell] for cell in CELLS] == ["ipndm"] * 3 + ["dpm_solver_pp", "ddim", "deis"]
     assert (reference.start > 2 * reference[list(learned.HANDCRAFTED)].min(axis=1)).all()
 
 
@@ -114,5 +143,6 @@ def test_the_rows_are_of_the_networks_that_ship() -> None:
     assert set(found.checkpoint) == {DATA, NOISE} and set(found.n) == {"2000"}
     assert all(zoo.digest(name) == weights for name, weights in set(zip(found.checkpoint, found.weights, strict=True)))
     assert all(features.startswith("imagenet32-classifier-") for features in found.features)
-    for word, rest in found.groupby(["checkpoint", "variant"]):
-        assert sorted(map(int, rest.nfe)) == [2, 5, 10, 25, 50], word
+    for word, rest in found.groupby(["checkpoint", "solver", "variant"]):
+        few = ["5", "9" if "heun" in word else "10"]
+        assert list(rest.nfe) == few if "ddim" not in word else set(rest.nfe) == {"2", *few, "25", "50"}, word
