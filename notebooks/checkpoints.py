@@ -81,8 +81,7 @@ plt.show()
 # fit of a solver ([Learned solvers compared](learned)), and so may those of a third, the *observer*, of yet another architecture and seed; the first one measures, and no fit sees it.
 
 # %% tags=["hide-input"]
-files = [experiments.home() / "results" / f"{page}.standard.csv" for page in ("figure_4", "natural")]
-stored = pd.concat([pd.DataFrame(experiments.Sweep(file, experiments.FD_KEYS).rows) for file in files])
+stored = pd.DataFrame(experiments.committed("figure_4", "natural"))
 stored = stored[(stored.nfe == "50") & stored.checkpoint.isin(names)].astype({"fd": float})
 blocks = stored.groupby(["checkpoint", "solver", "variant", "n"], sort=False).fd
 shown = blocks.agg(plots.spread)

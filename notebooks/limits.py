@@ -70,15 +70,10 @@ word = lambda name: name.rsplit("-", 1)[1]  # noqa: E731  "noise" or "data"
 
 
 # %% tags=["hide-input"]
-def committed() -> pd.DataFrame:
+def kept() -> pd.DataFrame:
     """Mean, standard deviation and number of blocks of each distance that is kept in the project."""
-    kept = {}
-    for page in ("figure_3", "figure_4"):
-        path = experiments.home() / "results" / f"{page}.standard.csv"
-        for row in experiments.Sweep(path, experiments.FD_KEYS).rows:
-            if row["checkpoint"] in names and row["variant"] in ("plain", "d-ode", greed.OWN):
-                kept[tuple(row[k] for k in experiments.FD_KEYS)] = row  # a cell of both pages counts once
-    table = pd.DataFrame(kept.values()).astype({"fd": float, "nfe": int, "n": int})
+    table = pd.DataFrame(experiments.committed("figure_3", "figure_4")).astype({"fd": float, "nfe": int, "n": int})
+    table = table[table.checkpoint.isin(names) & table.variant.isin(["plain", "d-ode", greed.OWN])]
     grouped = table.groupby(["checkpoint", "solver", "variant", "nfe"])
     return grouped.fd.agg(["mean", "std", "count"]).join(grouped.n.first()).reset_index()
 
@@ -97,7 +92,7 @@ def compare(measured: pd.DataFrame) -> pd.DataFrame:
     return pairs.assign(order=pairs.solver.map(order)).sort_values(["order", "variant", "nfe"])
 
 
-pairs = compare(committed())
+pairs = compare(kept())
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "limits-map", "caption": "Fréchet distance (classifier features, not FID) of the distilled solver divided by the plain solver's, from the committed runs. Blue: distilled is better; red: plain is better; a factor of four or more has the full colour. ≈: the difference is smaller than the spread over blocks of seeds (three; the larger standard deviation of the two). Empty: not measured."}}
 labels = list(dict.fromkeys(pairs.label))

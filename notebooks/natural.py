@@ -111,18 +111,16 @@ def worth(table: pd.DataFrame) -> pd.DataFrame:
     return fd.assign(ratio=fd["d-ode"] / fd.plain).rename_axis(columns=None)
 
 
-files = [experiments.home() / "results" / f"figure_{k}.standard.csv" for k in (4, 3)]
-garments = pd.concat([pd.DataFrame(experiments.Sweep(file, experiments.FD_KEYS).rows) for file in files])
-there = worth(garments.astype(dict(fd=float, nfe=int)).drop_duplicates(experiments.FD_KEYS)).ratio
+there = worth(pd.DataFrame(experiments.committed("figure_3", "figure_4")).astype(dict(fd=float, nfe=int))).ratio
 here = worth(drawn).reset_index()
-here = here[here.nfe.isin([*FEW, *(nfe - 1 for nfe in FEW)])]  # Heun's are odd
+here = here[here.nfe.between(FEW[0], FEW[-1])]
 here["garments"] = [there[KIN[name], solver, nfe] for name, solver, nfe in here[cell].itertuples(index=False)]
 figure, axes = plt.subplots(1, len(names), figsize=(max(5.5, 4.8 * len(names)), 4.2), squeeze=False, sharex=True)
 for ax, name in zip(axes[0], names, strict=True):
     solvers = [solver for network, solver in calls if network == name]
     part = here[here.checkpoint == name]
     for j, nfe in enumerate(FEW):
-        few = part[part.nfe.isin([nfe, nfe - 1])]
+        few = part[part.nfe.isin([nfe, possible_nfe("heun", nfe)])]
         at = few.solver.map(solvers.index) + 0.26 * (j - (len(FEW) - 1) / 2)
         look = dict(marker="os"[j], color=f"C{j}", linestyle="")
         ax.plot(few.ratio, at, label=f"natural images, {nfe} calls", **look)
@@ -199,6 +197,7 @@ for line, name in zip(axes, names, strict=True):
     for ax, (column, label) in zip(line, MEASURES.items(), strict=True):
         plots.against_calls(ax, found[found.checkpoint == name], column, label, floors[name].get(column))
     line[1].set_title(f"{word(name)} prediction")
+    print(f"{word(name)}: the long run is {floors[name]['fd_data']:.2f} from the training images")
 figure.legend(handles=axes[0, 2].get_lines(), loc="outside lower center", ncols=4, fontsize=8)
 plt.show()
 

@@ -4,6 +4,7 @@ from dode.experiments.plans import Plan, plan
 from dode.experiments.quality import (
     FD_KEYS,
     base_solver,
+    committed,
     data_reference,
     distilled,
     draw,
@@ -39,6 +40,7 @@ __all__ = [
     "Sweep",
     "base_solver",
     "checkpoints",
+    "committed",
     "data_reference",
     "device",
     "distilled",

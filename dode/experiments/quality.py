@@ -15,7 +15,7 @@ from dode import distillation, solvers, zoo
 from dode.conditions import Compiled
 from dode.denoisers import Denoiser, NetworkDenoiser
 from dode.distillation import Align
-from dode.experiments.sweeps import ARITHMETIC, Preset, autocast, provenance
+from dode.experiments.sweeps import ARITHMETIC, Preset, Sweep, autocast, home, provenance
 from dode.metrics import Features, Mode, Moments, cache_folder, classifier_features, inception_features, measure
 from dode.networks import UNet
 from dode.sampling import Walker, initial_noise, sample
@@ -172,6 +172,15 @@ def fd_cells(
         for block in range(p.repeats)
     ]
     return sorted(cells, key=lambda cell: cell["nfe"])
+
+
+def committed(*pages: str) -> list[dict[str, str]]:
+    """Rows of :func:`fd_row` that the project keeps of these pages' standard runs.
+
+    A cell that several pages have counts once: the last one's.
+    """
+    rows = (row for page in pages for row in Sweep(home() / "results" / f"{page}.standard.csv", FD_KEYS).rows)
+    return list({tuple(row[k] for k in FD_KEYS): row for row in rows}.values())
 
 
 @functools.cache
