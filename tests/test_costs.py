@@ -30,6 +30,15 @@ def test_a_fit_is_paid_for_with_its_teacher() -> None:
     assert 0 < float(row["units"]) < 1  # 352 evaluations against 500,000
 
 
+@pytest.mark.parametrize("has", [False, True])
+def test_the_unit_is_timed_in_arithmetic_that_the_processor_has(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has}, raising=False)
+    used = set()
+    monkeypatch.setattr(costs, "draw", lambda model, *_: used.add(model.autocast) or iter([torch.zeros(1)]))
+    costs.unit_seconds(experiments.preset("standard"), DATA, "cpu", 1)
+    assert used == {torch.bfloat16 if has else None}
+
+
 def test_a_student_without_its_cost_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs, "folder", lambda p: tmp_path)
     with pytest.raises(ValueError, match="has no cost of progressive 4; remove its students"):

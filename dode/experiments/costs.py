@@ -21,7 +21,16 @@ from torch import Tensor
 
 from dode import baselines, data, distillation, solvers, zoo
 from dode.denoisers import NetworkDenoiser
-from dode.experiments.quality import base_solver, data_reference, draw, fit_seeds, held_out_seeds, load_cached, seeded
+from dode.experiments.quality import (
+    base_solver,
+    data_reference,
+    draw,
+    fast,
+    fit_seeds,
+    held_out_seeds,
+    load_cached,
+    seeded,
+)
 from dode.experiments.sweeps import ARITHMETIC, Preset, Sweep, autocast, home, provenance
 from dode.metrics import measure
 from dode.sampling import initial_noise
@@ -32,9 +41,12 @@ ROUNDS = (32, 16, 8, 4, 2, 1)  # steps of progressive distillation's students
 CALLS, DRAWN = 10, 50_000  # the unit: DDIM's steps, and images
 
 
-def unit_seconds(checkpoint: str, device_name: str, autocast: torch.dtype | None, images: int = 500) -> float:
-    """Seconds in which this process would draw 50,000 images with ten steps of DDIM, from a timed ``images``."""
-    denoiser = load_cached(checkpoint, device_name, autocast)
+def unit_seconds(p: Preset, checkpoint: str, device_name: str, images: int = 500) -> float:
+    """Seconds in which this process would draw 50,000 images with ten steps of DDIM, from a timed ``images``.
+
+    In the arithmetic that the preset samples with: bf16 only where the device has it.
+    """
+    denoiser = fast(p, checkpoint, device_name)
     tableau, seeds = base_solver("ddim", denoiser, CALLS), range(images)
     next(iter(draw(denoiser, tableau, range(16))))  # warm
     started = time.perf_counter()
@@ -48,7 +60,7 @@ def training_images(p: Preset, checkpoint: str, device_name: str) -> Tensor:
     if p.downloads:
         known = zoo.data_set_of(checkpoint)
         return known.load(known.whole)[0]
-    denoiser = load_cached(checkpoint, device_name, torch.bfloat16)
+    denoiser = fast(p, checkpoint, device_name)
     count = min(2_000, p.images)
     samples = torch.cat(list(draw(denoiser, base_solver("ddim", denoiser, CALLS), range(count))))
     return data.to_uint8(samples).cpu()
@@ -127,7 +139,7 @@ def time_of_an_evaluation(p: Preset, checkpoint: str, device_name: str, method: 
     size, steps = (16, 2) if p.name == "smoke" else (500, 20)
     with tempfile.TemporaryDirectory() as scratch:
         student = next(_students(p, checkpoint, device_name, method, Path(scratch), steps))
-    unit = unit_seconds(checkpoint, device_name, torch.bfloat16, size)
+    unit = unit_seconds(p, checkpoint, device_name, size)
     return student.seconds / student.evaluations / (unit / (CALLS * DRAWN))
 
 
@@ -145,7 +157,7 @@ def cost_row(p: Preset, device_name: str, *, checkpoint: str, weights: str, meth
         units = evaluations / (CALLS * DRAWN) * time_of_an_evaluation(p, checkpoint, device_name, method)
     else:
         model, noise = seeded(load_cached(checkpoint, device_name, None), fit_seeds(p.fit_images))
-        unit = unit_seconds(checkpoint, device_name, torch.bfloat16, 16 if p.name == "smoke" else 500)
+        unit = unit_seconds(p, checkpoint, device_name, 16 if p.name == "smoke" else 500)
         started = time.perf_counter()
         found = distillation.d_ode(model, base_solver(method.removeprefix("d-ode "), model, stage), noise).metadata
         seconds, evaluations = time.perf_counter() - started, found["network_evaluations"]
