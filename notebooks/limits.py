@@ -32,7 +32,6 @@ device = "auto"  # cpu, cuda or auto
 seeds = None  # how many images; None: the preset's number
 
 # %% tags=["hide-input"]
-from dataclasses import replace
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -133,17 +132,11 @@ for name in names:
 # $-1$ takes the whole correction back.
 
 # %% tags=["hide-input"]
-if preset == "quick":
-    p = replace(p, fit_images=16)  # the page is to take less than a minute
-nfes = {"smoke": (3, 5), "quick": (5, 10)}.get(preset, (5, 10, 25))
+nfes = (3, 5) if preset == "smoke" else (5, 10, 25)
 plan = dict.fromkeys(SOLVERS, nfes)
-if preset == "quick":
-    plan |= dict.fromkeys(
-        ("dpm_solver", "dpm_solver:order=2"), nfes[:1]
-    )  # levels of their own: nobody shares their teacher
 cells = greed.greed_cells(plan, names, count, p.reference_steps)
-sweep = experiments.Sweep(experiments.results_file("limits", preset), greed.GREED_KEYS)
-if not all(map(sweep.done, cells)):
+sweep = experiments.results("limits", p, greed.GREED_KEYS)
+if not (sweep.frozen or all(map(sweep.done, cells))):
     for name in names:  # the long run, once, before several processes want it
         comparisons.reference(name, where, count, p.reference_steps)
 rows = sweep.run(cells, partial(greed.greed_row, p, where), jobs=experiments.jobs(where)).select(cells)
@@ -365,6 +358,19 @@ print(
 #
 # **Differences of setting**: the map's Fréchet distances are those of small networks on an easy data set, in features of a
 # classifier. The teacher is DDIM for every solver, as in the paper's text; its released code takes the same solver with more steps.
+
+# %% tags=["hide-input"]
+live = experiments.Live("limits", p, where)
+fewer = dict(n=p.live.path_images, reference_calls=p.live.reference_steps)
+for row in rows:
+    if (row["solver"], row["nfe"]) == ("ddim", "5"):
+        cell = {k: row[k] for k in greed.GREED_KEYS} | dict(nfe=5) | fewer
+        live.check(row, cell, partial(greed.greed_row, p.live, where), "rmse")
+for row in experiments.committed("figure_4"):
+    if [row[k] for k in experiments.FD_KEYS if k != "weights"] == [names[-1], "unipc", "d-ode", "5", "0"]:
+        cell = {k: row[k] for k in experiments.FD_KEYS} | dict(nfe=5, block=0)
+        live.check(row, cell, partial(experiments.fd_row, p.live, where), "fd")
+live.show("", "Figures and tables")
 
 # %% tags=["remove-input"]
 plots.provenance(experiments.origin(rows))
