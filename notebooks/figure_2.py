@@ -120,8 +120,8 @@ for name, matrix in matrices.items():
 # %% tags=["hide-input"]
 live = experiments.Live("figure_2", p, where)
 for stored, name in zip(rows, names, strict=True):
-    for column in ("similarity_last", "similarity_ends"):
-        live.check(stored, dict(checkpoint=name, weights=dode.zoo.digest(name), n=count, block=0), row, column)
+    cell = dict(checkpoint=name, weights=dode.zoo.digest(name), n=count, block=0)
+    live.check(stored, cell, row, "similarity_ends")
 live.show(f"Figure ({count} images, {sizes.reference_steps} steps)", "Table")
 
 # %% tags=["remove-input"]

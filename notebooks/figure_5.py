@@ -30,7 +30,7 @@ device = "auto"  # cpu, cuda or auto
 seeds = None  # how many images; None: the preset's number
 
 # %% tags=["hide-input"]
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import matplotlib.pyplot as plt
@@ -46,7 +46,9 @@ plots.style()
 p = experiments.preset(preset)
 where = experiments.device(device)
 names = experiments.checkpoints(checkpoint)
-sizes = p.live  # of what is computed here; at quick they are small, and the table is the committed run's
+sizes = (
+    replace(p.live, fit_images=8) if p.rows_of else p
+)  # at quick: small ones for the figures, and the committed table
 count = seeds or sizes.path_images
 models = {name: dode.load(name, device=where) for name in names}
 SOLVERS = {

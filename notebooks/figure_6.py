@@ -25,6 +25,8 @@ device = "auto"  # cpu, cuda or auto
 seeds = None  # how many images in each grid; None: 9
 
 # %% tags=["hide-input"]
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
@@ -35,7 +37,7 @@ from dode.metrics import rmse
 
 plots.style()
 p = experiments.preset(preset)
-sizes = p.live  # of the pictures; at quick fits are small, and the table is the committed run's
+sizes = replace(p.live, fit_images=8) if p.rows_of else p  # at quick pictures are of small fits, the table is committed
 where = experiments.device(device)
 names = experiments.checkpoints(checkpoint)
 count = seeds or 9
