@@ -45,7 +45,7 @@ def test_a_benchmark_runs(
         monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
         module = importlib.import_module(name)
         for size in ("STEPS", "BATCH"):
-            monkeypatch.setattr(module, size, 2, raising=False)
+            monkeypatch.setattr(module, size, 3, raising=False)
         module.main()
     with (tmp_path / "_build" / "benchmarks" / f"{file}.csv").open() as f:
         found = list(csv.DictReader(f))

@@ -186,14 +186,14 @@ def test_a_committed_fit_and_its_distance_can_be_made_again(checkpoint: str, nfe
     lambdas = torch.tensor([float(v) for v in stored(checkpoint, nfe, "d-ode")["lambdas"].split()])
     torch.testing.assert_close(torch.tensor(again.metadata["lambdas"]), lambdas, rtol=2e-3, atol=2e-3)
     features, reference = experiments.fashion_reference()
-    seeds = experiments.held_out_seeds(200)
+    seeds = experiments.held_out_seeds(300)
     fd = {
         variant: dode.metrics.measure(experiments.draw(model, table, seeds), features, reference)["fd"]
         for variant, table in (("plain", plain), ("d-ode", again))
     }
     committed = {variant: float(stored(checkpoint, nfe, variant)["fd"]) for variant in fd}
     assert min(fd, key=lambda v: fd[v]) == min(committed, key=lambda v: committed[v])
-    assert fd["plain"] == pytest.approx(committed["plain"], rel=0.25)
+    assert fd["plain"] == pytest.approx(committed["plain"], rel=0.3)  # of few images it is larger
 
 
 def test_the_readme_table_is_the_results() -> None:
