@@ -42,6 +42,7 @@ def test_a_sweep_stores_each_row_and_goes_on_after_a_kill(tmp_path: Path) -> Non
     assert [p.name for p in tmp_path.iterdir()] == ["s.csv"]
 
 
+@pytest.mark.slow
 def test_processes_find_the_same_rows(tmp_path: Path) -> None:
     cells = [dict(a=i, b=5) for i in range(3)]
     sweep = experiments.Sweep(tmp_path / "s.csv", ["a"]).run(cells, power, jobs=2)
