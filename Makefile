@@ -10,7 +10,7 @@ PRESET ?= quick
 PROFILE ?=
 BIN := .venv/bin
 READY := .venv/.installed
-# pip names some thousand things; this keeps the downloads that take time
+# pip prints some thousand lines; this keeps the downloads that take time
 BIG := sed -unE 's|^ *Downloading (.*/)?([^/ ]+) \(([0-9.]+ [MG]B)\).*|    \2  \3|p; s|^Installing collected.*|    unpacking|p'
 
 # natural: minutes of each network's training (the recipe's, if empty), and minutes after which a call stops, to be repeated
@@ -22,7 +22,7 @@ DEVICE ?= cuda
 help: ## show this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 
-book: $(READY) ## run every notebook (PRESET=smoke|quick|standard|full|paper; default quick) and build the book
+book: $(READY) ## run every notebook (PRESET=smoke|quick|standard|full|paper; default quick: some 8 minutes on two cores), build the book
 	@$(BIN)/python book/build.py run --preset $(PRESET) --profile '$(PROFILE)'
 
 html: $(READY) ## build the committed book as it is; runs nothing
@@ -56,12 +56,13 @@ lock: ## renew requirements.lock from pyproject.toml (UPGRADE=1: to the newest v
 clean: ## remove what make built, except .venv
 	@rm -rf _build .snakemake build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# The stamp is written last: an interrupted installation is taken up again.
+# The stamp is written last: an interrupted installation is taken up again.  Modules are compiled when they are first
+# imported: pip would compile all 300 MB of source, most of it never used, on one core.
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "dode needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1 || true). Try: make PYTHON=python3.12"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "creating .venv"; $(PYTHON) -m venv --clear .venv; }
 	@echo "installing into .venv (once; some minutes, torch is large)"
-	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -r requirements.lock | $(BIG)
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-input --no-compile -r requirements.lock | $(BIG)
 	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -q --no-deps --no-build-isolation -e .
 	@touch $@
