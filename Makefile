@@ -56,13 +56,12 @@ lock: ## renew requirements.lock from pyproject.toml (UPGRADE=1: to the newest v
 clean: ## remove what make built, except .venv
 	@rm -rf _build .snakemake build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# The stamp is written last: an interrupted installation is taken up again.  Modules are compiled when they are first
-# imported: pip would compile all 300 MB of source, most of it never used, on one core.
+# The stamp is written last: an interrupted installation is taken up again.
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "dode needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1 || true). Try: make PYTHON=python3.12"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "creating .venv"; $(PYTHON) -m venv --clear .venv; }
 	@echo "installing into .venv (once; some minutes, torch is large)"
-	@$(BIN)/python -m pip install --disable-pip-version-check --no-input --no-compile -r requirements.lock | $(BIG)
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -r requirements.lock | $(BIG)
 	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -q --no-deps --no-build-isolation -e .
 	@touch $@
