@@ -1,4 +1,4 @@
-"""The command line's side of :mod:`dode.diffusers`: a folder or a hub's name into a denoiser and its decoder."""
+"""The model of ``--checkpoint`` or ``--diffusers``, and what turns its samples into images."""
 
 from __future__ import annotations
 
@@ -9,13 +9,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from diffusers import DiffusionPipeline, DiTTransformer2DModel
-from diffusers.utils import logging
+import torch
 from torch import Tensor, nn
 
+from dode import zoo
+from dode.cli.options import refuse_conditioning
 from dode.denoisers import NetworkDenoiser
-from dode.diffusers.networks import needs, takes
-from dode.diffusers.pipelines import decode, from_diffusers
+
+
+def choose_device(device: str) -> str:
+    """The GPU if ``device`` is "auto" and there is one."""
+    cuda = torch.cuda.is_available()
+    if device == "cuda" and not cuda:
+        raise ValueError("--device cuda: torch finds no CUDA device; take --device cpu, or leave it out")
+    return ("cuda" if cuda else "cpu") if device == "auto" else device
+
+
+def open_model(args: argparse.Namespace, checkpoint: str | None) -> tuple[NetworkDenoiser, Callable[[Tensor], Tensor]]:
+    """The denoiser of a checkpoint or of ``--diffusers``, and what turns its samples into images."""
+    device = choose_device(args.device)
+    if args.diffusers is not None:
+        return open_pipeline(args, device)
+    refuse_conditioning(args)
+    checkpoint = checkpoint or args.checkpoint
+    if (row := zoo.published(checkpoint)) and row.hub:
+        raise ValueError(f"{checkpoint} is a pipeline of diffusers; take --diffusers {row.hub} and no --checkpoint")
+    return zoo.load(checkpoint, device), lambda samples: samples
 
 
 def sentence(error: Exception) -> str:
@@ -25,21 +44,24 @@ def sentence(error: Exception) -> str:
     return plain.split(". ")[0].rstrip(". ") or type(error).__name__
 
 
-def load(name: str) -> Any:
-    """The pipeline in a folder, or of the hub; its weights as safetensors only, for no pickle is opened.
+def load_pipeline(name: str) -> Any:
+    """The pipeline in a folder or on the hub; weights from safetensors only, never from a pickle.
 
     ValueError, one line, for anything that is no such pipeline, or a hub that cannot be reached.
     """
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import logging
+
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     try:
         return DiffusionPipeline.from_pretrained(name, use_safetensors=True, low_cpu_mem_usage=False)
-    except Exception as error:  # whatever diffusers comes upon in a folder that is broken, or on the way to the hub
+    except Exception as error:  # a broken folder or a hub out of reach can raise anything
         reason = sentence(error)
         if Path(name).exists():
             raise ValueError(f"--diffusers {name} holds no pipeline that diffusers can load: {reason}") from None
-        missing = "is no folder here, and the hub gives no such pipeline; check the name, and the network"
+        missing = "is no folder here, and the hub gives no such pipeline; check the name and the connection"
         raise ValueError(f"--diffusers {name} {missing} ({reason})") from None
     finally:
         logging.set_verbosity(verbosity)
@@ -47,8 +69,12 @@ def load(name: str) -> Any:
             logging.enable_progress_bar()
 
 
-def agree(args: argparse.Namespace, pipeline: Any) -> None:
-    """ValueError, in the words of the options, where they are not what the pipeline is told."""
+def check_conditioning(args: argparse.Namespace, pipeline: Any) -> None:
+    """ValueError, in terms of the options, for conditioning that the pipeline does not take or lacks."""
+    from diffusers import DiTTransformer2DModel
+
+    from dode.diffusers.networks import needs, takes
+
     network: Any = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
     if not isinstance(network, nn.Module) or not hasattr(network, "config"):
         return  # from_diffusers says so
@@ -58,27 +84,33 @@ def agree(args: argparse.Namespace, pipeline: Any) -> None:
     given = "--prompt" if args.prompt else "--class-label" if args.class_label else None
     guided = args.guidance_scale is not None and args.guidance_scale > 1
     if given and not can[given]:
-        what = "reads no prompts" if given == "--prompt" else "is told no classes"
+        what = "takes no prompts" if given == "--prompt" else "is not class-conditional"
         raise ValueError(f"{given}: {kind} {what}; {f'take {options}' if options else 'leave it out'}")
     if guided and not options:
-        raise ValueError(f"--guidance-scale: {kind} is told nothing that it could be guided to; leave it out")
+        raise ValueError(f"--guidance-scale: {kind} is unconditional; leave it out")
     if not given and options and (guided or can["--prompt"] or needs(network)):
-        raise ValueError(f"{kind} is told what to draw: give {options}")
+        raise ValueError(f"{kind} is conditional: give {options}")
     if guided and given == "--class-label" and not isinstance(network, DiTTransformer2DModel):
         other = "leave it out, or give negative= to dode.from_diffusers"
-        raise ValueError(f"--guidance-scale: {kind} has no label known to stand for no class; {other}")
+        raise ValueError(f"--guidance-scale: {kind} has no known label of no class; {other}")
     if config.get("guidance_embeds") and args.guidance_scale is None:
-        raise ValueError(f"the network of {kind} is told its guidance: give --guidance-scale, usually 3.5")
+        raise ValueError(
+            f"{kind}: its network takes the guidance scale as an input; give --guidance-scale, usually 3.5"
+        )
 
 
-def opened(args: argparse.Namespace, device: str) -> tuple[NetworkDenoiser, Callable[[Tensor], Tensor]]:
-    """The denoiser of ``--diffusers``, told what the options say, and what makes images of its samples."""
+def open_pipeline(args: argparse.Namespace, device: str) -> tuple[NetworkDenoiser, Callable[[Tensor], Tensor]]:
+    """The denoiser of ``--diffusers`` with its conditioning, and its decoder."""
+    try:
+        from dode.diffusers import decode, from_diffusers  # diffusers takes seconds to import, and may not be there
+    except ImportError as error:
+        raise ValueError(f"--diffusers: {error}") from None
     if args.prompt and args.class_label:
-        raise ValueError("a pipeline is told --prompt or --class-label, not both")
+        raise ValueError("a pipeline takes --prompt or --class-label, not both")
     if args.negative_prompt is not None and not args.prompt:
-        raise ValueError("--negative-prompt needs a --prompt to lead away from")
-    pipeline = load(args.diffusers)
-    agree(args, pipeline)
+        raise ValueError("--negative-prompt needs a --prompt")
+    pipeline = load_pipeline(args.diffusers)
+    check_conditioning(args, pipeline)
     pipeline.to(device)
     try:
         model = from_diffusers(
