@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     """``dode info``."""
     solver = lms.load(args.file)
     table = solver if isinstance(solver, Tableau) else solver.base
-    print(json.dumps(as_json(solver, table), indent=1) if args.json else as_text(args.file, solver, table))
+    print(json.dumps(as_json(solver, table)) if args.json else as_text(args.file, solver, table))
 
 
 def as_json(solver: Tableau | lms.Designed, table: Tableau) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def as_text(file: str, solver: Tableau | lms.Designed, table: Tableau) -> str:
 
 def facts(solver: Tableau | lms.Designed, table: Tableau) -> Iterator[tuple[str, str]]:
     """What is known of the fit, as (name, value); a file without a fact has no line for it."""
-    get = solver.metadata.get
+    get: Callable[[str], Any] = solver.metadata.get
     yield "method", str(get("method") or "handcrafted")
     if get("source"):
         yield "based on", f"{get('source')}" + (f", order {get('order')}" if get("order") else "")

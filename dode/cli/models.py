@@ -103,6 +103,7 @@ def open_pipeline(args: argparse.Namespace, device: str) -> tuple[NetworkDenoise
     """The denoiser of ``--diffusers`` with its conditioning, and its decoder."""
     try:
         from dode.diffusers import decode, from_diffusers  # diffusers takes seconds to import, and may not be there
+        from dode.diffusers.support import check_pipeline
     except ImportError as error:
         raise ValueError(f"--diffusers: {error}") from None
     if args.prompt and args.class_label:
@@ -110,6 +111,7 @@ def open_pipeline(args: argparse.Namespace, device: str) -> tuple[NetworkDenoise
     if args.negative_prompt is not None and not args.prompt:
         raise ValueError("--negative-prompt needs a --prompt")
     pipeline = load_pipeline(args.diffusers)
+    check_pipeline(pipeline)
     check_conditioning(args, pipeline)
     pipeline.to(device)
     try:
