@@ -120,7 +120,7 @@ def test_a_pipeline_of_classes_guided_and_decoded(here: Path, capsys: pytest.Cap
     assert (tiles(here / "d.png", 16).int() - found[3:6].int()).abs().max() <= 1  # each told its seed's class
 
 
-@pytest.mark.parametrize("method", ["gauss-newton", "s4s", "gits"])
+@pytest.mark.parametrize("method", ["s4s", "gits"])
 def test_other_methods(method: str, here: Path) -> None:
     told = "--diffusers pipelines/pixels --solver ddim --nfe 2 --images 4"
     assert run(f"distill {told} --method {method} --out o.safetensors") == 0
@@ -168,17 +168,12 @@ DRAW = "sample --solver ddim --nfe 2 --seeds 0 --out o.png"
         ),
         (f"{FIT} --diffusers pipelines/classes", "DiTPipeline is told what to draw: give --class-label\n"),
         (f"{FIT} --diffusers pipelines/classes --prompt fox", "--prompt: DiTPipeline reads no prompts; take --class-l"),
-        (
-            f"{FIT} --diffusers pipelines/classes --guidance-scale 3",
-            "DiTPipeline is told what to draw: give --class-la",
-        ),
         (f"{FIT} --diffusers pipelines/classes --class-label -2", "DiTTransformer2DModel has the classes 0 to 1000, n"),
         (f"{FIT} --diffusers pipelines/labels --class-label 3", "UNet2DModel has the classes 0 to 2, not 3\n"),
         (
             f"{FIT} --diffusers pipelines/labels --class-label 1 --guidance-scale 3",
             "--guidance-scale: DDPMPipeline has no label known to stand for no class; leave it out, or give negat",
         ),
-        (f"{FIT} --diffusers pipelines/classes --class-label x", "argument --class-label: invalid int value: 'x'"),
         (f"{FIT} --diffusers pipelines/classes --class-label 1 --prompt fox", "--prompt or --class-label, not both"),
         (
             f"{FIT} --diffusers pipelines/classes --class-label 1 --negative-prompt fox",
@@ -192,17 +187,14 @@ DRAW = "sample --solver ddim --nfe 2 --seeds 0 --out o.png"
             f"{FIT} --diffusers pipelines/pixels --guidance-scale 0.5",
             "'0.5' is not a number of 1 (no guidance) or more",
         ),
-        (f"{FIT} --diffusers pipelines/pixels --guidance-scale inf", "'inf' is not a number of 1"),
         (
             f"{FIT} --checkpoint fashion-mnist-noise --prompt fox",
             "--prompt is told to a pipeline; give one with --diffusers",
         ),
-        (f"{FIT} --checkpoint fashion-mnist-noise --guidance-scale 2", "--guidance-scale is told to a pipeline"),
         (
             f"{DRAW} --diffusers pipelines/two-channels",
             "makes samples of shape (2, 8, 8); a picture needs one channel or",
         ),
-        (f"{DRAW} --diffusers pipelines/empty", "pipelines/empty holds no pipeline that diffusers can load"),
         (
             "sample --solver ddim --nfe 2 --seeds 0 --out o.png --prompt fox",
             "needs --nfe and --checkpoint or --diffusers",

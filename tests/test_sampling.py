@@ -5,12 +5,8 @@ from __future__ import annotations
 import gc
 import itertools
 import math
-import shutil
-import subprocess
-import sys
 import weakref
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -349,23 +345,6 @@ def test_bf16_networks_run_under_the_same_loop(make) -> None:
         found = sample(model, table, noise)
         error = float((found - expected).square().mean().sqrt())
         assert found.dtype == torch.float32 and 0 < error < 0.1, error
-
-
-def compare_a_compiled_network() -> None:
-    network = Net().requires_grad_(False)
-    plain, compiled = (NoisePrediction(f, (2,), VP) for f in (network, torch.compile(network)))
-    for table in tables():
-        torch.testing.assert_close(sample(compiled, table, NOISE), sample(plain, table, NOISE), rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_network_runs_under_the_same_loop() -> None:
-    """In a process of its own: torch's compiler wants a setuptools that no other test has been near."""
-    code = "import test_sampling; test_sampling.compare_a_compiled_network()"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("a", [0.0, 1e-71, 1e-35, 0.3, 1.0, -2.5])

@@ -5,12 +5,9 @@ from __future__ import annotations
 import csv
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -469,38 +466,6 @@ def test_classes_are_told_but_for_a_drawn_part() -> None:
     assert torch.equal(*seen)
     hidden = seen[0] == 200
     assert 0.15 < float(hidden.float().mean()) < 0.35 and set(seen[0][~hidden].tolist()) <= set(labels.tolist())
-
-
-def compile_and_count_graphs() -> None:
-    r = recipe("imagenet32-data", bf16=False, drop=0.3)
-    plain, d = build_denoiser(r), build_denoiser(r)
-    assert isinstance(d.network, nn.Module) and isinstance(plain.network, nn.Module)
-    plain.network.load_state_dict(d.network.state_dict())
-    graphs: list[torch.fx.GraphModule] = []
-
-    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-        graphs.append(graph)
-        return graph.forward
-
-    d.network = torch.compile(d.network, backend=backend)
-    images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8)
-    losses_of = [denoiser_loss(x, images, torch.arange(20), r) for x in (plain, d)]
-    for seed in range(3):
-        expected, found = (loss(torch.Generator().manual_seed(seed)) for loss in losses_of)
-        torch.testing.assert_close(found, expected)
-    assert len(graphs) == 1, f"{len(graphs)} graphs"
-
-
-def test_new_labels_do_not_compile_the_network_again() -> None:
-    """Labels change with every batch; a network that is compiled, as on a GPU, must take them as an input.
-
-    In a process of its own, as torch's compiler wants it (see test_sampling).
-    """
-    code = "import test_training; test_training.compile_and_count_graphs()"
-    here = Path(__file__).parent
-    settings = os.environ | {"PYTHONPATH": str(here.parent)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=here, env=settings, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_processor_without_bf16_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
