@@ -207,20 +207,6 @@ def test_the_published_numbers_name_their_source() -> None:
     assert behind == {("FFHQ-64", 10)}
 
 
-def test_what_the_readme_says() -> None:
-    sweep = experiments.Sweep(RESULTS / "learned.standard.csv", learned.LEARNED_KEYS)
-    said = " ".join((RESULTS.parent / "README.md").read_text(encoding="utf-8").split())
-    for checkpoint, words in (
-        (DATA, "{}, {} and {} of the best handcrafted solver's"),
-        (NOISE, "{}, {} and {} (n = 5,000"),
-    ):
-        methods = (*learned.HANDCRAFTED, "gauss-newton")
-        rows = sweep.select(learned.learned_cells([checkpoint], (3, 4, 5), methods))
-        far = {(r["method"], int(r["nfe"])): float(r["fd_reference"]) for r in rows}
-        gains = [far["gauss-newton", n] / min(far[m, n] for m in learned.HANDCRAFTED) for n in (3, 4, 5)]
-        assert words.format(*(f"{gain:.2f}" for gain in gains)) in said
-
-
 class Rows:
     """The committed rows of a network, as the page reads them."""
 

@@ -34,10 +34,7 @@ SCHEDULERS = (
     *("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler", "DodeScheduler"),
 )
 # Arguments of a call that a pipeline remembers, and that change what its network or its text encoders are given.
-REMEMBERED = (
-    *("guidance_rescale", "clip_skip", "cross_attention_kwargs", "joint_attention_kwargs", "skip_guidance_layers"),
-    *("denoising_end", "skip_layer_guidance_scale"),
-)
+REMEMBERED = ("guidance_rescale", "clip_skip", "cross_attention_kwargs", "joint_attention_kwargs", "denoising_end")
 # Inputs of U-Nets that no accepted pipeline gives them.
 OPTIONS: Mapping[str, tuple[Any, ...]] = {
     "time_cond_proj_dim": (None,),
