@@ -57,7 +57,7 @@ def test_moments_are_numpys() -> None:
     torch.testing.assert_close(m.cov, torch.from_numpy(np.cov(rows, rowvar=False)), rtol=0, atol=1e-11)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30)
 @given(cuts=st.lists(st.integers(0, 60), max_size=12), shards=st.integers(1, 4))
 def test_any_split_gives_the_same_moments(cuts: list[int], shards: int) -> None:
     edges = [0, *sorted(cuts), 60]

@@ -76,7 +76,7 @@ def test_the_windows_are_those_of_the_names() -> None:
 
 
 @given(grid=decreasing)
-@settings(max_examples=25)
+@settings(max_examples=10)
 def test_parts_sum_to_one(grid) -> None:
     for table in (*PAGE.members(grid).values(), PAGE.at_random(grid)):
         largest = table.parts.abs().amax(1)
@@ -84,7 +84,7 @@ def test_parts_sum_to_one(grid) -> None:
 
 
 @given(grid=decreasing)
-@settings(max_examples=50)
+@settings(max_examples=20)
 def test_2m_is_its_closed_form(grid) -> None:
     parts = solvers.dpm_solver_pp(grid, order=2, lower_order_final=False).parts
     h = -grid.log().diff()
@@ -96,7 +96,7 @@ def test_2m_is_its_closed_form(grid) -> None:
 
 
 @given(grid=decreasing)
-@settings(max_examples=25)
+@settings(max_examples=10)
 def test_every_closed_form_is_the_tables_parts(grid) -> None:
     forms = PAGE.closed_forms(grid)
     assert list(forms) == MEMBERS
