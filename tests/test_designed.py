@@ -472,14 +472,14 @@ def ended_the_same(one: Designed, two: Designed) -> bool:
     return same(one, two) and all(one.metadata[k] == two.metadata[k] for k in ("cost", "losses"))
 
 
-@pytest.mark.parametrize("call", [1, 16, 29, 40])
+@pytest.mark.parametrize("call", [1, 29])
 def test_killed_in_a_step_and_resumed_it_ends_the_same(call: int, tmp_path: Path, whole: Designed) -> None:
     with pytest.raises(Killed):
         fit(tmp_path, residual=Deadly(call))
     assert ended_the_same(fit(tmp_path), whole)
 
 
-@pytest.mark.parametrize("checks", [1, 2, 4])
+@pytest.mark.parametrize("checks", [1, 4])
 def test_killed_before_a_check_and_resumed_it_ends_the_same(
     checks: int, tmp_path: Path, whole: Designed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -497,14 +497,11 @@ def test_killed_before_a_check_and_resumed_it_ends_the_same(
     assert ended_the_same(fit(tmp_path), whole)
 
 
-@pytest.mark.parametrize("checks", [1, 3])
-def test_what_is_done_is_not_done_again(
-    checks: int, tmp_path: Path, whole: Designed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_done_is_not_done_again(tmp_path: Path, whole: Designed, monkeypatch: pytest.MonkeyPatch) -> None:
     run, stops = Run.train, list[int]()
 
     def until_killed(self: Run, *args: Any, **options: Any) -> None:
-        if len(stops) == checks:
+        if len(stops) == 3:
             raise Killed
         stops.append(self.step)
         run(self, *args, **options)
@@ -512,17 +509,16 @@ def test_what_is_done_is_not_done_again(
     monkeypatch.setattr(Run, "train", until_killed)
     with pytest.raises(Killed):
         fit(tmp_path)
-    assert stops == [0, 5, 10][:checks]
+    assert stops == [0, 5, 10]
     began = list[int]()
     monkeypatch.setattr(Run, "train", lambda self, *a, **k: (began.append(self.step), run(self, *a, **k)))
     resumed = fit(tmp_path)
-    assert began == [0, 5, 10, 15][checks:] and same(resumed, whole)
+    assert began == [15] and same(resumed, whole)
     assert same(fit(tmp_path), whole) and began[-1] == 15  # finished: nothing is left to train
 
 
 def test_another_training_in_the_same_folder_is_its_own(tmp_path: Path, whole: Designed) -> None:
     fit(tmp_path, solver=begin_dlms(MIXTURE, solvers.ddim(MIXTURE.grid, nfe=4), features=False))
-    fit(tmp_path, solver=dlms("as published"))
     fit(tmp_path, solver=amed(4))
     assert same(fit(tmp_path), whole)
 

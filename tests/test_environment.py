@@ -77,11 +77,3 @@ def test_the_python_versions_agree() -> None:
     assert allowed.contains("3.11") and not allowed.contains("3.10")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert "version_info < (3, 11)" in makefile and "--python-version 3.11" in makefile
-
-
-def test_clean_fid_can_be_imported() -> None:
-    """It needs the torchvision of the installed torch, and a scipy that still has what it calls."""
-    pytest.importorskip("torch")
-    from cleanfid import fid
-
-    assert callable(fid.frechet_distance)

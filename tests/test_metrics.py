@@ -124,6 +124,13 @@ def test_moments_refuse_wrong_shapes() -> None:
 SIZES = [(500, 400, 64), (40, 50, 64), (40, 300, 64), (600, 500, 256), (100, 150, 256)]  # more and fewer images than d
 
 
+def test_clean_fid_can_be_imported() -> None:
+    """Else the tests below are left out.  It needs torch's torchvision, and a scipy that still has what it calls."""
+    from cleanfid import fid
+
+    assert callable(fid.frechet_distance)
+
+
 @pytest.mark.parametrize(("n", "m", "d"), SIZES)
 def test_frechet_distance_is_clean_fids(n: int, m: int, d: int) -> None:
     fid = pytest.importorskip("cleanfid.fid")
@@ -417,6 +424,7 @@ def test_legacy_resizing_is_left_to_the_network(stand_in: Path) -> None:
         frechet_distance(metrics.moments(images, f), metrics.moments(images, clean))
 
 
+@pytest.mark.slow
 def test_inception_agrees_with_clean_fid_end_to_end(stand_in: Path) -> None:
     """Our streamed number is clean-fid's on the same images and network."""
     fid = pytest.importorskip("cleanfid.fid")
