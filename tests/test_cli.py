@@ -137,7 +137,10 @@ BY_RECIPE = f"{DATA} --solver deis:variable=log_rho,basis=data --nfe 2 --afs --g
         (f"{DATA} --solver ddim --nfe 1 --images 4 --method gauss-newton", second_order),
         slow(f"{BY_RECIPE} --method ld3", functools.partial(recipe, name="ld3")),
         slow(f"{BY_RECIPE} --method s4s --compare features", functools.partial(recipe, name="s4s")),
-        (f"{BY_RECIPE} --method s4s-alt --compare pixels", functools.partial(recipe, name="s4s-alt", compare="pixels")),
+        slow(
+            f"{BY_RECIPE} --method s4s-alt --compare pixels",
+            functools.partial(recipe, name="s4s-alt", compare="pixels"),
+        ),
         slow(f"{BY_RECIPE} --method dlms --trajectories 32", functools.partial(recipe, name="dlms", trajectories=32)),
         (f"{BY_RECIPE} --method amed --trajectories 32", functools.partial(recipe, name="amed", trajectories=32)),
         slow(
@@ -253,6 +256,7 @@ def test_a_picture_in_colour(here: Path) -> None:
     assert (sheet[:, 7:12, 6:10] == 255).all()
 
 
+@pytest.mark.slow
 def test_a_picture_looks_as_in_the_book() -> None:
     plots = pytest.importorskip("dode.plots")
     images = torch.rand(6, 1, 5, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1

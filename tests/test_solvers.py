@@ -234,7 +234,7 @@ ORDERS = [
 
 
 @pytest.mark.parametrize(("name", "options", "order"), ORDERS, ids=[f"{n} {o}" for n, o, _ in ORDERS])
-@pytest.mark.parametrize("grid", ["log_snr", "karras"])
+@pytest.mark.parametrize("grid", ["karras", pytest.param("log_snr", marks=pytest.mark.slow)])
 def test_the_order_on_a_mixture(name, options, order, grid) -> None:
     # 110 and 218 are both even and 2 modulo 3, so that a single-step method ends with no step of lower order
     slope = PROBLEMS["mixture", grid].order(lambda s: make(name, s, **options), (110, 218), given=4)
@@ -282,7 +282,7 @@ def test_the_reference_of_the_order_test_is_exact() -> None:
     final=st.sampled_from([None, "zero", "sigma_min"]),
     afs=st.booleans(),
 )
-@settings(max_examples=8)
+@settings(max_examples=6)
 def test_nfe_is_what_was_asked_for_or_an_error_that_says_what_can(name, options, nfe, kind, ends, final, afs) -> None:
     try:
         table = make(name, lambda n: kind(n, 0.05, 50.0, final=ends), nfe=nfe, final=final, afs=afs, **options)
