@@ -89,11 +89,6 @@ class Nvidia:
         return path
 
 
-@pytest.fixture
-def nvidia() -> Nvidia:
-    return Nvidia()
-
-
 def small() -> nn.Module:
     torch.manual_seed(0)
     inner = nn.ModuleDict({"8x8_conv": nn.Conv2d(3, 4, 3), "8x8_norm": nn.GroupNorm(2, 4)})
