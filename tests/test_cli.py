@@ -109,7 +109,7 @@ def compared(what: str = "all") -> lms.Residual:
 
 def second_order(small: Networks) -> dode.Tableau | lms.Designed:
     model = dode.load(small[DATA])
-    table, noise = solvers.ddim(model.grid, nfe=2), dode.initial_noise(model.shape, range(4))
+    table, noise = solvers.ddim(model.grid, nfe=1), dode.initial_noise(model.shape, range(4))
     return lms.RECIPES["gauss-newton"](lms.Task(model, table, solvers.ddim, noise, compared("seen"), range(4)))
 
 
@@ -132,6 +132,7 @@ def recipe(small: Networks, name: str, compare: str = "all", **options: Any) -> 
     return lms.RECIPES[name](lms.Task(model, table, make, noise, compared(compare), [5, 6, 7, 8], **options))
 
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 BY_RECIPE = f"{DATA} --solver deis:variable=log_rho,basis=data --nfe 2 --afs --grid karras --seeds 5-8"
 
 
@@ -139,13 +140,16 @@ BY_RECIPE = f"{DATA} --solver deis:variable=log_rho,basis=data --nfe 2 --afs --g
     ("options", "library"),
     [
         (f"{DATA} --solver ipndm --nfe 3 --images 2 --method gits", programmed),
-        (f"{DATA} --solver ddim --nfe 2 --images 4 --method gauss-newton", second_order),
-        (f"{BY_RECIPE} --method ld3", functools.partial(recipe, name="ld3")),
-        (f"{BY_RECIPE} --method s4s --compare features", functools.partial(recipe, name="s4s")),
-        (f"{BY_RECIPE} --method s4s-alt --compare pixels", functools.partial(recipe, name="s4s-alt", compare="pixels")),
-        (f"{BY_RECIPE} --method dlms --trajectories 32", functools.partial(recipe, name="dlms", trajectories=32)),
+        (f"{DATA} --solver ddim --nfe 1 --images 4 --method gauss-newton", second_order),
+        slow(f"{BY_RECIPE} --method ld3", functools.partial(recipe, name="ld3")),
+        slow(f"{BY_RECIPE} --method s4s --compare features", functools.partial(recipe, name="s4s")),
+        slow(
+            f"{BY_RECIPE} --method s4s-alt --compare pixels",
+            functools.partial(recipe, name="s4s-alt", compare="pixels"),
+        ),
+        slow(f"{BY_RECIPE} --method dlms --trajectories 32", functools.partial(recipe, name="dlms", trajectories=32)),
         (f"{BY_RECIPE} --method amed --trajectories 32", functools.partial(recipe, name="amed", trajectories=32)),
-        (
+        slow(
             f"{BY_RECIPE} --method dlms-fixed --trajectories 64 --compare pixels",
             functools.partial(recipe, name="dlms-fixed", compare="pixels", trajectories=64),
         ),
@@ -258,6 +262,7 @@ def test_a_picture_in_colour(here: Path) -> None:
     assert (sheet[:, 7:12, 6:10] == 255).all()
 
 
+@pytest.mark.slow
 def test_a_picture_looks_as_in_the_book() -> None:
     plots = pytest.importorskip("dode.plots")
     images = torch.rand(6, 1, 5, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -85,11 +85,3 @@ def test_the_version_is_the_one_to_cite_and_the_changes_are_told() -> None:
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == dode.__version__
     changes = re.findall(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert changes[0] == dode.__version__
-
-
-def test_clean_fid_can_be_imported() -> None:
-    """It needs the torchvision of the installed torch, and a scipy that still has what it calls."""
-    pytest.importorskip("torch")
-    from cleanfid import fid
-
-    assert callable(fid.frechet_distance)

