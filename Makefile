@@ -10,7 +10,7 @@ PRESET ?= quick
 PROFILE ?=
 BIN := .venv/bin
 READY := .venv/.installed
-# pip names some thousand things; this keeps the downloads that take time
+# pip prints some thousand lines; this keeps the downloads that take time
 BIG := sed -unE 's|^ *Downloading (.*/)?([^/ ]+) \(([0-9.]+ [MG]B)\).*|    \2  \3|p; s|^Installing collected.*|    unpacking|p'
 
 # natural: minutes of each network's training (the recipe's, if empty), and minutes after which a call stops, to be repeated
@@ -25,7 +25,7 @@ SPREAD := -n auto --dist loadfile --no-loadscope-reorder
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 
-book: $(READY) ## run every notebook (PRESET=smoke|quick|standard|full|paper; default quick) and build the book
+book: $(READY) ## run every notebook (PRESET=smoke|quick|standard|full|paper; default quick: some 8 minutes on two cores), build the book
 	@$(BIN)/python book/build.py run --preset $(PRESET) --profile '$(PROFILE)'
 
 html: $(READY) ## build the committed book as it is; runs nothing

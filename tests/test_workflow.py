@@ -70,7 +70,7 @@ def test_at_paper_there_are_two_pages(tmp_path: Path) -> None:
 
 def test_a_preset_of_two_pages_borrows_the_others(tmp_path: Path) -> None:
     stage = build.stage(tmp_path / "stage", committed=False)
-    build.lend(stage, set(PAGES) - set(Jobs("paper", stage).pages))
+    build.fill_missing_pages(stage, set(PAGES) - set(Jobs("paper", stage).pages))
     there = {path.stem for path in (stage / "book").glob("*.ipynb")}
     assert there == set(PAGES) - set(plans.PLANS)
     assert {path.stem for path in (stage / "book" / "images").glob("thumb_*")} <= {f"thumb_{name}" for name in there}
@@ -207,9 +207,10 @@ def start(book: Path, **options: object) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, list[str], str]:
-    """Exit status, lines with the seconds left out, and what was said on stderr."""
+    """Exit status, a line a job with the seconds and what is left replaced, and what was said on stderr."""
     out, err = process.communicate(timeout=240)
-    return process.returncode, [re.sub(r" +", " ", re.sub(r"\d+ s$", "N s", line)) for line in out.splitlines()], err
+    lines = [line for line in out.splitlines() if line.startswith("[")]
+    return process.returncode, [re.sub(r" +", " ", re.sub(r"\d+ s( .* left)?$", "N s", line)) for line in lines], err
 
 
 @pytest.mark.slow
@@ -253,6 +254,31 @@ def test_a_killed_run_and_a_stopped_one_go_on(book: Path) -> None:
     (book / "go").touch()
     assert finish(start(book)) == (0, ["[1/2] one unchanged", "[2/2] two N s"], "")
     assert sorted(p.name for p in (book / "out").iterdir()) == [".jobs", "one.ipynb", "two.ipynb"]
+
+
+def test_what_is_left_is_reckoned_from_what_pages_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    todo = Jobs("smoke", tmp_path, names=("index", "tableau", "unified", "learned"))
+    todo.measured.parent.mkdir()
+    todo.measured.write_text(json.dumps({"index": 100, "tableau": 100, "unified": 100, "ablations": 9}))
+    now = 0.0
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now)
+    progress = runner.Progress(todo, todo.pages, cores=2)
+    progress.first_lines()
+    now = 50.0
+    progress.report("index", "done in 50 s")  # twice as fast as before: 200 s of one core in all
+    progress.report("tableau", "failed: notebooks/tableau.py: ValueError")
+    now = 95.0
+    progress.report("learned", "done in 45 s")
+    progress.report("unified", "done in 45 s")
+    first, *lines = (re.sub(" +", " ", line) for line in capsys.readouterr().out.splitlines())
+    assert first == "pages to run: 4, about 3 min"
+    assert lines[:2] == ["[1/4] index 50 s about 50 s left", "[2/4] tableau FAILED"]
+    assert lines[2:] == ["[3/4] learned 45 s about 10 s left", "[4/4] unified 45 s"]
+    assert todo.seconds["index"] == 50 and todo.seconds["ablations"] == 9
+    assert runner.Progress(todo, ["limits", "dlms"], cores=2).remaining() == ""  # nothing is known
+    assert runner.Progress(todo, todo.pages, cores=0).remaining() == ""
 
 
 def until(there: Callable[[], object]) -> None:
