@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import functools
+import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -16,12 +18,14 @@ from typing import Any, NoReturn
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from small import network_file
 from torch import Tensor
 
 import dode
-from dode import __main__ as cli
-from dode import comparisons, lms, solvers, zoo
+from dode import cli, comparisons, lms, solvers, zoo
+from dode.cli import distill, models, options
+from dode.cli import sample as drawing
 from dode.data import to_uint8
 from dode.distillation import d_ode
 from dode.experiments import fits
@@ -35,10 +39,12 @@ NOISE, DATA = "fashion-mnist-noise", "fashion-mnist-data"
 def commands(text: str) -> list[str]:
     """The examples in a text, those on several lines too."""
     lines = (" ".join(line.split()) for line in text.replace("\\\n", " ").splitlines())
-    return [line for line in lines if line.startswith("python -m dode ") and " --" in line]
+    return [line for line in lines if re.match("dode (distill|sample|info) ", line) and ".safetensors" in line]
 
 
-EXAMPLES = [command for text in (cli.ABOUT, cli.DISTILL, cli.SAMPLE) for command in commands(text)]
+EXAMPLES = [
+    command for text in (options.ABOUT, options.DISTILL, options.SAMPLE, options.INFO) for command in commands(text)
+]
 
 
 def run(command: str) -> int:
@@ -178,7 +184,7 @@ def test_the_file_is_the_one_the_library_makes(
     else:
         error = f"{min(facts['cost']):.4g} ({facts['cost'][0]:.4g} before)"
         assert rmse == f"error to the teacher's images, on seeds held back from the fit: {error}"
-    command = sample.removeprefix("sample with it: python -m dode ")
+    command = sample.removeprefix("sample with it: dode ")
     assert run(f"{command} --seeds 1000") == 0 and Path("new/d.png").is_file()
 
 
@@ -246,7 +252,7 @@ def test_a_solver_by_its_name(here: Path) -> None:
 
 def test_a_picture_in_colour(here: Path) -> None:
     images = torch.rand(3, 3, 5, 4, generator=torch.Generator().manual_seed(0)) * 2.2 - 1.1
-    picture = cli.picture(images, 2)
+    picture = drawing.picture(images, 2)
     assert picture.mode == "RGB" and picture.size == (2 * 5 + 1, 2 * 6 + 1)
     picture.save("c.png")
     sheet = pixels(here / "c.png")
@@ -261,7 +267,7 @@ def test_a_picture_looks_as_in_the_book() -> None:
     plots = pytest.importorskip("dode.plots")
     images = torch.rand(6, 1, 5, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
     book = torch.from_numpy(plots.mosaic(images, 4)) * 255
-    picture = cli.picture(images, 4)
+    picture = drawing.picture(images, 4)
     ours = torch.tensor(list(picture.tobytes())).reshape(picture.height, picture.width)
     assert (ours - book).abs().max() <= 0.5001
 
@@ -269,7 +275,7 @@ def test_a_picture_looks_as_in_the_book() -> None:
 def test_a_file_is_known_by_its_ending_in_capitals_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "MINE.SAFETENSORS").write_bytes((ROOT / f"dode/checkpoints/{NOISE}.safetensors").read_bytes())
     assert run("distill --checkpoint MINE.SAFETENSORS --solver ddim --nfe 1 --images 1 --out D.Safetensors") == 0
-    command = capsys.readouterr().out.splitlines()[-1].removeprefix("sample with it: python -m dode ")
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("sample with it: dode ")
     assert run(f"{command} --seeds 1000") == 0 and Path("D.png").is_file()
     assert zoo.data_set_of("MINE.SAFETENSORS").source == zoo.data_set_of(NOISE).source
 
@@ -280,30 +286,54 @@ def test_a_file_is_known_by_its_ending_in_capitals_too(here: Path, capsys: pytes
 def test_every_solver_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("solvers") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["solver", "basis", "orders", "calls", "source"]
+    assert lines[0].split() == ["solver", "basis", "orders", "NFE", "source"]
     for line, facts in zip(lines[1:], solvers.SOLVERS.values(), strict=False):
         assert line.split()[:2] == [facts.name, facts.basis] and line.endswith(f"  {facts.source}")
         assert f"  {', '.join(map(str, facts.orders))}  " in line and f" {facts.calls(10, True, {})}  " in line
     assert len(lines) == len(solvers.SOLVERS) + 3
 
 
-@pytest.mark.parametrize("command", ["", "distill", "sample", "solvers"])
+@pytest.mark.parametrize("command", ["", "distill", "sample", "solvers", "info"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         run(f"{command} --help")
     text = capsys.readouterr().out
-    assert stop.value.code == 0 and "usage: python -m dode" in text and "default: None" not in text
+    assert stop.value.code == 0 and "usage: dode" in text and "default: None" not in text
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_names_in_the_help_are_those_of_the_registries() -> None:
+    assert sorted(options.CHECKPOINTS) == sorted(zoo.NAMES)
+    assert sorted(options.METHODS) == sorted(distill.METHODS) and list(options.GRIDS) == list(distill.GRIDS)
+
+
+@pytest.mark.slow
+def test_nothing_heavy_is_imported_for_help_or_a_wrong_argument() -> None:
+    words = "--help|--version|distil|distill --help|distill --nfe 0|sample --solver|info|solvers x"
+    program = f"""
+import sys
+from dode.cli import main
+for command in {words!r}.split("|"):
+    try:
+        assert main(command.split()) == 2
+    except SystemExit as stop:
+        assert stop.code == 0
+print(*sorted({{"torch", "numpy", "safetensors", "diffusers"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("\n\n") and f"dode {dode.__version__}\n" in done.stdout
+    assert done.stderr.count("dode: ") == 5 == done.stderr.count("\n")
 
 
 def test_the_examples_are_commands() -> None:
     """Those of the help, and those of the README."""
     examples = EXAMPLES + commands((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert len(examples) >= 9
+    assert len(examples) >= 10
     for example in examples:
-        args = cli.parser().parse_args(shlex.split(example, comments=True)[3:])
+        args = options.parser().parse_args(shlex.split(example, comments=True)[1:])
         if hasattr(args, "solver") and args.nfe and args.checkpoint:
-            cli.build(args, dode.load(args.checkpoint))
+            distill.build(args, dode.load(args.checkpoint))
 
 
 @pytest.mark.slow
@@ -311,14 +341,72 @@ def test_the_first_two_examples_run(here: Path) -> None:
     """As they are typed, on fewer images, the first in a process of its own; and so is what is refused."""
     process = functools.partial(subprocess.run, capture_output=True, text=True, timeout=300)
     first, second = EXAMPLES[0] + " --images 2 --scale 2", EXAMPLES[1] + " --seeds 1000-1001"
-    done = process([sys.executable, *shlex.split(first)[1:]])
+    done = process([sys.executable, "-m", *shlex.split(first)])
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("wrote d-ddim-5.safetensors") and "Traceback" not in done.stderr
-    assert run(second.removeprefix("python -m dode ")) == 0
+    assert run(second.removeprefix("dode ")) == 0
     assert pixels(here / "d-ddim-5.png").shape == (1, 30, 59)
-    done = process([sys.executable, *shlex.split(f"{second} --out no.jpg")[1:]])
+    done = process([sys.executable, "-m", *shlex.split(f"{second} --out no.jpg")])
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert sorted(p.name for p in here.iterdir()) == ["d-ddim-5.png", "d-ddim-5.safetensors"]
+
+
+# --- info ----------------------------------------------------------------------------------------
+
+
+def test_info_shows_a_table(small: Networks, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every number of it, in four digits, and what is known of its fit."""
+    table = every_option(small)
+    table.save("d.safetensors")
+    assert run("info d.safetensors") == 0
+    first, _, *facts = capsys.readouterr().out.splitlines()
+    assert first == "d.safetensors: d-deis, 3 network evaluations (NFE)"
+    end = facts.index("")
+    said = {line[:16].strip(): line[16:] for line in facts[:end]}
+    assert said["method"] == "d-ode" and said["teacher"] == f"deis, NFE {table.metadata['teacher_nfe']}"
+    assert said["seeds"] == "5-6, 9" and said["checkpoint"].startswith(NOISE) and "(1, 28, 28)" in said["checkpoint"]
+    assert said["cost"].startswith(f"{table.metadata['network_evaluations']:,} network evaluations")
+    assert said["noise levels"].split() == [f"{level:.4g}" for level in table.levels]
+    assert said["written by"].startswith(f"dode {dode.__version__}, ")
+    about, head, *rows, last = facts[end + 1 :]
+    assert "noise estimates, the newest first" in about and head.split()[:4] == ["row", "sigma", "sigma_in", "newest"]
+    assert float(last.split()[1]) == pytest.approx(float(table.sigmas[-1]), rel=1e-3)
+    for i, row in enumerate(rows):
+        sigma, sigma_in, *weights = map(float, row.split()[1:])
+        start = [weights.pop()] if "noise:" in about else [0.0]
+        assert [sigma, sigma_in, *start] == pytest.approx(
+            [float(t[i]) for t in (table.sigmas, table.sigmas_in, table.start)], rel=1e-3
+        )
+        assert weights[::-1] == pytest.approx(table.weights[i, i + 1 - len(weights) : i + 1].tolist(), rel=1e-3)
+        assert not table.weights[i, : i + 1 - len(weights)].abs().gt(1e-12).any()
+    assert run("info d.safetensors --json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert dode.Tableau(
+        *(found[k] for k in ("basis", "sigmas", "weights", "start", "sigmas_in")), metadata=found["metadata"]
+    ).save("again.safetensors").read_bytes() == Path("d.safetensors").read_bytes()  # fmt: skip
+
+
+def test_info_shows_a_designed_solver(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = dode.load(DATA)
+    solver = lms.begin_dlms(model, solvers.ddim(model.grid, nfe=3, basis="data", afs=True))
+    replace(solver, metadata=dict(solver="dlms-ddim", method="dlms", check_seeds=[3, 4, 5])).save("s.safetensors")
+    assert run("info s.safetensors") == 0
+    said = capsys.readouterr().out
+    count = sum(weight.numel() for weight in solver.designer.parameters())
+    assert f"A network of {count:,} parameters predicts each step." in said and "held-out seeds  3-5\n" in said
+    assert run("info s.safetensors --json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kind"], found["parameters"], found["nfe"]) == ("DLMS", count, 3)
+
+
+def test_info_of_a_file_with_odd_facts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever somebody wrote into a header is shown, or left out."""
+    table = solvers.ddim(karras(2, 0.1, 10))
+    odd = dict(seeds="none", shape=7, seconds="long", versions=[], network_evaluations=None, teacher={}, method=3)
+    table.with_full(table.full, model="mine", **odd).save("odd.safetensors")
+    assert run("info odd.safetensors") == 0
+    said = capsys.readouterr().out
+    assert "seeds           none\n" in said and "checkpoint      mine\n" in said and "cost" not in said
 
 
 # --- what cannot be done -------------------------------------------------------------------------
@@ -340,6 +428,10 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
     designed.save(here / "designed.safetensors")
     replace(designed, metadata=dict(model=DATA)).save(here / "designed-other.safetensors")
     (here / "text.safetensors").write_text("hello")
+    save_file(dict(x=torch.zeros(1)), here / "foreign.safetensors")
+    header = dict(dode=json.dumps(dict(kind="tableau", metadata="none")))
+    save_file(dict(x=torch.zeros(1)), here / "header.safetensors", header)
+    save_tensors(here / "lacking.safetensors", dict(x=torch.zeros(1)), "designed solver", {})
     save_tensors(here / "images.safetensors", dict(x=torch.zeros(1)), "images", {})
     table.with_full(table.full, model=DATA).save(here / "other.safetensors")
     table.with_full(table.full, model=NOISE, shape=[3, 32, 32]).save(here / "shape.safetensors")
@@ -365,18 +457,18 @@ def refused(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> s
     said = capsys.readouterr()
     assert said.out == ""
     *_, line = said.err.splitlines()  # a progress bar may come first, if the work had begun
-    assert line.startswith("python -m dode: ") and "Traceback" not in said.err
+    assert line.startswith("dode: ") and "Traceback" not in said.err
     if "NFE/s" not in said.err:
         assert said.err == line + "\n"
-    return line.removeprefix("python -m dode: ")
+    return line.removeprefix("dode: ")
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("", "the following arguments are required: distill | sample | solvers; see python -m dode --help"),
+        ("", "the following arguments are required: distill | sample | solvers | info; see dode --help"),
         ("train", "invalid choice: 'train'"),
-        ("distill", "required: --solver, --nfe, --out; see python -m dode distill --help"),
+        ("distill", "required: --solver, --nfe, --out; see dode distill --help"),
         (f"{DISTIL} --nonsense 3", "unrecognized arguments: --nonsense 3"),
         (f"{DISTIL} --checkpoint fashion", f"no checkpoint named 'fashion'; the nearest: {DATA}, {NOISE}"),
         (f"{DISTIL} --checkpoint google/ddpm-cifar10-32", "google/ddpm-cifar10-32 is a pipeline of diffusers; take"),
@@ -388,7 +480,7 @@ def refused(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> s
         (f"{BY_NAME} --checkpoint google/ddpm-cifar10", "the nearest: google/ddpm-cifar10-32"),
         (f"{DISTIL} --checkpoint gone.safetensors", "gone.safetensors does not exist; check the path"),
         (f"{DISTIL} --checkpoint d.safetensors", "d.safetensors holds a tableau, not a network"),
-        (f"{DISTIL} --order 2", "--order 2: ddim has one order alone; leave --order out"),
+        (f"{DISTIL} --order 2", "--order 2: ddim has only one order; leave --order out"),
         (f"{DISTIL} --solver ddim:order=2", "'ddim:order=2': ddim has no option 'order=2'; it has basis"),
         (
             f"{DISTIL} --solver ipndm --order 3",
@@ -406,19 +498,19 @@ def refused(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> s
         (f"{DISTIL} --seeds 0-9", "not allowed with argument"),
         (
             f"{DISTIL} --method gauss-newton",
-            "--method gauss-newton has no use for --scale; leave it out",
+            "--method gauss-newton has no option --scale; leave it out",
         ),
-        (f"{FIT} --method s4s-alt --trajectories 9", "--method s4s-alt has no use for --trajectories; leave it out"),
-        (f"{FIT} --method gits --compare pixels", "--method gits has no use for --compare; leave it out"),
-        (f"{DISTIL} --method gits --grid karras", "--method gits has no use for --grid; leave it out"),
+        (f"{FIT} --method s4s-alt --trajectories 9", "--method s4s-alt has no option --trajectories; leave it out"),
+        (f"{FIT} --method gits --compare pixels", "--method gits has no option --compare; leave it out"),
+        (f"{DISTIL} --method gits --grid karras", "--method gits has no option --grid; leave it out"),
         (f"{FIT} --method ld3 --images 3", "a fit needs four images or more, got 3"),
         (f"{DISTIL} --method gauss", "argument --method: invalid choice: 'gauss'"),
         (f"{DISTIL} --out o.pt", "argument --out: 'o.pt' must end in .safetensors"),
         (f"{DISTIL} --out folder.safetensors", "folder.safetensors is a folder; name a file"),
-        (f"{DISTIL} --out text.safetensors/o.safetensors", "text.safetensors is no folder that you may write in"),
+        (f"{DISTIL} --out text.safetensors/o.safetensors", "text.safetensors is not a folder that you may write in"),
         (f"{DISTIL} --out {'o' * 300}.safetensors", "File name too long"),
         (f"{BY_NAME} --seeds 0-999999999999", "is more than 1,000,000 seeds; ask for fewer at a time"),
-        (f"{BY_NAME} --out o.jpg", "argument --out: 'o.jpg' must end in .png, the one format there is"),
+        (f"{BY_NAME} --out o.jpg", "argument --out: 'o.jpg' must end in .png, the only format"),
         (f"{BY_NAME} --out folder.png", "folder.png is a folder; name a file"),
         (
             "sample --solver d-ddim-5 --seeds 0 --out o.png",
@@ -447,6 +539,14 @@ def refused(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> s
             f"{STORED} --solver other.safetensors --checkpoint {NOISE}",
             f"is for {DATA}, not {NOISE}; distil one for that",
         ),
+        ("info", "the following arguments are required: FILE; see dode info --help"),
+        ("info gone.safetensors", "gone.safetensors does not exist; check the path"),
+        ("info cut.safetensors", "cut.safetensors is not a readable safetensors file"),
+        ("info text.safetensors", "text.safetensors is not a readable safetensors file"),
+        ("info images.safetensors", "images.safetensors holds a images, not a tableau"),
+        ("info foreign.safetensors", "foreign.safetensors was not written by dode"),
+        ("info header.safetensors --json", "header.safetensors has a damaged header; make it again"),
+        ("info lacking.safetensors", "lacking.safetensors does not hold a valid designed solver"),
         (f"{STORED} --solver shape.safetensors", "distilled for samples of shape (3, 32, 32), not (1, 28, 28)"),
         (f"{STORED} --solver inf.safetensors", "in step 1 at sigma"),
     ],
@@ -463,7 +563,7 @@ def test_the_critic_looks_only_at_what_it_knows(
     tensors, facts = load_tensors(small[NOISE], "network")
     save_tensors("mine.safetensors", tensors, "network", facts | dict(name="mine"))
     mine = f"{FIT} --checkpoint mine.safetensors --method s4s"
-    wanted = "--compare features: no critic knows the images of mine; take --compare pixels"
+    wanted = "--compare features: no feature extractor knows the images of mine; take --compare pixels"
     assert refused(f"{mine} --compare features", here, capsys) == wanted
     assert run(mine) == 0
     by_itself = Path("o.safetensors").read_bytes()
@@ -474,13 +574,12 @@ def test_no_gpu(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for command in (DISTIL, BY_NAME):
         assert "take --device cpu" in refused(f"{command} --device cuda", here, capsys)
-    assert cli.load(NOISE, "auto").device.type == "cpu"
+    assert models.choose_device("auto") == "cpu"
 
 
 def test_a_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(cli.zoo, "load", lambda name, device: device)
-    assert [str(cli.load(NOISE, d)) for d in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+    assert [models.choose_device(d) for d in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
 
 
 def test_a_folder_that_may_not_be_written(
@@ -488,7 +587,7 @@ def test_a_folder_that_may_not_be_written(
 ) -> None:
     """Asked before the work; the superuser may write anywhere, so the answer is put on."""
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert "cannot write o.png: . is no folder that you may write in" in refused(BY_NAME, here, capsys)
+    assert "cannot write o.png: . is not a folder that you may write in" in refused(BY_NAME, here, capsys)
 
 
 def raises(error: BaseException) -> Callable[..., Any]:
@@ -507,7 +606,7 @@ def test_a_full_disk(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_full_memory(
     error: Exception, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "sample", raises(error))
+    monkeypatch.setattr(drawing, "sample", raises(error))
     assert refused(BY_NAME, here, capsys) == "memory is full; take a smaller --batch-size, --nfe or --scale"
 
 
@@ -515,14 +614,14 @@ def test_full_memory(
 def test_ctrl_c_is_quiet(
     what: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, what, raises(KeyboardInterrupt()))
+    monkeypatch.setattr(drawing, what, raises(KeyboardInterrupt()))
     assert run(BY_NAME) == 130
     said = capsys.readouterr()
     assert said.out == "" and "Traceback" not in said.err and not list(here.iterdir())
 
 
 def test_a_bug_is_not_dressed_up(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "sample", raises(RuntimeError("shapes differ")))
+    monkeypatch.setattr(drawing, "sample", raises(RuntimeError("shapes differ")))
     with pytest.raises(RuntimeError, match="shapes differ"):
         run(BY_NAME)
     assert not list(here.iterdir())

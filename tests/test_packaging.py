@@ -20,6 +20,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import dode
+
 ROOT = Path(__file__).resolve().parents[1]
 HARD = {"torch", "numpy", "safetensors"}
 BUILD = """
@@ -52,7 +54,7 @@ def test_the_wheel_holds_the_module_and_its_checkpoints(built: tuple[Path, Path]
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
         assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
     assert names == set(FILES)
-    assert {"dode/py.typed", "dode/checkpoints/fashion-mnist-noise.safetensors", "dode/lms/__init__.py"} <= names
+    assert {"dode/py.typed", "dode/checkpoints/fashion-mnist-noise.safetensors", "dode/cli/__init__.py"} <= names
 
 
 @pytest.mark.slow
@@ -69,6 +71,7 @@ def test_the_wheel_asks_for_three_packages_and_names_its_extras(built: tuple[Pat
         facts = message_from_string(wheel.read(name).decode())
     wanted = [Requirement(text) for text in facts.get_all("Requires-Dist")]
     assert {r.name for r in wanted if r.marker is None} == HARD
+    assert facts["Version"] == dode.__version__
     assert set(facts.get_all("Provides-Extra")) == {"cli", "diffusers", "fid", "book", "workflow", "test"}
 
 
@@ -130,6 +133,19 @@ def test_three_packages_are_enough_for_the_readme(bare: Path, tmp_path: Path) ->
     done = run(bare, program, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert Path(done.stdout.strip()).is_relative_to(bare.parents[1])
+
+
+@pytest.mark.slow
+def test_the_wheel_brings_the_command(bare: Path, tmp_path: Path) -> None:
+    dode.solvers.heun(dode.schedules.karras(2, 0.1, 10)).save(tmp_path / "heun.safetensors")
+    for words, wanted in (
+        ("--version", f"dode {dode.__version__}\n"),
+        ("info heun.safetensors", "heun.safetensors: heun, 4"),
+    ):
+        done = subprocess.run(
+            [bare.parent / "dode", *words.split()], cwd=tmp_path, env=clean(), capture_output=True, text=True
+        )
+        assert done.stdout.startswith(wanted) and not done.stderr
 
 
 @pytest.mark.slow
