@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dode import denoisers, distillation, metrics, sampling, schedules, solvers, tableau, zoo
 from dode.sampling import initial_noise, sample, trajectory
 from dode.tableau import Tableau
+from dode.utils.environment import VERSION as __version__  # noqa: F401 (no name that * imports)
 from dode.zoo import load
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ else:
         """All names, the late ones where they can be had: who goes through all of a module then meets no error."""
         return sorted([*globals(), *(LATE if importlib.util.find_spec("diffusers") else ())])
 
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Tableau",

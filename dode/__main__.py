@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dode import lms, solvers, zoo
+from dode import distillation, solvers, zoo
 from dode.arguments import (
     DEFAULT,
     Parser,
@@ -25,14 +25,13 @@ from dode.arguments import (
     refuse_pipeline_options,
     seeds,
 )
-from dode.data import to_uint8
 from dode.denoisers import NetworkDenoiser
-from dode.extras import need
 from dode.methods import GRIDS, METHODS, build, outcome
-from dode.names import names_a_file, nearest
 from dode.sampling import initial_noise, sample
-from dode.storage import atomic
 from dode.tableau import Tableau
+from dode.utils.environment import need
+from dode.utils.files import atomic, names_a_file, nearest
+from dode.zoo.datasets import to_uint8
 
 ABOUT = """Better images from the same few network calls: distil a solver of a diffusion model, then sample with it.
 
@@ -144,7 +143,7 @@ def run_sample(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--solver {args.solver} is a name, not a file: it needs --nfe and --checkpoint or --diffusers"
         )
-    table: Tableau | lms.Designed | None = lms.load(args.solver) if stored else None
+    table: Tableau | distillation.Designed | None = distillation.load(args.solver) if stored else None
     if table and given is None and (checkpoint := table.metadata.get("model")) not in zoo.NAMES:
         which = f"is for {checkpoint}, which does not ship with dode" if checkpoint else "names no network"
         raise ValueError(f"{args.solver} {which}; give one with --checkpoint or --diffusers")
@@ -181,7 +180,7 @@ def parser() -> Parser:
     draw = commands.add_parser("sample", description=SAMPLE, help="draw images with a stored or a named solver")
     listing = commands.add_parser("solvers", description=LISTING, help="list the solvers that can be named")
     listing.set_defaults(run=run_solvers)
-    networks = f"{', '.join(zoo.NAMES)}, a name of dode.published, or a file of dode.training"
+    networks = f"{', '.join(zoo.NAMES)}, a name of dode.zoo, or a file of dode.training"
 
     add = distil.add_argument
     model_options(distil, f"the network: {networks}", required=True)

@@ -30,7 +30,8 @@ seeds = None  # how many blocks of seeds; None: the preset's number
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from dode import experiments, plots
+from dode import experiments
+from dode.experiments import plots
 from dode.experiments.plans import LATER
 
 plots.style()

@@ -35,8 +35,8 @@ import pandas as pd
 from IPython.display import HTML
 
 import dode
-from dode import comparisons, experiments, plots
-from dode.experiments import fits, greed, learned, plans, transfer
+from dode import experiments
+from dode.experiments import comparisons, fits, greed, learned, plans, plots, transfer
 from dode.experiments.quality import possible_nfe
 
 plots.style()

@@ -13,7 +13,7 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from test_pickles import Nvidia
 
-    from dode.published import Row
+    from dode.zoo import Row
 
 # The same examples each time, so that a red run can be repeated.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -30,7 +30,7 @@ def nvidia() -> Nvidia:
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Row]:
     """Puts rows into the catalogue, and the cache into a folder of the test."""
-    from dode.published import CATALOGUE
+    from dode.zoo import CATALOGUE
 
     monkeypatch.setenv("DODE_CACHE", str(tmp_path / "cache"))
 

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 from told import page
 
-from dode import plots
-from dode.experiments import learned
+from dode.experiments import learned, plots
 
 ROOT = Path(__file__).parents[1]
 DATA, NOISE = "fashion-mnist-data", "fashion-mnist-noise"

@@ -26,8 +26,8 @@ from torch import Tensor
 import dode
 from dode import __main__ as cli
 from dode import solvers
-from dode.data import to_uint8
 from dode.diffusers import command, decode, from_diffusers
+from dode.zoo.datasets import to_uint8
 
 UNET = dict(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, sample_size=8)
 BLOCKS = dict(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)

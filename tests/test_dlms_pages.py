@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from told import page
 
-from dode import experiments, lms
+from dode import distillation, experiments
 from dode.experiments import fits, learned
 
 ROOT = Path(__file__).parents[1]
@@ -74,8 +74,8 @@ def test_what_each_part_of_the_fit_is_worth() -> None:
     assert f"trained as DLMS is: {far('dlms:base=gauss-newton', 3) / far('gauss-newton', 3):.2f}." in said
     cheap, usual_cost = (int(ROWS[m, 3]["evaluations"]) for m in ("gauss-newton:images=32", "gauss-newton"))
     assert f"for {cheap:,} evaluations" in said and f"All this takes {usual_cost:,} network evaluations" in said
-    assert usual_cost < 3 * lms.recipes.BUDGET == 48_000
-    solver = lms.load(ROOT / "results" / "solvers" / "standard" / f"{DATA}-gauss-newton-3.safetensors")
+    assert usual_cost < 3 * distillation.problem.BUDGET == 48_000
+    solver = distillation.load(ROOT / "results" / "solvers" / "standard" / f"{DATA}-gauss-newton-3.safetensors")
     assert solver.metadata["images"] == 191
     fewer = float(NOISE_ROWS["gauss-newton:images=176", 3]["fd_reference"])
     assert f"ends at {fewer / float(NOISE_ROWS['gauss-newton', 3]['fd_reference']):.2f} of the distance" in said
@@ -83,7 +83,7 @@ def test_what_each_part_of_the_fit_is_worth() -> None:
 
 def test_a_jacobian_is_cheap() -> None:
     said = "has 12 numbers, and a Jacobian takes 19 calls an image in place of 39"
-    space = lms.Space(fits.start("gauss-newton", DATA, "cpu", 3)[0], top=True)
+    space = distillation.Space(fits.start("gauss-newton", DATA, "cpu", 3)[0], top=True)
     again = sum(3 - row - kept for row, kept in zip(space.rows, space.moves_only, strict=True))
     size = len(space.kinds)
     found = f"has {size} numbers, and a Jacobian takes {3 + again} calls an image in place of {3 + 3 * size}"
@@ -140,7 +140,7 @@ def test_dlms_is_nearer_than_its_start() -> None:
 
 def test_the_cost_grows_at_four_calls_and_the_best_is_kept() -> None:
     assert "the cost is least after a few checks and then grows, at our rate too" in page("dlms")
-    solver = lms.load(ROOT / "results" / "solvers" / "standard" / f"{DATA}-dlms-4.safetensors")
+    solver = distillation.load(ROOT / "results" / "solvers" / "standard" / f"{DATA}-dlms-4.safetensors")
     cost = solver.metadata["cost"]
     assert 0 < cost.index(min(cost)) < 6 and cost[-1] > cost[0] > min(cost)
     assert solver.metadata["trajectories"] == 1600

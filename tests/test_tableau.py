@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from dode import schedules, solvers
 from dode.denoisers import MixtureDenoiser
 from dode.sampling import initial_noise, sample, trajectory
-from dode.storage import FileError
 from dode.tableau import Tableau
+from dode.utils.files import FileError
 
 MEANS = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).double()
 MIXTURE = MixtureDenoiser(MEANS, torch.tensor([0.3, 0.5, 0.8]))
