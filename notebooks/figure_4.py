@@ -27,6 +27,8 @@ device = "auto"  # cpu, cuda or auto
 seeds = None  # how many blocks of seeds; None: the preset's number
 
 # %% tags=["hide-input"]
+from functools import partial
+
 import matplotlib.pyplot as plt
 import pandas as pd
 
@@ -43,7 +45,8 @@ clean = [name for name in names if (name, LATER[0]) in plan.calls]  # networks t
 # Each finished cell is stored at once; a killed run goes on where it stopped.
 
 # %%
-sweep = plan.run(experiments.device(device))
+where = experiments.device(device)
+sweep = plan.run(where)
 rows = sweep.select(plan.cells)
 distance = "FID" if rows[0]["features"].startswith("inception") else "FD (classifier features)"
 print(f"{len(rows)} numbers, {sum(int(r['n']) for r in rows):,} samples, in {sweep.path.name}")
@@ -202,6 +205,14 @@ for row in stored:
 #
 # **Differences of setting**: the data set is easy and the networks are small; the distance is to the *data*, which can flatter a solver whose error
 # happens to offset the network's own; features of a classifier are not Inception's.
+
+# %% tags=["hide-input"]
+live = experiments.Live("figure_4", plan.preset, where)
+for row in rows:
+    if (row["solver"], row["nfe"], row["block"]) == ("ddim", "5", "0") and row["variant"] in ("plain", "d-ode"):
+        cell = {k: row[k] for k in experiments.FD_KEYS} | dict(nfe=5, block=0)
+        live.check(row, cell, partial(experiments.fd_row, plan.preset.live, where), "fd")
+live.show()
 
 # %% tags=["remove-input"]
 plots.provenance(experiments.origin(rows))

@@ -150,13 +150,14 @@ def test_a_noise_predicting_teacher_is_refused(tmp_path: Path) -> None:
         next(network_distillation.progressive("fashion-mnist-noise", IMAGES, tmp_path, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "left"), [("progressive", 0.5), ("consistency", 0.8)])  # one's target moves
 def test_both_losses_can_be_learnt(kind: str, left: float, teacher: str) -> None:
     wrapper = ConsistencyPrediction if kind == "consistency" else network_distillation.EDMPrediction
     student = network_distillation._trainable(teacher, "cpu", wrapper)
     make = getattr(network_distillation, f"{kind}_loss")
     grid = schedules.karras(8, 0.002, 80.0, final="zero" if kind == "progressive" else "sigma_min")
-    loss = make(student, dode.load(teacher), grid, IMAGES, Recipe("any", batch=16))
+    loss = make(student, dode.load(teacher), grid, IMAGES, Recipe("any", batch=6))
     optimizer = torch.optim.Adam(student.network.parameters(), lr=3e-3)
     draw = lambda: loss(torch.Generator().manual_seed(1))  # noqa: E731
     first = draw().item()

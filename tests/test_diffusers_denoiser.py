@@ -277,11 +277,15 @@ def test_one_line_says_what_is_wrong(make: Any, options: dict[str, Any], message
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_what_needs_diffusers_stands_beside_the_rest_and_is_imported_late() -> None:
+def test_what_needs_diffusers_stands_beside_the_rest() -> None:
     assert dode.from_diffusers is from_diffusers and dode.DodeScheduler.__name__ == "DodeScheduler"
     assert {"from_diffusers", "DodeScheduler", "load", "__all__"} <= set(dir(dode))
     with pytest.raises(AttributeError, match="module 'dode' has no attribute 'from_nowhere'"):
         _ = dode.from_nowhere  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_diffusers_is_imported_late() -> None:
     late = "import sys, dode; from dode import *; dir(dode); early = 'diffusers' in sys.modules\n"
     late += "dode.from_diffusers; assert not early and 'diffusers' in sys.modules"
     subprocess.run([sys.executable, "-c", late], check=True, capture_output=True)

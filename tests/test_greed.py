@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import re
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -101,60 +97,3 @@ def test_cells_can_be_made_and_no_two_are_one() -> None:
     assert {(c["checkpoint"], c["solver"]) for c in cells if c["variant"] == greedy_error.OWN} == {(NOISE, "unipc")}
     for c in cells:
         assert experiments.base_solver(c["solver"], dode.load(c["checkpoint"]), c["nfe"]).nfe == c["nfe"]
-
-
-# --- what the page says ---------------------------------------------------------------------------
-
-
-def test_what_the_page_says() -> None:
-    path = Path(__file__).parents[1] / "results" / "limits.standard.csv"
-    rows = experiments.Sweep(path, greedy_error.GREED_KEYS).rows
-    assert {(row["n"], row["preset"]) for row in rows} == {("128", "standard")}
-    cell = {(r["checkpoint"].rsplit("-", 1)[1], r["solver"], int(r["nfe"]), r["variant"]): r for r in rows}
-
-    def ratio(column: str, *key: object) -> float:
-        return float(cell[*key][column]) / float(cell[*key[:3], "plain"][column])  # type: ignore[index]
-
-    learned = [key for key in cell if key[3] != "plain"]
-    assert all(ratio("rmse", *key) < 0.75 for key in learned if key[1] == "ddim")
-    lost = {key for key in learned if ratio("rmse", *key) > 1.02}
-    greedy = {key for key in lost if ratio("rmse_teacher", *key) > 1.02}
-    assert {k[1:] for k in greedy if k[0] == "noise" and k[2] == 5} == {
-        (solver, 5, variant) for solver in ("dpm_solver_pp", "unipc") for variant in ("d-ode", greedy_error.OWN)
-    }
-    assert {k[1] for k in greedy if k[0] == "noise" and k[2] == 25} == {"ipndm", "deis:order=4", "heun"}
-    assert {k[1] for k in greedy if k[0] == "data" and k[2] == 10} == {"ipndm", "deis:order=4", "dpm_solver_pp:order=2"}
-    assert not {k for k in lost if k[0] == "noise" and k[2] in (9, 10)}
-    late = {k for k in lost if k[0] == "data" and k[2] == 25}
-    assert {k[1] for k in late & greedy} == {"deis:order=4", "dpm_solver_pp:order=2", "unipc"}
-    assert {k[1] for k in late - greedy} == {"ipndm", "dpm_solver", "dpm_solver_pp"}
-    assert {k[1] for k in lost - greedy if k[0] == "data" and k[2] == 5} == {"deis:order=4"}
-    ipndm = cell["data", "ipndm", 25, "plain"]
-    assert float(ipndm["rmse"]) < 1.1 * float(ipndm["teacher_rmse"])
-    assert ratio("rmse", "data", "ipndm", 25, "d-ode") > 2
-    assert ratio("rmse", "data", "unipc", 5, "d-ode") < 0.36
-    assert all(float(cell[key]["rmse"]) < 0.065 for key in lost if key[2] == 25)  # small
-
-
-def test_the_map_of_the_committed_page_has_every_solver_that_was_distilled() -> None:
-    root = Path(__file__).parents[1]
-    cells = json.loads((root / "book" / "limits.ipynb").read_text(encoding="utf-8"))["cells"]
-    printed = "".join(o["text"] if isinstance(o["text"], str) else "".join(o["text"])
-                      for c in cells for o in c.get("outputs", []) if "text" in o)  # fmt: skip
-    told = {
-        (word, " ".join(title.split())): {int(n) for n in re.findall(r"(?:NFE|,) (\d+)", wins)}
-        for word, title, wins in re.findall(r"^(noise|data) +(.+?)  +((?:distilled|plain) wins.*)$", printed, re.M)
-    }
-    distilled: dict[tuple[str, str], set[int]] = {}
-    blocks = defaultdict[tuple[str, ...], set[str]](set)
-    for figure in ("figure_3", "figure_4"):
-        with open(root / "results" / f"{figure}.standard.csv", newline="", encoding="utf-8") as f:
-            for row in csv.DictReader(f):
-                blocks[tuple(row[k] for k in experiments.FD_KEYS if k != "block")].add(row["block"])
-                if row["variant"] == "d-ode":
-                    key = (row["checkpoint"].rsplit("-", 1)[1], row["solver"])
-                    distilled.setdefault(key, set()).add(int(row["nfe"]))
-    assert {frozenset(found) for found in blocks.values()} == {frozenset("012")}  # so each number has a spread
-    titles = dict(re.findall(r'^    "([\w:=]+)": "([^"]+)",$', (root / "notebooks" / "limits.py").read_text(), re.M))
-    found = {(word, titles[solver]): nfes for (word, solver), nfes in distilled.items()}
-    assert found == {key: nfes for key, nfes in told.items() if "own basis" not in key[1]} and len(found) > 10

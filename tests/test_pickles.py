@@ -89,11 +89,6 @@ class Nvidia:
         return path
 
 
-@pytest.fixture
-def nvidia() -> Nvidia:
-    return Nvidia()
-
-
 def small() -> nn.Module:
     torch.manual_seed(0)
     inner = nn.ModuleDict({"8x8_conv": nn.Conv2d(3, 4, 3), "8x8_norm": nn.GroupNorm(2, 4)})
@@ -340,7 +335,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
 places = st.tuples(st.integers(0, 1 << 20), st.integers(0, 3), st.binary(max_size=3))
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(places, min_size=1, max_size=4))
 def test_no_damage_is_worse_than_a_message(whole: tuple[Path, bytes], damage: list[tuple[int, int, bytes]]) -> None:
     """Bytes changed, cut out or put in: the network, or one line."""

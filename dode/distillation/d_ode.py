@@ -21,16 +21,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dode import __version__
 from dode.denoisers import Denoiser
 from dode.distillation.corrections import Equation, FirstStep, corrected, default_first_step, families
 from dode.distillation.teachers import Align, Recording, Teacher, make_teacher, target_states
 from dode.sampling import AnyDenoiser, State, advance, combine, evaluate, part, start
 from dode.tableau import Tableau, check_model
-from dode.utils.environment import VERSION, tqdm
+from dode.utils.environment import tqdm
 
 
 def _versions() -> dict[str, str]:
-    packages = dict(dode=VERSION, torch=torch.__version__, safetensors=safetensors.__version__)
+    packages = dict(dode=__version__, torch=torch.__version__, safetensors=safetensors.__version__)
     return packages | {"python": platform.python_version()}
 
 

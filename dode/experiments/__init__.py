@@ -1,5 +1,6 @@
 """What every notebook shares: presets, plans, sweeps that resume, provenance, the measurements of several figures."""
 
+from dode.experiments.live import Live
 from dode.experiments.plans import Plan, plan
 from dode.experiments.quality import (
     FD_KEYS,
@@ -29,12 +30,14 @@ from dode.experiments.sweeps import (
     preset,
     processor,
     provenance,
+    results,
     results_file,
 )
 
 __all__ = [
     "FD_KEYS",
     "PRESETS",
+    "Live",
     "Plan",
     "Preset",
     "Sweep",
@@ -58,6 +61,7 @@ __all__ = [
     "preset",
     "processor",
     "provenance",
+    "results",
     "results_file",
     "seeded",
     "variant_of",

@@ -96,7 +96,7 @@ def residual(device_name: str, kind: str = "all", checkpoint: str = "fashion-mni
 
 def solver_file(p: Preset, checkpoint: str, method: str, nfe: int) -> Path:
     """Where a learned solver is kept: with the results if they are committed, else in ``_build``."""
-    folder = home() / ("results" if p.kept else "_build") / "solvers" / p.name
+    folder = home() / ("results" if p.kept else "_build") / "solvers" / (p.rows_of or p.name)
     word = method.replace(":", "-").replace(",", "-").replace("=", "-")
     return folder / f"{word_of(checkpoint)}-{word}-{nfe}.safetensors"
 
@@ -130,10 +130,13 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     """
     file = solver_file(p, checkpoint, method, nfe)
     try:
-        if (found := distillation.load(file)).metadata.get("weights") == zoo.digest(checkpoint):
-            return found
+        if p.name != "live" and (found := distillation.load(file)).metadata.get("weights") == zoo.digest(checkpoint):
+            return found  # a live fit is made anew each time
     except FileError:
-        pass
+        if p.rows_of:
+            raise
+    if p.rows_of:
+        raise FileError(f"{file} is of other weights; the preset standard fits {method} again")
     name, options = solvers.parse_options(method, FIT_OPTIONS)
     model, quick = load_cached(checkpoint, device_name), fast(p, checkpoint, device_name)
     where = {k: options[k] for k in START_OPTIONS if k in options}

@@ -19,7 +19,7 @@ from dode.distillation.designer_training import OnlineTeacher
 from dode.experiments import comparisons, papers
 from dode.experiments.fits import grid_of, made, yardsticks
 from dode.experiments.quality import draw, fast, held_out_seeds, load_cached, seeded
-from dode.experiments.sweeps import ARITHMETIC, Preset, Sweep, checkpoints, home, provenance, results_file
+from dode.experiments.sweeps import ARITHMETIC, Preset, checkpoints, home, provenance, results
 from dode.metrics import Moments, frechet_distance, rmse
 from dode.metrics import moments as moments_of
 from dode.sampling import sample, trajectory
@@ -32,7 +32,6 @@ GRID_KEYS = ("checkpoint", "weights", "solver", "grid", "nfe")
 EVERYWHERE = (*HANDCRAFTED, "start", "ld3", "s4s-alt", "dlms", "gauss-newton")  # the others on the first network alone
 SMALL = {
     "smoke": ("deis", "start", "gits", "gauss-newton"),
-    "quick": ("deis", "unipc", "start", "gits", "ld3", "gauss-newton"),
 }
 REFERENCE_SEEDS = 50_000_000  # the first of the long run's own; nothing else uses them
 SELECTION_BLOCK = 7  # whose held-out seeds choose grids, and measure nothing
@@ -230,8 +229,8 @@ def compare(
     """
     names, calls, methods = list(checkpoints), list(nfes), list(methods)
     choosing = grid_cells(names, calls) if set(methods) & set(HANDCRAFTED) else []
-    cells, sweep = learned_cells(names, calls, methods, blocks), Sweep(results_file("learned", p.name), LEARNED_KEYS)
-    chosen = Sweep(results_file("grids", p.name), GRID_KEYS)
+    cells, sweep = learned_cells(names, calls, methods, blocks), results("learned", p, LEARNED_KEYS)
+    chosen = results("grids", p, GRID_KEYS)
     todo = [c for part, of in ((choosing, chosen), (cells, sweep)) for c in part if not of.done(c)]
     for name in dict.fromkeys(cell["checkpoint"] for cell in todo):  # once, before the workers ask for them
         reference_moments(p, device_name, name)

@@ -18,7 +18,7 @@ from typing import Any
 
 from dode.experiments import papers, sweeps
 from dode.experiments.quality import FD_KEYS, fd_cells, fd_row, load_cached, possible_nfe
-from dode.experiments.sweeps import Preset, Sweep, results_file
+from dode.experiments.sweeps import Preset, Sweep, results
 from dode.utils.files import FileError, names_a_file
 
 Calls = Mapping[tuple[str, str], tuple[int, ...]]
@@ -55,7 +55,7 @@ class Plan:
 
     def sweep(self, path: str | Path | None = None) -> Sweep:
         """The rows there are: in ``path``, or in the results of the project."""
-        return Sweep(path or results_file(self.figure, self.preset.name), FD_KEYS)
+        return Sweep(path, FD_KEYS) if path else results(self.figure, self.preset, FD_KEYS)
 
     def row(self, device_name: str) -> Callable[..., dict[str, Any]]:
         """What measures a cell."""
@@ -78,16 +78,12 @@ def figure_3(preset: str, checkpoint: str = "fashion-mnist-noise", seeds: int | 
         p = replace(p, repeats=seeds)
     if preset == "paper":
         p = replace(p, fit_images=papers.fit_images(checkpoint, p.fit_images))
-    if preset == "quick":  # five numbers of calls in a minute
-        p = replace(p, images=150, fit_images=16)
-    nfes = (2, 5, 10, 25, 50) if preset == "quick" else p.nfes
-    four, later = {"smoke": (5, 5), "quick": (50, 5)}.get(preset, (250, 250))
+    most = 5 if preset == "smoke" else 250
     calls: dict[tuple[str, str], tuple[int, ...]] = {}
     for name in names:
         for solver in FOUR + LATER + STAGES:  # a third order wants three calls
             fewest = 2 if preset == "paper" and solver in ("ddim", "ipndm") else 3
-            most = four if solver in FOUR else later
-            calls[name, solver] = tuple(possible_nfe(solver, max(fewest, nfe)) for nfe in nfes if nfe <= most)
+            calls[name, solver] = tuple(possible_nfe(solver, max(fewest, nfe)) for nfe in p.nfes if nfe <= most)
     own = {key: found for key, found in calls.items() if key[1] in LATER}
     cells = fd_cells(p, calls) + fd_cells(p, own, [OWN])
     return Plan("figure_3", p, names, calls, tuple(cells))
@@ -99,7 +95,7 @@ def figure_4(preset: str, checkpoint: str = "fashion-mnist", seeds: int | None =
     if seeds:
         p = replace(p, repeats=seeds)
     clean = [name for name in names if load_cached(name, "cpu").prediction == "data"]
-    most = 10 if preset in ("smoke", "quick") else 250
+    most = 10 if preset == "smoke" else 250
     calls: dict[tuple[str, str], tuple[int, ...]] = {(name, "ddim"): p.nfes for name in names}
     calls |= {(name, "heun"): p.heun_nfes for name in clean}
     calls |= {(name, solver): tuple(n for n in p.nfes if 5 <= n <= most) for solver in LATER for name in clean}

@@ -49,11 +49,17 @@ class Preset:
     trajectories: int  # noises that a designer is trained on
     reference_calls: int  # of the long run whose samples FDs are taken to
     fid: Mode | None = None  # measure networks that do not ship with dode by Inception's features, resized so
+    rows_of: str = ""  # the preset whose committed rows and solvers its pages show; none: its own, measured if missing
 
     @property
     def kept(self) -> bool:
         """Whether its results, and the solvers it learns, are committed."""
-        return self.name not in ("smoke", "quick")
+        return self.name not in ("smoke", "live")
+
+    @property
+    def live(self) -> Preset:
+        """The sizes of what a page computes whenever it runs: small ones where its rows are another preset's."""
+        return LIVE if self.rows_of else self
 
 
 DDIM_NFES, HEUN_NFES, ZOO_NFES = (2, 5, 10, 25, 50), (3, 5, 9, 25, 49), (3, 5, 8, 10, 20)
@@ -65,11 +71,6 @@ PRESETS = {
             name="smoke", images=64, repeats=1, fit_images=16, reference_steps=50, path_images=16,
             nfes=(2, 5), heun_nfes=(3, 5), bf16=False, zoo_images=4, zoo_nfes=(3, 5), student_steps=1, downloads=False,
             learn_images=8, trajectories=64, reference_calls=10,
-        ),
-        Preset(
-            name="quick", images=300, repeats=1, fit_images=50, reference_steps=250, path_images=50,
-            nfes=(2, 5, 10, 25), heun_nfes=(3, 5, 9), bf16=True, zoo_images=16, zoo_nfes=(3, 5, 10),
-            student_steps=5, downloads=False, learn_images=16, trajectories=160, reference_calls=30,
         ),
         Preset(
             name="standard", images=5_000, repeats=3, fit_images=100, reference_steps=1000,
@@ -84,6 +85,16 @@ PRESETS = {
         ),
     )
 }  # fmt: skip
+PRESETS = {
+    "smoke": PRESETS["smoke"],
+    "quick": replace(PRESETS["standard"], name="quick", rows_of="standard"),  # shows rows; computes with LIVE's sizes
+    **PRESETS,
+}
+LIVE = Preset(
+    name="live", images=200, repeats=1, fit_images=32, reference_steps=100, path_images=16, nfes=(2, 5),
+    heun_nfes=(3, 5), bf16=False, zoo_images=16, zoo_nfes=(3, 5), student_steps=1, downloads=False, learn_images=16,
+    trajectories=160, reference_calls=20,
+)  # fmt: skip
 # Kim et al. 2024: FID of 50,000 images, three blocks of seeds, 2 to 250 calls (figures 3 and 4)
 PRESETS["paper"] = replace(PRESETS["full"], name="paper", fid="legacy_tensorflow")
 
@@ -130,8 +141,12 @@ def home() -> Path:
 
 
 def results_file(name: str, preset_name: str) -> Path:
-    """``results/NAME.PRESET.csv`` in the project (or in the folder named by ``DODE_RESULTS``)."""
-    return Path(os.environ.get("DODE_RESULTS") or home() / "results") / f"{name}.{preset_name}.csv"
+    """``results/NAME.PRESET.csv`` in the project (or in the folder named by ``DODE_RESULTS``).
+
+    PRESET is the one whose rows are shown: "standard" for "quick".
+    """
+    shown = PRESETS[preset_name].rows_of if preset_name in PRESETS else ""
+    return Path(os.environ.get("DODE_RESULTS") or home() / "results") / f"{name}.{shown or preset_name}.csv"
 
 
 @functools.cache
@@ -181,10 +196,12 @@ class Sweep:
         The file; made on the first row, replaced whole (never half-written) on each.
     keys
         The columns that identify a cell.
+    frozen
+        Rows are shown and none is added.
     """
 
-    def __init__(self, path: str | Path, keys: Iterable[str]) -> None:
-        self.path, self.keys = Path(path), tuple(keys)
+    def __init__(self, path: str | Path, keys: Iterable[str], frozen: bool = False) -> None:
+        self.path, self.keys, self.frozen = Path(path), tuple(keys), frozen
         self.rows: list[dict[str, str]] = []
         if self.path.is_file():
             with open(self.path, newline="", encoding="utf-8") as f:
@@ -219,9 +236,12 @@ class Sweep:
         """Call ``work(**cell)`` for each cell without a row, and add ``cell | work(**cell)``; returns self.
 
         With ``jobs`` above one, in that many processes of one thread each; ``work`` must then be a function
-        of a module.
+        of a module.  FileError if the rows are frozen and one is missing.
         """
         todo = [dict(cell) for cell in cells if not self.done(cell)]
+        if self.frozen and todo:
+            missing = ", ".join(f"{k} {v}" for k, v in todo[0].items())
+            raise FileError(f"{self.path} has no row of {missing}; the preset quick shows rows, standard measures them")
         bar = functools.partial(tqdm, total=len(todo), desc=self.path.name, disable=not todo)
         if jobs == 1:
             for cell in bar(todo):
@@ -240,6 +260,11 @@ class Sweep:
                         self.add({**cell, **future.result()})
                 raise
         return self
+
+
+def results(name: str, p: Preset, keys: Iterable[str]) -> Sweep:
+    """The rows of :func:`results_file`; those of a preset that only shows another's are frozen."""
+    return Sweep(results_file(name, p.name), keys, frozen=bool(p.rows_of))
 
 
 def jobs(device_name: str) -> int:

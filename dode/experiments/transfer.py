@@ -11,7 +11,7 @@ from dode.experiments import comparisons
 from dode.experiments.fits import made, yardsticks
 from dode.experiments.learned import reference_moments
 from dode.experiments.quality import draw, fast, held_out_seeds, load_cached, seeded
-from dode.experiments.sweeps import ARITHMETIC, Preset, Sweep, autocast, provenance, results_file
+from dode.experiments.sweeps import ARITHMETIC, Preset, autocast, provenance, results
 from dode.metrics import frechet_distance, rmse
 from dode.metrics import moments as moments_of
 from dode.sampling import sample
@@ -75,4 +75,4 @@ def carry(p: Preset, device_name: str, cells: Iterable[Mapping[str, Any]]) -> li
     """The rows of :func:`transfer_cell`'s cells, measured where there are none."""
     cells = list(cells)
     work = functools.partial(transfer_row, p, device_name)
-    return Sweep(results_file("transfer", p.name), TRANSFER_KEYS).run(cells, work).select(cells)
+    return results("transfer", p, TRANSFER_KEYS).run(cells, work).select(cells)

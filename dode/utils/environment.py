@@ -1,4 +1,4 @@
-"""What is installed and what the machine has: optional packages, the version, bf16.
+"""What is installed and what the machine has: optional packages, and bf16.
 
 ``pip install dode`` brings torch, numpy and safetensors alone; what else is missing is said in one line.
 """
@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-
-VERSION = "0.1.0"
 
 
 def need(module: str, extra: str, what: str) -> Any:

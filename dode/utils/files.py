@@ -96,8 +96,8 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         raise FileError(f"{path} was not written by dode (no 'dode' in its header)")
     try:
         facts = json.loads(header["dode"])
-        found, metadata = facts["kind"], facts["metadata"]
-    except (KeyError, TypeError, json.JSONDecodeError):
+        found, metadata = facts["kind"], dict(facts["metadata"])
+    except (KeyError, TypeError, ValueError):
         raise FileError(f"{path} has a damaged header; make it again") from None
     if found != kind:
         raise FileError(f"{path} holds a {found}, not a {kind}")
