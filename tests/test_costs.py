@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dode import baselines, experiments, solvers, zoo
-from dode.experiments import ablations, costs
+from dode import experiments, solvers, zoo
+from dode.experiments import ablations, costs, network_distillation
 from dode.experiments.quality import VARIANT_OPTIONS
 
 DATA = "fashion-mnist-data"
@@ -75,7 +75,9 @@ def test_the_students_drawn_are_those_asked_for(monkeypatch: pytest.MonkeyPatch)
     drawn = list(costs._draw_student(model, "progressive", 2, range(3)))
     assert model.nfe == 2 and drawn[0].shape == (3, 1, 28, 28)
     calls: list[int] = []
-    monkeypatch.setattr(baselines, "consistency_sample", lambda d, noise, again: calls.append(len(again)) or noise)
+    monkeypatch.setattr(
+        network_distillation, "consistency_sample", lambda d, noise, again: calls.append(len(again)) or noise
+    )
     for k in (1, 2):
         list(costs._draw_student(model, "consistency", k, range(3)))
     assert calls == [0, 1]

@@ -12,11 +12,11 @@ import torch
 import dode
 from book import prose
 from dode import experiments, zoo
-from dode.conditions import Compiled
+from dode.denoisers.conditioning import Compiled
 from dode.experiments import fits, quality
-from dode.storage import FileError, load_tensors
 from dode.training import RECIPES, Run, networks
 from dode.training.__main__ import main
+from dode.utils.files import FileError, load_tensors
 from tests import natural
 
 NAMES = ["imagenet32-noise", "imagenet32-data"]
@@ -40,7 +40,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             small = dict(steps=8, batch=16, warmup=2, save_every=3, minutes=None, ema=0.5)
             small |= dict(rate=0.03, network=TINY[name.rsplit("-", 1)[1]])
             patch.setitem(RECIPES, name, replace(RECIPES[name], **small))
-        patch.setattr(zoo, "CHECKPOINTS", folder / "checkpoints")
+        for place in (zoo, zoo.checkpoints):
+            patch.setattr(place, "CHECKPOINTS", folder / "checkpoints")
         command = ["imagenet32", "--out", str(folder / "runs"), "--device", "cpu", "--ship"]
         with pytest.raises(SystemExit) as stopped:
             main([*command, "--stop-after", "1e-9"])  # no time at all: nothing is begun
@@ -86,7 +87,7 @@ def test_all_of_a_data_set_is_trained_by_one_command_called_again_and_again(trai
 
 
 def test_what_is_not_trained_yet_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(zoo, "CHECKPOINTS", tmp_path)
+    monkeypatch.setattr(zoo.checkpoints, "CHECKPOINTS", tmp_path)
     monkeypatch.setattr(zoo, "NAMES", ())
     with pytest.raises(FileError, match="imagenet32-data is not among the shipped files; train it with python -m dode"):
         dode.load("imagenet32-data")
