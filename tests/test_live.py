@@ -52,6 +52,18 @@ def test_a_number_outside_three_spreads_ends_the_page(live, value: float, inside
     assert "the 1 numbers below" in capsys.readouterr().out
 
 
+def test_a_counted_number_must_be_equal(live, capsys) -> None:
+    cell, committed = dict(checkpoint="c", nfe=9), dict(evaluations=5900)
+    live(record=True).check(committed, cell, lambda **_: dict(evaluations=1888), "evaluations", rounding=0)
+    page = live()
+    page.check(committed, cell, lambda **_: dict(evaluations=1888), "evaluations")
+    page.show("", "Table")
+    assert "csv). The 1 numbers below: computed now" in capsys.readouterr().out
+    page.check(committed, cell, lambda **_: dict(evaluations=1889), "evaluations")
+    with pytest.raises(ValueError, match="nfe 9: 1889"):
+        page.show()
+
+
 def test_other_presets_recompute_nothing(live, capsys) -> None:
     page = live("smoke")
     page.check(COMMITTED, CELL, lambda **_: pytest.fail("measured"), "fd")
