@@ -257,8 +257,8 @@ def test_a_designed_solver_has_a_path_too() -> None:
 
 def test_a_fit_never_looks_through_the_eyes_that_measure() -> None:
     honest = {kind: mix for kind, mix in losses.MIXES.items() if kind != "judge"}
-    assert all("judge" not in mix for mix in honest.values()) and losses.JUDGES["judge"] == "classifier"
-    names = {zoo_name: dode.zoo.load_classifier(f"fashion-mnist-{zoo_name}")[1] for zoo_name in losses.JUDGES.values()}
+    assert all("judge" not in mix for mix in honest.values()) and fits.JUDGES["judge"] == "classifier"
+    names = {zoo_name: dode.zoo.load_classifier(f"fashion-mnist-{zoo_name}")[1] for zoo_name in fits.JUDGES.values()}
     assert len(set(names.values())) == 3  # three networks, each with weights of its own
     assert fits.yardsticks("cpu")[0][0].name == names["classifier"]
 
