@@ -57,7 +57,7 @@ cells = []
 for name in names:
     variants = dict.fromkeys(["plain", *(v for axis in axes_of[name].values() for v in axis.values())])
     cells += experiments.fd_cells(p, {(name, "ddim"): [NFE]}, variants)
-    teachers = ["plain", ablations.word(), ablations.word(teacher="same")]
+    teachers = ["plain", ablations.spec(), ablations.spec(teacher="same")]
     cells += experiments.fd_cells(p, {(name, solver): [NFE] for solver in SOLVERS[name]}, teachers)
 sweep = experiments.Sweep(experiments.results_file("ablations", preset), experiments.FD_KEYS)
 sweep.run(cells, partial(experiments.fd_row, p, where), jobs=experiments.jobs(where))

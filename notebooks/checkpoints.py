@@ -71,8 +71,8 @@ plt.show()
 figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, 2.9 * rows), squeeze=False)
 for ax, name in zip(axes.flat, names, strict=False):
     model = dode.load(name, device=where)
-    told, noise = experiments.seeded(model, experiments.held_out_seeds(seeds or 50))
-    plots.show(ax, dode.sample(told, dode.solvers.ddim(model.grid(50)), noise), 10, name)
+    conditioned, noise = experiments.seeded(model, experiments.held_out_seeds(seeds or 50))
+    plots.show(ax, dode.sample(conditioned, dode.solvers.ddim(model.grid(50)), noise), 10, name)
 plt.show()
 
 # %% [markdown]

@@ -141,12 +141,12 @@ if preset == "quick":
     plan |= dict.fromkeys(
         ("dpm_solver", "dpm_solver:order=2"), nfes[:1]
     )  # levels of their own: nobody shares their teacher
-cells = greedy_error.greed_cells(plan, names, count, p.reference_steps)
-sweep = experiments.Sweep(experiments.results_file("limits", preset), greedy_error.GREED_KEYS)
+cells = greedy_error.greedy_error_cells(plan, names, count, p.reference_steps)
+sweep = experiments.Sweep(experiments.results_file("limits", preset), greedy_error.GREEDY_ERROR_KEYS)
 if not all(map(sweep.done, cells)):
     for name in names:  # the long run, once, before several processes want it
-        comparisons.reference(name, where, count, p.reference_steps)
-rows = sweep.run(cells, partial(greedy_error.greed_row, p, where), jobs=experiments.jobs(where)).select(cells)
+        comparisons.reference_images(name, where, count, p.reference_steps)
+rows = sweep.run(cells, partial(greedy_error.greedy_error_row, p, where), jobs=experiments.jobs(where)).select(cells)
 print(f"{len(rows)} runs of {count} images, in {sweep.path.name}")
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "limits-lambda", "caption": "Lambda of every network call, from the first (left) to the last (right), for each distilled solver. Blue: noise-predicting network; orange: data-predicting; darker with more calls (Heun makes 9 in place of 10). The dashed line at 0 is the plain solver. Triangles at the edges stand for values outside, whose range is written below the panel."}}

@@ -243,8 +243,8 @@ cells = comparisons.rmse_cells(names, p.zoo_nfes, count, p.reference_steps)
 doubt = {}  # how far the long run is from one of half its calls, on a few of the seeds
 for name in names:
     few = min(count, 16)
-    long = comparisons.reference(name, where, count, p.reference_steps)[:few]
-    doubt[name] = rmse(comparisons.reference(name, where, few, p.reference_steps // 2), long)
+    long = comparisons.reference_images(name, where, count, p.reference_steps)[:few]
+    doubt[name] = rmse(comparisons.reference_images(name, where, few, p.reference_steps // 2), long)
 rows = sweep.run(cells, functools.partial(comparisons.rmse_row, where), jobs=experiments.jobs(where)).select(cells)
 data = pd.DataFrame(rows).astype(dict(rmse=float, nfe=int))
 data["calls"] = data.nfe.map(lambda n: min(c for c in p.zoo_nfes if c >= n))  # Heun's 9 stands with the others' 10

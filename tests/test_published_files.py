@@ -31,7 +31,7 @@ from torch import nn
 import dode
 from dode.denoisers import EDMPrediction, NoisePrediction, VEPrediction
 from dode.schedules import VPDiscrete, cosine
-from dode.zoo import Published, Row, download, load, load_classifier
+from dode.zoo import Card, Published, download, load, load_evaluator
 from dode.zoo.ddpm import Model
 from dode.zoo.loading import BODIES
 from dode.zoo.nvidia import DhariwalUNet, SongUNet
@@ -118,7 +118,7 @@ def test_edm_pickles_that_do_not_fit(tmp_path: Path, nvidia: Nvidia) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_guided_checkpoint(tmp_path: Path, rows: Callable[..., Row], zipped: bool) -> None:
+def test_a_guided_checkpoint(tmp_path: Path, rows: Callable[..., Card], zipped: bool) -> None:
     """The first three of six channels, labels 0..1000 for 4000 steps."""
     row = rows("tiny", "iddpm-imagenet-64", network=GUIDED, file="tiny.pt")
     body = UNetModel(**GUIDED)
@@ -139,7 +139,7 @@ def test_a_guided_checkpoint(tmp_path: Path, rows: Callable[..., Row], zipped: b
     torch.testing.assert_close(load("tiny")(X, level), model(X, level))  # by name, from the cache
 
 
-def test_classes_of_a_guided_checkpoint(tmp_path: Path, rows: Callable[..., Row]) -> None:
+def test_classes_of_a_guided_checkpoint(tmp_path: Path, rows: Callable[..., Card]) -> None:
     network = GUIDED | dict(num_classes=10)
     rows("tiny", "adm-imagenet-64", network=network, file="tiny.pt", classes=10)
     body = UNetModel(**network)
@@ -162,7 +162,7 @@ def test_classes_of_a_guided_checkpoint(tmp_path: Path, rows: Callable[..., Row]
         plain.condition(3)
 
 
-def test_consistency_s_edm_checkpoint(tmp_path: Path, rows: Callable[..., Row]) -> None:
+def test_consistency_s_edm_checkpoint(tmp_path: Path, rows: Callable[..., Card]) -> None:
     """EDM's preconditioning with labels 250 ln(sigma)."""
     flags = dict(learn_sigma=False, flat_attention=False, use_new_attention_order=True, use_scale_shift_norm=False)
     rows("tiny", "edm-lsun-bedroom-256", network=GUIDED | flags, file="tiny.pt")
@@ -178,7 +178,7 @@ def test_consistency_s_edm_checkpoint(tmp_path: Path, rows: Callable[..., Row]) 
 
 
 @pytest.mark.parametrize("form", ["with averages", "without", "alone"])
-def test_ddim_s_checkpoint(tmp_path: Path, rows: Callable[..., Row], form: str) -> None:
+def test_ddim_s_checkpoint(tmp_path: Path, rows: Callable[..., Card], form: str) -> None:
     """[network, optimizer, epoch, step, averages]; the network was trained inside DataParallel."""
     row = rows("tiny", "ddim-celeba-64", network=DDPM, file="tiny.pth")
     body, averages = Model(**DDPM), Model(**DDPM)
@@ -227,7 +227,7 @@ def training_state(body: UNetModel, averages: UNetModel | None, monkeypatch: pyt
 
 @pytest.mark.parametrize("averaged", [True, False])
 def test_latent_diffusion_s_training_state(
-    tmp_path: Path, rows: Callable[..., Row], monkeypatch: pytest.MonkeyPatch, averaged: bool
+    tmp_path: Path, rows: Callable[..., Card], monkeypatch: pytest.MonkeyPatch, averaged: bool
 ) -> None:
     """Out of its zip file, by name or by path: the averaged denoiser, and nothing of the program that wrote it."""
     row = rows("tiny", "ldm-lsun-bedroom-256", network=LATENT, file="tiny.zip")
@@ -250,7 +250,7 @@ def test_latent_diffusion_s_training_state(
 
 
 def test_training_states_that_do_not_fit(
-    tmp_path: Path, rows: Callable[..., Row], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, rows: Callable[..., Card], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows("tiny", "ldm-lsun-bedroom-256", network=LATENT, file="tiny.zip")
     path = tmp_path / "tiny.zip"
@@ -287,7 +287,7 @@ def test_training_states_that_do_not_fit(
     assert not (tmp_path / "tiny.ckpt").exists() and not list(tmp_path.glob(".tiny*"))
 
 
-def test_torch_files_that_do_not_fit(tmp_path: Path, rows: Callable[..., Row]) -> None:
+def test_torch_files_that_do_not_fit(tmp_path: Path, rows: Callable[..., Card]) -> None:
     rows("tiny", "ddim-celeba-64", network=DDPM, file="tiny.pth")
     path = tmp_path / "tiny.pth"
     refuses("does not exist", path)
@@ -319,7 +319,7 @@ class Trap:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_malicious_torch_file_runs_nothing(tmp_path: Path, rows: Callable[..., Row], zipped: bool) -> None:
+def test_a_malicious_torch_file_runs_nothing(tmp_path: Path, rows: Callable[..., Card], zipped: bool) -> None:
     rows("tiny", "ddim-celeba-64", network=DDPM, file="tiny.pth")
     torch.save(
         {"conv_in.bias": Trap(tmp_path / "sprung")}, tmp_path / "tiny.pth", _use_new_zipfile_serialization=zipped
@@ -328,7 +328,7 @@ def test_a_malicious_torch_file_runs_nothing(tmp_path: Path, rows: Callable[...,
     assert not (tmp_path / "sprung").exists()
 
 
-def test_names(rows: Callable[..., Row]) -> None:
+def test_names(rows: Callable[..., Card]) -> None:
     refuses("no published checkpoint named 'edm-cifar'; the nearest: edm-", "edm-cifar", error=ValueError)
     refuses("no published checkpoint named 'x'", "some.pt", error=ValueError, like="x")
     wanted = "pipeline of diffusers: dode.from_diffusers(diffusers.DiffusionPipeline.from_pretrained('goog"
@@ -339,10 +339,10 @@ def test_names(rows: Callable[..., Row]) -> None:
     refuses("is a classifier; load it with", "tiny", error=ValueError)  # before anything is fetched
     assert not download.place(row).parent.exists()
     with pytest.raises(ValueError, match="not known as a classifier"):
-        load_classifier("some.pt", like="ddim-celeba-64")
+        load_evaluator("some.pt", like="ddim-celeba-64")
 
 
-def test_device_and_dtype(tmp_path: Path, rows: Callable[..., Row]) -> None:
+def test_device_and_dtype(tmp_path: Path, rows: Callable[..., Card]) -> None:
     rows("tiny", "ddim-celeba-64", network=DDPM, file="tiny.pth")
     body = Model(**DDPM)
     randomised(body)
