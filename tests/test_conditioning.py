@@ -18,7 +18,7 @@ from dode.denoisers import GaussianDenoiser, NoisePrediction
 from dode.denoisers.conditioning import Conditioning, spread
 from dode.experiments import quality
 from dode.schedules import VPDiscrete
-from dode.zoo import CATALOGUE, ClassifierGuidance, Published, load
+from dode.zoo import CATALOGUE, ClassifierGuidance, Published, load_published
 from dode.zoo.nvidia import SongUNet
 
 if TYPE_CHECKING:
@@ -163,11 +163,11 @@ def test_a_class_conditional_network_is_swept(swept: str) -> None:
     whole, cut = (torch.cat(list(experiments.draw(model, table, seeds, batch_size=size))) for size in (12, 5))
     torch.testing.assert_close(whole, cut, rtol=1e-4, atol=1e-4)
     for k in (0, 3, 11):
-        own = load(swept, labels=spread(10)[seeds[k] % 10])
+        own = load_published(swept, labels=spread(10)[seeds[k] % 10])
         alone = dode.sample(own, table, dode.initial_noise(model.shape, seeds[k : k + 1]))
         torch.testing.assert_close(whole[k : k + 1], alone, rtol=1e-4, atol=1e-4)
     learned = experiments.distilled(model, table, 7, block=1, scale=2)
-    conditioned = load(swept, labels=[spread(10)[seed % 10] for seed in range(1000, 1007)])
+    conditioned = load_published(swept, labels=[spread(10)[seed % 10] for seed in range(1000, 1007)])
     noise = dode.initial_noise(model.shape, range(1000, 1007))
     wanted = dode.distillation.d_ode(conditioned, table, noise, scale=2)
     torch.testing.assert_close(learned.full, wanted.full, rtol=1e-3, atol=1e-3)

@@ -20,7 +20,7 @@ from torch import nn
 import dode
 from dode.denoisers import EDMPrediction, NoisePrediction
 from dode.schedules import VPDiscrete
-from dode.zoo import Card, ClassifierGuidance, Published, load_evaluator
+from dode.zoo import Card, ClassifierGuidance, Published, load_noisy_classifier
 from dode.zoo.openai import EncoderUNetModel, UNetModel
 
 
@@ -29,7 +29,7 @@ def test_classifier(tmp_path: Path, rows: Callable[..., Card]) -> None:
     body = EncoderUNetModel(**CLASSIFIER)
     randomised(body)
     torch.save(body.state_dict(), tmp_path / "tiny.pt")
-    found = load_evaluator(tmp_path / "tiny.pt")
+    found = load_noisy_classifier(tmp_path / "tiny.pt")
     label = torch.tensor([3.0, 400.0])
     logits = found(X, label)
     assert logits.shape == (2, 10) and not any(p.requires_grad for p in found.parameters())
