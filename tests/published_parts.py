@@ -11,6 +11,7 @@ from test_pickles import Nvidia
 from torch import Tensor, nn
 
 from dode.utils.files import FileError
+from dode.zoo import load_published
 
 TAPS = (1, 3, 3, 1)
 SONG = dict(img_resolution=8, in_channels=3, out_channels=3, model_channels=32, channel_mult=(1, 2), num_blocks=1)
