@@ -224,7 +224,8 @@ class Tableau:
         """
         tensors, metadata = load_tensors(path, "tableau")
         try:
-            return Tableau(metadata.pop("basis"), **tensors, metadata=metadata)
+            start = tensors.pop("start")  # as files call them
+            return Tableau(metadata.pop("basis"), **tensors, noise_weights=start, metadata=metadata)
         except (KeyError, TypeError, ValueError) as error:
             raise FileError(f"{path} does not hold a valid tableau: {error}") from None
 
