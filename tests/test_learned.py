@@ -93,6 +93,7 @@ def test_seeds_that_choose_fit_measure_or_stand_for_the_truth_are_disjoint() -> 
     assert len(set().union(*sets)) == sum(map(len, sets))
 
 
+@pytest.mark.slow
 def test_a_comparison_measures_what_it_says_and_resumes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = lambda: learned.compare(P, "cpu", [DATA], (2,), ("ddim", "start", "gits"), 1)  # noqa: E731
     rows, chosen = ask()
@@ -129,6 +130,7 @@ def test_a_comparison_measures_what_it_says_and_resumes(project: Path, monkeypat
     assert fits.fit(P, DATA, "cpu", "gits", 2).nfe == 2  # from its file
 
 
+@pytest.mark.slow
 def test_no_grid_is_chosen_where_no_solver_needs_one(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +140,7 @@ def test_no_grid_is_chosen_where_no_solver_needs_one(
     assert [path.name for path in tmp_path.iterdir()] == ["learned.smoke.csv"]
 
 
+@pytest.mark.slow
 def test_every_block_has_its_own_seeds_and_the_same_solver(project: Path) -> None:
     once = learned.compare(P, "cpu", [DATA], (2,), ("deis",), 1)[0]
     rows = learned.compare(P, "cpu", [DATA], (2,), ("deis", "gits"), 1, blocks=(0, 2))[0]
@@ -148,6 +151,7 @@ def test_every_block_has_its_own_seeds_and_the_same_solver(project: Path) -> Non
     assert rows[0]["rmse"] and not rows[1].get("rmse")  # the exact images are known of one block's seeds
 
 
+@pytest.mark.slow
 def test_a_fit_may_begin_at_that_of_another_number_of_calls(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     near = fits.fit(P, DATA, "cpu", "gauss-newton", 2)
     monkeypatch.setattr(fits, "_fit", lambda name, task, options: task.table)  # where it begins
@@ -159,6 +163,7 @@ def test_a_fit_may_begin_at_that_of_another_number_of_calls(project: Path, monke
     assert not fits.solver_file(P, DATA, "dlms", 2).exists()
 
 
+@pytest.mark.slow
 def test_a_fit_may_mind_the_way(project: Path) -> None:
     plain, held = (fits.fit(P, DATA, "cpu", f"gauss-newton{option}", 2) for option in ("", ":path=10"))
     assert isinstance(plain, Tableau) and isinstance(held, Tableau)
@@ -223,6 +228,7 @@ def test_the_published_numbers_name_their_source() -> None:
 # --- paths -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_distances_to_the_path_shrink_with_the_steps_and_begin_at_zero() -> None:
     """Many steps stay on the path, few leave it, and more the fewer they are; both begin on it."""
     grid = fits.grid_of("time", DATA, "cpu")
@@ -278,6 +284,7 @@ def test_a_second_order_fit_has_the_seeds_that_its_budget_pays() -> None:
     assert fits._images(experiments.preset("smoke"), "gauss-newton", table(3)) == 16  # twice the others'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", (5, 18))
 def test_a_second_order_fit_stays_within_its_budget(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it pays for few images: then it grows with them."""
@@ -295,6 +302,7 @@ def test_a_second_order_fit_stays_within_its_budget(images: int, monkeypatch: py
 # --- one fit on top of another ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_designer_stands_on_a_table_that_was_fitted_before(project: Path) -> None:
     below = fits.fit(P, DATA, "cpu", "gauss-newton", 2)
     found = fits.fit(P, DATA, "cpu", "dlms:base=gauss-newton", 2)

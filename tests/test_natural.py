@@ -25,7 +25,9 @@ ALL = [*EYES, *NAMES]
 UNET = dict(patch=2, widths=(8, 16), blocks=1, heads=2)
 SMALL = dict(width=4, features=8)
 TINY = dict(noise=UNET, data=UNET, classifier=SMALL, critic=dict(stem=4, widths=(4, 8)), observer=SMALL)
-P = replace(experiments.preset("smoke"), images=24, fit_images=8, bf16=False)
+P = replace(experiments.preset("smoke"), images=24, fit_images=4, learn_images=2, bf16=False)
+
+pytestmark = pytest.mark.slow  # five networks are trained
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +132,8 @@ def test_a_row_is_measured_by_the_judges_of_natural_images(name: str, trained: P
     assert critic.name.startswith("imagenet32-critic-") and critic.name == critic_data.features
     residual = fits.residual("cpu", "critic", name)(torch.rand(3, 3, 32, 32) * 2 - 1)
     assert residual.shape == (3, critic.dim + 3 * 32 * 32)  # the critic's features, and pixels
-    learned = fits.fit(P, name, "cpu", "gauss-newton", 3)
-    assert isinstance(learned, dode.Tableau) and learned.nfe == 3 and learned.metadata["model"] == name
+    learned = fits.fit(P, name, "cpu", "gauss-newton", 2)
+    assert isinstance(learned, dode.Tableau) and learned.nfe == 2 and learned.metadata["model"] == name
 
 
 def test_sweeps_may_sample_with_a_compiled_network(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

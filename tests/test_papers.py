@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,6 @@ def test_fits_of_other_images_have_no_critic(guided: str) -> None:
     )
     torch.testing.assert_close(ours(2 * images), averaged(2 * images))
     assert fits.solver_file(experiments.preset("smoke"), guided, "gits", 3).name == "tiny@1.25-gits-3.safetensors"
-    p = experiments.preset("smoke")
+    p = replace(experiments.preset("smoke"), fit_images=4, learn_images=4)
     for method in ("gits", "d-ode"):
         assert fits.fit(p, guided, "cpu", method, 2).metadata["model"] == guided
