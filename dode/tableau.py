@@ -224,8 +224,8 @@ class Tableau:
         """
         tensors, metadata = load_tensors(path, "tableau")
         try:
-            start = tensors.pop("start")  # as files call them
-            return Tableau(metadata.pop("basis"), **tensors, noise_weights=start, metadata=metadata)
+            tensors["noise_weights"] = tensors.pop("start")  # its name in a file
+            return Tableau(metadata.pop("basis"), **tensors, metadata=metadata)
         except (KeyError, TypeError, ValueError) as error:
             raise FileError(f"{path} does not hold a valid tableau: {error}") from None
 
