@@ -31,27 +31,13 @@ OWN = "d-ode:basis=own"  # for solvers whose own basis is not the network's
 
 @dataclass(frozen=True)
 class Plan:
-    """The sweep behind one figure.
+    """The sweep behind one figure."""
 
-    Parameters
-    ----------
-    figure
-        The name of the page.
-    preset
-        With what this figure has otherwise.
-    checkpoints
-        Names or files of networks.
-    calls
-        For each checkpoint and solver, the NFEs.
-    cells
-        What there is to measure, cheap cells first: the arguments of :func:`dode.experiments.fd_row`.
-    """
-
-    figure: str
-    preset: Preset
-    checkpoints: tuple[str, ...]
-    calls: Calls
-    cells: tuple[dict[str, Any], ...]
+    figure: str  # the name of the page
+    preset: Preset  # with what this figure has otherwise
+    checkpoints: tuple[str, ...]  # names or files of networks
+    calls: Calls  # for each checkpoint and solver, the NFEs
+    cells: tuple[dict[str, Any], ...]  # what there is to measure, cheap first: arguments of :func:`fd_row`
 
     def sweep(self, path: str | Path | None = None) -> Sweep:
         """The rows there are: in ``path``, or in the results of the project."""

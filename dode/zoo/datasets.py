@@ -137,33 +137,20 @@ class DataSet:
     """Training images, and what networks and model cards must know of them.
 
     Checkpoints begin with its name: ``NAME-noise``, ``NAME-data``, ``NAME-classifier``, ``NAME-critic``.
-
-    Parameters
-    ----------
-    load
-        From a split to images ``(N, *shape)``, uint8, and labels ``(N,)``.
-    whole
-        The split that denoisers learn from and Fréchet distances are taken to; ``images`` are in it.
-    class_conditional
-        Whether denoisers are conditioned on the classes.
-    sigma_data
-        Standard deviation of the pixels in -1..1.
-    source, licence, scope
-        For model cards: what the images are, whose they are and what a network of them knows.
     """
 
     name: str
     title: str
     shape: tuple[int, int, int]
     classes: int
-    load: Callable[..., tuple[Tensor, Tensor]]
-    whole: str
-    images: int
-    class_conditional: bool
-    sigma_data: float
-    source: str
-    licence: str
-    scope: str
+    load: Callable[..., tuple[Tensor, Tensor]]  # from a split to images (N, *shape), uint8, and labels (N,)
+    whole: str  # the split that denoisers learn from and Fréchet distances are taken to
+    images: int  # in that split
+    class_conditional: bool  # whether denoisers are conditioned on the classes
+    sigma_data: float  # standard deviation of the pixels in -1..1
+    source: str  # for model cards: what the images are,
+    licence: str  # whose they are,
+    scope: str  # and what a network of them knows
 
 
 DATA_SETS = {
