@@ -21,7 +21,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-IMPORTS = ("dode.plots", "dode.experiments", "ipykernel.kernelapp", "ipykernel.ipkernel", "torch._dynamo")
+IMPORTS = ("dode.experiments.plots", "dode.experiments", "ipykernel.kernelapp", "ipykernel.ipkernel", "torch._dynamo")
 INLINE = "module://matplotlib_inline.backend_inline"  # what a kernel would choose; matplotlib reads it when imported
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from dode import plots, zoo
-from dode.experiments import FD_KEYS, Sweep
+from dode import zoo
+from dode.experiments import FD_KEYS, Sweep, plots
 from dode.experiments.learned import HANDCRAFTED
-from dode.storage import write_text
 from dode.training import recipe_named
+from dode.utils.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 

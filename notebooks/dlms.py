@@ -35,9 +35,9 @@ import torch
 from IPython.display import display
 
 import dode
-from dode import experiments, lms, plots, zoo
-from dode.experiments import fits, learned
-from dode.storage import FileError
+from dode import distillation, experiments, zoo
+from dode.experiments import fits, learned, plots
+from dode.utils.files import FileError
 
 plots.style()
 p = experiments.preset(preset)
@@ -79,7 +79,7 @@ VARIANTS = {k: FULL + (":" if FULL == "dlms" and v else "," if v else "") + v fo
 
 # %% tags=["nbval-check-output"]
 table, _ = fits.start("dlms", checkpoint, where, 4)
-solver = lms.begin_dlms(fits.load_cached(checkpoint, where), table)
+solver = distillation.begin_dlms(fits.load_cached(checkpoint, where), table)
 count = {name: sum(v.numel() for v in part.parameters()) for name, part in solver.designer.named_children()}
 print(
     f"numbers of a designer for 4 calls: {solver.designer.table.numel()} in the table, {sum(count.values())} beside it"
@@ -106,17 +106,17 @@ print(f"{len(rows)} solvers measured on {p.images:,} samples, each variant train
 RATES = (5e-3,) if small else (1e-3, 5e-3)
 
 
-def at_rate(rate: float, nfe: int) -> lms.Designed:
+def at_rate(rate: float, nfe: int) -> distillation.Designed:
     """The full method with another rate of Adam, from its file or trained now."""
     file = fits.solver_file(p, checkpoint, f"dlms:rate={rate:g},trajectories={TRAJECTORIES}", nfe)
     try:
-        if (found := lms.load(file)).metadata.get("weights") == zoo.digest(checkpoint):
+        if (found := distillation.load(file)).metadata.get("weights") == zoo.digest(checkpoint):
             return found
     except FileError:
         pass
     quick, own = fits.fast(p, checkpoint, where), experiments.fit_seeds(p.learn_images)
-    found = lms.train(
-        lms.begin_dlms(quick, fits.start("dlms", checkpoint, where, nfe)[0]), quick, method="dlms", rate=rate,
+    found = distillation.train(
+        distillation.begin_dlms(quick, fits.start("dlms", checkpoint, where, nfe)[0]), quick, method="dlms", rate=rate,
         trajectories=TRAJECTORIES, batch_size=32, residual=fits.residual(where), seeds=own,
         check=dode.initial_noise(quick.shape, own, device=quick.device),
     )  # fmt: skip
@@ -129,7 +129,7 @@ trained = {2.5e-4: fits.fit(p, checkpoint, where, VARIANTS["DLMS"], AT)}
 trained |= {rate: at_rate(rate, AT) for rate in RATES}
 
 
-def seen(solver: lms.Designed) -> np.ndarray:
+def seen(solver: distillation.Designed) -> np.ndarray:
     """How many trajectories had been seen at each check."""
     steps, checks = solver.metadata["trajectories"] // 32, len(solver.metadata["cost"])
     return 32 * np.minimum(np.arange(checks) * max(1, steps // 20), steps)
@@ -174,7 +174,7 @@ for rate, solver in trained.items():
 
 
 # %% tags=["hide-input"]
-def designs(solver: lms.DLMS, images: int) -> dict[str, torch.Tensor]:
+def designs(solver: distillation.DLMS, images: int) -> dict[str, torch.Tensor]:
     """For each image the levels ``(B, N)``, the levels told over them and the newest parts of each row."""
     model, plans = fits.load_cached(checkpoint, where), []
     noise = dode.initial_noise(model.shape, experiments.held_out_seeds(images), device=model.device)

@@ -35,8 +35,8 @@ from IPython.display import HTML
 from matplotlib.lines import Line2D
 
 import dode
-from dode import experiments, plots, solvers
-from dode.experiments import fits, learned, papers
+from dode import experiments, solvers
+from dode.experiments import fits, learned, papers, plots
 
 plots.style()
 p = experiments.preset(preset)
@@ -103,7 +103,7 @@ for dataset in table5.columns.levels[0]:
 # | second order | weights, levels, levels told, the first level | Levenberg-Marquardt on the whole sampler | the start |
 #
 # *The start* is a handcrafted solver too: Adams-Bashforth in $\ln \sigma$ on clean images, uniform in time, with an analytical first step that saves a call. (It is not among the five, because nobody publishes it as a solver of its own.)
-# Each is set as its paper has it, scaled down to seconds or minutes (`dode.lms.recipes`). The fits compare images in the features of another classifier, the *critic*, in random features and in pixels; D-DDIM and GITS compare pixels alone.
+# Each is set as its paper has it, scaled down to seconds or minutes (`dode.distillation.problem`). The fits compare images in the features of another classifier, the *critic*, in random features and in pixels; D-DDIM and GITS compare pixels alone.
 # The second-order fit compares images *clipped* to the range that a file holds, and looks through a third classifier, the *observer*, as well; [its page](second_order) says what each is worth, and [DLMS's](dlms) what that makes of the same eyes.
 #
 # All of them run on the data-predicting network; on the noise-predicting one the handcrafted ones, LD3, S4S-Alt, DLMS and the second-order fit.

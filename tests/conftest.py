@@ -14,7 +14,7 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from test_pickles import Nvidia
 
-    from dode.published import Row
+    from dode.zoo import Row
 
 # A core each: torch is not imported yet, and the processes that tests start inherit this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -46,7 +46,7 @@ def nvidia() -> Nvidia:
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Row]:
     """Puts rows into the catalogue, and the cache into a folder of the test."""
-    from dode.published import CATALOGUE
+    from dode.zoo import CATALOGUE
 
     monkeypatch.setenv("DODE_CACHE", str(tmp_path / "cache"))
 

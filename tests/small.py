@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from dode import zoo
-from dode.networks import UNet
-from dode.storage import load_tensors, save_tensors
+from dode.utils.files import load_tensors, save_tensors
+from dode.zoo.unet import UNet
 
 
 def network_file(folder: Path, name: str) -> Path:

@@ -23,14 +23,14 @@ from small import network_file
 from torch import Tensor
 
 import dode
-from dode import cli, comparisons, lms, solvers, zoo
+from dode import cli, distillation, solvers, zoo
 from dode.cli import distill, models, options
 from dode.cli import sample as drawing
-from dode.data import to_uint8
 from dode.distillation import d_ode
-from dode.experiments import fits
+from dode.experiments import comparisons, fits
 from dode.schedules import karras
-from dode.storage import load_tensors, save_tensors
+from dode.utils.files import load_tensors, save_tensors
+from dode.zoo.datasets import to_uint8
 
 ROOT = Path(__file__).resolve().parents[1]
 NOISE, DATA = "fashion-mnist-noise", "fashion-mnist-data"
@@ -102,34 +102,38 @@ def every_option(small: Networks) -> dode.Tableau:
     )  # fmt: skip
 
 
-def compared(what: str = "all") -> lms.Residual:
+def compared(what: str = "all") -> distillation.Residual:
     """What the last images are compared in."""
-    return lms.pixels if what == "pixels" else fits.residual("cpu", what)
+    return distillation.pixels if what == "pixels" else fits.residual("cpu", what)
 
 
-def second_order(small: Networks) -> dode.Tableau | lms.Designed:
+def second_order(small: Networks) -> dode.Tableau | distillation.Designed:
     model = dode.load(small[DATA])
     table, noise = solvers.ddim(model.grid, nfe=1), dode.initial_noise(model.shape, range(4))
-    return lms.RECIPES["gauss-newton"](lms.Task(model, table, solvers.ddim, noise, compared("seen"), range(4)))
+    return distillation.RECIPES["gauss-newton"](
+        distillation.Task(model, table, solvers.ddim, noise, compared("seen"), range(4))
+    )
 
 
 def programmed(small: Networks) -> dode.Tableau:
     model = dode.load(small[DATA])
-    table = solvers.ipndm(lms.gits(model, dode.initial_noise(model.shape, range(2))), nfe=3)
+    table = solvers.ipndm(distillation.gits(model, dode.initial_noise(model.shape, range(2))), nfe=3)
     return table.with_full(
         table.full, solver="gits-ipndm", method="gits", model=DATA, shape=[1, 28, 28], nfe=3, seeds=[0, 1], images=2,
         grid=table.levels.tolist(), network_evaluations=2 * 60,
     )  # fmt: skip
 
 
-def recipe(small: Networks, name: str, compare: str = "all", **options: Any) -> dode.Tableau | lms.Designed:
+def recipe(small: Networks, name: str, compare: str = "all", **options: Any) -> dode.Tableau | distillation.Designed:
     """On seeds 5 to 8, with an analytical first step."""
     model = dode.load(small[DATA])
     grid = comparisons.grid_function("Karras", model)
     clean_images = functools.partial(solvers.deis, variable="log_rho", basis="data", afs=True)
     make = lambda levels: clean_images(torch.cat([model.grid(1)[:1], levels]))  # noqa: E731
     noise, table = dode.initial_noise(model.shape, range(5, 9)), clean_images(grid, nfe=2)
-    return lms.RECIPES[name](lms.Task(model, table, make, noise, compared(compare), [5, 6, 7, 8], **options))
+    return distillation.RECIPES[name](
+        distillation.Task(model, table, make, noise, compared(compare), [5, 6, 7, 8], **options)
+    )
 
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
@@ -162,7 +166,7 @@ BY_RECIPE = f"{DATA} --solver deis:variable=log_rho,basis=data --nfe 2 --afs --g
     ],
 )
 def test_the_file_is_the_one_the_library_makes(
-    options: str, library: Callable[[Networks], dode.Tableau | lms.Designed], small: Networks, here: Path,
+    options: str, library: Callable[[Networks], dode.Tableau | distillation.Designed], small: Networks, here: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     checkpoint = small[NOISE if options.startswith(NOISE) else DATA]
@@ -227,9 +231,11 @@ def test_a_solver_that_designs_its_steps_is_drawn_as_any_other(
 ) -> None:
     model = dode.load(DATA)
     if kind == "dlms":
-        solver: lms.Designed = lms.begin_dlms(model, solvers.ddim(model.grid, nfe=3, basis="data", afs=True))
+        solver: distillation.Designed = distillation.begin_dlms(
+            model, solvers.ddim(model.grid, nfe=3, basis="data", afs=True)
+        )
     else:
-        solver = lms.begin_amed(model, lambda n: karras(n, model.sigma_min, model.sigma_max), 3)
+        solver = distillation.begin_amed(model, lambda n: karras(n, model.sigma_min, model.sigma_max), 3)
     generator = torch.Generator().manual_seed(0)
     for weight in solver.designer.requires_grad_(False).parameters():
         weight.copy_(0.05 * torch.randn(weight.shape, generator=generator))
@@ -264,7 +270,7 @@ def test_a_picture_in_colour(here: Path) -> None:
 
 @pytest.mark.slow
 def test_a_picture_looks_as_in_the_book() -> None:
-    plots = pytest.importorskip("dode.plots")
+    plots = pytest.importorskip("dode.experiments.plots")
     images = torch.rand(6, 1, 5, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
     book = torch.from_numpy(plots.mosaic(images, 4)) * 255
     picture = drawing.picture(images, 4)
@@ -388,7 +394,7 @@ def test_info_shows_a_table(small: Networks, here: Path, capsys: pytest.CaptureF
 
 def test_info_shows_a_designed_solver(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = dode.load(DATA)
-    solver = lms.begin_dlms(model, solvers.ddim(model.grid, nfe=3, basis="data", afs=True))
+    solver = distillation.begin_dlms(model, solvers.ddim(model.grid, nfe=3, basis="data", afs=True))
     replace(solver, metadata=dict(solver="dlms-ddim", method="dlms", check_seeds=[3, 4, 5])).save("s.safetensors")
     assert run("info s.safetensors") == 0
     said = capsys.readouterr().out
@@ -424,7 +430,7 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = solvers.ddim(dode.load(NOISE).grid, nfe=2)
     table.save(here / "d.safetensors")
     (here / "cut.safetensors").write_bytes((here / "d.safetensors").read_bytes()[:-9])
-    designed = lms.begin_dlms(dode.load(NOISE), table, features=False)
+    designed = distillation.begin_dlms(dode.load(NOISE), table, features=False)
     designed.save(here / "designed.safetensors")
     replace(designed, metadata=dict(model=DATA)).save(here / "designed-other.safetensors")
     (here / "text.safetensors").write_text("hello")

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import dode
-from dode import comparisons, experiments, solvers
+from dode import experiments, solvers
+from dode.experiments import comparisons
 
 ROOT = Path(__file__).parents[1]
 NAME = "fashion-mnist-data"

@@ -11,11 +11,11 @@ from test_networks import SMALL, conditional
 from test_sampling import NOISE, VP, Net, tables
 from torch import Tensor, nn
 
-from dode.conditions import Compiled
 from dode.denoisers import NoisePrediction
-from dode.networks import UNet
+from dode.denoisers.conditioning import Compiled
 from dode.sampling import sample
 from dode.training import Recipe, build_denoiser, denoiser_loss
+from dode.zoo.unet import UNet
 
 pytestmark = pytest.mark.slow
 

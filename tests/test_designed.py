@@ -17,17 +17,28 @@ from small import network_file
 from torch import Tensor, nn
 
 import dode
-from dode import lms, schedules, solvers
+from dode import distillation, schedules, solvers
 from dode.denoisers import Denoiser, MixtureDenoiser, NoisePrediction
-from dode.lms import AMED, DLMS, RECIPES, Designed, Task, begin_amed, begin_dlms, distill, pixels, train
-from dode.lms.designer import bottleneck, feature_size, watched
-from dode.lms.online import OnlineTeacher, exponential_parts
-from dode.lms.targets import Examples
+from dode.distillation import (
+    AMED,
+    DLMS,
+    RECIPES,
+    Designed,
+    Task,
+    begin_amed,
+    begin_dlms,
+    designer_training,
+    pixels,
+    train,
+)
+from dode.distillation.designer import bottleneck, feature_size, watched
+from dode.distillation.designer_training import OnlineTeacher, exponential_parts
+from dode.distillation.teachers import Examples
 from dode.metrics import rmse
 from dode.sampling import Step, initial_noise, sample, trajectory
-from dode.storage import FileError, load_tensors, save_tensors
 from dode.tableau import Tableau
 from dode.training import Run
+from dode.utils.files import FileError, load_tensors, save_tensors
 
 MIXTURE = MixtureDenoiser(
     torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).double(), torch.tensor([0.3, 0.5, 0.8, 0.2])
@@ -288,7 +299,7 @@ def test_what_amed_cannot_do() -> None:
 
 
 def losses(solver: Designed, **options: Any) -> list[Tensor]:
-    return distill.losses(solver, MIXTURE, NOISE, **dict(residual=pixels, top=20.0, points=3) | options)
+    return designer_training.losses(solver, MIXTURE, NOISE, **dict(residual=pixels, top=20.0, points=3) | options)
 
 
 def slopes(solver: Designed) -> list[Tensor]:
@@ -359,7 +370,7 @@ def differences(solver: Designed, row: int, column: int) -> Tensor:
 
 @pytest.mark.parametrize("name", STEPS)
 def test_the_gradient_is_that_of_the_losses(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distill, "OnlineTeacher", Still)
+    monkeypatch.setattr(designer_training, "OnlineTeacher", Still)
     solver = shaken(dlms(name), 0.1)
     last = solver.nfe - 1
     for row, slope in enumerate(slopes(solver)):
@@ -372,7 +383,7 @@ def test_the_gradient_is_that_of_the_losses(name: str, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("nfe", [4, 5])
 def test_ameds_gradient_is_that_of_its_losses(nfe: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distill, "OnlineTeacher", Still)
+    monkeypatch.setattr(designer_training, "OnlineTeacher", Still)
     solver = shaken(amed(nfe), 0.3)
     for step, slope in enumerate(slopes(solver)):
         for column in (1, 0):
@@ -693,9 +704,11 @@ def test_a_file_holds_all_of_it(model: Denoiser, solver: Designed, tmp_path: Pat
 def test_both_kinds_of_file_are_known_by_what_they_hold(tmp_path: Path) -> None:
     table = BASES["ddim"].save(tmp_path / "table.safetensors")
     designed = [s.save(tmp_path / f"{k}.safetensors") for k, s in enumerate((dlms("ddim"), amed(3)))]
-    assert isinstance(lms.load(table), Tableau) and torch.equal(lms.load(table).full, BASES["ddim"].full)
-    assert [type(lms.load(file)) for file in designed] == [DLMS, AMED]
-    near(sample(MIXTURE, lms.load(designed[1]), NOISE), sample(MIXTURE, amed(3), NOISE))
+    assert isinstance(distillation.load(table), Tableau) and torch.equal(
+        distillation.load(table).full, BASES["ddim"].full
+    )
+    assert [type(distillation.load(file)) for file in designed] == [DLMS, AMED]
+    near(sample(MIXTURE, distillation.load(designed[1]), NOISE), sample(MIXTURE, amed(3), NOISE))
     with pytest.raises(FileError, match="holds a tableau, not a designed solver"):
         Designed.load(table)
     with pytest.raises(FileError, match="holds a designed solver, not a tableau"):
@@ -705,7 +718,7 @@ def test_both_kinds_of_file_are_known_by_what_they_hold(tmp_path: Path) -> None:
 def refusal(path: Path) -> str:
     """The message: one line that names the file."""
     with pytest.raises(FileError) as info:
-        lms.load(path)
+        distillation.load(path)
     assert str(path) in str(info.value) and "\n" not in str(info.value)
     return str(info.value)
 
@@ -767,7 +780,7 @@ def check_recipe(name: str, given: Task, tmp_path: Path) -> Any:
     with torch.no_grad():
         images = sample(given.denoiser, found, given.noise[:2])
     assert given.denoiser.nfe == 3 and torch.isfinite(images).all()
-    again = lms.load(found.save(tmp_path / "found.safetensors"))
+    again = distillation.load(found.save(tmp_path / "found.safetensors"))
     assert torch.equal(sample(given.denoiser, again, given.noise[:2]), images)
     return found
 

@@ -52,7 +52,7 @@ MODEL = MixtureDenoiser(MEANS, torch.tensor([0.1, 0.2, 0.4, 0.6]))
 NOISE = initial_noise((3, 2), range(6), dtype=torch.float64)
 
 Scheduler = Any
-chains = pytest.mark.parametrize("betas", CHAINS)
+chains = pytest.mark.parametrize("betas", CHAINS)  # for DDIM alone: to the others a chain is a grid like any other
 orders = pytest.mark.parametrize("order", [1, 2, 3])
 types = pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
 finals = pytest.mark.parametrize("final", ["zero", "sigma_min"])

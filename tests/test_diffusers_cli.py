@@ -28,8 +28,8 @@ import dode
 from dode import cli, solvers
 from dode.cli import models
 from dode.cli.options import DISTILL, parser
-from dode.data import to_uint8
 from dode.diffusers import decode, from_diffusers
+from dode.zoo.datasets import to_uint8
 
 UNET = dict(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, sample_size=8)
 BLOCKS = dict(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)

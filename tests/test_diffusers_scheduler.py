@@ -26,7 +26,7 @@ from diffusers import (
 from torch import Tensor, nn
 
 import dode
-from dode import lms, solvers
+from dode import distillation, solvers
 from dode.denoisers import NetworkDenoiser
 from dode.diffusers import DodeScheduler, from_diffusers
 from dode.diffusers.scheduler import Process
@@ -396,7 +396,7 @@ def test_a_process_that_does_not_fit(config: Any, message: str) -> None:
 
 
 def test_a_solver_that_designs_its_steps() -> None:
-    designed = lms.begin_dlms(denoiser("linear"), solvers.ddim(karras(3, 0.1, 10)), features=False)
+    designed = distillation.begin_dlms(denoiser("linear"), solvers.ddim(karras(3, 0.1, 10)), features=False)
     with pytest.raises(ValueError, match="not a solver that designs its steps"):
         DodeScheduler.from_tableau(designed, CONFIG)
 

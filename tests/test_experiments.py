@@ -11,9 +11,9 @@ import torch
 import dode
 from book import prose
 from dode import experiments, zoo
-from dode.data import data_set
 from dode.experiments import sweeps
-from dode.storage import FileError, load_tensors, save_tensors
+from dode.utils.files import FileError, load_tensors, save_tensors
+from dode.zoo.datasets import data_set
 
 ROOT = Path(__file__).resolve().parents[1]
 FASHION = ("fashion-mnist-noise", "fashion-mnist-data")

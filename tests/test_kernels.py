@@ -20,7 +20,7 @@ from book import kernels
 CELL = """
 import os, sys
 import matplotlib.pyplot as plt
-print(os.environ["MARK"], os.getcwd(), plt.get_backend(), "dode.plots" in sys.modules, flush=True)
+print(os.environ["MARK"], os.getcwd(), plt.get_backend(), "dode.experiments.plots" in sys.modules, flush=True)
 plt.plot([1, 2])
 plt.show()
 """

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import dode
-from dode import comparisons, experiments, eyes, lms, solvers
-from dode.experiments import fits, learned, papers
+from dode import distillation, experiments, solvers
+from dode.distillation import losses
+from dode.experiments import comparisons, fits, learned, papers
 from dode.metrics import frechet_distance, moments, rmse
 from dode.tableau import Tableau
 
@@ -92,6 +93,7 @@ def test_seeds_that_choose_fit_measure_or_stand_for_the_truth_are_disjoint() -> 
     assert len(set().union(*sets)) == sum(map(len, sets))
 
 
+@pytest.mark.slow
 def test_a_comparison_measures_what_it_says_and_resumes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = lambda: learned.compare(P, "cpu", [DATA], (2,), ("ddim", "start", "gits"), 1)  # noqa: E731
     rows, chosen = ask()
@@ -128,6 +130,7 @@ def test_a_comparison_measures_what_it_says_and_resumes(project: Path, monkeypat
     assert fits.fit(P, DATA, "cpu", "gits", 2).nfe == 2  # from its file
 
 
+@pytest.mark.slow
 def test_no_grid_is_chosen_where_no_solver_needs_one(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +140,7 @@ def test_no_grid_is_chosen_where_no_solver_needs_one(
     assert [path.name for path in tmp_path.iterdir()] == ["learned.smoke.csv"]
 
 
+@pytest.mark.slow
 def test_every_block_has_its_own_seeds_and_the_same_solver(project: Path) -> None:
     once = learned.compare(P, "cpu", [DATA], (2,), ("deis",), 1)[0]
     rows = learned.compare(P, "cpu", [DATA], (2,), ("deis", "gits"), 1, blocks=(0, 2))[0]
@@ -147,17 +151,19 @@ def test_every_block_has_its_own_seeds_and_the_same_solver(project: Path) -> Non
     assert rows[0]["rmse"] and not rows[1].get("rmse")  # the exact images are known of one block's seeds
 
 
+@pytest.mark.slow
 def test_a_fit_may_begin_at_that_of_another_number_of_calls(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     near = fits.fit(P, DATA, "cpu", "gauss-newton", 2)
     monkeypatch.setattr(fits, "_fit", lambda name, task, options: task.table)  # where it begins
     began = fits.fit(P, DATA, "cpu", "gauss-newton:near=2", 3)
     assert isinstance(near, Tableau) and isinstance(began, Tableau) and began.nfe == 3
-    assert torch.equal(began.full, lms.resampled(near, 3).full)
+    assert torch.equal(began.full, distillation.resampled(near, 3).full)
     with pytest.raises(ValueError, match="designs its table for each image"):
         fits.fit(P, DATA, "cpu", "dlms:near=2", 3)  # said before anything is trained
     assert not fits.solver_file(P, DATA, "dlms", 2).exists()
 
 
+@pytest.mark.slow
 def test_a_fit_may_mind_the_way(project: Path) -> None:
     plain, held = (fits.fit(P, DATA, "cpu", f"gauss-newton{option}", 2) for option in ("", ":path=10"))
     assert isinstance(plain, Tableau) and isinstance(held, Tableau)
@@ -196,10 +202,10 @@ def test_every_number_says_where_it_comes_from() -> None:
 def test_every_learned_row_has_its_solver(method: str) -> None:
     p, rows = experiments.preset("standard"), committed()
     for nfe in NFES:
-        solver = lms.load(fits.solver_file(p, DATA, method, nfe))
+        solver = distillation.load(fits.solver_file(p, DATA, method, nfe))
         assert solver.nfe == nfe and solver.metadata["weights"] == dode.zoo.digest(DATA)
         assert int(rows[method, nfe]["evaluations"]) == solver.metadata["network_evaluations"] > 0
-        assert isinstance(solver, lms.Designed) == (method in ("dlms", "amed"))
+        assert isinstance(solver, distillation.Designed) == (method in ("dlms", "amed"))
 
 
 def test_the_published_numbers_name_their_source() -> None:
@@ -222,6 +228,7 @@ def test_the_published_numbers_name_their_source() -> None:
 # --- paths -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_distances_to_the_path_shrink_with_the_steps_and_begin_at_zero() -> None:
     """Many steps stay on the path, few leave it, and more the fewer they are; both begin on it."""
     grid = fits.grid_of("time", DATA, "cpu")
@@ -238,7 +245,7 @@ def test_distances_to_the_path_shrink_with_the_steps_and_begin_at_zero() -> None
 
 def test_a_designed_solver_has_a_path_too() -> None:
     model, (table, _) = dode.load(DATA), fits.start("dlms", DATA, "cpu", 4)
-    designed = lms.begin_dlms(model, table)  # as it begins, it is the table
+    designed = distillation.begin_dlms(model, table)  # as it begins, it is the table
     levels, apart = learned.path_distances(DATA, "cpu", designed, 2, points=4)
     same, distance = learned.path_distances(DATA, "cpu", table, 2, points=4)
     assert torch.allclose(levels, same, rtol=1e-4) and torch.allclose(apart, distance, rtol=1e-3)
@@ -249,9 +256,9 @@ def test_a_designed_solver_has_a_path_too() -> None:
 
 
 def test_a_fit_never_looks_through_the_eyes_that_measure() -> None:
-    honest = {kind: mix for kind, mix in eyes.MIXES.items() if kind != "judge"}
-    assert all("judge" not in mix for mix in honest.values()) and eyes.JUDGES["judge"] == "classifier"
-    names = {zoo_name: dode.zoo.load_classifier(f"fashion-mnist-{zoo_name}")[1] for zoo_name in eyes.JUDGES.values()}
+    honest = {kind: mix for kind, mix in losses.MIXES.items() if kind != "judge"}
+    assert all("judge" not in mix for mix in honest.values()) and losses.JUDGES["judge"] == "classifier"
+    names = {zoo_name: dode.zoo.load_classifier(f"fashion-mnist-{zoo_name}")[1] for zoo_name in losses.JUDGES.values()}
     assert len(set(names.values())) == 3  # three networks, each with weights of its own
     assert fits.yardsticks("cpu")[0][0].name == names["classifier"]
 
@@ -259,7 +266,7 @@ def test_a_fit_never_looks_through_the_eyes_that_measure() -> None:
 def test_mixes_are_what_they_say() -> None:
     x = 1.5 * torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     sizes = dict(pixels=784, random=2560, averaged=160, critic=96, observer=80, judge=64)
-    for kind, mix in eyes.MIXES.items():
+    for kind, mix in losses.MIXES.items():
         found = fits.residual("cpu", kind)(x)
         assert found.shape == (2, sum(sizes[word] for word in mix)), kind
         clipped = fits.residual("cpu", f"seen-{kind}")
@@ -277,25 +284,29 @@ def test_a_second_order_fit_has_the_seeds_that_its_budget_pays() -> None:
     assert fits._images(experiments.preset("smoke"), "gauss-newton", table(3)) == 16  # twice the others'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", (5, 18))
 def test_a_second_order_fit_stays_within_its_budget(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it pays for few images: then it grows with them."""
-    monkeypatch.setattr(lms.recipes, "BUDGET", 700)
+    monkeypatch.setattr(distillation.problem, "BUDGET", 700)
     model, (table, make) = dode.load(DATA), fits.start("gauss-newton", DATA, "cpu", 2)
-    paid = lms.recipes.affordable(table)
+    paid = distillation.problem.affordable(table)
     assert 5 < paid < 18
-    task = lms.recipes.Task(model, table, make, dode.initial_noise(model.shape, range(images)), seeds=range(images))
-    spent = lms.recipes.second_order(task).metadata["network_evaluations"]
+    task = distillation.problem.Task(
+        model, table, make, dode.initial_noise(model.shape, range(images)), seeds=range(images)
+    )
+    spent = distillation.problem.second_order(task).metadata["network_evaluations"]
     assert 0.4 * 1400 * images / paid < spent < 1.05 * 1400 * max(1, images / paid)
 
 
 # --- one fit on top of another ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_designer_stands_on_a_table_that_was_fitted_before(project: Path) -> None:
     below = fits.fit(P, DATA, "cpu", "gauss-newton", 2)
     found = fits.fit(P, DATA, "cpu", "dlms:base=gauss-newton", 2)
-    assert isinstance(found, lms.Designed) and isinstance(below, dode.Tableau)
+    assert isinstance(found, distillation.Designed) and isinstance(below, dode.Tableau)
     assert torch.equal(found.base.full, below.full) and torch.equal(found.base.sigmas, below.sigmas)
     assert found.metadata["cost"][0] >= min(found.metadata["cost"])
     with pytest.raises(ValueError, match="dlms designs its table for each image; a base is one table for all"):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dode import schedules, solvers
 from dode.denoisers import GaussianDenoiser, MixtureDenoiser
-from dode.lms import (
+from dode.distillation import (
     GridSpace,
     Space,
     cheapest_path,
@@ -23,16 +23,14 @@ from dode.lms import (
     pixels,
     random_features,
     resampled,
-    second_order,
     seen,
     stack,
     step_costs,
 )
-from dode.lms.descent import _Relaxed
-from dode.lms.gradients import gradient, jacobian
-from dode.lms.second_order import _Problem
-from dode.lms.space import Kind
-from dode.lms.targets import Examples, on_path
+from dode.distillation.descent import _Relaxed, gradient, jacobian
+from dode.distillation.gauss_newton import _Problem
+from dode.distillation.space import Kind
+from dode.distillation.teachers import Examples, on_path
 from dode.metrics import rmse
 from dode.sampling import initial_noise, sample, trajectory
 from dode.tableau import Tableau
@@ -144,7 +142,7 @@ def test_the_normal_equations_are_those_of_the_whole_solver(table: Tableau, top:
 @biased
 def test_the_bias_is_in_the_normal_equations(table: Tableau, bias: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against central differences of the error: ``mean |r|^2 + bias |mean r|^2``, the mean over all batches."""
-    monkeypatch.setattr(second_order, "DIFFERENCE", 1e-5)
+    monkeypatch.setitem(_Problem.normal.__globals__, "DIFFERENCE", 1e-5)
     space, noise = Space(table, top=True), NOISE[:8]
     residual = lambda x: x * torch.tensor([1.0, 2.0, -0.5])  # noqa: E731
     goal = residual(sample(MIXTURE, TEACHER, noise))
@@ -169,7 +167,7 @@ def test_the_states_on_the_way_are_in_the_normal_equations(
     table: Tableau, bias: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cost by hand, and its slope by central differences."""
-    monkeypatch.setattr(second_order, "DIFFERENCE", 1e-5)
+    monkeypatch.setitem(_Problem.normal.__globals__, "DIFFERENCE", 1e-5)
     space, noise = Space(table, top=True), NOISE[:8]
     examples = Examples.make(MIXTURE, noise, TEACHER, pixels, 0.25, bias)
     fit, vector = _Problem(MIXTURE, space, examples, 4, 0.7), space.pack(table) + 0.1

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dode import metrics, zoo
-from dode.data import to_signal
 from dode.metrics import Features, Moments, frechet_distance, kernel_distance
-from dode.networks import Classifier, Critic
-from dode.storage import FileError, save_tensors
+from dode.utils.files import FileError, save_tensors
+from dode.zoo.classifiers import Classifier, Critic
+from dode.zoo.datasets import to_signal
 
 # torch deprecates TorchScript, which is what Inception is published as; scipy, an argument of clean-fid's
 pytestmark = [

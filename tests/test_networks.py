@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from dode import zoo
-from dode.networks import Attention, Classifier, Critic, Observer, UNet
-from dode.storage import load_tensors
 from dode.training import build_denoiser
+from dode.utils.files import load_tensors
+from dode.zoo.classifiers import Classifier, Critic, Observer
+from dode.zoo.unet import Attention, UNet
 
 SMALL = dict(widths=(16, 32), heads=2)
 

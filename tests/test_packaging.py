@@ -153,14 +153,17 @@ def test_without_an_extra_there_is_a_line_that_names_it(bare: Path, tmp_path: Pa
     """Bars fall silent; what cannot be done says which extra brings it."""
     program = """
 import dode
-from dode import data, experiments, extras, metrics, training
+from dode import experiments, metrics, training
+from dode.utils import environment
+from dode.zoo import datasets
 
 model = dode.load("fashion-mnist-noise")
 noise = dode.initial_noise(model.shape, range(2))
 dode.sample(model, dode.solvers.ddim(model.grid(2)), noise, progress=True)
 dode.distillation.d_ode(model, dode.solvers.ddim(model.grid(2)), noise, scale=2, progress=True)
 experiments.Sweep("s.csv", ["a"]).run([dict(a=1)], lambda a: dict(b=2))
-for wrong in (data.fashion_mnist, metrics.inception_features, lambda: extras.need("PIL.Image", "cli", "sample")):
+picture = lambda: environment.need("PIL.Image", "cli", "sample")
+for wrong in (datasets.fashion_mnist, metrics.inception_features, picture):
     try:
         wrong()
     except ImportError as error:

@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dode.published import pickles
-from dode.published.pickles import Record, network, read
-from dode.storage import FileError
+from dode.utils.files import FileError
+from dode.zoo import pickles
+from dode.zoo.pickles import Record, network, read
 
 SOURCE = "raise SystemExit('this source code was executed')\n"  # as the real files, ours carry source code
 

@@ -29,10 +29,9 @@ from published_parts import (
 )
 from torch import Tensor, nn
 
-from dode.published.adm import DhariwalUNet
-from dode.published.ddpm import Model
-from dode.published.guided import UNetModel
-from dode.published.songunet import SongUNet
+from dode.zoo.ddpm import Model
+from dode.zoo.nvidia import DhariwalUNet, SongUNet
+from dode.zoo.openai import UNetModel
 
 
 def test_ddpm_is_that_of_diffusers() -> None:

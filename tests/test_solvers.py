@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dode
-from dode import orders, schedules, solvers
+from dode import schedules, solvers
 from dode.denoisers import GaussianDenoiser, MixtureDenoiser
+from dode.experiments import orders
 from dode.sampling import initial_noise, sample, trajectory
 from dode.solvers.quadrature import gauss, moments
 

@@ -12,8 +12,8 @@ import torch
 from dode import schedules, solvers
 from dode.denoisers import MixtureDenoiser
 from dode.sampling import initial_noise, sample
-from dode.storage import FileError
 from dode.tableau import Tableau
+from dode.utils.files import FileError
 
 MEANS = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).double()
 MIXTURE = MixtureDenoiser(MEANS, torch.tensor([0.3, 0.5, 0.8]))

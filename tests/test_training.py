@@ -13,11 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dode import data, metrics, training, zoo
+from dode import metrics, training, zoo
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction
-from dode.networks import UNet
 from dode.schedules import EDM, vp_linear
-from dode.storage import FileError, load_tensors, save_tensors
 from dode.training import (
     Recipe,
     Run,
@@ -33,6 +31,9 @@ from dode.training import (
     train,
 )
 from dode.training.__main__ import main, parser, wanted
+from dode.utils.files import FileError, load_tensors, save_tensors
+from dode.zoo import datasets
+from dode.zoo.unet import UNet
 
 TINY = dict(steps=6, batch=4, warmup=2, save_every=2, rate=1e-2, ema=0.9)
 UNET = dict(widths=(8, 16), heads=2)
@@ -47,8 +48,8 @@ def small_world(monkeypatch: pytest.MonkeyPatch) -> None:
     grey = torch.randint(256, (20, 1, 28, 28), generator=g, dtype=torch.uint8)
     colour = torch.randint(256, (20, 3, 32, 32), generator=g, dtype=torch.uint8)
     labels = torch.randint(10, (20,), generator=g)
-    monkeypatch.setattr(data, "fashion_mnist", lambda split="train": (grey, labels))
-    monkeypatch.setattr(data, "imagenet32", lambda split="all": (colour, 19 * labels))
+    monkeypatch.setattr(datasets, "fashion_mnist", lambda split="train": (grey, labels))
+    monkeypatch.setattr(datasets, "imagenet32", lambda split="all": (colour, 19 * labels))
 
 
 def recipe(name: str, **changes: object) -> Recipe:
@@ -198,7 +199,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         now[0] += 0.01
         return now[0]
 
-    monkeypatch.setattr("dode.training.run.time.perf_counter", read)
+    monkeypatch.setattr("dode.utils.optimisation.time.perf_counter", read)
     return now
 
 
@@ -292,13 +293,13 @@ def test_published_classifier_is_of_its_class_and_has_its_moments(name: str, mom
     assert found == tmp_path / moments
     reference = metrics.Moments.load(found)
     assert (reference.features, reference.n) == (features_name, 20)
-    expected = network.features(data.fashion_mnist("train")[0]).double()
+    expected = network.features(datasets.fashion_mnist("train")[0]).double()
     torch.testing.assert_close(reference.mean, expected.mean(0), rtol=1e-4, atol=1e-6)
 
 
 def test_log_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "fashion-mnist-classifier"
-    monkeypatch.setattr("dode.training.run.LOG_EVERY", 3)
+    monkeypatch.setattr("dode.utils.optimisation.LOG_EVERY", 3)
     train(recipe(name, save_every=4), tmp_path)
     with (tmp_path / f"{name}.csv").open() as f:
         rows = list(csv.DictReader(f))
@@ -407,7 +408,7 @@ def test_flips_mirror_half_of_the_images() -> None:
     model = Look(784, 10)
     for flips in (False, True):
         r = recipe("fashion-mnist-critic", batch=64, flips=flips)
-        classifier_loss(model, *data.fashion_mnist("train"), r)(torch.Generator().manual_seed(3))
+        classifier_loss(model, *datasets.fashion_mnist("train"), r)(torch.Generator().manual_seed(3))
     plain, flipped = seen
     assert plain.shape == (64, 1, 28, 28)
     same, mirrored = ((flipped == x).flatten(1).all(1) for x in (plain, plain.flip(3)))
@@ -466,7 +467,7 @@ def test_classes_are_told_but_for_a_drawn_part() -> None:
             return x * nn.Parameter(torch.ones(()))
 
     d.network = Look()
-    images, labels = data.imagenet32()
+    images, labels = datasets.imagenet32()
     loss = denoiser_loss(d, images, labels, r)
     loss(torch.Generator().manual_seed(0))
     loss(torch.Generator().manual_seed(0))

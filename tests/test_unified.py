@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import dode
 from book import pages
-from dode import distillation, lms, schedules, solvers
+from dode import distillation, schedules, solvers
 from dode.denoisers import MixtureDenoiser
 from dode.sampling import initial_noise
 
@@ -175,7 +175,7 @@ def test_the_numbers_that_are_learned() -> None:
     assert scope["numbers"](5) == dict(weights=9, times=4, scalings=4)
     for calls in (3, 5, 8, 10):
         start = solvers.ipndm(schedules.karras(calls, 0.002, 80.0))
-        assert len(lms.Space(start).pack(start)) == sum(scope["numbers"](calls).values()) + 4
+        assert len(distillation.Space(start).pack(start)) == sum(scope["numbers"](calls).values()) + 4
         saved = scope["numbers"](calls, afs=True)
         longer = scope["numbers"](calls + 1)
         assert saved == longer

@@ -246,7 +246,8 @@ def test_a_killed_run_and_a_stopped_one_go_on(book: Path) -> None:
     killed.communicate()
     stopped = start(book)  # it ends what the killed one left running
     lock = book / "out" / ".jobs" / "lock"
-    until(lambda: lock.read_text().startswith(f"{stopped.pid} ") and list((book / "out").glob(".two.*/plain.ipynb")))
+    at_work = lambda: lock.read_text().startswith(f"{stopped.pid} ") and [*(book / "out").glob(".two.*/plain.ipynb")]  # noqa: E731
+    until(lambda: stopped.poll() is not None or at_work())
     stopped.send_signal(signal.SIGTERM)
     code, _, err = finish(stopped)
     assert (code, err) == (1, "stopped\n") and not list((book / "out").glob(".two.*"))

@@ -11,10 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
-from dode import comparisons, distillation, eyes, lms, solvers, zoo
+from dode import distillation, solvers, zoo
 from dode.cli.models import open_model
 from dode.cli.options import conditioning, pipeline_words
 from dode.denoisers import NetworkDenoiser
+from dode.distillation import losses
+from dode.experiments import comparisons, fits
 from dode.sampling import initial_noise
 from dode.solvers.base import OrderError
 from dode.tableau import Tableau
@@ -106,7 +108,7 @@ def refuse(args: argparse.Namespace) -> None:
         raise ValueError(f"--method {args.method} has no option --{foreign[0].replace('_', '-')}; leave it out")
 
 
-def loss(args: argparse.Namespace, model: NetworkDenoiser) -> lms.Residual:
+def loss(args: argparse.Namespace, model: NetworkDenoiser) -> distillation.Residual:
     """``--compare``: for images that classifiers of dode know, the loss of the book's fits; otherwise pixels."""
     known = model.name in zoo.NAMES
     if args.compare == "features" and not known:
@@ -114,24 +116,24 @@ def loss(args: argparse.Namespace, model: NetworkDenoiser) -> lms.Residual:
             f"--compare features: no feature extractor knows the images of {model.name}; take --compare pixels"
         )
     if args.compare == "pixels" or not known:
-        return lms.pixels
-    return eyes.residual(eyes.usual(args.method), zoo.data_set_of(model.name), model.shape[0], str(model.device))
+        return distillation.pixels
+    return fits.residual_of(losses.usual(args.method), zoo.data_set_of(model.name), model.shape[0], str(model.device))
 
 
-def recipe(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau | lms.Designed:
-    """The other methods: :data:`dode.lms.RECIPES`."""
+def recipe(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau | distillation.Designed:
+    """The other methods: :data:`dode.distillation.RECIPES`."""
     refuse(args)
     model, chosen, noise = fit_noise(args, model)
     table, make = build(args, model)
     if args.afs:  # the table starts below the first noise level, on which its weights still depend
-        make = lms.below(model.grid(1)[:1], functools.partial(make, afs=True))
-    task = lms.Task(model, table, make, noise, loss(args, model), chosen, None, None, args.trajectories, True)
-    return lms.RECIPES[args.method](task)
+        make = distillation.below(model.grid(1)[:1], functools.partial(make, afs=True))
+    task = distillation.Task(model, table, make, noise, loss(args, model), chosen, None, None, args.trajectories, True)
+    return distillation.RECIPES[args.method](task)
 
 
-METHODS: Mapping[str, Callable[[argparse.Namespace, NetworkDenoiser], Tableau | lms.Designed]] = {
+METHODS: Mapping[str, Callable[[argparse.Namespace, NetworkDenoiser], Tableau | distillation.Designed]] = {
     "d-ode": d_ode,
-    **dict.fromkeys(lms.RECIPES, recipe),
+    **dict.fromkeys(distillation.RECIPES, recipe),
 }
 
 

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from dode import lms, solvers
+from dode import distillation, solvers
 from dode.tableau import Tableau
 
 
@@ -25,39 +25,39 @@ def list_solvers(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """``dode info``."""
-    solver = lms.load(args.file)
+    solver = distillation.load(args.file)
     table = solver if isinstance(solver, Tableau) else solver.base
     print(json.dumps(as_json(solver, table)) if args.json else as_text(args.file, solver, table))
 
 
-def as_json(solver: Tableau | lms.Designed, table: Tableau) -> dict[str, Any]:
+def as_json(solver: Tableau | distillation.Designed, table: Tableau) -> dict[str, Any]:
     """Everything in the file but the weights of a network that predicts the steps."""
     found: dict[str, Any] = dict(
         kind="table", nfe=table.nfe, basis=table.basis, sigmas=table.sigmas.tolist(),
         sigmas_in=table.sigmas_in.tolist(), start=table.start.tolist(), weights=table.weights.tolist(),
         metadata=solver.metadata,
     )  # fmt: skip
-    if isinstance(solver, lms.Designed):
+    if isinstance(solver, distillation.Designed):
         found |= dict(kind=type(solver).__name__, options=solver.options, parameters=parameters(solver))
     return found
 
 
-def parameters(solver: lms.Designed) -> int:
+def parameters(solver: distillation.Designed) -> int:
     """How many numbers the network holds that predicts the steps."""
     return sum(p.numel() for p in solver.designer.parameters())
 
 
-def as_text(file: str, solver: Tableau | lms.Designed, table: Tableau) -> str:
+def as_text(file: str, solver: Tableau | distillation.Designed, table: Tableau) -> str:
     """Facts first, then the table."""
     name = solver.metadata.get("solver", "solver")
     lines = [f"{Path(file).name}: {name}, {table.nfe} network evaluations (NFE)", ""]
     lines += [f"{what:16}{value}" for what, value in facts(solver, table)]
-    if isinstance(solver, lms.Designed):
+    if isinstance(solver, distillation.Designed):
         lines += ["", f"A network of {parameters(solver):,} parameters predicts each step. The table it starts from:"]
     return "\n".join([*lines, "", *table_lines(table)])
 
 
-def facts(solver: Tableau | lms.Designed, table: Tableau) -> Iterator[tuple[str, str]]:
+def facts(solver: Tableau | distillation.Designed, table: Tableau) -> Iterator[tuple[str, str]]:
     """What is known of the fit, as (name, value); a file without a fact has no line for it."""
     get: Callable[[str], Any] = solver.metadata.get
     yield "method", str(get("method") or "handcrafted")

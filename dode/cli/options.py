@@ -168,7 +168,7 @@ def parser(prog: str = "dode") -> Parser:
     draw = commands.add_parser("sample", description=SAMPLE, help="draw images with a stored or a named solver")
     listing = commands.add_parser("solvers", description=SOLVERS, help="list the handcrafted solvers")
     show = commands.add_parser("info", description=INFO, help="print a solver file")
-    networks = f"{', '.join(CHECKPOINTS)}, a name of dode.published, or a file of dode.training"
+    networks = f"{', '.join(CHECKPOINTS)}, a name of dode.zoo, or a file of dode.training"
 
     model_options(distil, networks, required=True)
     distill_options(distil)

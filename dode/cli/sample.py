@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dode import lms, solvers, zoo
+from dode import distillation, solvers, zoo
 from dode.cli.distill import build
 from dode.cli.models import open_model
-from dode.data import to_uint8
-from dode.extras import need
-from dode.names import names_a_file, nearest
 from dode.sampling import initial_noise, sample
-from dode.storage import atomic
 from dode.tableau import Tableau
+from dode.utils.environment import need
+from dode.utils.files import atomic, names_a_file, nearest
+from dode.zoo.datasets import to_uint8
 
 
 def run(args: argparse.Namespace) -> None:
@@ -25,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     checkpoint, stored = args.checkpoint, names_a_file(args.solver)
     need("PIL.Image", "cli", "sample")  # before the work, not after it
     check_solver(args, stored)
-    solver: Tableau | lms.Designed | None = lms.load(args.solver) if stored else None
+    solver: Tableau | distillation.Designed | None = distillation.load(args.solver) if stored else None
     if solver and not (checkpoint or args.diffusers) and (checkpoint := solver.metadata.get("model")) not in zoo.NAMES:
         which = f"is for {checkpoint}, which does not ship with dode" if checkpoint else "names no network"
         raise ValueError(f"{args.solver} {which}; give one with --checkpoint or --diffusers")

@@ -65,7 +65,7 @@ def from_diffusers(
     conditions
         A prompt or several, a class label or several, text embeddings ``(K, L, C)``, or tensors ``(K, ...)`` by the
         network's argument names.  Of ``K`` conditions, image ``i`` of a run is told the one at ``i mod K``: see
-        :mod:`dode.turns`.
+        :mod:`dode.denoisers.conditioning`.
     negative
         What guidance sets against them, likewise; the pipeline's empty prompt or DiT's empty class by itself.
     shape
