@@ -1,9 +1,9 @@
-"""The papers' own experiments as parameter sets: what a notebook is told at the preset "paper" to run a row of theirs.
+"""The papers' own experiments as parameter sets: what a notebook takes at the preset "paper" to run a row of theirs.
 
     papermill NOTEBOOK OUT.ipynb -p preset paper -p checkpoint CHECKPOINT -p device cuda
 
 All of them: 50,000 images behind each distance, FID with the resizing of the original implementation.  The statistics
-of the training images are the user's to make, once (:func:`dode.experiments.quality.yardstick` says how and where).
+of the training images are the user's to make, once (:func:`dode.experiments.quality.evaluator` says how and where).
 The grid is the checkpoint's own (:meth:`dode.denoisers.Denoiser.grid`): uniform in time on a VP chain, Karras's from
 80 to 0 with rho = 7 for EDM's networks.  The notebook ``learned`` gives each handcrafted solver the best of four.
 """

@@ -144,8 +144,8 @@ class DataSet:
         From a split to images ``(N, *shape)``, uint8, and labels ``(N,)``.
     whole
         The split that denoisers learn from and Fréchet distances are taken to; ``images`` are in it.
-    told
-        Whether denoisers are told the classes.
+    class_conditional
+        Whether denoisers are conditioned on the classes.
     sigma_data
         Standard deviation of the pixels in -1..1.
     source, licence, scope
@@ -159,7 +159,7 @@ class DataSet:
     load: Callable[..., tuple[Tensor, Tensor]]
     whole: str
     images: int
-    told: bool
+    class_conditional: bool
     sigma_data: float
     source: str
     licence: str
@@ -171,13 +171,14 @@ DATA_SETS = {
     for d in (
         DataSet(
             name="fashion-mnist", title="Fashion-MNIST", shape=(1, 28, 28), classes=10,
-            load=lambda split: fashion_mnist(split), whole="train", images=60_000, told=False, sigma_data=0.706,
+            load=lambda split: fashion_mnist(split), whole="train", images=60_000, class_conditional=False,
+            sigma_data=0.706,
             source="Fashion-MNIST, 60,000 training images", licence="MIT (data: MIT, Zalando Research)",
             scope="It knows ten kinds of garments in 28 x 28 grey pixels and nothing else.",
         ),
         DataSet(
             name="imagenet32", title="natural", shape=(3, 32, 32), classes=CLASSES,
-            load=lambda split: imagenet32(split), whole="all", images=50_000, told=True, sigma_data=0.53,
+            load=lambda split: imagenet32(split), whole="all", images=50_000, class_conditional=True, sigma_data=0.53,
             source="50,000 images of 200 ImageNet classes (Tiny ImageNet's training images halved to 32 x 32)",
             licence="non-commercial research only, by ImageNet's terms for the data (code: MIT)",
             scope="It knows 200 of ImageNet's classes in 32 x 32 pixels, 250 images of each, and nothing else.",
