@@ -57,7 +57,7 @@ cells = []
 for name in names:
     variants = dict.fromkeys(["plain", *(v for axis in axes_of[name].values() for v in axis.values())])
     cells += experiments.fd_cells(p, {(name, "ddim"): [NFE]}, variants)
-    teachers = ["plain", ablations.word(), ablations.word(teacher="same")]
+    teachers = ["plain", ablations.spec(), ablations.spec(teacher="same")]
     cells += experiments.fd_cells(p, {(name, solver): [NFE] for solver in SOLVERS[name]}, teachers)
 sweep = experiments.results("ablations", p, experiments.FD_KEYS)
 sweep.run(cells, partial(experiments.fd_row, p, where), jobs=experiments.jobs(where))
@@ -195,7 +195,7 @@ for name in names:
 
 # %% tags=["hide-input"]
 live = experiments.Live("ablations", p, where)
-again = [("ddim", ablations.word(equation=9)), ("deis:order=4", ablations.word(teacher="same"))]
+again = [("ddim", ablations.spec(equation=9)), ("deis:order=4", ablations.spec(teacher="same"))]
 for row in rows:
     if row["checkpoint"] == names[0] and (row["solver"], row["variant"]) in again and row["block"] == "0":
         cell = {k: row[k] for k in experiments.FD_KEYS} | dict(nfe=NFE, block=0)

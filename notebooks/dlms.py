@@ -78,7 +78,7 @@ VARIANTS = {k: FULL + (":" if FULL == "dlms" and v else "," if v else "") + v fo
 # classifier's, random ones and some of the pixels, and never those that measure. The rate of Adam is $2.5 \cdot 10^{-4}$ where the paper has $5 \cdot 10^{-3}$, for a reason that the next figure shows.
 
 # %% tags=["nbval-check-output"]
-table, _ = fits.start("dlms", checkpoint, where, 4)
+table, _ = fits.initial_solver("dlms", checkpoint, where, 4)
 solver = distillation.begin_dlms(fits.load_cached(checkpoint, where), table)
 count = {name: sum(v.numel() for v in part.parameters()) for name, part in solver.designer.named_children()}
 print(
@@ -110,14 +110,14 @@ def at_rate(rate: float, nfe: int) -> distillation.Designed:
     """The full method with another rate of Adam, from its file or trained now."""
     file = fits.solver_file(p, checkpoint, f"dlms:rate={rate:g},trajectories={TRAJECTORIES}", nfe)
     try:
-        if (found := distillation.load(file)).metadata.get("weights") == zoo.digest(checkpoint):
+        if (found := distillation.load_solver(file)).metadata.get("weights") == zoo.digest(checkpoint):
             return found
     except FileError:
         pass
-    quick, own = fits.fast(p, checkpoint, where), experiments.fit_seeds(p.learn_images)
+    quick, own = fits.load_autocast(p, checkpoint, where), experiments.fit_seeds(p.learn_images)
     found = distillation.train(
-        distillation.begin_dlms(quick, fits.start("dlms", checkpoint, where, nfe)[0]), quick, method="dlms", rate=rate,
-        trajectories=TRAJECTORIES, batch_size=32, residual=fits.residual(where), seeds=own,
+        distillation.begin_dlms(quick, fits.initial_solver("dlms", checkpoint, where, nfe)[0]), quick, method="dlms", rate=rate,
+        trajectories=TRAJECTORIES, batch_size=32, residual=fits.loss(where), seeds=own,
         check=dode.initial_noise(quick.shape, own, device=quick.device),
     )  # fmt: skip
     found.metadata["weights"] = zoo.digest(checkpoint)
@@ -184,8 +184,8 @@ def designs(solver: distillation.DLMS, images: int) -> dict[str, torch.Tensor]:
         level, told = solver.begin(noise, {})
         dode.sample(model, watched, noise)
     levels = torch.stack([level, *(q.following for q in plans[:-1])], 1)
-    scales = torch.stack([told, *(q.told for q in plans[:-1])], 1) / levels
-    newest = torch.stack([q.parts[0][1] for q in plans], 1)
+    scales = torch.stack([told, *(q.sigma_in for q in plans[:-1])], 1) / levels
+    newest = torch.stack([q.shares[0][1] for q in plans], 1)
     return dict(levels=levels.cpu(), scales=scales.cpu(), newest=newest.cpu())
 
 
@@ -218,7 +218,7 @@ for nfe, solver in full.items():
         listed.append({
             "calls": nfe, "call": row + 1, "level before": plain(base.sigmas[row]),
             "after (geometric mean)": plain(levels.log().mean().exp()), "spread over images": f"{100 * levels.log().std():.2f}%",
-            "level told / level": spread(found[nfe]["scales"][:, row]), "newest weight before": plain(base.parts[row, row + 1]),
+            "level told / level": spread(found[nfe]["scales"][:, row]), "newest weight before": plain(base.normalised_weights[row, row + 1]),
             "after": spread(found[nfe]["newest"][:, row]),
         })  # fmt: skip
 plots.listing(pd.DataFrame(listed))

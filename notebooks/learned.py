@@ -285,7 +285,9 @@ def levels_of(name: str, solver: object, count: int = 64) -> tuple[torch.Tensor,
 def solver_of(name: str, method: str) -> object:
     if method in learned.HANDCRAFTED:
         return solvers.get(method).make(fits.grid_of(grids[name, method, at], name, where), nfe=at)
-    return fits.start("dlms", name, where, at)[0] if method == "start" else fits.fit(p, name, where, method, at)
+    return (
+        fits.initial_solver("dlms", name, where, at)[0] if method == "start" else fits.fit(p, name, where, method, at)
+    )
 
 
 tables = {name: {m: solver_of(name, m) for m in chosen_for[name]} for name in names}
@@ -320,14 +322,14 @@ for ax in axes.flat[len(drawn) + 1 :]:
 
 
 def draw_parts(ax: plt.Axes, table: dode.Tableau, **look: object) -> None:
-    newest = [row[: i + 2].flip(0) for i, row in enumerate(table.parts)]
+    newest = [row[: i + 2].flip(0) for i, row in enumerate(table.normalised_weights)]
     for k, mark in enumerate("os^D"):
         line = [(i + 1, float(row[k])) for i, row in enumerate(newest) if len(row) > k]
         if line:
             ax.plot(*zip(*line, strict=True), marker=mark, color=f"C{k}", label=f"$a_{k + 1}$", **look)
 
 
-first = fits.start("dlms", name, where, at)[0]
+first = fits.initial_solver("dlms", name, where, at)[0]
 for ax, method in zip(axes.flat, drawn, strict=False):
     draw_parts(ax, first, linewidth=0.8, markersize=3, linestyle=":")
     draw_parts(ax, tables[name][method], linewidth=1.8, markersize=6)

@@ -134,12 +134,12 @@ for name in names:
 # %% tags=["hide-input"]
 nfes = (3, 5) if preset == "smoke" else (5, 10, 25)
 plan = dict.fromkeys(SOLVERS, nfes)
-cells = greedy_error.greed_cells(plan, names, count, p.reference_steps)
-sweep = experiments.results("limits", p, greedy_error.GREED_KEYS)
+cells = greedy_error.greedy_error_cells(plan, names, count, p.reference_steps)
+sweep = experiments.results("limits", p, greedy_error.GREEDY_ERROR_KEYS)
 if not (sweep.frozen or all(map(sweep.done, cells))):
     for name in names:  # the long run, once, before several processes want it
-        comparisons.reference(name, where, count, p.reference_steps)
-rows = sweep.run(cells, partial(greedy_error.greed_row, p, where), jobs=experiments.jobs(where)).select(cells)
+        comparisons.reference_images(name, where, count, p.reference_steps)
+rows = sweep.run(cells, partial(greedy_error.greedy_error_row, p, where), jobs=experiments.jobs(where)).select(cells)
 print(f"{len(rows)} runs of {count} images, in {sweep.path.name}")
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "limits-lambda", "caption": "Lambda of every network call, from the first (left) to the last (right), for each distilled solver. Blue: noise-predicting network; orange: data-predicting; darker with more calls (Heun makes 9 in place of 10). The dashed line at 0 is the plain solver. Triangles at the edges stand for values outside, whose range is written below the panel."}}
@@ -364,8 +364,8 @@ live = experiments.Live("limits", p, where)
 fewer = dict(n=p.live.path_images, reference_calls=p.live.reference_steps)
 for row in rows:
     if (row["solver"], row["nfe"]) == ("ddim", "5"):
-        cell = {k: row[k] for k in greedy_error.GREED_KEYS} | dict(nfe=5) | fewer
-        live.check(row, cell, partial(greedy_error.greed_row, p.live, where), "rmse")
+        cell = {k: row[k] for k in greedy_error.GREEDY_ERROR_KEYS} | dict(nfe=5) | fewer
+        live.check(row, cell, partial(greedy_error.greedy_error_row, p.live, where), "rmse")
 for row in experiments.committed("figure_4"):
     if [row[k] for k in experiments.FD_KEYS if k != "weights"] == [names[-1], "unipc", "d-ode", "5", "0"]:
         cell = {k: row[k] for k in experiments.FD_KEYS} | dict(nfe=5, block=0)

@@ -138,10 +138,10 @@ plt.show()
 wanted = list[dict]()
 for name in names:
     some = dict.fromkeys(["ddim", *OTHERS[word(name)]], FEW)
-    wanted += greedy_error.greed_cells(some, [name], p.zoo_images, p.reference_steps)
+    wanted += greedy_error.greedy_error_cells(some, [name], p.zoo_images, p.reference_steps)
 wanted = [asked for asked in wanted if asked["variant"] != greedy_error.OWN]
-pixels = experiments.Sweep(experiments.results_file("natural_pixels", preset), greedy_error.GREED_KEYS)
-pixels.run(wanted, partial(greedy_error.greed_row, p, where), experiments.jobs(where))
+pixels = experiments.Sweep(experiments.results_file("natural_pixels", preset), greedy_error.GREEDY_ERROR_KEYS)
+pixels.run(wanted, partial(greedy_error.greedy_error_row, p, where), experiments.jobs(where))
 measured = pd.DataFrame(pixels.select(wanted)).astype(dict(nfe=int, rmse=float))
 rmse = measured.set_index([*cell, "variant"]).rmse.unstack()
 order = {solver: k for k, (_, solver) in enumerate(calls)}
@@ -178,7 +178,7 @@ for k, name in enumerate(names):
     solvers = {f"DDIM, {few}": dode.solvers.ddim(model.grid(few))}
     solvers |= {f"{plots.NAMES[m]}, {few}": fits.fit(p, name, where, m, few) for m in LEARNED}
     strips = {label: dode.sample(model, solver, noise) for label, solver in solvers.items()}
-    long = comparisons.reference(name, where, p.zoo_images, p.reference_steps)[:count]
+    long = comparisons.reference_images(name, where, p.zoo_images, p.reference_steps)[:count]
     strips |= {f"long run, {p.reference_steps}": long}
     for ax, (label, images) in zip(axes[4 * k :, 0], strips.items(), strict=False):
         plots.strip(ax, images, label)
@@ -244,7 +244,7 @@ cells = [
     for nfe in NFES
     for m in MOVED
 ]
-moved = pd.DataFrame(transfer.carry(p, where, cells)).astype(dict(fd_reference=float, nfe=int))
+moved = pd.DataFrame(transfer.measure(p, where, cells)).astype(dict(fd_reference=float, nfe=int))
 carried = moved.set_index(["checkpoint", "nfe", "method"]).fd_reference
 own = found.set_index(["checkpoint", "nfe", "method"]).fd_reference
 lines = []
@@ -262,7 +262,7 @@ plots.listing(pd.DataFrame(lines))
 # %% tags=["nbval-check-output", "hide-input"]
 tables = [transfer.table_of(p, where, KIN[name], m, nfe) for name in names for nfe in NFES for m in MOVED]
 fall = all(bool((table.sigmas.diff() < 0).all()) for table in tables)
-whole = all(np.allclose(table.parts.sum(1), 1) for table in tables)
+whole = all(np.allclose(table.normalised_weights.sum(1), 1) for table in tables)
 print(f"{len(tables)} tables made for garments: levels fall: {fall}; the parts of each row sum to one: {whole}")
 
 # %% [markdown]

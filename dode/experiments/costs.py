@@ -24,11 +24,11 @@ from dode.denoisers import NetworkDenoiser
 from dode.experiments import network_distillation
 from dode.experiments.quality import (
     base_solver,
-    data_reference,
+    data_moments,
     draw,
-    fast,
     fit_seeds,
     held_out_seeds,
+    load_autocast,
     load_cached,
     seeded,
 )
@@ -48,7 +48,7 @@ def unit_seconds(p: Preset, checkpoint: str, device_name: str, images: int = 500
 
     In the arithmetic that the preset samples with: bf16 only where the device has it.
     """
-    denoiser = fast(p, checkpoint, device_name)
+    denoiser = load_autocast(p, checkpoint, device_name)
     tableau, seeds = base_solver("ddim", denoiser, CALLS), range(images)
     next(iter(draw(denoiser, tableau, range(16))))  # warm
     started = time.perf_counter()
@@ -62,7 +62,7 @@ def training_images(p: Preset, checkpoint: str, device_name: str) -> Tensor:
     if p.downloads:
         known = zoo.data_set_of(checkpoint)
         return known.load(known.whole)[0]
-    denoiser = fast(p, checkpoint, device_name)
+    denoiser = load_autocast(p, checkpoint, device_name)
     count = min(2_000, p.images)
     samples = torch.cat(list(draw(denoiser, base_solver("ddim", denoiser, CALLS), range(count))))
     return datasets.to_uint8(samples).cpu()
@@ -205,7 +205,7 @@ def student_row(
     """The Fréchet distance of one student's samples on the block's held-out seeds."""
     file = folder(p) / f"{checkpoint}-{method}-{stage}.safetensors"
     student = load_cached(str(file), device_name, autocast(p, device_name))
-    features, reference = data_reference(zoo.data_set_of(checkpoint).name, device_name)
+    features, reference = data_moments(zoo.data_set_of(checkpoint).name, device_name)
     seeds = held_out_seeds(p.images, block)
     found = measure(_draw_student(student, method, calls, seeds), features, reference)
     return dict(
