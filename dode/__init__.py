@@ -14,20 +14,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"  # pyproject.toml reads it here
 
 __all__ = [
-    "Tableau",
-    "denoisers",
-    "distillation",
-    "initial_noise",
-    "load",
-    "metrics",
-    "sample",
-    "sampling",
-    "schedules",
-    "solvers",
-    "tableau",
-    "trajectory",
-    "zoo",
-]
+    "Tableau", "denoisers", "distillation", "initial_noise", "load", "metrics", "sample", "sampling", "schedules",
+    "solvers", "tableau", "trajectory", "zoo",
+]  # fmt: skip
 
 # Names are imported when they are first asked for (PEP 562): torch takes seconds, and `dode --help` needs none of it.
 if TYPE_CHECKING:

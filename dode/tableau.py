@@ -224,6 +224,7 @@ class Tableau:
         """
         tensors, metadata = load_tensors(path, "tableau")
         try:
+            tensors["noise_weights"] = tensors.pop("start")  # its name in a file
             return Tableau(metadata.pop("basis"), **tensors, metadata=metadata)
         except (KeyError, TypeError, ValueError) as error:
             raise FileError(f"{path} does not hold a valid tableau: {error}") from None

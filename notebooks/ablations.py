@@ -195,7 +195,7 @@ for name in names:
 
 # %% tags=["hide-input"]
 live = experiments.Live("ablations", p, where)
-again = [("ddim", ablations.word(equation=9)), ("deis:order=4", ablations.word(teacher="same"))]
+again = [("ddim", ablations.spec(equation=9)), ("deis:order=4", ablations.spec(teacher="same"))]
 for row in rows:
     if row["checkpoint"] == names[0] and (row["solver"], row["variant"]) in again and row["block"] == "0":
         cell = {k: row[k] for k in experiments.FD_KEYS} | dict(nfe=NFE, block=0)

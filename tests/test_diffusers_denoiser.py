@@ -119,7 +119,7 @@ def test_an_images_condition_does_not_depend_on_the_batches(sizes: list[int]) ->
     for size in (1, 2, 3, 4):
         torch.testing.assert_close(whole, dode.sample(model, table, X, batch_size=size), rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(whole[1:4], dode.sample(model.of([7, 2, 9]), table, X[1:4]), rtol=1e-4, atol=1e-3)
-    message = "tells its 2 conditions in turn, so it takes batches of a multiple of 2 images, got 3"
+    message = "has 2 conditions, one an image, so it takes batches of a multiple of 2 images, got 3"
     with pytest.raises(ValueError, match=message):
         dode.sample(model, table, X[:3])
 

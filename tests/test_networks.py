@@ -216,7 +216,7 @@ def test_wrong_classes_are_refused(labels: object) -> None:
 
 
 def test_classes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="tells its 2 conditions in turn, so it takes batches of a multiple of 2"):
+    with pytest.raises(ValueError, match="has 2 conditions, one an image, so it takes batches of a multiple of 2"):
         conditional().condition([1, 2])(torch.randn(3, 3, 16, 16), torch.tensor([1.0]))
     with pytest.raises(ValueError, match="the network is unconditional; leave out labels"):
         UNet().condition(3)

@@ -154,7 +154,7 @@ def test_classes_of_a_guided_checkpoint(tmp_path: Path, rows: Callable[..., Card
     torch.testing.assert_close(model(X, 2.0), both)
     model.network.condition(torch.tensor([4, 5]))
     assert torch.equal(model(X, 2.0)[0], both[0]) and not torch.allclose(model(X, 2.0)[1], both[1])
-    with pytest.raises(ValueError, match="tells its 2 conditions in turn, so it takes batches of a multiple of 2"):
+    with pytest.raises(ValueError, match="has 2 conditions, one an image, so it takes batches of a multiple of 2"):
         model(X[:1], 2.0)
     plain = Published(Model(**DDPM), 3)
     assert plain.condition(None) is plain

@@ -114,7 +114,7 @@ def test_guidance_needs_a_noise_prediction_and_labels() -> None:
     edm = EDMPrediction(model.network, (3, 8, 8), dode.schedules.EDM(), name="edm")
     with pytest.raises(ValueError, match="edm predicts something else"):
         ClassifierGuidance(edm, classifier, labels=1)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="tells its 3 conditions in turn, so it takes batches of a multiple of 3"):
+    with pytest.raises(ValueError, match="has 3 conditions, one an image, so it takes batches of a multiple of 3"):
         ClassifierGuidance(model, classifier, labels=[1, 2, 3])(X, 1.0)
     conditional, classifier = guided_pair(classes=10)
     guided = ClassifierGuidance(conditional, classifier, labels=[4, 6])

@@ -1,7 +1,7 @@
 """Learned solvers measured: fitted once, kept as files, and compared on seeds that no fit saw.
 
-Every row has three distances: Fréchet to the training images, Fréchet to the samples of a long run from other seeds,
-and RMSE to that long run's images from the same seeds.  The critic's features enter fits; the classifier's measure.
+Every row has three distances: Fréchet to the training images, Fréchet to the samples of a reference solution from other
+seeds, and RMSE to its images from the same seeds.  The critic's features enter fits; the classifier's measure.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EVERYWHERE = (*HANDCRAFTED, "start", "ld3", "s4s-alt", "dlms", "gauss-newton")  
 SMALL = {
     "smoke": ("deis", "start", "gits", "gauss-newton"),
 }
-REFERENCE_SEEDS = 50_000_000  # the first of the long run's own; nothing else uses them
+REFERENCE_SEEDS = 50_000_000  # the first of the reference solution's own; nothing else uses them
 SELECTION_BLOCK = 7  # whose held-out seeds choose grids, and measure nothing
 
 
@@ -50,13 +50,13 @@ def asked(preset: str, checkpoint: str | None = None) -> tuple[tuple[int, ...], 
 
 
 def reference_solver(denoiser: Denoiser, calls: int) -> Tableau:
-    """The long run: UniP-3 on the denoiser's own grid."""
+    """The reference solution: UniP-3 on the denoiser's own grid."""
     return solvers.deis(denoiser.grid, nfe=calls, variable="log_rho", basis="data")
 
 
 @functools.cache
 def reference_moments(p: Preset, device_name: str, checkpoint: str) -> tuple[Moments, Moments]:
-    """Moments of the long run's samples in both networks' features; kept in the project's ``_build``."""
+    """Moments of the reference solution's samples in both networks' features; kept in the project's ``_build``."""
     folder = home() / "_build" / "references"
     n, calls, model = p.images, p.reference_calls, load_autocast(p, checkpoint, device_name)
     arithmetic = ARITHMETIC[model.autocast].split()[0]
@@ -79,8 +79,8 @@ def reference_moments(p: Preset, device_name: str, checkpoint: str) -> tuple[Mom
 def floors(p: Preset, device_name: str, checkpoint: str) -> dict[str, float]:
     """The least distances that can be told from zero, by column of the rows.
 
-    ``fd_reference``: what two sets of ``p.images`` normal draws with the moments of the long run's features are apart.
-    ``fd_data``: how far the long run itself is from the training images, which is what the *network* does wrong.
+    ``fd_reference``: what two sets of ``p.images`` normal draws with the moments of its features are apart.
+    ``fd_data``: how far the reference solution itself is from the training images: the error of the *network*.
     """
     aim, _ = reference_moments(p, device_name, checkpoint)
     values, vectors = torch.linalg.eigh(aim.cov)
@@ -110,7 +110,7 @@ def grid_cells(checkpoints: Iterable[str], nfes: Iterable[int]) -> list[dict[str
 def grid_row(
     p: Preset, device_name: str, *, checkpoint: str, weights: str, solver: str, grid: str, nfe: int
 ) -> dict[str, Any]:
-    """Fréchet distance to the long run's samples, from few seeds that choose the grid and measure nothing."""
+    """Fréchet distance to the reference solution's samples, from few seeds that choose the grid and measure nothing."""
     table = solvers.get(solver).make(grid_of(grid, checkpoint, device_name), nfe=nfe)
     n = min(500, max(p.images // 5, 64))
     seeds = held_out_seeds(n, SELECTION_BLOCK)

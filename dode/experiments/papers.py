@@ -24,33 +24,15 @@ METHODS = (
 
 @dataclass(frozen=True)
 class Parameters:
-    """One row of a paper's figure or table.
+    """One row of a paper's figure or table."""
 
-    Attributes
-    ----------
-    source
-        Paper, figure or table.
-    notebook : str
-        What runs it.
-    data : str
-        The paper's name for it: the statistics of FID are of these training images.
-    checkpoint : str
-        A name of :data:`dode.zoo.CATALOGUE`; with ``@SCALE``, guided by its classifier.
-    nfes : tuple
-        Network calls; third-order solvers begin at 3, Heun takes odd numbers.
-    fit_images : int
-        |B|, the noises that D-ODE solvers are fitted on.
-    blocks : int
-        How many blocks of 50,000 seeds.
-    """
-
-    source: str
-    notebook: str
-    data: str
-    checkpoint: str
-    nfes: tuple[int, ...]
-    fit_images: int = 100
-    blocks: int = 3
+    source: str  # paper, figure or table
+    notebook: str  # what runs it
+    data: str  # the paper's name for it: the statistics of FID are of these training images
+    checkpoint: str  # a name of :data:`dode.zoo.CATALOGUE`; with "@SCALE", guided by its classifier
+    nfes: tuple[int, ...]  # third-order solvers begin at 3, Heun takes odd numbers
+    fit_images: int = 100  # |B|, the noises that D-ODE solvers are fitted on
+    blocks: int = 3  # of 50,000 seeds each
 
     @property
     def statistics(self) -> str:

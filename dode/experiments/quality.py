@@ -77,7 +77,7 @@ def seeded(denoiser: Denoiser, seeds: Iterable[int]) -> tuple[Denoiser, Tensor]:
 def _recorded(
     denoiser: Denoiser, levels: tuple[float, ...], images: int, block: int, align: Align, scale: int
 ) -> distillation.Recording:
-    """DDIM's long run through ``levels``, which all solvers of one grid are fitted to: most of a fit's cost."""
+    """DDIM's many-step run through ``levels``, which all solvers of one grid are fitted to: most of a fit's cost."""
     conditioned, noise = seeded(denoiser, fit_seeds(images, block))
     student = solvers.ddim(torch.tensor(levels, dtype=torch.float64))
     return distillation.record(conditioned, student, noise, scale=scale, align=align)

@@ -47,7 +47,7 @@ class Preset:
     downloads: bool  # whether training images may be fetched
     learn_images: int  # seeds of the fits of learned solvers
     trajectories: int  # noises that a designer is trained on
-    reference_calls: int  # of the long run whose samples FDs are taken to
+    reference_calls: int  # of the reference solution whose samples FDs are taken to
     fid: Mode | None = None  # measure networks that do not ship with dode by Inception's features, resized so
     rows_of: str = ""  # the preset whose committed rows and solvers its pages show; none: its own, measured if missing
 

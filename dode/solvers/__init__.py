@@ -13,24 +13,7 @@ from dode.solvers.rows import analytical_first_step
 from dode.solvers.singlestep import dpm_2, dpm_solver, dpm_solver_pp_singlestep, heun, split
 
 __all__ = [
-    "SOLVERS",
-    "SolverInfo",
-    "analytical_first_step",
-    "ddim",
-    "deis",
-    "dpm_2",
-    "dpm_solver",
-    "dpm_solver_multistep",
-    "dpm_solver_pp",
-    "dpm_solver_pp_singlestep",
-    "get",
-    "heun",
-    "ipndm",
-    "ipndm_v",
-    "lms",
-    "parse",
-    "parse_options",
-    "pndm",
-    "split",
-    "unipc",
-]
+    "SOLVERS", "SolverInfo", "analytical_first_step", "ddim", "deis", "dpm_2", "dpm_solver", "dpm_solver_multistep",
+    "dpm_solver_pp", "dpm_solver_pp_singlestep", "get", "heun", "ipndm", "ipndm_v", "lms", "parse", "parse_options",
+    "pndm", "split", "unipc",
+]  # fmt: skip

@@ -17,22 +17,7 @@ from dode.training.recipes import TRAININGS, Training, build_classifier, build_d
 from dode.utils.optimisation import BACKWARD, Run
 
 __all__ = [
-    "BACKWARD",
-    "TRAININGS",
-    "Run",
-    "Training",
-    "accuracy",
-    "build_classifier",
-    "build_denoiser",
-    "classifier_loss",
-    "denoiser_loss",
-    "denoising_loss",
-    "describe",
-    "draw_sigma",
-    "missing",
-    "prediction_loss",
-    "ship",
-    "train",
-    "training_named",
-    "write_moments",
-]
+    "BACKWARD", "TRAININGS", "Run", "Training", "accuracy", "build_classifier", "build_denoiser", "classifier_loss",
+    "denoiser_loss", "denoising_loss", "describe", "draw_sigma", "missing", "prediction_loss", "ship", "train",
+    "training_named", "write_moments",
+]  # fmt: skip

@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--out", type=Path, default=Path("runs"), help="folder for the state and the result (runs)")
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--threads", type=int, help="CPU threads (default: all)")
-    options.add_argument("--large", action="store_true", help="the larger denoisers of natural images, for a GPU")
+    options.add_argument("--large", action="store_true", help="the larger denoisers of Tiny ImageNet 32x32, for a GPU")
     options.add_argument("--steps", type=int, help="of Adam, in place of the recipe's")
     options.add_argument("--minutes", type=float, help="of each denoiser's training: decides the number of steps")
     options.add_argument("--stop-after", type=float, metavar="MINUTES", help="save and stop after so long; go on later")

@@ -35,28 +35,8 @@ from dode.zoo.guidance import ClassifierGuidance
 from dode.zoo.loading import load_noisy_classifier, load_published
 
 __all__ = [
-    "CATALOGUE",
-    "CHECKPOINTS",
-    "CLASSIFIERS",
-    "DENOISERS",
-    "EVALUATORS",
-    "NAMES",
-    "WRAPPERS",
-    "Card",
-    "ClassifierGuidance",
-    "Published",
-    "checkpoint_file",
-    "checkpoints",
-    "data_set_of",
-    "digest",
-    "fetch",
-    "known",
-    "load_denoiser",
-    "load_evaluator",
-    "load_noisy_classifier",
-    "load_published",
-    "metadata",
-    "moments_file",
-    "published",
-    "shipped",
-]
+    "CATALOGUE", "CHECKPOINTS", "CLASSIFIERS", "DENOISERS", "EVALUATORS", "NAMES", "WRAPPERS", "Card",
+    "ClassifierGuidance", "Published", "checkpoint_file", "checkpoints", "data_set_of", "digest", "fetch", "known",
+    "load_denoiser", "load_evaluator", "load_noisy_classifier", "load_published", "metadata", "moments_file",
+    "published", "shipped",
+]  # fmt: skip

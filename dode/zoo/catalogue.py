@@ -24,54 +24,29 @@ NON_COMMERCIAL = "CC BY-NC-SA 4.0"
 class Card:
     """One checkpoint.
 
-    Attributes
-    ----------
-    kind : str
-        What reads it: "edm" NVIDIA's pickles; "guided" OpenAI's diffusion networks, "guided-edm" the same with EDM's
-        preconditioning, "classifier" their noisy classifiers; "latent" the same network in a training state of latent
-        diffusion, without the autoencoder; "ddpm" DDPM's U-Net in PyTorch; "diffusers" a model of the hub, which
-        :mod:`dode.diffusers` reads.
-    file, url, page
-        The file's name; where it is; where a person finds it, if a program cannot fetch it.
-    digest : str
-        "sha256:..." or "md5:...", or "" if it is not known.
-    size : int
-        In bytes, 0 if it is not known.
-    licence, source : str
-        Of the weights; the paper.
-    shape : tuple
-        ``(C, H, W)`` of one image (of one latent for a latent model).
-    classes : int
-        0 for an unconditional network.
-    network : mapping
-        Arguments of the network; NVIDIA's pickles carry their own, and these are for looking at.
-    schedule : Schedule
-        ``None`` where the file says it (NVIDIA) or the hub does.
-    label_scale : float
-        Multiplies the schedule's label before the network sees it.
-    hub : str
-        The model's id on the Hugging Face hub.
-    settings : mapping
-        With which the authors sample: ``sigma_min``, ``sigma_max``, ``rho``, ``steps``, ``solver``; the stochastic
-        ``S_churn``, ``S_min``, ``S_max``, ``S_noise``; ``classifier`` (a row's name) and ``classifier_scale``;
-        ``guidance_scale`` (classifier-free).
+    ``kind`` says what reads it: "edm" NVIDIA's pickles; "guided" OpenAI's diffusion networks, "guided-edm" the same
+    with EDM's preconditioning, "classifier" their noisy classifiers; "latent" the same network in a training state of
+    latent diffusion, without the autoencoder; "ddpm" DDPM's U-Net in PyTorch; "diffusers" a model of the hub, which
+    :mod:`dode.diffusers` reads. ``settings`` are those with which the authors sample: ``sigma_min``, ``sigma_max``,
+    ``rho``, ``steps``, ``solver``; the stochastic ``S_churn``, ``S_min``, ``S_max``, ``S_noise``; ``classifier`` (a
+    card's name) and ``classifier_scale``; ``guidance_scale`` (classifier-free).
     """
 
     name: str
     kind: Kind
-    licence: str
-    source: str
-    shape: tuple[int, int, int]
+    licence: str  # of the weights
+    source: str  # the paper
+    shape: tuple[int, int, int]  # (C, H, W) of one image, or of one latent
     file: str = ""
     url: str = ""
-    page: str = ""
-    digest: str = ""
-    size: int = 0
-    classes: int = 0
-    network: Mapping[str, Any] = field(default_factory=dict)
-    schedule: Schedule | None = None
-    label_scale: float = 1.0
-    hub: str = ""
+    page: str = ""  # where a person finds it, if a program cannot fetch it
+    digest: str = ""  # "sha256:..." or "md5:...", or "" if it is not known
+    size: int = 0  # in bytes, 0 if it is not known
+    classes: int = 0  # 0 for an unconditional network
+    network: Mapping[str, Any] = field(default_factory=dict)  # its arguments; NVIDIA's pickles carry their own
+    schedule: Schedule | None = None  # None where the file says it (NVIDIA) or the hub does
+    label_scale: float = 1.0  # multiplies the schedule's label before the network sees it
+    hub: str = ""  # the model's id on the Hugging Face hub
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -4,8 +4,8 @@ Fashion-MNIST (Xiao et al. 2017, MIT licence) comes from the directory named by 
 (``fashion_mnist.npz`` with ``x_train``, ``y_train``, ``x_test``, ``y_test``) or, without it, from
 the originals, whose published digests are checked.
 
-The natural images, 200 classes of ImageNet (Deng et al. 2009) at 32 x 32, are under ImageNet's terms: research
-without commerce.  They come from that directory alone; dode neither holds nor fetches them.
+Tiny ImageNet 32x32, 200 classes of ImageNet (Deng et al. 2009), is under ImageNet's terms: research
+without commerce.  It comes from that directory alone; dode neither holds nor fetches it.
 """
 
 from __future__ import annotations
@@ -137,33 +137,20 @@ class DataSet:
     """Training images, and what networks and model cards must know of them.
 
     Checkpoints begin with its name: ``NAME-noise``, ``NAME-data``, ``NAME-classifier``, ``NAME-critic``.
-
-    Parameters
-    ----------
-    load
-        From a split to images ``(N, *shape)``, uint8, and labels ``(N,)``.
-    whole
-        The split that denoisers learn from and Fréchet distances are taken to; ``images`` are in it.
-    class_conditional
-        Whether denoisers are conditioned on the classes.
-    sigma_data
-        Standard deviation of the pixels in -1..1.
-    source, licence, scope
-        For model cards: what the images are, whose they are and what a network of them knows.
     """
 
     name: str
     title: str
     shape: tuple[int, int, int]
     classes: int
-    load: Callable[..., tuple[Tensor, Tensor]]
-    whole: str
-    images: int
-    class_conditional: bool
-    sigma_data: float
-    source: str
-    licence: str
-    scope: str
+    load: Callable[..., tuple[Tensor, Tensor]]  # from a split to images (N, *shape), uint8, and labels (N,)
+    whole: str  # the split that denoisers learn from and Fréchet distances are taken to
+    images: int  # in that split
+    class_conditional: bool  # whether denoisers are conditioned on the classes
+    sigma_data: float  # standard deviation of the pixels in -1..1
+    source: str  # for model cards: what the images are,
+    licence: str  # whose they are,
+    scope: str  # and what a network of them knows
 
 
 DATA_SETS = {
