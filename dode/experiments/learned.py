@@ -18,7 +18,7 @@ from dode.denoisers import Denoiser
 from dode.experiments import papers
 from dode.experiments.fits import grid_of, made, yardsticks
 from dode.experiments.quality import draw, fast, held_out_seeds, load_cached, seeded
-from dode.experiments.sweeps import ARITHMETIC, Preset, checkpoints, home, provenance, results
+from dode.experiments.sweeps import ARITHMETIC, Preset, autocast, checkpoints, home, provenance, results
 from dode.lms.online import OnlineTeacher
 from dode.metrics import Moments, frechet_distance, rmse
 from dode.metrics import moments as moments_of
@@ -28,6 +28,7 @@ from dode.tableau import Tableau
 
 HANDCRAFTED = ("ddim", "ipndm", "deis", "dpm_solver_pp", "unipc")
 LEARNED_KEYS = ("checkpoint", "weights", "method", "nfe", "block")
+FLOOR_KEYS = ("checkpoint", "weights", "n", "reference_calls")
 GRID_KEYS = ("checkpoint", "weights", "solver", "grid", "nfe")
 EVERYWHERE = (*HANDCRAFTED, "start", "ld3", "s4s-alt", "dlms", "gauss-newton")  # the others on the first network alone
 SMALL = {
@@ -76,21 +77,41 @@ def reference_moments(p: Preset, device_name: str, checkpoint: str) -> tuple[Mom
     return found[0], found[1]
 
 
-def floors(p: Preset, device_name: str, checkpoint: str) -> dict[str, float]:
-    """What no solver can be told to be below, by column of the rows.
+def floor_row(
+    p: Preset, device_name: str, *, checkpoint: str, weights: str, n: int, reference_calls: int
+) -> dict[str, Any]:
+    """What no solver can be told to be below, by column of the rows; ``n`` and ``reference_calls`` are the preset's.
 
-    ``fd_reference``: what two sets of ``p.images`` normal draws with the moments of the long run's features are apart.
+    ``fd_reference``: what two sets of ``n`` normal draws with the moments of the long run's features are apart.
     ``fd_data``: how far the long run itself is from the training images, which is what the *network* does wrong.
     """
     aim, _ = reference_moments(p, device_name, checkpoint)
     values, vectors = torch.linalg.eigh(aim.cov)
     root, draws = vectors * values.clamp(min=0).sqrt(), torch.Generator().manual_seed(0)
     one, other = (
-        Moments("normal", aim.dim).update(torch.randn(p.images, aim.dim, generator=draws, dtype=torch.float64) @ root.T)
+        Moments("normal", aim.dim).update(torch.randn(n, aim.dim, generator=draws, dtype=torch.float64) @ root.T)
         for _ in range(2)
     )
     data = yardsticks(device_name, checkpoint)[0][1]
-    return dict(fd_reference=frechet_distance(one, other), fd_data=frechet_distance(aim, data))
+    return dict(
+        fd_reference=f"{frechet_distance(one, other):.5f}", fd_data=f"{frechet_distance(aim, data):.5f}",
+        seeds=f"{REFERENCE_SEEDS}-{REFERENCE_SEEDS + n - 1}", network=ARITHMETIC[autocast(p, device_name)],
+        preset=p.name, **provenance(device_name),
+    )  # fmt: skip
+
+
+def floor_cell(p: Preset, checkpoint: str) -> dict[str, Any]:
+    """The cell of :func:`floor_row` that a preset has of a checkpoint."""
+    return dict(
+        checkpoint=checkpoint, weights=zoo.digest(checkpoint), n=p.images, reference_calls=p.reference_calls
+    )  # fmt: skip
+
+
+def floors(p: Preset, device_name: str, checkpoints: Iterable[str]) -> dict[str, dict[str, float]]:
+    """By checkpoint the distances of :func:`floor_row`, measured where there is no row."""
+    cells = [floor_cell(p, name) for name in checkpoints]
+    rows = results("floors", p, FLOOR_KEYS).run(cells, functools.partial(floor_row, p, device_name)).select(cells)
+    return {row["checkpoint"]: {k: float(row[k]) for k in ("fd_reference", "fd_data")} for row in rows}
 
 
 # --- handcrafted solvers, each on its best grid ----------------------------------------------------
