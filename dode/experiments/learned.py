@@ -29,6 +29,7 @@ from dode.tableau import Tableau
 HANDCRAFTED = ("ddim", "ipndm", "deis", "dpm_solver_pp", "unipc")
 LEARNED_KEYS = ("checkpoint", "weights", "method", "nfe", "block")
 FLOOR_KEYS = ("checkpoint", "weights", "n", "reference_calls")
+PATH_KEYS = ("checkpoint", "weights", "method", "nfe", "n")
 GRID_KEYS = ("checkpoint", "weights", "solver", "grid", "nfe")
 EVERYWHERE = (*HANDCRAFTED, "start", "ld3", "s4s-alt", "dlms", "gauss-newton")  # the others on the first network alone
 SMALL = {
@@ -220,17 +221,47 @@ def path_distances(
     return levels, distances
 
 
+def solver_of(
+    p: Preset, device_name: str, grids: dict[tuple[str, str, int], str], checkpoint: str, method: str, nfe: int
+) -> Tableau | lms.Designed:
+    """A handcrafted solver on the grid that ``grids`` says, the start, or a learned one (fitted if not there)."""
+    if method not in HANDCRAFTED:
+        return made(p, checkpoint, device_name, method, nfe)
+    return solvers.get(method).make(grid_of(grids[checkpoint, method, nfe], checkpoint, device_name), nfe=nfe)
+
+
+def path_row(
+    p: Preset, device_name: str, grids: dict[tuple[str, str, int], str], *, checkpoint: str, weights: str,
+    method: str, nfe: int, n: int,
+) -> dict[str, Any]:  # fmt: skip
+    """:func:`path_distances` of a solver on ``n`` images; ``image`` is the last of them."""
+    solver = solver_of(p, device_name, grids, checkpoint, method, nfe)
+    levels, apart = (v.tolist() for v in path_distances(checkpoint, device_name, solver, n))
+    return dict(
+        image=f"{apart[-1]:.5f}", levels=" ".join(f"{v:.5g}" for v in levels),
+        distances=" ".join(f"{v:.5g}" for v in apart), network="float32", preset=p.name, **provenance(device_name),
+    )  # fmt: skip
+
+
+def paths(
+    p: Preset, device_name: str, grids: dict[tuple[str, str, int], str], methods: dict[str, list[str]], nfe: int, n: int
+) -> list[dict[str, str]]:
+    """The rows of :func:`path_row` for each network's methods, measured where there are none."""
+    cells = [
+        dict(checkpoint=name, weights=zoo.digest(name), method=method, nfe=nfe, n=n)
+        for name, some in methods.items()
+        for method in some
+    ]
+    return results("paths", p, PATH_KEYS).run(cells, functools.partial(path_row, p, device_name, grids)).select(cells)
+
+
 def learned_row(
     p: Preset, device_name: str, grids: dict[tuple[str, str, int], str], *, checkpoint: str, weights: str,
     method: str, nfe: int, block: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure one cell: a handcrafted solver on its best grid, the start, or a learned one (fitted if not there)."""
-    where = "time" if method == "start" else ""
-    if method in HANDCRAFTED:
-        where = grids[checkpoint, method, nfe]
-        solver: Tableau | lms.Designed = solvers.get(method).make(grid_of(where, checkpoint, device_name), nfe=nfe)
-    else:
-        solver = made(p, checkpoint, device_name, method, nfe)
+    """Measure one cell; ``weights`` only names it."""
+    solver = solver_of(p, device_name, grids, checkpoint, method, nfe)
+    where = grids[checkpoint, method, nfe] if method in HANDCRAFTED else "time" if method == "start" else ""
     facts = solver.metadata
     return dict(
         **distances(p, device_name, checkpoint, solver, block), grid=where,

@@ -63,6 +63,11 @@ class Preset:
         """The sizes of what a page computes whenever it runs: small ones where its rows are another preset's."""
         return LIVE if self.rows_of else self
 
+    @property
+    def again(self) -> Preset:
+        """``live``, but its solvers are those of the preset whose rows are shown, not fitted anew."""
+        return replace(self.live, name=self.name, rows_of=self.rows_of)
+
 
 DDIM_NFES, HEUN_NFES, ZOO_NFES = (2, 5, 10, 25, 50), (3, 5, 9, 25, 49), (3, 5, 8, 10, 20)
 ARITHMETIC = {None: "float32", torch.bfloat16: "bf16 autocast"}  # as rows call it
