@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from told import page
 
 from dode import experiments, lms
 from dode.experiments import fits, learned
+from dode.lms import recipes
 
 ROOT = Path(__file__).parents[1]
 DATA = "fashion-mnist-data"
@@ -227,3 +229,28 @@ def test_the_same_training_twice_is_the_same() -> None:
     """``dlms-fixed`` is "without the bottleneck feature" under another name: trained apart, as far to a thousandth."""
     for nfe in (4, 6, 8, 10):
         assert far("dlms-fixed", nfe) == pytest.approx(far("dlms:features=False", nfe), rel=1e-3)
+
+
+# --- rates ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [1e-3, 5e-3])
+def test_the_trainings_at_other_rates_are_kept(rate: float) -> None:
+    method = f"dlms:rate={rate:g},trajectories=1600"
+    found = fits.fit(experiments.preset("quick"), DATA, "cpu", method, 6)
+    assert found.metadata["trajectories"] == 1600 and min(found.metadata["cost"]) < found.metadata["cost"][0]
+
+
+def test_a_rate_is_told_to_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = list[float]()
+
+    def train(start: lms.Designed, *_: object, rate: float, **more: object) -> lms.Designed:
+        rates.append(rate)
+        return start
+
+    monkeypatch.setattr(recipes, "train", train)
+    table, make = fits.start("dlms", DATA, "cpu", 3)
+    task = recipes.Task(experiments.load_cached(DATA, "cpu"), table, make, torch.zeros(1, 1, 28, 28))
+    for options in ({}, dict(features=False), dict(rate=3e-3)):
+        fits._fit("dlms", task, options)
+    assert rates == [2.5e-4, 2e-3, 3e-3]
