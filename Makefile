@@ -10,7 +10,7 @@ PRESET ?= quick
 PROFILE ?=
 BIN := .venv/bin
 READY := .venv/.installed
-# pip names some thousand things; this keeps the downloads that take time
+# pip prints some thousand lines; this keeps the downloads that take time
 BIG := sed -unE 's|^ *Downloading (.*/)?([^/ ]+) \(([0-9.]+ [MG]B)\).*|    \2  \3|p; s|^Installing collected.*|    unpacking|p'
 
 # natural: minutes of each network's training (the recipe's, if empty), and minutes after which a call stops, to be repeated
@@ -18,11 +18,14 @@ MINUTES ?=
 STOP ?=
 DEVICE ?= cuda
 
-.PHONY: help book html publish natural benchmarks test lint lock clean
-help: ## show this list
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+# the tests of a file stay in one process, which keeps what they share; the files that take long come first (tests/conftest.py)
+SPREAD := -n auto --dist loadfile --no-loadscope-reorder
 
-book: $(READY) ## run every notebook (PRESET=smoke|quick|standard|full|paper; default quick) and build the book
+.PHONY: help book html publish natural benchmarks test test-fast lint lock clean
+help: ## show this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+
+book: $(READY) ## run every notebook (PRESET=smoke|quick|standard|full|paper; default quick: some 8 minutes on two cores), build the book
 	@$(BIN)/python book/build.py run --preset $(PRESET) --profile '$(PROFILE)'
 
 html: $(READY) ## build the committed book as it is; runs nothing
@@ -42,8 +45,11 @@ benchmarks: $(READY) ## time dode beside diffusers and the bare networks, into r
 	@for name in loop network_share throughput distillation_cost bf16; do \
 	  echo "$$name:"; $(BIN)/python benchmarks/$$name.py --device $(DEVICE); done
 
-test: $(READY) ## run the tests, notebooks and pages included
-	@$(BIN)/python -m pytest
+test: $(READY) ## run the tests, notebooks and pages included, a process a core
+	@$(BIN)/python -m pytest $(SPREAD)
+
+test-fast: $(READY) ## run the tests that start no other program and end within a minute
+	@$(BIN)/python -m pytest $(SPREAD) -m 'not slow' --hypothesis-profile fast
 
 lint: $(READY) ## check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

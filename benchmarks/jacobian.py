@@ -26,8 +26,8 @@ from torch.func import jvp
 
 import dode
 from dode.denoisers import NetworkDenoiser
+from dode.distillation.gauss_newton import DIFFERENCE
 from dode.experiments import Sweep, home, provenance
-from dode.lms.second_order import DIFFERENCE
 
 LEVEL, ROUNDS = 1.0, 31  # sigma: the middle of the way down
 

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,19 +42,19 @@ def execute_all(preset: str, folder: Path, *, force: bool = False, profile: str 
 
 def stage(folder: Path, *, committed: bool) -> Path:
     """Lay out what Jupyter Book reads: configuration, prose and, if ``committed``, the published notebooks."""
-    mine = ("*.py", "__pycache__") if committed else ("*.py", "__pycache__", "*.ipynb", "thumb_*")
+    left_out = ("*.py", "__pycache__") if committed else ("*.py", "__pycache__", "*.ipynb", "thumb_*")
     if committed:
         shutil.rmtree(folder, ignore_errors=True)
         if missing := [name for name in pages() if not (ROOT / "book" / f"{name}.ipynb").is_file()]:
             raise BookError(f"not published yet: {', '.join(missing)}; run: make publish")
-    shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns(*mine), dirs_exist_ok=True)
+    shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns(*left_out), dirs_exist_ok=True)
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, folder)
     return folder
 
 
-def lend(folder: Path, names: Iterable[str]) -> None:
-    """Give a stage the committed version of pages that its preset does not have."""
+def fill_missing_pages(folder: Path, names: Iterable[str]) -> None:
+    """Copy the committed version of pages that the preset does not have into its stage."""
     for name in names:
         for path in (Path(f"{name}.ipynb"), Path("images", f"thumb_{name}.png")):
             if (ROOT / "book" / path).is_file():
@@ -71,15 +72,15 @@ def build_html(folder: Path, output: Path = ROOT) -> Path:
     command = [program, "build", "-W", "-n", "--keep-going", "--path-output", str(output), str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     log, index = build / "book.log", build / "html" / "index.html"
-    said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)  # colours are for terminals
-    log.write_text(said, encoding="utf-8")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)  # colours are for terminals
+    log.write_text(text, encoding="utf-8")
     if done.returncode or not index.is_file():
-        told = re.findall(r"^.*(?:WARNING|CRITICAL|ERROR|Error:).*$", said, re.MULTILINE)
-        raise BookError("\n".join(told or said.splitlines()[-5:]) + f"\nthe book was not built; see {log}")
+        problems = re.findall(r"^.*(?:WARNING|CRITICAL|ERROR|Error:).*$", text, re.MULTILINE)
+        raise BookError("\n".join(problems or text.splitlines()[-5:]) + f"\nthe book was not built; see {log}")
     return index
 
 
-def renew(names: list[str], preset: str) -> None:
+def update_pages(names: list[str], preset: str) -> None:
     """Run ``names`` and replace these committed pages alone; the others stay as they are."""
     experiments.preset(preset)
     if unknown := sorted(set(names) - set(pages())):
@@ -118,18 +119,18 @@ def main() -> None:
     page = commands.add_parser("page", help="run some notebooks and replace the committed ones in book/")
     page.add_argument("names", nargs="+", metavar="NAME", help=", ".join(pages()))
     page.add_argument("--preset", default="quick", help=", ".join(PRESETS))
-    arguments = parser.parse_args()
+    arguments, start = parser.parse_args(), time.monotonic()
 
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else each kernel warns about its debugger
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # as Ctrl-C: what was started is ended, too
     try:
         if arguments.command == "page":
-            return renew(arguments.names, arguments.preset)
+            return update_pages(arguments.names, arguments.preset)
         if arguments.command == "run":
             experiments.preset(arguments.preset)
             folder = stage(BUILD / "stage" / arguments.preset, committed=False)
-            lend(folder, set(pages()) - set(Jobs(arguments.preset, folder).pages))
+            fill_missing_pages(folder, set(pages()) - set(Jobs(arguments.preset, folder).pages))
             execute_all(arguments.preset, folder / "book", force=arguments.force, profile=arguments.profile or None)
         else:
             folder = stage(BUILD / "stage" / "committed", committed=True)
@@ -142,7 +143,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped; finished notebooks are kept, the same command goes on from there")
-    print(f"the book: {index}")
+    print(f"the book, in {runner.duration(time.monotonic() - start)}: {index}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """What a run of the book has to do, as jobs of ``workflow/Snakefile``: pages, and before some of them pieces of sweeps.
 
-``python -m book.jobs NAME`` is one page as one job.  Its last line tells :mod:`book.runner` what came of it.
+``python -m book.jobs NAME`` is one page as one job.  Its last line is the outcome, which :mod:`book.runner` reads.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -22,10 +23,11 @@ from book import pages
 if TYPE_CHECKING:
     from dode.experiments.shard import Shard
 
-# These start first, so that no core is left alone with a long one: the longest, and those that others wait for.
+# These start first: what a reader opens first, then the longest and those that others wait for, so that at the end no
+# core waits for a long one.
 EARLY = (
-    "learned", "figure_4", "dlms", "table_1", "second_order", "carried", "natural", "solver_zoo", "figure_3",
-    "ablations", "limits",
+    "index", "start_here", "learned", "figure_4", "dlms", "table_1", "second_order", "carried", "natural", "solver_zoo",
+    "figure_3", "ablations", "limits",
 )  # fmt: skip
 # These add to the same files of results and of solvers: one at a time.
 SHARE = ("learned", "dlms", "second_order", "carried", "natural")
@@ -63,10 +65,10 @@ class Jobs:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Jobs:
         """From the workflow's configuration, e.g. ``dict(preset="paper", checkpoint="x.safetensors")``."""
-        preset, told = str(config.get("preset", "quick")), str(config.get("pages", ""))
+        preset, chosen = str(config.get("preset", "quick")), str(config.get("pages", ""))
         folder = Path(config.get("folder", f"_build/stage/{preset}/book"))
         more = {"checkpoint": str(config["checkpoint"])} if "checkpoint" in config else {}
-        names = tuple(filter(None, told.split(",")))
+        names = tuple(filter(None, chosen.split(",")))
         sharded = bool(int(config["sharded"])) if "sharded" in config else None
         return cls(preset, folder, bool(int(config.get("force", 0))), more, names, sharded)
 
@@ -148,6 +150,17 @@ class Jobs:
         return max(1, len(os.sched_getaffinity(0)) // max(1, len(self.stale)))
 
     @property
+    def measured(self) -> Path:
+        """Where a run leaves the seconds of each page, for the next one."""
+        return self.folder / ".jobs" / "seconds.json"
+
+    @property
+    def seconds(self) -> dict[str, int]:
+        """What pages took when they last ran here, else on the project's own two cores (a copy of such a file)."""
+        files = (pages.ROOT / "workflow" / f"seconds.{self.preset}.json", self.measured)
+        return {k: s for path in files if path.is_file() for k, s in json.loads(path.read_text()).items()}
+
+    @property
     def options(self) -> list[str]:
         """Of ``python -m book.jobs``."""
         return [word for k, v in self.more.items() for word in (f"--{k}", v)] + ["--force"] * self.force
@@ -166,7 +179,7 @@ class Jobs:
 
 
 def run(args: argparse.Namespace) -> str:
-    """Merge the page's pieces, execute it, leave its stamp; say what was done."""
+    """Merge the page's pieces, execute it, leave its stamp; return the outcome."""
     start, more = time.perf_counter(), {"checkpoint": args.checkpoint} if args.checkpoint else {}
     if args.shards:
         from dode.experiments import plans

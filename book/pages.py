@@ -112,7 +112,7 @@ def tidy(notebook: NotebookNode, preset: str, inputs: str) -> NotebookNode:
 
 
 def execute(name: str, preset: str, folder: Path, *, force: bool = False, **more: str) -> bool:
-    """Run one notebook, with ``more`` parameters, into ``folder`` unless it is there already; say whether it ran.
+    """Run one notebook, with ``more`` parameters, into ``folder`` unless it is there already; return whether it ran.
 
     Raises
     ------

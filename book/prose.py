@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from dode import plots, zoo
-from dode.experiments import FD_KEYS, Sweep
-from dode.storage import write_text
+from dode import zoo
+from dode.experiments import FD_KEYS, Sweep, plots
+from dode.experiments.learned import HANDCRAFTED
 from dode.training import recipe_named
+from dode.utils.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,24 +24,18 @@ def committed_fd(preset: str = "standard", figure: str = "figure_4") -> list[dic
     return Sweep(ROOT / "results" / f"{figure}.{preset}.csv", FD_KEYS).rows
 
 
-def _mean_spread(rows: list[dict[str, str]], **where: str) -> str:
-    return plots.spread(pd.Series([float(r["fd"]) for r in rows if where.items() <= r.items()]))
-
-
 def readme_table() -> str:
-    """The README's table, Markdown, from the committed Figure 4 run."""
-    rows = committed_fd()
-    lines = ["| network, solver | NFE | plain | distilled |", "|---|---|---|---|"]
-    for checkpoint, name, nfes in (
-        ("fashion-mnist-noise", "ddim", ("5", "10", "25")),
-        ("fashion-mnist-data", "ddim", ("5", "10", "25")),
-        ("fashion-mnist-data", "heun", ("5", "9")),
-    ):
-        for nfe in nfes:
-            pair = [
-                _mean_spread(rows, checkpoint=checkpoint, solver=name, nfe=nfe, variant=v) for v in ("plain", "d-ode")
-            ]
-            lines.append(f"| {checkpoint}, {name} | {nfe} | {pair[0]} | {pair[1]} |")
+    """The README's table, Markdown, from the committed comparison of learned solvers."""
+    rows = pd.read_csv(ROOT / "results" / "learned.standard.csv")
+    head = ("checkpoint", "NFE", "plain DDIM", "best handcrafted solver", "distilled (Gauss-Newton)", "n")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for checkpoint in ("fashion-mnist-noise", "fashion-mnist-data", "imagenet32-data"):
+        cell = rows[(rows.checkpoint == checkpoint) & (rows.weights == zoo.digest(checkpoint)) & (rows.nfe == 5)]
+        blocks = cell.groupby("method").fd_data
+        best = blocks.mean()[list(HANDCRAFTED)].idxmin()
+        plain, handcrafted, learned = (plots.spread(blocks.get_group(m)) for m in ("ddim", best, "gauss-newton"))
+        name = plots.NAMES[best]
+        lines.append(f"| {checkpoint} | 5 | {plain} | {handcrafted} ({name}) | {learned} | {cell.n.iloc[0]:,} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Run the workflow on this machine, or where a profile says, and tell in one line a job how it went.
+"""Run the workflow on this machine, or where a profile says, with a line for each finished job.
 
 Snakemake's own words go to ``.jobs/snakemake.log`` beside the executed pages, those of each job to a log beside it.
 """
@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
+from book import kernels
 from book.jobs import DONE, FAILED, UNCHANGED, Jobs
 from book.pages import ROOT, BookError
 
@@ -85,6 +88,60 @@ def stop(group: int) -> None:
         return
 
 
+def duration(seconds: float) -> str:
+    """Seconds in words: ``"50 s"``, ``"7 min"``, ``"1.5 h"``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Progress:
+    """The lines of a run, and how long the rest takes.
+
+    The estimate is what the pages took before, scaled by what the finished ones took now.  There is none on a cluster
+    (``cores`` is 0) or if the seconds of less than half of the jobs are known.
+    """
+
+    def __init__(self, jobs: Jobs, todo: Iterable[str], cores: int) -> None:
+        self.jobs, self.cores, self.start = jobs, cores, time.monotonic()
+        self.todo = list(todo)
+        self.done = [name for name in jobs.pages if name not in self.todo]
+        known = {name: seconds for name, seconds in jobs.seconds.items() if name in self.todo}
+        usual = sum(known.values()) / len(known) if cores and len(known) * 2 > len(self.todo) else 0
+        self.expected = {name: known.get(name, usual) if usual else 0 for name in self.todo}
+        self.outcomes, self.took = dict[str, str](), dict[str, int]()
+        self.width = max(map(len, self.done + self.todo), default=0)
+
+    def remaining(self) -> str:
+        """How long the rest takes, in words; empty if nothing is known."""
+        if not any(self.expected.values()):
+            return ""
+        finished = sum(self.expected[name] for name in self.took)
+        scale = sum(self.took.values()) / finished if finished else 1
+        left = sum(self.expected.values()) * scale / self.cores - (time.monotonic() - self.start)
+        return f"about {duration(max(10, round(left, -1)))}"
+
+    def first_lines(self) -> None:
+        """Print how much there is to do, and what is done already."""
+        if self.todo:
+            print(", ".join(filter(None, [f"pages to run: {len(self.jobs.stale)}", self.remaining()])), flush=True)
+        for name in self.done:
+            self.report(name, UNCHANGED)
+
+    def report(self, name: str, outcome: str) -> None:
+        """Print what came of one job, and how long the rest takes."""
+        self.outcomes[name] = outcome
+        seconds = re.fullmatch(rf"{DONE} (\d+) s", outcome)
+        if seconds and name in self.jobs.pages:
+            self.took[name] = int(seconds[1])
+            self.jobs.measured.write_text(json.dumps(self.jobs.seconds | self.took, indent=1) + "\n")
+        shown = f"{outcome.removeprefix(DONE):>7}" if seconds else outcome.partition(":")[0].upper()
+        total = len(self.done + self.todo)
+        left = self.remaining() if seconds and len(self.outcomes) < total else ""
+        line = f"[{len(self.outcomes):>{len(str(total))}}/{total}] {name:<{self.width}}  {shown}"
+        print(line + (f"   {left} left" if left else ""), flush=True)
+
+
 def run(jobs: Jobs, *, profile: str | None = None, gpus: int = 0) -> None:
     """Do what is to be done, going on after a failure.
 
@@ -93,27 +150,20 @@ def run(jobs: Jobs, *, profile: str | None = None, gpus: int = 0) -> None:
     BookError
         What failed, one line each.
     """
-    with alone(jobs.folder / ".jobs") as lock:
+    with alone(jobs.folder / ".jobs") as lock, contextlib.ExitStack() as stack:
         jobs.forget()
         for name in jobs.pages:  # what a page had open when it was killed
             for scratch in jobs.folder.glob(f".{name}.*/"):
                 shutil.rmtree(scratch)
-        logs, told = jobs.logs(), dict[str, str]()
-        names = [*(name for name in jobs.pages if name not in logs), *logs]
-        width = max(map(len, names), default=0)
-
-        def tell(name: str, what: str) -> None:
-            told[name] = what
-            shown = f"{what.removeprefix(DONE):>8}" if what.startswith(DONE) else what.partition(":")[0].upper()
-            line = f"[{len(told)}/{len(names)}] {name:<{width}}  "
-            print(line + (UNCHANGED if what == UNCHANGED else shown), flush=True)
-
-        for name in names[: len(names) - len(logs)]:
-            tell(name, UNCHANGED)
+        logs = jobs.logs()
+        progress = Progress(jobs, logs, 0 if profile else len(os.sched_getaffinity(0)))
+        progress.first_lines()
         if not logs:
             return
         for path in logs.values():
             path.unlink(missing_ok=True)
+        if profile is None and not gpus and len(jobs.stale) > 2:  # a fork cannot use CUDA
+            stack.enter_context(kernels.warm_kernels())
         journal = jobs.folder / ".jobs" / "snakemake.log"
         with open(journal, "w") as log:
             process = subprocess.Popen(
@@ -123,25 +173,30 @@ def run(jobs: Jobs, *, profile: str | None = None, gpus: int = 0) -> None:
         lock.truncate(0)
         print(os.getpid(), process.pid, file=lock, flush=True)
         try:
-            running = True
-            while running:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(0.2)
-                    running = False
-                for name in [name for name in logs if name not in told]:
-                    if (said := last_line(logs[name])).startswith((DONE, UNCHANGED, FAILED)):
-                        tell(name, said)
+            follow(process, logs, progress)
         except BaseException:
             stop(process.pid)
             raise
         if process.returncode:
-            raise BookError(explain(logs, told, journal))
+            raise BookError(explain(logs, progress.outcomes, journal))
 
 
-def explain(logs: dict[str, Path], told: dict[str, str], journal: Path) -> str:
+def follow(process: subprocess.Popen[bytes], logs: dict[str, Path], progress: Progress) -> None:
+    """Report each job when its log says that it is finished, until the workflow ends."""
+    running = True
+    while running:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.2)
+            running = False
+        for name in [name for name in logs if name not in progress.outcomes]:
+            if (line := last_line(logs[name])).startswith((DONE, UNCHANGED, FAILED)):
+                progress.report(name, line)
+
+
+def explain(logs: dict[str, Path], outcomes: dict[str, str], journal: Path) -> str:
     """What failed, or never came to an end, a line each."""
-    lost = {name: last_line(path) for name, path in logs.items() if name not in told}
-    lines = [what.removeprefix(FAILED).strip() for what in told.values() if what.startswith(FAILED)]
+    lost = {name: last_line(path) for name, path in logs.items() if name not in outcomes}
+    lines = [outcome.removeprefix(FAILED).strip() for outcome in outcomes.values() if outcome.startswith(FAILED)]
     lines += [
         f"{name}: ended without a word; see {logs[name]}" if not what else f"{name}: {what}"
         for name, what in lost.items()

@@ -11,29 +11,7 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from dode import denoisers, distillation, metrics, sampling, schedules, solvers, tableau, zoo
-from dode.sampling import initial_noise, sample, trajectory
-from dode.tableau import Tableau
-from dode.zoo import load
-
-if TYPE_CHECKING:
-    from dode.diffusers import DodeScheduler as DodeScheduler
-    from dode.diffusers import from_diffusers as from_diffusers
-else:
-    LATE = ("DodeScheduler", "from_diffusers")  # not in __all__, for `from dode import *` would import diffusers
-
-    def __getattr__(name: str) -> Any:
-        """What needs diffusers, imported when it is asked for; ImportError, one line, where that is not installed."""
-        if name in LATE:
-            return getattr(importlib.import_module("dode.diffusers"), name)
-        raise AttributeError(f"module 'dode' has no attribute {name!r}")
-
-    def __dir__() -> list[str]:
-        """All names, the late ones where they can be had: who goes through all of a module then meets no error."""
-        return sorted([*globals(), *(LATE if importlib.util.find_spec("diffusers") else ())])
-
-
-__version__ = "0.1.0"
+__version__ = "0.2.0"  # pyproject.toml reads it here
 
 __all__ = [
     "Tableau",
@@ -50,3 +28,32 @@ __all__ = [
     "trajectory",
     "zoo",
 ]
+
+# Names are imported when they are first asked for (PEP 562): torch takes seconds, and `dode --help` needs none of it.
+if TYPE_CHECKING:
+    from dode import denoisers, distillation, metrics, sampling, schedules, solvers, tableau, zoo
+    from dode.diffusers import DodeScheduler as DodeScheduler
+    from dode.diffusers import from_diffusers as from_diffusers
+    from dode.sampling import initial_noise, sample, trajectory
+    from dode.tableau import Tableau
+    from dode.zoo import load
+else:
+    _DIFFUSERS = ("DodeScheduler", "from_diffusers")  # not in __all__: `from dode import *` would import diffusers
+    _HOME = {
+        "Tableau": "tableau",
+        **dict.fromkeys(("initial_noise", "sample", "trajectory"), "sampling"),
+        "load": "zoo",
+        **dict.fromkeys(_DIFFUSERS, "diffusers"),
+    }
+
+    def __getattr__(name: str) -> Any:
+        """A public name from the module that defines it; ImportError, one line, where diffusers is not installed."""
+        if name in _HOME:
+            return getattr(importlib.import_module(f"dode.{_HOME[name]}"), name)
+        if name in __all__:
+            return importlib.import_module(f"dode.{name}")
+        raise AttributeError(f"module 'dode' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        """All names that can be had here: those that need diffusers only where it is installed."""
+        return sorted({*globals(), *__all__, *(_DIFFUSERS if importlib.util.find_spec("diffusers") else ())})

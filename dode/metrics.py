@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dode.data import to_uint8
-from dode.storage import FileError, load_tensors, save_tensors
+from dode.utils.files import FileError, load_tensors, save_tensors
 from dode.zoo import load_classifier
+from dode.zoo.datasets import to_uint8
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
@@ -104,7 +104,7 @@ class Moments:
 
     @classmethod
     def load(cls, path: str | Path) -> Moments:
-        """Read a file of :meth:`save`; :class:`~dode.storage.FileError` says what is wrong with it."""
+        """Read a file of :meth:`save`; :class:`~dode.utils.files.FileError` says what is wrong with it."""
         tensors, metadata = load_tensors(path, "moments")
         try:
             mean, scatter = tensors["mean"].double(), tensors["scatter"].double()
@@ -196,7 +196,9 @@ class Features:
         """ValueError unless ``images`` is uint8 ``(B, C, H, W)`` with ``C`` in :attr:`channels`."""
         if images.ndim != 4 or images.dtype != torch.uint8 or images.shape[1] not in self.channels:
             wanted, got = " or ".join(map(str, self.channels)), f"{images.dtype} {tuple(images.shape)}"
-            raise ValueError(f"{self.name} takes uint8 images (B, {wanted}, H, W), got {got}; see dode.data.to_uint8")
+            raise ValueError(
+                f"{self.name} takes uint8 images (B, {wanted}, H, W), got {got}; see dode.zoo.datasets.to_uint8"
+            )
         return self.function(images)
 
 
@@ -222,7 +224,7 @@ def inception_features(mode: Mode = "clean", device: str | torch.device = "cpu")
     ``mode="clean"`` resizes with antialiasing; ``"legacy_tensorflow"`` inside the network, as in most
     papers' tables.  Grey images become three equal channels.  The weights are read from
     :func:`cache_folder`, and only after their SHA-256 has been checked; nothing is downloaded.
-    :class:`~dode.storage.FileError` names file and place when they are absent or not the published
+    :class:`~dode.utils.files.FileError` names file and place when they are absent or not the published
     ones; ImportError when clean-fid is not installed.
     """
     if mode not in ("clean", "legacy_tensorflow"):
@@ -252,7 +254,7 @@ def inception_features(mode: Mode = "clean", device: str | torch.device = "cpu")
 def embed(images: Images, features: Features, batch_size: int = 256) -> Iterator[Tensor]:
     """Features ``(<= batch_size, d)`` of one tensor ``(N, C, H, W)`` or of a stream of them.
 
-    Images in -1..1 become uint8 first (:func:`dode.data.to_uint8`); a non-finite pixel is a ValueError.
+    Images in -1..1 become uint8 first (:func:`dode.zoo.datasets.to_uint8`); a non-finite pixel is a ValueError.
     """
     for block in [images] if isinstance(images, Tensor) else images:
         for part in block.split(batch_size):

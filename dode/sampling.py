@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from dode.denoisers import Denoiser
-from dode.extras import tqdm
+from dode.denoisers.conditioning import Images
 from dode.tableau import Tableau, check_model
-from dode.turns import Images
+from dode.utils.environment import tqdm
 
 AnyDenoiser = Callable[[Tensor, Tensor], Tensor]
 
@@ -38,7 +38,7 @@ class State:
 
 
 class Walker(Protocol):
-    """A solver whose rows depend on the sample (:mod:`dode.lms`): it walks by itself."""
+    """A solver whose rows depend on the sample (:mod:`dode.distillation`): it walks by itself."""
 
     metadata: dict[str, Any]
 
@@ -224,7 +224,7 @@ def sample(
     denoiser
         A :class:`dode.denoisers.Denoiser` or any callable ``D(x, sigma)``.
     tableau
-        Or a solver that designs its rows for each image (:mod:`dode.lms`).
+        Or a solver that designs its rows for each image (:mod:`dode.distillation`).
     batch_size
         Images at a time; all by default.  The result does not depend on it beyond the rounding of
         the network itself.

@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dode.storage import FileError, load_tensors, save_tensors
+from dode.utils.files import FileError, load_tensors, save_tensors
 
 Basis = Literal["noise", "data"]
 

@@ -35,8 +35,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from dode import experiments, plots
-from dode.experiments import ablations
+from dode import experiments
+from dode.experiments import ablations, plots
 
 plots.style()
 p = experiments.preset(preset)

@@ -31,8 +31,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from dode import experiments, lms, plots, zoo
-from dode.experiments import fits, learned, transfer
+from dode import distillation, experiments, zoo
+from dode.experiments import fits, learned, plots, transfer
 
 plots.style()
 p = experiments.preset(preset)
@@ -199,7 +199,7 @@ for made in names:
 # %% [markdown]
 # ## To another number of calls
 #
-# A table has as many rows as it makes calls. `dode.lms.resampled` reads it at one call less or more, on levels and weights between its own; nothing is fitted anew. On the first network, beside the start and the method's own solver of that many calls:
+# A table has as many rows as it makes calls. `dode.distillation.resampled` reads it at one call less or more, on levels and weights between its own; nothing is fitted anew. On the first network, beside the start and the method's own solver of that many calls:
 
 # %% tags=["hide-input"]
 READ = [nfe for nfe in (at - 1, at + 1) if nfe > 1]
@@ -226,7 +226,7 @@ plots.listing(pd.DataFrame(lines))
 
 # %% tags=["nbval-check-output", "hide-input"]
 for nfe in READ:
-    read = [lms.resampled(fits.fit(p, names[0], where, m, at), nfe) for m in CARRIED]
+    read = [distillation.resampled(fits.fit(p, names[0], where, m, at), nfe) for m in CARRIED]
     fall = all(bool((table.sigmas.diff() < 0).all()) for table in read)
     whole = all(np.allclose(table.parts.sum(1), 1) for table in read)
     print(

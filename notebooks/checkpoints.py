@@ -30,7 +30,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 import dode
-from dode import experiments, plots, zoo
+from dode import experiments, zoo
+from dode.experiments import plots
 
 plots.style()
 p = experiments.preset(preset)

@@ -36,8 +36,8 @@ import torch
 from IPython.display import display
 
 import dode
-from dode import experiments, lms, plots, zoo
-from dode.experiments import fits, learned
+from dode import distillation, experiments, zoo
+from dode.experiments import fits, learned, plots
 
 plots.style()
 p = experiments.preset(preset)
@@ -77,7 +77,7 @@ VARIANTS = {k: FULL + (":" if FULL == "dlms" and v else "," if v else "") + v fo
 
 # %% tags=["nbval-check-output"]
 table, _ = fits.start("dlms", checkpoint, where, 4)
-solver = lms.begin_dlms(fits.load_cached(checkpoint, where), table)
+solver = distillation.begin_dlms(fits.load_cached(checkpoint, where), table)
 count = {name: sum(v.numel() for v in part.parameters()) for name, part in solver.designer.named_children()}
 print(
     f"numbers of a designer for 4 calls: {solver.designer.table.numel()} in the table, {sum(count.values())} beside it"
@@ -108,7 +108,7 @@ for rate in RATES:
     trained[rate] = fits.fit(p, checkpoint, where, f"dlms:rate={rate:g},trajectories={TRAJECTORIES}", AT)
 
 
-def seen(solver: lms.Designed) -> np.ndarray:
+def seen(solver: distillation.Designed) -> np.ndarray:
     """How many trajectories had been seen at each check."""
     steps, checks = solver.metadata["trajectories"] // 32, len(solver.metadata["cost"])
     return 32 * np.minimum(np.arange(checks) * max(1, steps // 20), steps)
@@ -153,7 +153,7 @@ for rate, solver in trained.items():
 
 
 # %% tags=["hide-input"]
-def designs(solver: lms.DLMS, images: int) -> dict[str, torch.Tensor]:
+def designs(solver: distillation.DLMS, images: int) -> dict[str, torch.Tensor]:
     """For each image the levels ``(B, N)``, the levels told over them and the newest parts of each row."""
     model, plans = fits.load_cached(checkpoint, where), []
     noise = dode.initial_noise(model.shape, experiments.held_out_seeds(images), device=model.device)

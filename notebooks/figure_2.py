@@ -29,7 +29,8 @@ import pandas as pd
 import torch
 
 import dode
-from dode import experiments, plots, solvers
+from dode import experiments, solvers
+from dode.experiments import plots
 
 plots.style()
 p = experiments.preset(preset)

@@ -33,7 +33,8 @@ from functools import partial
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from dode import experiments, plots
+from dode import experiments
+from dode.experiments import plots
 from dode.experiments.plans import OWN
 
 plots.style()

@@ -32,7 +32,8 @@ from functools import partial
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from dode import experiments, plots
+from dode import experiments
+from dode.experiments import plots
 from dode.experiments.plans import LATER
 
 plots.style()

@@ -30,7 +30,8 @@ import pandas as pd
 import torch
 
 import dode
-from dode import experiments, plots
+from dode import experiments
+from dode.experiments import plots
 from dode.metrics import rmse
 
 plots.style()

@@ -30,7 +30,8 @@ seeds = None  # how many images of each network; None: 6
 import matplotlib.pyplot as plt
 
 import dode
-from dode import experiments, plots
+from dode import experiments
+from dode.experiments import plots
 
 plots.style()
 p = experiments.preset(preset)

@@ -36,8 +36,8 @@ from IPython.display import HTML
 from matplotlib.lines import Line2D
 
 import dode
-from dode import experiments, plots
-from dode.experiments import fits, greed, learned, papers
+from dode import experiments
+from dode.experiments import fits, greedy_error, learned, papers, plots
 
 plots.style()
 p = experiments.preset(preset)
@@ -104,7 +104,7 @@ for dataset in table5.columns.levels[0]:
 # | second order | weights, levels, levels told, the first level | Levenberg-Marquardt on the whole sampler | the start |
 #
 # *The start* is a handcrafted solver too: Adams-Bashforth in $\ln \sigma$ on clean images, uniform in time, with an analytical first step that saves a call. (It is not among the five, because nobody publishes it as a solver of its own.)
-# Each is set as its paper has it, scaled down to seconds or minutes (`dode.lms.recipes`). The fits compare images in the features of another classifier, the *critic*, in random features and in pixels; D-DDIM and GITS compare pixels alone.
+# Each is set as its paper has it, scaled down to seconds or minutes (`dode.distillation.problem`). The fits compare images in the features of another classifier, the *critic*, in random features and in pixels; D-DDIM and GITS compare pixels alone.
 # The second-order fit compares images *clipped* to the range that a file holds, and looks through a third classifier, the *observer*, as well; [its page](second_order) says what each is worth, and [DLMS's](dlms) what that makes of the same eyes.
 #
 # All of them run on the data-predicting network; on the noise-predicting one the handcrafted ones, LD3, S4S-Alt, DLMS and the second-order fit.
@@ -358,7 +358,7 @@ for ax, name in zip(axes[0], names, strict=True):
     floor = 0.5 * min(float(t.sigmas[-2]) for t in tables[name].values() if isinstance(t, dode.Tableau))
     for row in (row for row in paths if row["checkpoint"] == name):
         method = row["method"]
-        levels, apart = (torch.tensor(greed.numbers(row[column])) for column in ("levels", "distances"))
+        levels, apart = (torch.tensor(greedy_error.numbers(row[column])) for column in ("levels", "distances"))
         ends[name, method] = apart
         grey = method in learned.HANDCRAFTED
         look = dict(linewidth=1, markersize=4) if grey else dict(linewidth=1.8, markersize=6)

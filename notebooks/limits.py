@@ -41,8 +41,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.lines import Line2D
 
-from dode import comparisons, experiments, plots
-from dode.experiments import greed
+from dode import experiments
+from dode.experiments import comparisons, greedy_error, plots
 
 plots.style()
 p = experiments.preset(preset)
@@ -73,7 +73,7 @@ word = lambda name: name.rsplit("-", 1)[1]  # noqa: E731  "noise" or "data"
 def kept() -> pd.DataFrame:
     """Mean, standard deviation and number of blocks of each distance that is kept in the project."""
     table = pd.DataFrame(experiments.committed("figure_3", "figure_4")).astype({"fd": float, "nfe": int, "n": int})
-    table = table[table.checkpoint.isin(names) & table.variant.isin(["plain", "d-ode", greed.OWN])]
+    table = table[table.checkpoint.isin(names) & table.variant.isin(["plain", "d-ode", greedy_error.OWN])]
     grouped = table.groupby(["checkpoint", "solver", "variant", "nfe"])
     return grouped.fd.agg(["mean", "std", "count"]).join(grouped.n.first()).reset_index()
 
@@ -87,7 +87,7 @@ def compare(measured: pd.DataFrame) -> pd.DataFrame:
     spread = pairs[["std", "std_plain"]].max(axis=1)
     pairs["mark"] = np.where((pairs["mean"] - pairs["mean_plain"]).abs() < spread, "≈", "")
     titles = pairs.solver.map(lambda s: SOLVERS.get(s, s))
-    pairs["label"] = titles + np.where(pairs.variant == greed.OWN, ", own basis", "")
+    pairs["label"] = titles + np.where(pairs.variant == greedy_error.OWN, ", own basis", "")
     order = {solver: k for k, solver in enumerate([*SOLVERS, *sorted(set(pairs.solver) - set(SOLVERS))])}
     return pairs.assign(order=pairs.solver.map(order)).sort_values(["order", "variant", "nfe"])
 
@@ -141,12 +141,12 @@ if preset == "quick":
     plan |= dict.fromkeys(
         ("dpm_solver", "dpm_solver:order=2"), nfes[:1]
     )  # levels of their own: nobody shares their teacher
-cells = greed.greed_cells(plan, names, count, p.reference_steps)
-sweep = experiments.Sweep(experiments.results_file("limits", preset), greed.GREED_KEYS)
+cells = greedy_error.greed_cells(plan, names, count, p.reference_steps)
+sweep = experiments.Sweep(experiments.results_file("limits", preset), greedy_error.GREED_KEYS)
 if not all(map(sweep.done, cells)):
     for name in names:  # the long run, once, before several processes want it
         comparisons.reference(name, where, count, p.reference_steps)
-rows = sweep.run(cells, partial(greed.greed_row, p, where), jobs=experiments.jobs(where)).select(cells)
+rows = sweep.run(cells, partial(greedy_error.greed_row, p, where), jobs=experiments.jobs(where)).select(cells)
 print(f"{len(rows)} runs of {count} images, in {sweep.path.name}")
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "limits-lambda", "caption": "Lambda of every network call, from the first (left) to the last (right), for each distilled solver. Blue: noise-predicting network; orange: data-predicting; darker with more calls (Heun makes 9 in place of 10). The dashed line at 0 is the plain solver. Triangles at the edges stand for values outside, whose range is written below the panel."}}
@@ -173,7 +173,7 @@ def name_ends(axes: np.ndarray, first: str, last: str) -> None:
 def draw_lambdas(ax: plt.Axes, chosen: list[dict]) -> None:
     outside = []
     for row in chosen:
-        values = np.array(greed.numbers(row["lambdas"]))
+        values = np.array(greedy_error.numbers(row["lambdas"]))
         x, colour = np.linspace(0, 1, len(values)), shade(row["checkpoint"], int(row["nfe"]))
         far = np.abs(values) > LIMIT
         ax.plot(x, np.where(far, np.nan, values), color=colour, linewidth=1, marker="o", markersize=2.5)
@@ -213,10 +213,10 @@ plt.show()
 shown = nfes[min(1, len(nfes) - 1)]
 figure, axes = plt.subplots(3, 3, figsize=(11, 7.4), sharex=True, sharey=True)
 for ax, (solver, title) in zip(axes.flat, SOLVERS.items(), strict=True):
-    nfe = greed.possible_nfe(solver, min(shown, max(plan[solver])))
+    nfe = greedy_error.possible_nfe(solver, min(shown, max(plan[solver])))
     for row in rows:
-        if (row["solver"], row["nfe"]) == (solver, str(nfe)) and row["variant"] != greed.OWN:
-            path, plain = np.array(greed.numbers(row["path"])), row["variant"] == "plain"
+        if (row["solver"], row["nfe"]) == (solver, str(nfe)) and row["variant"] != greedy_error.OWN:
+            path, plain = np.array(greedy_error.numbers(row["path"])), row["variant"] == "plain"
             style = dict(color=shade(row["checkpoint"], nfes[-1]), linestyle=":" if plain else "-")
             ax.plot(np.arange(1, nfe + 1) / nfe, path, **style, linewidth=1.6)
             ax.plot(
@@ -260,13 +260,13 @@ table = pd.DataFrame(rows).astype({"nfe": int, "rmse": float, "rmse_teacher": fl
 keys = ["checkpoint", "solver", "nfe"]
 base = table[table.variant == "plain"].set_index(keys)[["rmse", "rmse_teacher"]].add_suffix("_plain")
 result = table[table.variant != "plain"].join(base, on=keys)
-result["a step"] = [greed.step_gain(row) for _, row in result.iterrows()]
+result["a step"] = [greedy_error.step_gain(row) for _, row in result.iterrows()]
 result["end"] = result.rmse / result.rmse_plain
 result["to teacher"] = result.rmse_teacher / result.rmse_teacher_plain
 result["outcome"] = result.apply(outcome, axis=1)
 result = result.merge(pairs[[*keys, "variant", "ratio", "mark"]], on=[*keys, "variant"], how="left")
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "limits-greed", "caption": "How much nearer lambda brought each step to the teacher on the fit's seeds (geometric mean over steps) against what became of it on held-out seeds: the distance of the images to the teacher's (left) and to the long run (right), distilled over plain. Above the line the plain solver ends nearer. Left of and above the line: greed. Below it on the left, above it on the right: the teacher was worse than the solver it taught. Triangles stand for values below the picture."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "limits-greed", "caption": "How much nearer lambda brought each step to the teacher on the fit's seeds (geometric mean over steps) against what became of it on held-out seeds: the distance of the images to the teacher's (left) and to the long run (right), distilled over plain. Above the line the plain solver ends nearer. Left of and above the line: greedy_error. Below it on the left, above it on the right: the teacher was worse than the solver it taught. Triangles stand for values below the picture."}}
 palette = [*(sns.color_palette("colorblind")[k] for k in (0, 1, 2, 8, 3, 4, 9)), "#882255", "black"]
 colours = dict(zip(SOLVERS, palette, strict=True))
 MARKS, LOWEST = "oDs", 0.2
@@ -314,7 +314,7 @@ plt.show()
 # %% tags=["hide-input"]
 listed = pd.DataFrame({
     "checkpoint": result.checkpoint,
-    "solver": result.solver.map(SOLVERS) + np.where(result.variant == greed.OWN, ", own basis", ""),
+    "solver": result.solver.map(SOLVERS) + np.where(result.variant == greedy_error.OWN, ", own basis", ""),
     "NFE": result.nfe,
     "a step, fit's seeds": result["a step"].map("{:.2f}".format),
     "to the teacher: plain": result.rmse_teacher_plain.map("{:.3f}".format),
@@ -333,10 +333,10 @@ for (name, nfe), part in result.groupby([result.checkpoint, calls], sort=False):
     print(f"{word(name)}, NFE {nfe}: " + ", ".join(f"{k} {v}" for k, v in part.outcome.value_counts().items()))
 blurred = result[(result.end < 0.98) & (result.ratio > 1) & (result.mark != "≈")]
 print("nearer in pixels, farther in features:", "; ".join(
-    f"{word(r.checkpoint)} {SOLVERS[r.solver]}{', own basis' * (r.variant == greed.OWN)} at NFE {r.nfe}"
+    f"{word(r.checkpoint)} {SOLVERS[r.solver]}{', own basis' * (r.variant == greedy_error.OWN)} at NFE {r.nfe}"
     for r in blurred.itertuples()
 ) or "none")  # fmt: skip
-fits = [list(zip(*(greed.numbers(row[c]) for c in ("fit_rmse", "plain_rmse")), strict=True)) for row in rows]
+fits = [list(zip(*(greedy_error.numbers(row[c]) for c in ("fit_rmse", "plain_rmse")), strict=True)) for row in rows]
 nearer = [fit <= plain for pairs_ in fits for fit, plain in pairs_]
 print(
     f"steps brought nearer to the teacher by lambda, or left as near, on the fit's seeds: {sum(nearer)} of {len(nearer)}"

@@ -35,8 +35,8 @@ import pandas as pd
 from IPython.display import HTML
 
 import dode
-from dode import comparisons, experiments, plots
-from dode.experiments import fits, greed, learned, plans, transfer
+from dode import experiments
+from dode.experiments import comparisons, fits, greedy_error, learned, plans, plots, transfer
 from dode.experiments.quality import possible_nfe
 
 plots.style()
@@ -141,10 +141,10 @@ plt.show()
 wanted = list[dict]()
 for name in names:
     some = dict.fromkeys(["ddim", *OTHERS[word(name)]], FEW)
-    wanted += greed.greed_cells(some, [name], p.zoo_images, p.reference_steps)
-wanted = [asked for asked in wanted if asked["variant"] != greed.OWN]
-pixels = experiments.results("natural_pixels", p, greed.GREED_KEYS)
-pixels.run(wanted, partial(greed.greed_row, p, where), experiments.jobs(where))
+    wanted += greedy_error.greed_cells(some, [name], p.zoo_images, p.reference_steps)
+wanted = [asked for asked in wanted if asked["variant"] != greedy_error.OWN]
+pixels = experiments.results("natural_pixels", p, greedy_error.GREED_KEYS)
+pixels.run(wanted, partial(greedy_error.greed_row, p, where), experiments.jobs(where))
 measured = pd.DataFrame(pixels.select(wanted)).astype(dict(nfe=int, rmse=float))
 rmse = measured.set_index([*cell, "variant"]).rmse.unstack()
 order = {solver: k for k, (_, solver) in enumerate(calls)}
@@ -299,7 +299,7 @@ if live.active:
     asked = dict(checkpoint=name, weights=row["weights"], solver="ddim", variant="d-ode", nfe=5)
     row = measured.set_index([*asked]).loc[tuple(asked.values())]
     asked |= dict(n=small.zoo_images, reference_calls=small.reference_steps)
-    live.check(row, asked, partial(greed.greed_row, small, where), "rmse")
+    live.check(row, asked, partial(greedy_error.greed_row, small, where), "rmse")
     (row,) = (
         r for r in rows if (r["checkpoint"], r["method"], r["nfe"], r["block"]) == (name, "gauss-newton", "3", "0")
     )

@@ -30,8 +30,8 @@ import pandas as pd
 import torch
 
 import dode
-from dode import experiments, plots, published
-from dode.experiments import papers, plans, sweeps
+from dode import experiments, zoo
+from dode.experiments import papers, plans, plots, sweeps
 
 plots.style()
 where = experiments.device(device)
@@ -39,7 +39,7 @@ where = experiments.device(device)
 # %% [markdown]
 # ## The checkpoints
 #
-# `dode.published.load(name)` fetches a file once, checks it, keeps it in a cache folder (`DODE_CACHE`) and gives a denoiser. **No pickle is executed**: NVIDIA's files are read by an unpickler that knows tensors and arguments and refuses the rest, and the numbers go into networks
+# `dode.zoo.load_published(name)` fetches a file once, checks it, keeps it in a cache folder (`DODE_CACHE`) and gives a denoiser. **No pickle is executed**: NVIDIA's files are read by an unpickler that knows tensors and arguments and refuses the rest, and the numbers go into networks
 # that are written here. Where a digest is published the file must have it; the others are checked by their format, each parameter's name and shape. (NVIDIA's baselines carry the licences of the networks that they are derived from, too; `published.CATALOGUE` has all of it.)
 
 # %% tags=["hide-input"]
@@ -49,21 +49,21 @@ listed = [
         "paper": row.source, "licence": row.licence.partition(",")[0].partition(" (")[0],
         "digest": row.digest.partition(":")[0],
     }
-    for row in published.CATALOGUE.values()
+    for row in zoo.CATALOGUE.values()
 ]  # fmt: skip
 plots.listing(pd.DataFrame(listed))
 
 # %% tags=["nbval-check-output", "hide-input"]
-digests = sum(bool(row.digest) for row in published.CATALOGUE.values())
-print(f"{len(published.CATALOGUE)} checkpoints, {digests} of them with a published digest")
+digests = sum(bool(row.digest) for row in zoo.CATALOGUE.values())
+print(f"{len(zoo.CATALOGUE)} checkpoints, {digests} of them with a published digest")
 
 # %% [markdown]
 # ```python
-# import dode.published
+# import dode.zoo
 #
-# model = dode.published.load("edm-cifar10-32x32-uncond-vp", device="cuda")
+# model = dode.zoo.load_published("edm-cifar10-32x32-uncond-vp", device="cuda")
 # solver = dode.solvers.deis(model.grid, nfe=5, variable="log_rho", basis="data", afs=True)
-# learned = dode.lms.gauss_newton(model, solver, dode.initial_noise(model.shape, range(128), device="cuda"))
+# learned = dode.distillation.gauss_newton(model, solver, dode.initial_noise(model.shape, range(128), device="cuda"))
 # learned.save("cifar10-5.safetensors")
 # ```
 #

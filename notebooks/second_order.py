@@ -14,7 +14,7 @@
 # # Second-order fitting
 #
 # **The papers** fit a solver step by step, in closed form {cite:p}`kim2024dode` or by gradient descent through the network {cite:p}`liang2025lms`. This page has another way, which is ours: a solver of three calls
-# has about a dozen numbers, so all of them can be fitted at once to the *last* image by Gauss-Newton's method (`dode.lms.gauss_newton`). It makes no claim of a paper good; it is here because it costs seconds.
+# has about a dozen numbers, so all of them can be fitted at once to the *last* image by Gauss-Newton's method (`dode.distillation.gauss_newton`). It makes no claim of a paper good; it is here because it costs seconds.
 #
 # **Measured here**: how the fit goes, what it changes in a solver, and which of its parts help. Distances are Fréchet distances in the features of a small classifier (**not** FID), to the samples of a long run and to the data, and the RMSE to
 # that long run's images from the same seeds. The fit sees neither that classifier nor those seeds.
@@ -33,8 +33,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from dode import experiments, lms, plots, zoo
-from dode.experiments import fits, learned
+from dode import distillation, experiments, zoo
+from dode.experiments import fits, learned, plots
 from dode.tableau import Tableau
 
 plots.style()
@@ -65,7 +65,7 @@ VARIANTS = dict(list(VARIANTS.items())[: 2 if small else None])
 # %% [markdown]
 # ## How it goes
 #
-# - **The numbers** are the weights as parts that sum to one, the levels, and the levels told to the network (`dode.lms.Space`). The levels are logarithms of gaps, so they fall whatever the numbers are: no step of the fit can make a solver that goes back up.
+# - **The numbers** are the weights as parts that sum to one, the levels, and the levels told to the network (`dode.distillation.Space`). The levels are logarithms of gaps, so they fall whatever the numbers are: no step of the fit can make a solver that goes back up.
 #   With an analytical first step (AFS) the first level moves too, and with it the length of that step, which costs no call.
 # - **The error** is that of the last image against a 40-call teacher's, *clipped* to the range that a file holds, in the features of two other classifiers (the critic and the observer), in random features averaged over the image, and in pixels. What all images'
 #   errors have in common, their mean, counts six times as much, because a distance between distributions is mostly that.
@@ -77,7 +77,7 @@ VARIANTS = dict(list(VARIANTS.items())[: 2 if small else None])
 listed = []
 for calls in (3, 4, 5, 6, 8, 10):
     table, _ = fits.start(USUAL, checkpoint, where, calls)
-    space = lms.Space(table, top=True)
+    space = distillation.Space(table, top=True)
     kinds = {kind: space.kinds.count(kind) for kind in ("weight", "level", "level_in")}
     listed.append({
         "calls": calls, "weights": kinds["weight"], "levels": kinds["level"], "levels told": kinds["level_in"], "together": len(space.kinds),
@@ -149,7 +149,7 @@ plt.show()
 # Its numbers, before and after: the parts of each row (of the starting output, then of the calls), the levels, and the levels told over the levels.
 
 # %% tags=["hide-input"]
-space, listed = lms.Space(before, top=True), []
+space, listed = distillation.Space(before, top=True), []
 names = {"weight": "part", "level": "level", "level_in": "level told / level"}
 for row in range(NFE):
     parts = zip(before.parts[row].tolist(), after.parts[row].tolist(), strict=True)
@@ -232,7 +232,7 @@ if not small:
 # From the committed run (`results/learned.standard.csv`: three calls on the data-predicting network, 5,000 samples, one block of seeds, fits on 191 seeds). There is no claim of a paper to agree with.
 #
 # - **The fit.** A solver of three calls has 12 numbers, and a Jacobian takes 19 calls an image in place of 39. The usual fit divides the start's distance to the long run by 16.2, that to the data by 5.1 and the RMSE by 1.2.
-#   The best handcrafted solver of three calls, DEIS on the grid uniform in time, is 14.2, 5.0 and 1.5 times as far. All this takes 47,438 network evaluations (of one image each), the teacher's included: a tenth of what DLMS trains with, as its budget says (`dode.lms.recipes.BUDGET`).
+#   The best handcrafted solver of three calls, DEIS on the grid uniform in time, is 14.2, 5.0 and 1.5 times as far. All this takes 47,438 network evaluations (of one image each), the teacher's included: a tenth of what DLMS trains with, as its budget says (`dode.distillation.problem.BUDGET`).
 #   Forward mode would cost four to five times a forward pass where a difference costs one; it is not worth it here.
 # - **What is looked at** is worth most. Of images that are not clipped the fit ends 2.68 times as far: a few steps leave black at -1.1 as easily as at -0.9, no file shows the first, and a fit that is to undo both spends its few numbers on it.
 #   Through the observer's eyes alone (with pixels) it ends at 1.06, through random features alone, without any classifier, at 1.68.

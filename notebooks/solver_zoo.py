@@ -32,8 +32,9 @@ import torch
 from IPython.display import HTML
 
 import dode
-from dode import comparisons, experiments, orders, plots, schedules, solvers
+from dode import experiments, schedules, solvers
 from dode.denoisers import MixtureDenoiser
+from dode.experiments import comparisons, orders, plots
 from dode.metrics import rmse
 
 plots.style()

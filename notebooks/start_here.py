@@ -33,7 +33,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import dode
-from dode import experiments, plots
+from dode import experiments
+from dode.experiments import plots
 
 plots.style()
 p = experiments.preset(preset)

@@ -34,8 +34,8 @@ from functools import partial
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from dode import experiments, plots
-from dode.experiments import costs
+from dode import experiments
+from dode.experiments import costs, plots
 
 plots.style()
 p = experiments.preset(preset)

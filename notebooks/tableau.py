@@ -41,8 +41,9 @@ import matplotlib.pyplot as plt
 import torch
 
 import dode
-from dode import experiments, plots, schedules, solvers
+from dode import experiments, schedules, solvers
 from dode.denoisers import MixtureDenoiser
+from dode.experiments import plots
 
 plots.style()
 p = experiments.preset(preset)

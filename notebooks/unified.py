@@ -39,8 +39,9 @@ import pandas as pd
 import torch
 
 import dode
-from dode import distillation, experiments, lms, plots, schedules, solvers
+from dode import distillation, experiments, schedules, solvers
 from dode.denoisers import MixtureDenoiser
+from dode.experiments import plots
 
 plots.style()
 experiments.preset(preset)
@@ -396,13 +397,13 @@ for calls in (3, 5, 8, 10):
     plain, start = numbers(calls), solvers.ipndm(schedules.karras(calls, 0.002, 80.0))
     rows.append({
         "calls": calls, **plain, "together": sum(plain.values()), "with an analytical first step": sum(numbers(calls, afs=True).values()),
-        "free in lms.Space": len(lms.Space(start).pack(start)), "D-DDIM": calls,
+        "free in distillation.Space": len(distillation.Space(start).pack(start)), "D-DDIM": calls,
     })  # fmt: skip
 counts = pd.DataFrame(rows)
 plots.listing(counts)
 
 # %% [markdown]
-# Five calls have 9 weights, 4 times and 4 scalings: 17 numbers. D-DDIM has one a call. `dode.lms.Space`, in which this package fits, lets the first three rows use the starting noise and frees $s_0$ too: four numbers more.
+# Five calls have 9 weights, 4 times and 4 scalings: 17 numbers. D-DDIM has one a call. `dode.distillation.Space`, in which this package fits, lets the first three rows use the starting noise and frees $s_0$ too: four numbers more.
 
 # %% tags=["remove-input"]
 plots.provenance(

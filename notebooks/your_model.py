@@ -32,8 +32,9 @@ import torch
 from torch import nn
 
 import dode
-from dode import experiments, lms, plots, solvers
+from dode import distillation, experiments, solvers
 from dode.denoisers import EDMPrediction
+from dode.experiments import plots
 from dode.metrics import rmse
 from dode.schedules import EDM
 from dode.training import denoising_loss
@@ -109,7 +110,7 @@ print(
 calls, fit_noise = 4, dode.initial_noise(model.shape, range(256), device=model.device)
 plain = solvers.deis(model.grid, nfe=calls, variable="log_rho", basis="data")
 d_ode = dode.distillation.d_ode(model, plain, fit_noise)
-fitted = lms.gauss_newton(model, plain, fit_noise)
+fitted = distillation.gauss_newton(model, plain, fit_noise)
 
 # %% [markdown]
 # Held-out noise, and the same network with a hundred times the calls for the truth:
@@ -200,6 +201,6 @@ print("dode.sample and the pipeline draw the same images:", bool(abs(apart).max(
 # ## Which method
 #
 # - **D-ODE** needs no choice and no budget: one run of a teacher, a division a step. It helps most where a solver is of low order and steps are few.
-# - **The second-order fit** is worth its price where calls are few. Its residual is pixels unless you give another: `residual=lms.features(network)` with a classifier of your domain, `lms.stack` for several. For large latents begin with fewer noises, and look at
+# - **The second-order fit** is worth its price where calls are few. Its residual is pixels unless you give another: `residual=distillation.features(network)` with a classifier of your domain, `lms.stack` for several. For large latents begin with fewer noises, and look at
 #   the cost on the held-back ones (`metadata["cost"]`).
 # - **DLMS** (`lms.DLMS`, `--method dlms`) designs a table for each image from the U-Net's bottleneck; it trains longer ([DLMS](dlms)).

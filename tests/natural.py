@@ -8,18 +8,18 @@ import pytest
 import torch
 from PIL import Image
 
-from dode import data
+from dode.zoo import datasets
 
 
 def pixels(kind: int, seed: int) -> torch.Tensor:
     """A sheet ``(10, 25, 3, 32, 32)``, uint8: stripes, a direction and hue for each class."""
-    rows, columns = data.SHEET
+    rows, columns = datasets.SHEET
     g = torch.Generator().manual_seed(seed)
     phase = 6.28 * torch.rand(rows, columns, 1, 1, 1, generator=g)
     hue = torch.rand(3, 1, 1, generator=torch.Generator().manual_seed(kind))
-    place = torch.arange(data.SIDE) / 3.0
+    place = torch.arange(datasets.SIDE) / 3.0
     wave = torch.sin((place[:, None] if kind % 2 else place[None]) + phase)
-    return ((0.5 + 0.4 * wave * hue) * 255).expand(rows, columns, 3, data.SIDE, data.SIDE).to(torch.uint8)
+    return ((0.5 + 0.4 * wave * hue) * 255).expand(rows, columns, 3, datasets.SIDE, datasets.SIDE).to(torch.uint8)
 
 
 def write_sheet(path: Path, sheet: torch.Tensor) -> None:
@@ -34,6 +34,6 @@ def make(folder: Path, monkeypatch: pytest.MonkeyPatch, classes: int = 2) -> lis
     sheets = [pixels(kind, 100 + kind) for kind in range(classes)]
     for kind, sheet in reversed(list(enumerate(sheets))):
         write_sheet(folder / "imagenet32" / f"n{kind:08d}.png", sheet)
-    monkeypatch.setattr(data, "CLASSES", classes)
+    monkeypatch.setattr(datasets, "CLASSES", classes)
     monkeypatch.setenv("DODE_DATA", str(folder))
     return sheets

@@ -10,8 +10,8 @@ import torch
 from test_pickles import Nvidia
 from torch import Tensor, nn
 
-from dode.published import load
-from dode.storage import FileError
+from dode.utils.files import FileError
+from dode.zoo import load
 
 TAPS = (1, 3, 3, 1)
 SONG = dict(img_resolution=8, in_channels=3, out_channels=3, model_channels=32, channel_mult=(1, 2), num_blocks=1)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 import dode
-from dode import baselines, schedules, solvers
+from dode import schedules, solvers
 from dode.denoisers import ConsistencyPrediction, MixtureDenoiser
+from dode.experiments import network_distillation
 from dode.sampling import initial_noise, sample
-from dode.storage import save_tensors
 from dode.training import Recipe, build_denoiser, describe
+from dode.utils.files import save_tensors
 
 MIXTURE = MixtureDenoiser(
     torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).double(), torch.tensor([0.3, 0.5, 0.8, 0.2])
@@ -21,7 +22,7 @@ MIXTURE = MixtureDenoiser(
 IMAGES = torch.randint(256, (20, 1, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
-def tiny(name: str = "fashion-mnist-data") -> baselines.NetworkDenoiser:
+def tiny(name: str = "fashion-mnist-data") -> network_distillation.NetworkDenoiser:
     torch.manual_seed(0)
     return build_denoiser(Recipe(name, network=dict(widths=(8, 16))))
 
@@ -38,7 +39,7 @@ def teacher(tmp_path: Path) -> str:
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step is saved, and arithmetic is float32."""
     made = lambda *args, **kwargs: Recipe(*args, **(kwargs | dict(save_every=1, bf16=False)))  # noqa: E731
-    monkeypatch.setattr(baselines, "Recipe", made)
+    monkeypatch.setattr(network_distillation, "Recipe", made)
 
 
 # --- the targets ----------------------------------------------------------------------------------
@@ -49,8 +50,8 @@ def test_one_step_with_the_target_ends_where_the_teachers_two_end() -> None:
     noise = initial_noise((3,), range(6), dtype=torch.float64)
     index = torch.tensor([0, 2, 0, 2, 0, 2])
     x, sigma, middle, to = noise * grid[index][:, None], grid[index], grid[index + 1], grid[index + 2]
-    estimate = baselines.two_steps_in_one(MIXTURE, x, sigma, middle, to)  # type: ignore[arg-type]
-    student = baselines.ddim_step(x, estimate, sigma, to)
+    estimate = network_distillation.two_steps_in_one(MIXTURE, x, sigma, middle, to)  # type: ignore[arg-type]
+    student = network_distillation.ddim_step(x, estimate, sigma, to)
     for start in (0, 2):
         two = solvers.ddim(grid[start : start + 3])
         chosen = index == start
@@ -60,7 +61,7 @@ def test_one_step_with_the_target_ends_where_the_teachers_two_end() -> None:
 def test_heuns_step_is_the_solvers() -> None:
     grid = torch.tensor([3.0, 1.2], dtype=torch.float64)
     noise = initial_noise((3,), range(6), dtype=torch.float64)
-    found = baselines.heun_step(MIXTURE, noise * 3, grid[0].expand(6), grid[1].expand(6))  # type: ignore[arg-type]
+    found = network_distillation.heun_step(MIXTURE, noise * 3, grid[0].expand(6), grid[1].expand(6))  # type: ignore[arg-type]
     torch.testing.assert_close(found, sample(MIXTURE, solvers.heun(grid), noise), rtol=1e-12, atol=1e-12)
 
 
@@ -75,7 +76,7 @@ def test_a_consistency_model_leaves_the_lowest_level_alone() -> None:
 
 
 def test_two_calls_start_again_from_the_first_answer() -> None:
-    class Shrink(baselines.NetworkDenoiser):
+    class Shrink(network_distillation.NetworkDenoiser):
         levels: list[float]
 
         def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
@@ -85,7 +86,7 @@ def test_two_calls_start_again_from_the_first_answer() -> None:
     model = Shrink(lambda x, label: x, (3,), schedules.EDM())
     model.levels = []
     noise, fresh = initial_noise((3,), range(4)), initial_noise((3,), range(4, 8))
-    found = baselines.consistency_sample(model, noise, [(0.5, fresh)])
+    found = network_distillation.consistency_sample(model, noise, [(0.5, fresh)])
     torch.testing.assert_close(found, (noise * 40 + (0.25 - 0.002**2) ** 0.5 * fresh) / 2)
     assert model.levels == [80.0, 0.5]
 
@@ -93,33 +94,35 @@ def test_two_calls_start_again_from_the_first_answer() -> None:
 def test_a_students_grid_is_every_second_level_of_its_teachers() -> None:
     d = tiny()
     for nfe in (32, 16, 8, 4, 2, 1):
-        assert torch.equal(baselines.progressive_grid(d, nfe), baselines.progressive_grid(d, 2 * nfe)[::2])
+        assert torch.equal(
+            network_distillation.progressive_grid(d, nfe), network_distillation.progressive_grid(d, 2 * nfe)[::2]
+        )
     with pytest.raises(ValueError, match="64 steps cannot be halved down to 5"):
-        baselines.progressive_grid(d, 5)
+        network_distillation.progressive_grid(d, 5)
 
 
 # --- the runs -------------------------------------------------------------------------------------
 
 
-def progressive(teacher: str, folder: Path, steps: int = 2) -> list[baselines.Student]:
-    return list(baselines.progressive(teacher, IMAGES, folder, steps, first=4, batch=3))
+def progressive(teacher: str, folder: Path, steps: int = 2) -> list[network_distillation.Student]:
+    return list(network_distillation.progressive(teacher, IMAGES, folder, steps, first=4, batch=3))
 
 
-def consistency(teacher: str, folder: Path) -> list[baselines.Student]:
-    return list(baselines.consistency(teacher, IMAGES, folder, [1, 3], levels=4, batch=3))
+def consistency(teacher: str, folder: Path) -> list[network_distillation.Student]:
+    return list(network_distillation.consistency(teacher, IMAGES, folder, [1, 3], levels=4, batch=3))
 
 
 @pytest.mark.parametrize("method", [progressive, consistency])
 def test_killed_and_taken_up_again_is_the_same(method, teacher: str, tmp_path: Path, monkeypatch) -> None:
     whole = method(teacher, tmp_path / "whole")
-    calls, real = iter(range(100)), baselines.prediction_loss
+    calls, real = iter(range(100)), network_distillation.prediction_loss
 
     def dies(*args: Tensor) -> Tensor:
         if next(calls) == 2:
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(baselines, "prediction_loss", dies)
+    monkeypatch.setattr(network_distillation, "prediction_loss", dies)
     with pytest.raises(KeyboardInterrupt):
         method(teacher, tmp_path / "killed")
     resumed = method(teacher, tmp_path / "killed")
@@ -144,16 +147,17 @@ def test_what_a_student_cost_is_counted(teacher: str, tmp_path: Path) -> None:
 
 def test_a_noise_predicting_teacher_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not predict data"):
-        next(baselines.progressive("fashion-mnist-noise", IMAGES, tmp_path, 1))
+        next(network_distillation.progressive("fashion-mnist-noise", IMAGES, tmp_path, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "left"), [("progressive", 0.5), ("consistency", 0.8)])  # one's target moves
 def test_both_losses_can_be_learnt(kind: str, left: float, teacher: str) -> None:
-    wrapper = ConsistencyPrediction if kind == "consistency" else baselines.EDMPrediction
-    student = baselines._trainable(teacher, "cpu", wrapper)
-    make = getattr(baselines, f"{kind}_loss")
+    wrapper = ConsistencyPrediction if kind == "consistency" else network_distillation.EDMPrediction
+    student = network_distillation._trainable(teacher, "cpu", wrapper)
+    make = getattr(network_distillation, f"{kind}_loss")
     grid = schedules.karras(8, 0.002, 80.0, final="zero" if kind == "progressive" else "sigma_min")
-    loss = make(student, dode.load(teacher), grid, IMAGES, Recipe("any", batch=16))
+    loss = make(student, dode.load(teacher), grid, IMAGES, Recipe("any", batch=6))
     optimizer = torch.optim.Adam(student.network.parameters(), lr=3e-3)
     draw = lambda: loss(torch.Generator().manual_seed(1))  # noqa: E731
     first = draw().item()

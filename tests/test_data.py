@@ -9,14 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from dode import data, zoo
-from dode.storage import FileError
+from dode import zoo
+from dode.utils.files import FileError
+from dode.zoo import datasets
 from tests import natural
 
 
 def test_images_come_sheet_by_sheet_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sheets = natural.make(tmp_path, monkeypatch, classes=3)
-    images, labels = data.imagenet32()
+    images, labels = datasets.imagenet32()
     assert images.shape == (750, 3, 32, 32) and images.dtype == torch.uint8 and labels.dtype == torch.int64
     assert labels.tolist() == [k for k in range(3) for _ in range(250)]
     for kind, row, column in ((0, 0, 0), (1, 3, 7), (2, 9, 24)):
@@ -25,10 +26,10 @@ def test_images_come_sheet_by_sheet_row_by_row(tmp_path: Path, monkeypatch: pyte
 
 def test_the_last_row_of_each_class_is_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sheets = natural.make(tmp_path, monkeypatch)
-    images, labels = data.imagenet32("test")
+    images, labels = datasets.imagenet32("test")
     assert images.shape == (50, 3, 32, 32) and labels.tolist() == [0] * 25 + [1] * 25
     assert torch.equal(images[:25], sheets[0][9]) and torch.equal(images[25:], sheets[1][9])
-    rest, kinds = data.imagenet32("train")
+    rest, kinds = datasets.imagenet32("train")
     assert len(rest) == len(kinds) == 450 and torch.equal(rest[225:], sheets[1][:9].flatten(0, 1))
 
 
@@ -38,12 +39,12 @@ def test_what_is_no_data_set_is_named_in_one_line(tmp_path: Path, monkeypatch: p
 
     def refused(message: str) -> None:
         with pytest.raises(FileError, match=re.escape(message)) as info:
-            data.imagenet32()
+            datasets.imagenet32()
         assert "\n" not in str(info.value)
 
-    monkeypatch.setattr(data, "CLASSES", 200)
+    monkeypatch.setattr(datasets, "CLASSES", 200)
     refused(f"{folder} holds 2 sheets of images (*.png), not one for each of 200 classes")
-    monkeypatch.setattr(data, "CLASSES", 2)
+    monkeypatch.setattr(datasets, "CLASSES", 2)
     first = folder / "n00000000.png"
     whole = first.read_bytes()
     first.write_bytes(whole[: len(whole) // 2])
@@ -61,10 +62,10 @@ def test_what_is_no_data_set_is_named_in_one_line(tmp_path: Path, monkeypatch: p
 
 
 def test_checkpoints_belong_to_a_data_set_by_name() -> None:
-    assert data.data_set("imagenet32-data") is data.data_set("imagenet32") is data.DATA_SETS["imagenet32"]
-    assert data.data_set("fashion-mnist-data-progressive-4").name == "fashion-mnist"
+    assert datasets.data_set("imagenet32-data") is datasets.data_set("imagenet32") is datasets.DATA_SETS["imagenet32"]
+    assert datasets.data_set("fashion-mnist-data-progressive-4").name == "fashion-mnist"
     for name in ("imagenet32x", "edm-cifar10-32x32-uncond-vp", ""):
         with pytest.raises(ValueError, match="is of no data set that is known here: fashion-mnist, imagenet32"):
-            data.data_set(name)
+            datasets.data_set(name)
     for name in zoo.NAMES:
-        assert zoo.load(name).shape == data.data_set(name).shape
+        assert zoo.load(name).shape == datasets.data_set(name).shape

@@ -20,10 +20,10 @@ from diffusers import (
 from torch import Tensor, nn
 
 import dode
-from dode import lms, solvers
+from dode import distillation, solvers
 from dode.denoisers import DataPrediction, NetworkDenoiser, NoisePrediction
 from dode.diffusers import decode, from_diffusers
-from dode.lms.designer import bottleneck
+from dode.distillation.designer import bottleneck
 from dode.schedules import VPDiscrete, scaled_linear, vp_linear
 
 UNET = dict(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, sample_size=8)
@@ -173,8 +173,8 @@ def test_every_distiller_leaves_each_image_its_condition(method: str) -> None:
         assert max(learned.metadata["fit_rmse"]) < 1e-5
         return
     basis = functools.partial(solvers.ddim, basis="data")
-    task = lms.Task(model, table, basis, noise, trajectories=64)
-    found = lms.RECIPES[method](task)
+    task = distillation.Task(model, table, basis, noise, trajectories=64)
+    found = distillation.RECIPES[method](task)
     images = dode.sample(model, found, noise)
     assert torch.isfinite(images).all()
     assert (images.mean((1, 2, 3)).view(-1, 4).diff(dim=1) > 0).all()  # in the order of the labels
@@ -190,8 +190,8 @@ def test_a_descent_shuffles_whole_turns() -> None:
         seen.append(x.detach().flatten(1))
         return x.flatten(1)
 
-    options = dict(space=lms.Space(table), method="s4s", teacher=table, rate=0.0, epochs=2, batch_size=4)
-    learned = lms.descend(model, table, noise, residual=look, **options)  # type: ignore[arg-type]
+    options = dict(space=distillation.Space(table), method="s4s", teacher=table, rate=0.0, epochs=2, batch_size=4)
+    learned = distillation.descend(model, table, noise, residual=look, **options)  # type: ignore[arg-type]
     assert learned.metadata["cost"] == [0.0] * 3
     goal, students = seen[0], torch.cat(seen[1:])
     assert len(goal) == 16 and len(students) == 4 + 2 * (12 + 4)  # held back, then twice those to fit and those again
@@ -277,11 +277,15 @@ def test_one_line_says_what_is_wrong(make: Any, options: dict[str, Any], message
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_what_needs_diffusers_stands_beside_the_rest_and_is_imported_late() -> None:
+def test_what_needs_diffusers_stands_beside_the_rest() -> None:
     assert dode.from_diffusers is from_diffusers and dode.DodeScheduler.__name__ == "DodeScheduler"
     assert {"from_diffusers", "DodeScheduler", "load", "__all__"} <= set(dir(dode))
     with pytest.raises(AttributeError, match="module 'dode' has no attribute 'from_nowhere'"):
         _ = dode.from_nowhere  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_diffusers_is_imported_late() -> None:
     late = "import sys, dode; from dode import *; dir(dode); early = 'diffusers' in sys.modules\n"
     late += "dode.from_diffusers; assert not early and 'diffusers' in sys.modules"
     subprocess.run([sys.executable, "-c", late], check=True, capture_output=True)

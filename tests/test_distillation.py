@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small import network_file
 
 import dode
 from dode import schedules, solvers
@@ -53,8 +54,8 @@ def test_lambda_is_the_least_squares_solution(table, align) -> None:
 
 
 @pytest.mark.parametrize("name", ("fashion-mnist-noise", "fashion-mnist-data"))
-def test_lambda_is_the_least_squares_solution_on_a_shipped_network(name) -> None:
-    model = dode.load(name, dtype=torch.float64)
+def test_lambda_is_the_least_squares_solution_on_a_network(name, tmp_path) -> None:
+    model = dode.load(network_file(tmp_path, name), dtype=torch.float64)
     table = solvers.ddim(model.grid(3), basis=model.prediction)
     noise = initial_noise(model.shape, range(4), dtype=torch.float64)
     fitted = torch.tensor(d_ode(model, table, noise, scale=3).metadata["lambdas"], dtype=torch.float64)
@@ -62,8 +63,8 @@ def test_lambda_is_the_least_squares_solution_on_a_shipped_network(name) -> None
 
 
 @pytest.mark.parametrize("name", ("fashion-mnist-noise", "fashion-mnist-data"))
-def test_one_batch_split_in_ten_gives_the_same_lambda(name) -> None:
-    model = dode.load(name, dtype=torch.float64)
+def test_one_batch_split_in_ten_gives_the_same_lambda(name, tmp_path) -> None:
+    model = dode.load(network_file(tmp_path, name), dtype=torch.float64)
     table = solvers.heun(model.grid(2)) if model.prediction == "data" else solvers.ddim(model.grid(3))
     noise = initial_noise(model.shape, range(10), dtype=torch.float64)
     whole = d_ode(model, table, noise, scale=3)

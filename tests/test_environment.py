@@ -12,6 +12,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+import dode
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
@@ -79,9 +81,7 @@ def test_the_python_versions_agree() -> None:
     assert "version_info < (3, 11)" in makefile and "--python-version 3.11" in makefile
 
 
-def test_clean_fid_can_be_imported() -> None:
-    """It needs the torchvision of the installed torch, and a scipy that still has what it calls."""
-    pytest.importorskip("torch")
-    from cleanfid import fid
-
-    assert callable(fid.frechet_distance)
+def test_the_version_is_the_one_to_cite_and_the_changes_are_told() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == dode.__version__
+    changes = re.findall(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert changes[0] == dode.__version__

@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import csv
+import functools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from told import page
 
 import dode
-from dode import comparisons, experiments, eyes, lms, solvers
-from dode.experiments import fits, learned, papers
+from dode import distillation, experiments, solvers
+from dode.distillation import losses, problem
+from dode.experiments import comparisons, fits, learned, papers
 from dode.metrics import frechet_distance, moments, rmse
 from dode.tableau import Tableau
 
 DATA, NOISE = "fashion-mnist-data", "fashion-mnist-noise"
 RESULTS = Path(__file__).parents[1] / "results"
-P = experiments.preset("smoke")
+SMALL = dict(images=24, learn_images=4, trajectories=16, zoo_images=2, reference_steps=20)
+P = replace(experiments.preset("smoke"), **SMALL)
 NFES = papers.TABLE_5
 PROVENANCE = ("seeds", "network", "preset", "device", "torch", "python", "commit")
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of its own, so that references, fits and rows land there; each is made once for all tests here."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "_toc.yml").write_text("")
+    return folder
+
+
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project of its own, so that references, fits and rows land there."""
-    (tmp_path / "_toc.yml").write_text("")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DODE_RESULTS", str(tmp_path / "results"))
-    return tmp_path
+def project(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("DODE_RESULTS", str(place / "results"))
+    return place
 
 
 # --- cells and grids -------------------------------------------------------------------------------
@@ -84,6 +93,7 @@ def test_seeds_that_choose_fit_measure_or_stand_for_the_truth_are_disjoint() -> 
     assert len(set().union(*sets)) == sum(map(len, sets))
 
 
+@pytest.mark.slow
 def test_a_comparison_measures_what_it_says_and_resumes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = lambda: learned.compare(P, "cpu", [DATA], (2,), ("ddim", "start", "gits"), 1)  # noqa: E731
     rows, chosen = ask()
@@ -96,12 +106,12 @@ def test_a_comparison_measures_what_it_says_and_resumes(project: Path, monkeypat
     model = dode.load(DATA)
     table = solvers.ddim(fits.grid_of(rows[0]["grid"], DATA, "cpu"), nfe=2)
     (features, data), (critic, _) = fits.yardsticks("cpu")
-    images = dode.sample(model, table, dode.initial_noise(model.shape, range(1_000_000, 1_000_064)))
+    images = dode.sample(model, table, dode.initial_noise(model.shape, range(1_000_000, 1_000_000 + P.images)))
     start = learned.REFERENCE_SEEDS
     long = dode.sample(
         model,
         learned.reference_table(model, P.reference_calls),
-        dode.initial_noise(model.shape, range(start, start + 64)),
+        dode.initial_noise(model.shape, range(start, start + P.images)),
     )
     close = lambda v: pytest.approx(v, rel=2e-3)  # noqa: E731
     assert float(rows[0]["fd_data"]) == close(frechet_distance(moments(images, features), data))
@@ -120,33 +130,40 @@ def test_a_comparison_measures_what_it_says_and_resumes(project: Path, monkeypat
     assert fits.fit(P, DATA, "cpu", "gits", 2).nfe == 2  # from its file
 
 
-def test_no_grid_is_chosen_where_no_solver_needs_one(project: Path) -> None:
+@pytest.mark.slow
+def test_no_grid_is_chosen_where_no_solver_needs_one(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DODE_RESULTS", str(tmp_path))
     rows, chosen = learned.compare(P, "cpu", [DATA], (2,), ("start",), 1)
     assert [r["method"] for r in rows] == ["start"] and chosen == []
-    assert not (project / "results" / "grids.smoke.csv").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["learned.smoke.csv"]
 
 
+@pytest.mark.slow
 def test_every_block_has_its_own_seeds_and_the_same_solver(project: Path) -> None:
     once = learned.compare(P, "cpu", [DATA], (2,), ("deis",), 1)[0]
     rows = learned.compare(P, "cpu", [DATA], (2,), ("deis", "gits"), 1, blocks=(0, 2))[0]
     assert [(r["method"], r["block"]) for r in rows] == [("deis", "0"), ("deis", "2"), ("gits", "0"), ("gits", "2")]
     assert rows[0] == once[0] and rows[1]["grid"] == rows[0]["grid"]
-    assert [r["seeds"] for r in rows[:2]] == ["1000000-1000063", "3000000-3000063"]
+    assert [r["seeds"] for r in rows[:2]] == ["1000000-1000023", "3000000-3000023"]
     assert rows[0]["fd_reference"] != rows[1]["fd_reference"] and rows[2]["evaluations"] == rows[3]["evaluations"]
     assert rows[0]["rmse"] and not rows[1].get("rmse")  # the exact images are known of one block's seeds
 
 
+@pytest.mark.slow
 def test_a_fit_may_begin_at_that_of_another_number_of_calls(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     near = fits.fit(P, DATA, "cpu", "gauss-newton", 2)
     monkeypatch.setattr(fits, "_fit", lambda name, task, options: task.table)  # where it begins
     began = fits.fit(P, DATA, "cpu", "gauss-newton:near=2", 3)
     assert isinstance(near, Tableau) and isinstance(began, Tableau) and began.nfe == 3
-    assert torch.equal(began.full, lms.resampled(near, 3).full)
+    assert torch.equal(began.full, distillation.resampled(near, 3).full)
     with pytest.raises(ValueError, match="designs its table for each image"):
         fits.fit(P, DATA, "cpu", "dlms:near=2", 3)  # said before anything is trained
     assert not fits.solver_file(P, DATA, "dlms", 2).exists()
 
 
+@pytest.mark.slow
 def test_a_fit_may_mind_the_way(project: Path) -> None:
     plain, held = (fits.fit(P, DATA, "cpu", f"gauss-newton{option}", 2) for option in ("", ":path=10"))
     assert isinstance(plain, Tableau) and isinstance(held, Tableau)
@@ -157,6 +174,7 @@ def test_a_fit_may_mind_the_way(project: Path) -> None:
 # --- the committed run -----------------------------------------------------------------------------
 
 
+@functools.cache
 def committed(checkpoint: str = DATA) -> dict[tuple[str, int], dict[str, str]]:
     """The rows of a network by method and NFE: every method that the book compares on it."""
     sweep = experiments.Sweep(RESULTS / "learned.standard.csv", learned.LEARNED_KEYS)
@@ -184,10 +202,10 @@ def test_every_number_says_where_it_comes_from() -> None:
 def test_every_learned_row_has_its_solver(method: str) -> None:
     p, rows = experiments.preset("standard"), committed()
     for nfe in NFES:
-        solver = lms.load(fits.solver_file(p, DATA, method, nfe))
+        solver = distillation.load(fits.solver_file(p, DATA, method, nfe))
         assert solver.nfe == nfe and solver.metadata["weights"] == dode.zoo.digest(DATA)
         assert int(rows[method, nfe]["evaluations"]) == solver.metadata["network_evaluations"] > 0
-        assert isinstance(solver, lms.Designed) == (method in ("dlms", "amed"))
+        assert isinstance(solver, distillation.Designed) == (method in ("dlms", "amed"))
 
 
 def test_the_published_numbers_name_their_source() -> None:
@@ -207,156 +225,29 @@ def test_the_published_numbers_name_their_source() -> None:
     assert behind == {("FFHQ-64", 10)}
 
 
-def test_what_the_readme_says() -> None:
-    sweep = experiments.Sweep(RESULTS / "learned.standard.csv", learned.LEARNED_KEYS)
-    said = " ".join((RESULTS.parent / "README.md").read_text(encoding="utf-8").split())
-    for checkpoint, words in (
-        (DATA, "{}, {} and {} of the best handcrafted solver's"),
-        (NOISE, "{}, {} and {} (n = 5,000"),
-    ):
-        methods = (*learned.HANDCRAFTED, "gauss-newton")
-        rows = sweep.select(learned.learned_cells([checkpoint], (3, 4, 5), methods))
-        far = {(r["method"], int(r["nfe"])): float(r["fd_reference"]) for r in rows}
-        gains = [far["gauss-newton", n] / min(far[m, n] for m in learned.HANDCRAFTED) for n in (3, 4, 5)]
-        assert words.format(*(f"{gain:.2f}" for gain in gains)) in said
-
-
-class Rows:
-    """The committed rows of a network, as the page reads them."""
-
-    def __init__(self, checkpoint: str) -> None:
-        self.rows = committed(checkpoint)
-        self.methods = {method for method, _ in self.rows}
-        self.by_hand = {nfe: min(self.far(m, nfe) for m in learned.HANDCRAFTED) for nfe in NFES}
-
-    def far(self, method: str, nfe: int, column: str = "fd_reference") -> float:
-        return float(self.rows[method, nfe][column])
-
-    def gain(self, method: str, nfe: int, column: str = "fd_reference") -> float:
-        return self.far(method, nfe, column) / min(self.far(m, nfe, column) for m in learned.HANDCRAFTED)
-
-    def nearest(self, nfe: int, column: str) -> str:
-        return min(self.methods, key=lambda m: self.far(m, nfe, column))
-
-    def nearer_than_all_with(self, nfe: int) -> int:
-        """The largest NFE up to which no handcrafted solver is as near as the second-order fit."""
-        return max(k for k in NFES if all(self.far("gauss-newton", nfe) < self.by_hand[n] for n in NFES if n <= k))
-
-
-@pytest.fixture(scope="module")
-def data() -> Rows:
-    return Rows(DATA)
-
-
-@pytest.fixture(scope="module")
-def noise() -> Rows:
-    return Rows(NOISE)
-
-
-def test_what_the_page_says_of_the_second_order_fit(data: Rows, noise: Rows) -> None:
-    said, goals = page("learned"), {3: 0.2, 5: 0.4}
-    gains = [f"{rows.gain('gauss-newton', nfe):.2f}" for rows in (data, noise) for nfe in goals]
-    words = "{} and {} of the best handcrafted distance to the long run on the data-predicting network and {} and {} on"
-    assert words.format(*gains) in said
-    assert all(rows.gain("gauss-newton", nfe) <= goal for rows in (data, noise) for nfe, goal in goals.items())
-    assert all(rows.nearest(nfe, "fd_reference") == "gauss-newton" for rows in (data, noise) for nfe in NFES)
-    three, five = (data.nearer_than_all_with(nfe) for nfe in (3, 5))
-    assert f"with 3 calls than every handcrafted solver with {three}, and with 5 than with {five}" in said
-    three, five = (noise.nearer_than_all_with(nfe) for nfe in (3, 5))
-    assert f"nearer with 3 than every one with {three} and with 5 than with {five}" in said
-
-
-def test_in_what_else_the_second_order_fit_is_nearest(data: Rows, noise: Rows) -> None:
-    """RMSE: "but with 3 calls, and on the noise-predicting network with 4 and 7"; to the data: up to 8, and to 7."""
-    others = {
-        (rows is noise, column, nfe): rows.nearest(nfe, column)
-        for rows in (data, noise)
-        for column in ("rmse", "fd_data")
-        for nfe in NFES
-        if rows.nearest(nfe, column) != "gauss-newton"
-    }
-    assert others == {
-        (False, "rmse", 3): "s4s-alt", (True, "rmse", 4): "s4s-alt", (True, "rmse", 7): "s4s-alt",
-        (False, "fd_data", 9): "ld3", **{(True, "fd_data", nfe): "dpm_solver_pp" for nfe in (8, 9, 10)},
-    }  # fmt: skip
-
-
-def test_what_the_page_says_of_costs(data: Rows, noise: Rows) -> None:
-    said = page("learned")
-    cost = {
-        (rows, method, nfe): int(rows.rows[method, nfe]["evaluations"])
-        for rows in (data, noise)
-        for method in ("gauss-newton", "dlms")
-        for nfe in NFES
-    }
-    ours = [value / 1000 for (_, method, _), value in cost.items() if method == "gauss-newton"]
-    ratios = [value / cost[rows, "dlms", nfe] for (rows, m, nfe), value in cost.items() if m == "gauss-newton"]
-    assert f"{min(ours):.0f} to {max(ours):.0f} thousand evaluations" in said
-    assert f"{min(ratios):.1f} to {max(ratios):.1f} times those of this short training" in said
-    assert experiments.preset("standard").trajectories == 1600
-    sweep = experiments.Sweep(RESULTS / "learned.standard.csv", learned.LEARNED_KEYS)
-    (long,) = sweep.select(learned.learned_cells([DATA], [5], ["dlms:residual=seen,trajectories=20000"]))
-    assert f"DLMS of 5 calls takes {int(long['evaluations']):,}" in said
-    fives = [cost[rows, "gauss-newton", 5] for rows in (data, noise)]
-    assert max(fives) <= 0.1 * int(long["evaluations"])
-    assert f"the fit's {min(fives):,} and {max(fives):,} are a tenth of that or less" in said
-
-
-def test_what_the_page_says_of_dlms(data: Rows, noise: Rows) -> None:
-    said = page("learned")
-    first, second = ([f"{rows.gain('dlms', nfe):.2f}" for nfe in (3, 4, 5, 6)] for rows in (data, noise))
-    assert f"with 3 calls ({first[0]} of the best one's distance, {second[0]} on" in said
-    assert f"and, just, with 4 ({first[1]}; on two other blocks it is not)" in said
-    assert f"*behind* with 5 ({first[2]}) and with 6 ({first[3]})" in said
-    assert f"with 4, 5 and 6 ({second[1]}, {second[2]} and {second[3]})" in said
-    assert max(map(float, first[:2])) < 1 < min(map(float, first[2:])) and min(map(float, second[1:])) > 1
-    for rows in (data, noise):
-        for nfe in (7, 8, 9, 10):
-            assert rows.by_hand[nfe] < rows.far("dlms", nfe) < rows.far("start", nfe)
-    assert data.by_hand[5] == data.far("dpm_solver_pp", 5)
-    assert [f"{data.far(m, 5, 'rmse'):.2f}" for m in ("dpm_solver_pp", "dlms")] == ["0.20", "0.08"]
-    assert all(data.gain("dlms", nfe, column) < 1 for nfe in (5, 6) for column in ("rmse", "fd_reference_critic"))
-
-
-def test_what_the_page_says_of_others(data: Rows, noise: Rows) -> None:
-    for nfe in (7, 8, 9):
-        assert sorted(data.methods, key=lambda m: data.far(m, nfe))[:2] == ["gauss-newton", "ld3"]
-    for nfe in (3, 4, 5, 6):
-        assert data.far("gits", nfe) > data.far("ipndm", nfe)
-        assert data.far("amed", nfe) == max(data.far(m, nfe) for m in data.methods)
-    shares = [
-        int(data.rows["s4s-alt", n]["evaluations"]) / int(data.rows["gauss-newton", n]["evaluations"])
-        for n in (3, 4, 5, 6, 7)
-    ]
-    assert all(data.gain("s4s-alt", nfe) < 1 for nfe in (3, 4, 5, 6, 7))
-    assert f"for {min(shares):.1f} to {max(shares):.1f} of them" in page("learned")
-    for rows in (data, noise):  # no solver of ours is behind its start with 8 calls or more
-        for method in ("dlms", "s4s-alt", "gauss-newton", *(("dlms-fixed", "s4s") if rows is data else ())):
-            assert all(rows.far(method, nfe) < rows.far("start", nfe) for nfe in (8, 9, 10))
-
-
 # --- paths -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_distances_to_the_path_shrink_with_the_steps_and_begin_at_zero() -> None:
     """Many steps stay on the path, few leave it, and more the fewer they are; both begin on it."""
     grid = fits.grid_of("time", DATA, "cpu")
-    made = {n: solvers.deis(grid, nfe=n, variable="log_rho", basis="data") for n in (5, 10, 40)}
-    found = {n: learned.path_distances(DATA, "cpu", table, 4) for n, table in made.items()}
+    made = {n: solvers.deis(grid, nfe=n, variable="log_rho", basis="data") for n in (3, 6, 24)}
+    found = {n: learned.path_distances(DATA, "cpu", table, 2) for n, table in made.items()}
     for n, (levels, apart) in found.items():
         assert torch.allclose(levels, made[n].sigmas) and apart[0] == 0 and apart.shape == (n + 1,)
-    assert 3 * found[40][1][-1] < found[10][1][-1] < found[5][1][-1]
-    ends = dode.sample(dode.load(DATA), made[5], dode.initial_noise((1, 28, 28), experiments.held_out_seeds(4)))
-    truth = dode.sample(dode.load(DATA), made[40], dode.initial_noise((1, 28, 28), experiments.held_out_seeds(4)))
+    assert 3 * found[24][1][-1] < found[6][1][-1] < found[3][1][-1]
+    noise = dode.initial_noise((1, 28, 28), experiments.held_out_seeds(2))
+    ends, truth = (dode.sample(dode.load(DATA), made[n], noise) for n in (3, 24))
     apart = float((ends - truth).flatten(1).norm(dim=1).mean())
-    assert float(found[5][1][-1]) == pytest.approx(apart, rel=0.1)
+    assert float(found[3][1][-1]) == pytest.approx(apart, rel=0.1)
 
 
 def test_a_designed_solver_has_a_path_too() -> None:
     model, (table, _) = dode.load(DATA), fits.start("dlms", DATA, "cpu", 4)
-    designed = lms.begin_dlms(model, table)  # as it begins, it is the table
-    levels, apart = learned.path_distances(DATA, "cpu", designed, 4)
-    same, distance = learned.path_distances(DATA, "cpu", table, 4)
+    designed = distillation.begin_dlms(model, table)  # as it begins, it is the table
+    levels, apart = learned.path_distances(DATA, "cpu", designed, 2, points=4)
+    same, distance = learned.path_distances(DATA, "cpu", table, 2, points=4)
     assert torch.allclose(levels, same, rtol=1e-4) and torch.allclose(apart, distance, rtol=1e-3)
     assert apart[0] > 0  # the analytical first step has left the path by then
 
@@ -365,9 +256,9 @@ def test_a_designed_solver_has_a_path_too() -> None:
 
 
 def test_a_fit_never_looks_through_the_eyes_that_measure() -> None:
-    honest = {kind: mix for kind, mix in eyes.MIXES.items() if kind != "judge"}
-    assert all("judge" not in mix for mix in honest.values()) and eyes.JUDGES["judge"] == "classifier"
-    names = {zoo_name: dode.zoo.load_classifier(f"fashion-mnist-{zoo_name}")[1] for zoo_name in eyes.JUDGES.values()}
+    honest = {kind: mix for kind, mix in losses.MIXES.items() if kind != "judge"}
+    assert all("judge" not in mix for mix in honest.values()) and losses.JUDGES["judge"] == "classifier"
+    names = {zoo_name: dode.zoo.load_classifier(f"fashion-mnist-{zoo_name}")[1] for zoo_name in losses.JUDGES.values()}
     assert len(set(names.values())) == 3  # three networks, each with weights of its own
     assert fits.yardsticks("cpu")[0][0].name == names["classifier"]
 
@@ -375,7 +266,7 @@ def test_a_fit_never_looks_through_the_eyes_that_measure() -> None:
 def test_mixes_are_what_they_say() -> None:
     x = 1.5 * torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     sizes = dict(pixels=784, random=2560, averaged=160, critic=96, observer=80, judge=64)
-    for kind, mix in eyes.MIXES.items():
+    for kind, mix in losses.MIXES.items():
         found = fits.residual("cpu", kind)(x)
         assert found.shape == (2, sum(sizes[word] for word in mix)), kind
         clipped = fits.residual("cpu", f"seen-{kind}")
@@ -393,26 +284,72 @@ def test_a_second_order_fit_has_the_seeds_that_its_budget_pays() -> None:
     assert fits._images(experiments.preset("smoke"), "gauss-newton", table(3)) == 16  # twice the others'
 
 
-@pytest.mark.parametrize("images", (8, 40))
+@pytest.mark.slow
+@pytest.mark.parametrize("images", (5, 18))
 def test_a_second_order_fit_stays_within_its_budget(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it pays for few images: then it grows with them."""
-    monkeypatch.setattr(lms.recipes, "BUDGET", 1000)
+    monkeypatch.setattr(distillation.problem, "BUDGET", 700)
     model, (table, make) = dode.load(DATA), fits.start("gauss-newton", DATA, "cpu", 2)
-    paid = lms.recipes.affordable(table)
-    assert 8 < paid < 40
-    task = lms.recipes.Task(model, table, make, dode.initial_noise(model.shape, range(images)), seeds=range(images))
-    spent = lms.recipes.second_order(task).metadata["network_evaluations"]
-    assert 0.4 * 2000 * images / paid < spent < 1.05 * 2000 * max(1, images / paid)
+    paid = distillation.problem.affordable(table)
+    assert 5 < paid < 18
+    task = distillation.problem.Task(
+        model, table, make, dode.initial_noise(model.shape, range(images)), seeds=range(images)
+    )
+    spent = distillation.problem.second_order(task).metadata["network_evaluations"]
+    assert 0.4 * 1400 * images / paid < spent < 1.05 * 1400 * max(1, images / paid)
 
 
 # --- one fit on top of another ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_designer_stands_on_a_table_that_was_fitted_before(project: Path) -> None:
     below = fits.fit(P, DATA, "cpu", "gauss-newton", 2)
     found = fits.fit(P, DATA, "cpu", "dlms:base=gauss-newton", 2)
-    assert isinstance(found, lms.Designed) and isinstance(below, dode.Tableau)
+    assert isinstance(found, distillation.Designed) and isinstance(below, dode.Tableau)
     assert torch.equal(found.base.full, below.full) and torch.equal(found.base.sigmas, below.sigmas)
     assert found.metadata["cost"][0] >= min(found.metadata["cost"])
     with pytest.raises(ValueError, match="dlms designs its table for each image; a base is one table for all"):
         fits.fit(P, DATA, "cpu", "gauss-newton:base=dlms", 2)
+
+
+# --- rates, paths and floors -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [1e-3, 5e-3])
+def test_the_trainings_at_other_rates_are_kept(rate: float) -> None:
+    found = fits.fit(experiments.preset("quick"), DATA, "cpu", f"dlms:rate={rate:g},trajectories=1600", 6)
+    assert found.metadata["trajectories"] == 1600 and min(found.metadata["cost"]) < found.metadata["cost"][0]
+
+
+def test_a_rate_is_told_to_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = list[float]()
+
+    def train(start: distillation.Designed, *_: object, rate: float, **more: object) -> distillation.Designed:
+        rates.append(rate)
+        return start
+
+    monkeypatch.setattr(problem, "train", train)
+    table, make = fits.start("dlms", DATA, "cpu", 3)
+    task = problem.Task(experiments.load_cached(DATA, "cpu"), table, make, torch.zeros(1, 1, 28, 28))
+    for options in ({}, dict(features=False), dict(rate=3e-3)):
+        fits._fit("dlms", task, options)
+    assert rates == [2.5e-4, 2e-3, 3e-3]
+
+
+def test_rows_of_paths_are_what_is_measured(project: Path) -> None:
+    (row,) = learned.paths(P, "cpu", {(DATA, "deis", 3): "time"}, {DATA: ["deis"]}, 3, 2)
+    table = solvers.deis(fits.grid_of("time", DATA, "cpu"), nfe=3)
+    levels, apart = learned.path_distances(DATA, "cpu", table, 2)
+    assert [float(v) for v in row["levels"].split()] == pytest.approx(levels.tolist(), rel=1e-4)
+    assert [float(v) for v in row["distances"].split()] == pytest.approx(apart.tolist(), rel=1e-4)
+    assert float(row["image"]) == pytest.approx(float(apart[-1]), abs=1e-5)
+
+
+def test_floors_are_rows(project: Path) -> None:
+    found = learned.floors(P, "cpu", [DATA])[DATA]
+    aim, _ = learned.reference_moments(P, "cpu", DATA)
+    assert found["fd_data"] == pytest.approx(frechet_distance(aim, fits.yardsticks("cpu", DATA)[0][1]), abs=1e-5)
+    assert 0 < found["fd_reference"] < found["fd_data"]  # of draws with one set of moments
+    sweep = experiments.results("floors", P, learned.FLOOR_KEYS)
+    assert sweep.done(learned.floor_cell(P, DATA)) and len(sweep.rows) == 1

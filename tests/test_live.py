@@ -9,7 +9,7 @@ import pytest
 from dode import experiments
 from dode.experiments import Live, Sweep, fits
 from dode.experiments.live import BLOCKS, LIVE_KEYS
-from dode.storage import FileError
+from dode.utils.files import FileError
 
 CELL = dict(checkpoint="c", weights="w", nfe=5, block=2)
 COMMITTED = CELL | dict(fd=1.9, n=5000)

@@ -12,11 +12,11 @@ import torch
 import dode
 from book import prose
 from dode import experiments, zoo
-from dode.conditions import Compiled
+from dode.denoisers.conditioning import Compiled
 from dode.experiments import fits, quality
-from dode.storage import FileError, load_tensors
 from dode.training import RECIPES, Run, networks
 from dode.training.__main__ import main
+from dode.utils.files import FileError, load_tensors
 from tests import natural
 
 NAMES = ["imagenet32-noise", "imagenet32-data"]
@@ -25,7 +25,9 @@ ALL = [*EYES, *NAMES]
 UNET = dict(patch=2, widths=(8, 16), blocks=1, heads=2)
 SMALL = dict(width=4, features=8)
 TINY = dict(noise=UNET, data=UNET, classifier=SMALL, critic=dict(stem=4, widths=(4, 8)), observer=SMALL)
-P = replace(experiments.preset("smoke"), images=24, fit_images=8, bf16=False)
+P = replace(experiments.preset("smoke"), images=24, fit_images=4, learn_images=2, bf16=False)
+
+pytestmark = pytest.mark.slow  # five networks are trained
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             small = dict(steps=8, batch=16, warmup=2, save_every=3, minutes=None, ema=0.5)
             small |= dict(rate=0.03, network=TINY[name.rsplit("-", 1)[1]])
             patch.setitem(RECIPES, name, replace(RECIPES[name], **small))
-        patch.setattr(zoo, "CHECKPOINTS", folder / "checkpoints")
+        for place in (zoo, zoo.checkpoints):
+            patch.setattr(place, "CHECKPOINTS", folder / "checkpoints")
         command = ["imagenet32", "--out", str(folder / "runs"), "--device", "cpu", "--ship"]
         with pytest.raises(SystemExit) as stopped:
             main([*command, "--stop-after", "1e-9"])  # no time at all: nothing is begun
@@ -84,7 +87,7 @@ def test_all_of_a_data_set_is_trained_by_one_command_called_again_and_again(trai
 
 
 def test_what_is_not_trained_yet_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(zoo, "CHECKPOINTS", tmp_path)
+    monkeypatch.setattr(zoo.checkpoints, "CHECKPOINTS", tmp_path)
     monkeypatch.setattr(zoo, "NAMES", ())
     with pytest.raises(FileError, match="imagenet32-data is not among the shipped files; train it with python -m dode"):
         dode.load("imagenet32-data")
@@ -129,8 +132,8 @@ def test_a_row_is_measured_by_the_judges_of_natural_images(name: str, trained: P
     assert critic.name.startswith("imagenet32-critic-") and critic.name == critic_data.features
     residual = fits.residual("cpu", "critic", name)(torch.rand(3, 3, 32, 32) * 2 - 1)
     assert residual.shape == (3, critic.dim + 3 * 32 * 32)  # the critic's features, and pixels
-    learned = fits.fit(P, name, "cpu", "gauss-newton", 3)
-    assert isinstance(learned, dode.Tableau) and learned.nfe == 3 and learned.metadata["model"] == name
+    learned = fits.fit(P, name, "cpu", "gauss-newton", 2)
+    assert isinstance(learned, dode.Tableau) and learned.nfe == 2 and learned.metadata["model"] == name
 
 
 def test_sweeps_may_sample_with_a_compiled_network(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
 from dode import zoo
-from dode.conditions import Compiled
-from dode.networks import Attention, Classifier, Critic, Observer, UNet
-from dode.storage import load_tensors
 from dode.training import build_denoiser
+from dode.utils.files import load_tensors
+from dode.zoo.classifiers import Classifier, Critic, Observer
+from dode.zoo.unet import Attention, UNet
 
 SMALL = dict(widths=(16, 32), heads=2)
 
@@ -253,29 +248,3 @@ def test_shipped_networks_are_what_they_were_before_there_were_classes(name: str
     state = network.state_dict()
     assert state.keys() == tensors.keys()
     assert all(torch.equal(state[k], v.to(state[k].dtype)) for k, v in tensors.items())
-
-
-def compile_once() -> None:
-    net, graphs = conditional().condition("all"), list[object]()
-
-    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
-        graphs.append(graph)
-        return graph.forward
-
-    compiled = Compiled.make(net, backend=backend)
-    x, label = torch.randn(3, 3, 16, 16), torch.tensor([0.1, 2.0, 700.0])
-    with torch.no_grad():
-        for seeds in ([0, 1, 2], [7, 8, 4], [3, 3, 9]):
-            torch.testing.assert_close(compiled.of(seeds)(x, label), net.of(seeds)(x, label))
-    assert len(graphs) == 1 and compiled.turn.rows == 5
-    plain = UNet(size=16, **SMALL).requires_grad_(False)
-    torch.testing.assert_close(Compiled.make(plain, backend="eager")(x[:, :1], label), plain(x[:, :1], label))
-
-
-def test_a_compiled_network_takes_classes_as_an_input() -> None:
-    """In a process of its own, as torch's compiler wants it (see test_sampling)."""
-    here = Path(__file__).parent
-    settings = os.environ | {"PYTHONPATH": str(here.parent)}
-    code = "import test_networks; test_networks.compile_once()"
-    done = subprocess.run([sys.executable, "-c", code], cwd=here, env=settings, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

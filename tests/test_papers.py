@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import torch
 from published_parts import CLASSIFIER, GUIDED, randomised
 
 import dode
-from dode import experiments, lms, zoo
+from dode import distillation, experiments, zoo
 from dode.experiments import fits, learned, papers, plans, quality, shard
-from dode.published import CATALOGUE, ClassifierGuidance, Row
-from dode.published.guided import EncoderUNetModel, UNetModel
-from dode.storage import FileError
+from dode.utils.files import FileError
+from dode.zoo import CATALOGUE, ClassifierGuidance, Row
+from dode.zoo.openai import EncoderUNetModel, UNetModel
 
 ROOT = Path(__file__).parents[1]
 
@@ -103,12 +104,14 @@ def test_fits_of_other_images_have_no_critic(guided: str) -> None:
     """Pixels and random features of as many channels; all fifteen solvers start on the network's own grids."""
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     compared = fits.residual("cpu", checkpoint=guided)
-    wanted = lms.stack((0.1, lms.pixels), (3.0, lms.random_features(3)))
+    wanted = distillation.stack((0.1, distillation.pixels), (3.0, distillation.random_features(3)))
     torch.testing.assert_close(compared(images), wanted(images))
     ours = fits.residual("cpu", "seen", guided)
-    averaged = lms.seen(lms.stack((0.1, lms.pixels), (0.5, lms.random_features(3, mesh=1))))
+    averaged = distillation.seen(
+        distillation.stack((0.1, distillation.pixels), (0.5, distillation.random_features(3, mesh=1)))
+    )
     torch.testing.assert_close(ours(2 * images), averaged(2 * images))
     assert fits.solver_file(experiments.preset("smoke"), guided, "gits", 3).name == "tiny@1.25-gits-3.safetensors"
-    p = experiments.preset("smoke")
+    p = replace(experiments.preset("smoke"), fit_images=4, learn_images=4)
     for method in ("gits", "d-ode"):
         assert fits.fit(p, guided, "cpu", method, 2).metadata["model"] == guided

@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dode.published import pickles
-from dode.published.pickles import Record, network, read
-from dode.storage import FileError
+from dode.utils.files import FileError
+from dode.zoo import pickles
+from dode.zoo.pickles import Record, network, read
 
 SOURCE = "raise SystemExit('this source code was executed')\n"  # as the real files, ours carry source code
 
@@ -87,11 +87,6 @@ class Nvidia:
             for name in self.modules:
                 del sys.modules[name]
         return path
-
-
-@pytest.fixture
-def nvidia() -> Nvidia:
-    return Nvidia()
 
 
 def small() -> nn.Module:
@@ -340,7 +335,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
 places = st.tuples(st.integers(0, 1 << 20), st.integers(0, 3), st.binary(max_size=3))
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(places, min_size=1, max_size=4))
 def test_no_damage_is_worse_than_a_message(whole: tuple[Path, bytes], damage: list[tuple[int, int, bytes]]) -> None:
     """Bytes changed, cut out or put in: the network, or one line."""

@@ -18,10 +18,9 @@ from published_parts import (
 )
 
 import dode
-from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction
-from dode.published import CATALOGUE, Row, download
-from dode.published.wrapping import VEPrediction
-from dode.storage import FileError
+from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction, VEPrediction
+from dode.utils.files import FileError
+from dode.zoo import CATALOGUE, Row, download
 
 
 @pytest.mark.parametrize("row", CATALOGUE.values(), ids=list(CATALOGUE))

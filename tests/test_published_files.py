@@ -29,15 +29,13 @@ from test_pickles import Nvidia
 from torch import nn
 
 import dode
-from dode.denoisers import EDMPrediction, NoisePrediction
-from dode.published import Published, Row, download, load, load_classifier
-from dode.published.adm import DhariwalUNet
-from dode.published.ddpm import Model
-from dode.published.guided import UNetModel
-from dode.published.loading import BODIES
-from dode.published.songunet import SongUNet
-from dode.published.wrapping import VEPrediction
+from dode.denoisers import EDMPrediction, NoisePrediction, VEPrediction
 from dode.schedules import VPDiscrete, cosine
+from dode.zoo import Published, Row, download, load, load_classifier
+from dode.zoo.ddpm import Model
+from dode.zoo.loading import BODIES
+from dode.zoo.nvidia import DhariwalUNet, SongUNet
+from dode.zoo.openai import UNetModel
 
 
 @pytest.mark.parametrize("architecture", ["vp", "ve", "adm"])

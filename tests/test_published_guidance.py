@@ -19,9 +19,9 @@ from torch import nn
 
 import dode
 from dode.denoisers import EDMPrediction, NoisePrediction
-from dode.published import ClassifierGuidance, Published, Row, load_classifier
-from dode.published.guided import EncoderUNetModel, UNetModel
 from dode.schedules import VPDiscrete
+from dode.zoo import ClassifierGuidance, Published, Row, load_classifier
+from dode.zoo.openai import EncoderUNetModel, UNetModel
 
 
 def test_classifier(tmp_path: Path, rows: Callable[..., Row]) -> None:

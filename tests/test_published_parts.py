@@ -26,12 +26,11 @@ from published_parts import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dode.published import CATALOGUE
-from dode.published.adm import DhariwalUNet
-from dode.published.blocks import Resample, UNetBlock, attend
-from dode.published.ddpm import Model
-from dode.published.guided import EncoderUNetModel, UNetModel
-from dode.published.songunet import SongUNet
+from dode.zoo import CATALOGUE
+from dode.zoo.blocks import Resample, UNetBlock, attend
+from dode.zoo.ddpm import Model
+from dode.zoo.nvidia import DhariwalUNet, SongUNet
+from dode.zoo.openai import EncoderUNetModel, UNetModel
 
 
 @pytest.mark.parametrize(

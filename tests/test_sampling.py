@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import gc
 import itertools
-import math
-import shutil
-import subprocess
-import sys
 import weakref
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -34,21 +29,12 @@ MIXTURE = MixtureDenoiser(MEANS, torch.tensor([0.3, 0.5, 0.4]))
 NOISE = initial_noise((2,), range(32), dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("make", "order"), [(solvers.ddim, 1), (solvers.heun, 2)])
-def test_the_error_falls_with_the_order_on_a_mixture(make, order) -> None:
-    reference = sample(MIXTURE, solvers.heun(schedules.karras(1500, 0.01, 20.0)), NOISE)
-    errors = [
-        float((sample(MIXTURE, make(schedules.karras(n, 0.01, 20.0)), NOISE) - reference).square().mean().sqrt())
-        for n in (50, 100, 200)
-    ]
-    slopes = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
-    assert all(abs(slope - order) < 0.12 for slope in slopes), slopes
-
-
-def test_heun_meets_the_exact_solution_of_a_gaussian() -> None:
+def test_heun_meets_the_exact_solution_of_a_gaussian_with_its_order() -> None:
     gauss = GaussianDenoiser(torch.tensor([0.5, -0.2], dtype=torch.float64), 0.7)
-    final = sample(gauss, solvers.heun(schedules.karras(2000, 0.01, 20.0)), NOISE)
-    torch.testing.assert_close(final, gauss.solution(20.0 * NOISE, 20.0, 0.01), rtol=1e-5, atol=1e-6)
+    exact = gauss.solution(20.0 * NOISE, 20.0, 0.01)
+    finals = [sample(gauss, solvers.heun(schedules.karras(n, 0.01, 20.0)), NOISE) for n in (100, 200, 400)]
+    errors = [float((final - exact).square().mean().sqrt()) for final in finals]
+    assert errors[-1] < 1e-4 and all(3.7 < a / b < 4.3 for a, b in itertools.pairwise(errors)), errors
 
 
 def test_heun_is_edms_algorithm() -> None:
@@ -337,10 +323,9 @@ def test_a_large_sample_is_not_an_error() -> None:
     assert torch.isfinite(found).all() and not torch.isfinite(found.sum())
 
 
-@pytest.mark.parametrize("make", [solvers.ddim, solvers.dpm_solver_pp])
-def test_bf16_networks_run_under_the_same_loop(make) -> None:
+def test_bf16_networks_run_under_the_same_loop() -> None:
     exact = dode.load("fashion-mnist-noise")
-    table, noise = make(exact.grid(5)), initial_noise(exact.shape, range(4))
+    table, noise = solvers.dpm_solver_pp(exact.grid(3)), initial_noise(exact.shape, range(2))
     expected = sample(exact, table, noise)
     for model in (
         dode.load("fashion-mnist-noise", autocast=torch.bfloat16),
@@ -349,23 +334,6 @@ def test_bf16_networks_run_under_the_same_loop(make) -> None:
         found = sample(model, table, noise)
         error = float((found - expected).square().mean().sqrt())
         assert found.dtype == torch.float32 and 0 < error < 0.1, error
-
-
-def compare_a_compiled_network() -> None:
-    network = Net().requires_grad_(False)
-    plain, compiled = (NoisePrediction(f, (2,), VP) for f in (network, torch.compile(network)))
-    for table in tables():
-        torch.testing.assert_close(sample(compiled, table, NOISE), sample(plain, table, NOISE), rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_network_runs_under_the_same_loop() -> None:
-    """In a process of its own: torch's compiler wants a setuptools that no other test has been near."""
-    code = "import test_sampling; test_sampling.compare_a_compiled_network()"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("a", [0.0, 1e-71, 1e-35, 0.3, 1.0, -2.5])

@@ -80,7 +80,7 @@ def test_integer_labels_are_exact(schedule: VPDiscrete) -> None:
     assert (schedule.sigmas.diff() > 0).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(0, 999))
 def test_real_labels_round_trip(label: float) -> None:
     for schedule in (LINEAR, COSINE):
@@ -260,10 +260,10 @@ def test_discrete_labels_by_hand() -> None:
 
 @spacings
 def test_discrete_labels_are_diffusers(spacing: str) -> None:
-    """Every step count that DDIM's scheduler takes, some with an offset."""
+    """From the least to the most steps that DDIM's scheduler takes, some with an offset."""
     theirs = DDIMScheduler(timestep_spacing=spacing)
     shifted = DDIMScheduler(timestep_spacing=spacing, steps_offset=1)
-    for n in range(2, 1001):
+    for n in (*range(2, 32), *range(40, 990, 37), *range(990, 1001)):
         theirs.set_timesteps(n)
         assert labels(discrete(n, spacing=spacing)) == theirs.timesteps.tolist()[:n]  # trailing: see below
         if spacing == "leading" and n < 1000:
@@ -300,7 +300,7 @@ def test_trailing_in_diffusers_may_make_one_step_more() -> None:
 
 @spacings
 @pytest.mark.parametrize("chain", [LINEAR, COSINE, vp_linear(50)], ids=["linear", "cosine", "50"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_discrete_grids(chain: VPDiscrete, spacing: str, data: st.DataObject) -> None:
     kind = data.draw(final)
@@ -373,7 +373,7 @@ Grid = Callable[..., Tensor]
 
 
 @grids
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20)
 @given(n=st.integers(1, 40), ends=ends, final=final)
 def test_grids_have_their_ends(grid: Grid, n: int, ends: tuple[float, float], final: str) -> None:
     lo, hi = ends
@@ -389,7 +389,7 @@ def test_grids_have_their_ends(grid: Grid, n: int, ends: tuple[float, float], fi
         assert float(g[-1]) == pytest.approx(lo, rel=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 20), ends, final, st.integers(1, 12), st.sampled_from([karras, time_uniform]))
 def test_time_aligned_teacher_meets_the_student(
     n: int, ends: tuple[float, float], final: str, scale: int, kind: Grid

@@ -19,7 +19,7 @@ import dode
 from dode import experiments, zoo
 from dode.experiments import plans, shard
 from dode.metrics import Moments, embed, frechet_distance
-from dode.storage import FileError, load_tensors, save_tensors
+from dode.utils.files import FileError, load_tensors, save_tensors
 
 DATA = "fashion-mnist-data"
 MEASURED = ("fd", "n", "seeds", "lambdas", "evaluations", "network", *experiments.FD_KEYS)

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dode
-from dode import orders, schedules, solvers
+from dode import schedules, solvers
 from dode.denoisers import GaussianDenoiser, MixtureDenoiser
+from dode.experiments import orders
 from dode.sampling import initial_noise, sample, trajectory
 from dode.solvers.quadrature import gauss, moments
 
@@ -74,7 +75,7 @@ def make(name: str, grid, **options):
 
 @EVERY
 @given(grid=grids)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5)
 def test_every_table_is_consistent_makes_the_calls_it_says_and_has_a_twin(name, options, grid) -> None:
     table, facts = make(name, grid, **options), solvers.SOLVERS[name]
     assert table.inconsistency() < 1e-12
@@ -85,6 +86,7 @@ def test_every_table_is_consistent_makes_the_calls_it_says_and_has_a_twin(name, 
         "order", facts.orders[-1]
     )
     other = table.to_basis("data" if table.basis == "noise" else "noise")
+    assert other.inconsistency() < 1e-9
     torch.testing.assert_close(
         trajectory(MIXTURE, other, NOISE), trajectory(MIXTURE, table, NOISE), rtol=1e-7, atol=1e-7
     )
@@ -99,7 +101,7 @@ def test_a_constant_denoiser_is_solved_exactly(name, options) -> None:
 
 
 @given(grid=grids)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10)
 def test_one_table_under_many_names(grid) -> None:
     same = lambda a, b: torch.testing.assert_close(a.full, b.full, rtol=1e-10, atol=1e-12)  # noqa: E731
     for basis in ("noise", "data"):
@@ -233,17 +235,17 @@ ORDERS = [
 
 
 @pytest.mark.parametrize(("name", "options", "order"), ORDERS, ids=[f"{n} {o}" for n, o, _ in ORDERS])
-@pytest.mark.parametrize("grid", ["log_snr", "karras"])
+@pytest.mark.parametrize("grid", ["karras", pytest.param("log_snr", marks=pytest.mark.slow)])
 def test_the_order_on_a_mixture(name, options, order, grid) -> None:
-    # 158 and 314 are both even and 2 modulo 3, so that a single-step method ends with no step of lower order
-    slope = PROBLEMS["mixture", grid].order(lambda s: make(name, s, **options), (158, 314), given=4)
+    # 110 and 218 are both even and 2 modulo 3, so that a single-step method ends with no step of lower order
+    slope = PROBLEMS["mixture", grid].order(lambda s: make(name, s, **options), (110, 218), given=4)
     assert slope == pytest.approx(order, abs=0.15)
 
 
 @pytest.mark.parametrize(("name", "options", "order"), ORDERS, ids=[f"{n} {o}" for n, o, _ in ORDERS])
 def test_no_order_is_lost_on_a_gaussian(name, options, order) -> None:
     """A straight denoiser can make a method better than its order (its leading error may vanish), never worse."""
-    assert PROBLEMS["Gaussian", "log_snr"].order(lambda s: make(name, s, **options), (158, 314), given=4) > order - 0.15
+    assert PROBLEMS["Gaussian", "log_snr"].order(lambda s: make(name, s, **options), (110, 218), given=4) > order - 0.15
 
 
 @pytest.mark.parametrize("order", [2, 3, 4])
@@ -281,7 +283,7 @@ def test_the_reference_of_the_order_test_is_exact() -> None:
     final=st.sampled_from([None, "zero", "sigma_min"]),
     afs=st.booleans(),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6)
 def test_nfe_is_what_was_asked_for_or_an_error_that_says_what_can(name, options, nfe, kind, ends, final, afs) -> None:
     try:
         table = make(name, lambda n: kind(n, 0.05, 50.0, final=ends), nfe=nfe, final=final, afs=afs, **options)
@@ -367,5 +369,8 @@ def test_a_short_grid_gets_the_order_it_carries() -> None:
 
 
 def test_order_costs_nothing_in_memory() -> None:
+    """Each row keeps the outputs that later rows ask for, and no other."""
+    assert all(len(row.keep) == 0 for row in solvers.ddim(schedules.karras(1000, 0.01, 80.0)).rows)
+    assert max(len(row.keep) for row in solvers.ipndm(schedules.karras(50, 0.01, 80.0)).rows) == 3
     table = solvers.unipc(schedules.karras(50, 0.01, 80.0))
     assert max(len(row.keep) for row in table.rows) == 3

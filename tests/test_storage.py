@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dode.storage import FileError, atomic, load_tensors, save_tensors, write_text
+from dode.utils.files import FileError, atomic, load_tensors, save_tensors, write_text
 
 TENSORS = {
     "weights": torch.randn(3, 3, dtype=torch.float64),

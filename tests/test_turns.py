@@ -13,13 +13,13 @@ from published_parts import VP, precond, randomised
 from torch import Tensor, nn
 
 import dode
-from dode import experiments, lms, solvers
+from dode import distillation, experiments, solvers
 from dode.denoisers import GaussianDenoiser, NoisePrediction
+from dode.denoisers.conditioning import Turn, spread
 from dode.experiments import quality
-from dode.published import CATALOGUE, ClassifierGuidance, Published, load
-from dode.published.songunet import SongUNet
 from dode.schedules import VPDiscrete
-from dode.turns import Turn, spread
+from dode.zoo import CATALOGUE, ClassifierGuidance, Published, load
+from dode.zoo.nvidia import SongUNet
 
 if TYPE_CHECKING:
     from test_pickles import Nvidia
@@ -103,20 +103,20 @@ def test_a_fit_does_not_depend_on_the_batches(size: int) -> None:
     told = model.of(seeds)
     fit = lambda **options: dode.distillation.d_ode(told, table, noise, scale=2, **options)  # noqa: E731
     torch.testing.assert_close(fit(batch_size=size).full, fit().full, rtol=1e-4, atol=1e-5)
-    free = dict(space=lms.Space(table), teacher=solvers.ddim(model.grid(6)), iterations=2)
-    again, whole = (lms.gauss_newton(told, table, noise, batch_size=b, **free) for b in (size, 100))  # type: ignore[arg-type]
+    free = dict(space=distillation.Space(table), teacher=solvers.ddim(model.grid(6)), iterations=2)
+    again, whole = (distillation.gauss_newton(told, table, noise, batch_size=b, **free) for b in (size, 100))  # type: ignore[arg-type]
     torch.testing.assert_close(again.full, whole.full, rtol=1e-3, atol=1e-3)
     assert whole.metadata["cost"][-1] < whole.metadata["cost"][0]
     other = dode.distillation.d_ode(conditional(labels[::-1]).of(seeds), table, noise, scale=2)
     assert (other.full - fit().full).abs().max() > 1e-3  # the classes do matter
 
 
-@pytest.mark.parametrize("method", list(lms.RECIPES))
+@pytest.mark.parametrize("method", list(distillation.RECIPES))
 def test_every_method_takes_as_many_conditions_as_images(method: str) -> None:
     model = conditional("all").of(range(40, 53))
     noise, table = dode.initial_noise(model.shape, range(40, 53)), solvers.ddim(model.grid, nfe=2, basis="data")
     make = lambda levels: solvers.ddim(levels, basis="data")  # noqa: E731
-    found = lms.RECIPES[method](lms.Task(model, table, make, noise, trajectories=64))
+    found = distillation.RECIPES[method](distillation.Task(model, table, make, noise, trajectories=64))
     assert torch.isfinite(dode.sample(model, found, noise, batch_size=4)).all()
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import dode
 from book import pages
-from dode import distillation, lms, schedules, solvers
+from dode import distillation, schedules, solvers
 from dode.denoisers import MixtureDenoiser
 from dode.sampling import initial_noise
 
@@ -31,7 +31,6 @@ GRIDS = {
 }
 ALPHAS = {"VP": schedules.vp_linear().alpha, "EDM": schedules.EDM().alpha}
 CELLS = [cell.source for cell in pages.read_source("unified").cells]
-PROSE = " ".join(" ".join(CELLS).split())
 
 
 def the_page() -> SimpleNamespace:
@@ -60,13 +59,12 @@ decreasing = st.builds(
 # --- the formula ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("alpha", ALPHAS.values(), ids=ALPHAS)
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
-@pytest.mark.parametrize("member", [*MEMBERS, "at random"])
-def test_the_formula_is_the_packages_loop(member, grid, alpha) -> None:
-    table = PAGE.at_random(grid) if member == "at random" else PAGE.members(grid)[member]
-    assert not table.start.any() and PAGE.window(table) <= 4
-    assert PAGE.difference(MIXTURE, table, NOISE, alpha) < 1e-12
+def test_the_formula_is_the_packages_loop(grid) -> None:
+    for member, table in {**PAGE.members(grid), "at random": PAGE.at_random(grid)}.items():
+        assert not table.start.any() and PAGE.window(table) <= 4, member
+        for name, alpha in ALPHAS.items():
+            assert PAGE.difference(MIXTURE, table, NOISE, alpha) < 1e-12, (member, name)
 
 
 def test_the_windows_are_those_of_the_names() -> None:
@@ -76,7 +74,7 @@ def test_the_windows_are_those_of_the_names() -> None:
 
 
 @given(grid=decreasing)
-@settings(max_examples=25)
+@settings(max_examples=10)
 def test_parts_sum_to_one(grid) -> None:
     for table in (*PAGE.members(grid).values(), PAGE.at_random(grid)):
         largest = table.parts.abs().amax(1)
@@ -84,7 +82,7 @@ def test_parts_sum_to_one(grid) -> None:
 
 
 @given(grid=decreasing)
-@settings(max_examples=50)
+@settings(max_examples=20)
 def test_2m_is_its_closed_form(grid) -> None:
     parts = solvers.dpm_solver_pp(grid, order=2, lower_order_final=False).parts
     h = -grid.log().diff()
@@ -96,7 +94,7 @@ def test_2m_is_its_closed_form(grid) -> None:
 
 
 @given(grid=decreasing)
-@settings(max_examples=25)
+@settings(max_examples=10)
 def test_every_closed_form_is_the_tables_parts(grid) -> None:
     forms = PAGE.closed_forms(grid)
     assert list(forms) == MEMBERS
@@ -108,13 +106,7 @@ def test_every_closed_form_is_the_tables_parts(grid) -> None:
 # --- what the page says --------------------------------------------------------------------------
 
 
-def says(text: str) -> None:
-    assert text in PROSE, f"the page does not say {text!r}"
-
-
 def test_rounding_of_the_starting_noise() -> None:
-    says(r"the noise network's grid starts at $\sigma = 157$")
-    says("15 to 61 millionths apart")
     grid = dode.load("fashion-mnist-noise").grid(5)
     assert round(float(grid[0])) == 157
     largest = float(grid[0] * initial_noise((1, 28, 28), range(4)).abs().max())
@@ -137,7 +129,6 @@ def test_what_the_picture_shows() -> None:
     for member in ("DEIS tAB2", "DEIS tAB3", "LMS-4 (rhoAB)"):
         assert newest[member][3:] == sorted(newest[member][3:], reverse=True)
         assert newest[member][-1] < 1.11
-    says("$a_1$ is 3.05 for DEIS on clean images, and 1.11 for LMS-4")
     assert f"{newest['DEIS on clean images, 3'][-1]:.2f} {newest['LMS-4 (rhoAB)'][-1]:.2f}" == "3.05 1.11"
 
 
@@ -172,7 +163,6 @@ def test_the_other_basis_uses_every_output_and_not_the_starting_noise() -> None:
         used = (twin.parts.abs() > 1e-9).sum(1).tolist()
         assert used == ([1] * 8 if member.startswith("DDIM") else list(range(1, 9))), member
         old[member] = float(twin.parts[:, 1:].tril(-4).abs().max())
-    says("reach from 0.01 for LMS-4 to 601 for DEIS on clean images")
     drawn = [old[member] for member in DRAWN]
     assert min(drawn) == old["LMS-4 (rhoAB)"] and max(drawn) == old["DEIS on clean images, 3"]
     assert f"{min(drawn):.2f} {max(drawn):.0f}" == "0.01 601"
@@ -183,11 +173,9 @@ def test_the_numbers_that_are_learned() -> None:
     scope: dict = {}
     exec(cell.split("\n\nrows")[0], scope)
     assert scope["numbers"](5) == dict(weights=9, times=4, scalings=4)
-    says("Five calls have 9 weights, 4 times and 4 scalings: 17 numbers.")
-    says("four numbers more")
     for calls in (3, 5, 8, 10):
         start = solvers.ipndm(schedules.karras(calls, 0.002, 80.0))
-        assert len(lms.Space(start).pack(start)) == sum(scope["numbers"](calls).values()) + 4
+        assert len(distillation.Space(start).pack(start)) == sum(scope["numbers"](calls).values()) + 4
         saved = scope["numbers"](calls, afs=True)
         longer = scope["numbers"](calls + 1)
         assert saved == longer

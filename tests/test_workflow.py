@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,10 +45,10 @@ def count(said: str) -> dict[str, int]:
 
 
 def test_at_small_presets_a_page_is_one_job(tmp_path: Path) -> None:
-    found = count(dry_run(tmp_path, "--config", "preset=quick", "--cores", "2"))
-    assert found == {f"page_{name}": 1 for name in PAGES} | {"all": 1, "total": len(PAGES) + 1}
+    assert list(Jobs("quick", tmp_path).logs()) == PAGES
 
 
+@pytest.mark.slow
 def test_on_a_cluster_the_pieces_come_first_and_each_has_a_gpu(tmp_path: Path) -> None:
     profile = str(PROFILES / "slurm")
     said = dry_run(tmp_path, "--workflow-profile", profile, "--config", "preset=full", "pages=figure_3,index")
@@ -60,6 +61,7 @@ def test_on_a_cluster_the_pieces_come_first_and_each_has_a_gpu(tmp_path: Path) -
     assert inputs.count(".csv") == 27
 
 
+@pytest.mark.slow
 def test_at_paper_there_are_two_pages(tmp_path: Path) -> None:
     found = count(dry_run(tmp_path, "--config", "preset=paper", "checkpoint=fashion-mnist-noise", "--cores", "1"))
     assert found == {"all": 1, "page_figure_3": 1, "page_figure_4": 1, "shard": 30, "total": 33}
@@ -68,7 +70,7 @@ def test_at_paper_there_are_two_pages(tmp_path: Path) -> None:
 
 def test_a_preset_of_two_pages_borrows_the_others(tmp_path: Path) -> None:
     stage = build.stage(tmp_path / "stage", committed=False)
-    build.lend(stage, set(PAGES) - set(Jobs("paper", stage).pages))
+    build.fill_missing_pages(stage, set(PAGES) - set(Jobs("paper", stage).pages))
     there = {path.stem for path in (stage / "book").glob("*.ipynb")}
     assert there == set(PAGES) - set(plans.PLANS)
     assert {path.stem for path in (stage / "book" / "images").glob("thumb_*")} <= {f"thumb_{name}" for name in there}
@@ -205,63 +207,86 @@ def start(book: Path, **options: object) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, list[str], str]:
-    """Exit status, lines with the seconds left out, and what was said on stderr."""
+    """Exit status, a line a job with the seconds and what is left replaced, and what was said on stderr."""
     out, err = process.communicate(timeout=240)
-    return process.returncode, [re.sub(r" +", " ", re.sub(r"\d+ s$", "N s", line)) for line in out.splitlines()], err
+    lines = [line for line in out.splitlines() if line.startswith("[")]
+    return process.returncode, [re.sub(r" +", " ", re.sub(r"\d+ s( .* left)?$", "N s", line)) for line in lines], err
 
 
 @pytest.mark.slow
-def test_a_failing_page_is_told_and_does_not_stop_the_others(book: Path) -> None:
-    write(book, bad='raise ValueError(f"no {preset}\\nmore")', good="import os; print(os.environ['DODE_JOBS'])")
-    (book / "out" / ".good.killed").mkdir(parents=True)
-    code, lines, err = finish(start(book))
-    assert code == 1 and sorted(line[6:] for line in lines) == ["bad FAILED", "good N s"], err
+def test_a_run_goes_on_after_a_failure_and_the_next_one_does_what_is_left(book: Path) -> None:
+    """One page fails; another waits for a piece of its sweep, and finds the rows."""
+    write(book, bad='raise ValueError(f"no {preset}\\nmore")', figure_4=PIECES)
+    (book / "out" / ".figure_4.killed").mkdir(parents=True)
+    options = {"sharded": True, "more": {"checkpoint": "fashion-mnist-noise"}}
+    code, lines, err = finish(start(book, **options))
+    piece = "figure_4: fashion-mnist-noise, ddim, block 0 N s"
+    assert code == 1 and sorted(line[6:] for line in lines) == sorted(["bad FAILED", piece, "figure_4 N s"]), err
     assert err == "error: notebooks/bad.py: ValueError: no smoke\n"
-    assert (book / "out" / "good.ipynb").is_file() and not (book / "out" / "bad.ipynb").exists()
+    assert sorted(p.name for p in (book / "out").iterdir()) == [".jobs", "figure_4.ipynb"]
     assert (book / "_build" / "failed" / "bad.ipynb").is_file()
-    assert not [p for p in (book / "out").iterdir() if p.name not in ("good.ipynb", ".jobs")]
+    assert (book / "results" / "figure_4.smoke.csv").read_text().count("\n") == 5
+    assert not list((book / "out").rglob("*.csv"))  # merged, so gone: who deletes the results measures again
     assert "page_bad" in (book / "out" / ".jobs" / "snakemake.log").read_text()  # its noise stays there
-    write(book, bad="1 + 1")
-    code, lines, err = finish(start(book))
-    assert (code, lines, err) == (0, ["[1/2] good unchanged", "[2/2] bad N s"], "")
+    write(book, bad="import os; print(os.environ['DODE_JOBS'])")
+    assert finish(start(book, **options)) == (0, ["[1/2] figure_4 unchanged", "[2/2] bad N s"], "")
     before = (book / "out" / ".jobs" / "snakemake.log").stat().st_mtime_ns
-    assert finish(start(book)) == (0, ["[1/2] bad unchanged", "[2/2] good unchanged"], "")
+    assert finish(start(book, **options)) == (0, ["[1/2] bad unchanged", "[2/2] figure_4 unchanged"], "")
     assert (book / "out" / ".jobs" / "snakemake.log").stat().st_mtime_ns == before  # it was not even started
 
 
 @pytest.mark.slow
-def test_a_page_waits_for_its_pieces_and_finds_their_rows(book: Path) -> None:
-    write(book, figure_4=PIECES)
-    more = {"checkpoint": "fashion-mnist-noise"}
-    code, lines, err = finish(start(book, sharded=True, more=more))
-    assert (code, err) == (0, "")
-    assert lines == ["[1/2] figure_4: fashion-mnist-noise, ddim, block 0 N s", "[2/2] figure_4 N s"]
-    assert (book / "results" / "figure_4.smoke.csv").read_text().count("\n") == 5
-    assert not list((book / "out").rglob("*.csv"))  # merged, so gone: who deletes the results measures again
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_run_goes_on(book: Path, kill: signal.Signals) -> None:
+def test_a_killed_run_and_a_stopped_one_go_on(book: Path) -> None:
     """Killed without a chance to put things away, or stopped: what was finished stays, nothing half-written counts."""
-    slow = "import pathlib, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.1)"
-    write(book, one="1 + 1", two=slow)
-    first = start(book)
-    for _ in range(1200):
-        if (book / "out" / "one.ipynb").is_file() and list((book / "out").glob(".two.*/plain.ipynb")):
-            break
-        time.sleep(0.1)
-    else:
-        pytest.fail("the pages did not start")
-    first.send_signal(kill)
-    first.communicate()
-    second = start(book)
-    while second.poll() is None and not (book / "out" / ".jobs" / "lock").read_text().startswith(f"{second.pid} "):
-        time.sleep(0.1)
+    wait = "import pathlib, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.1)"
+    write(book, one="1 + 1", two=wait)
+    killed = start(book)
+    until(lambda: (book / "out" / "one.ipynb").is_file() and list((book / "out").glob(".two.*/plain.ipynb")))
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    stopped = start(book)  # it ends what the killed one left running
+    lock = book / "out" / ".jobs" / "lock"
+    at_work = lambda: lock.read_text().startswith(f"{stopped.pid} ") and [*(book / "out").glob(".two.*/plain.ipynb")]  # noqa: E731
+    until(lambda: stopped.poll() is not None or at_work())
+    stopped.send_signal(signal.SIGTERM)
+    code, _, err = finish(stopped)
+    assert (code, err) == (1, "stopped\n") and not list((book / "out").glob(".two.*"))
     (book / "go").touch()
-    code, lines, err = finish(second)
-    assert (code, lines, err) == (0, ["[1/2] one unchanged", "[2/2] two N s"], "")
+    assert finish(start(book)) == (0, ["[1/2] one unchanged", "[2/2] two N s"], "")
     assert sorted(p.name for p in (book / "out").iterdir()) == [".jobs", "one.ipynb", "two.ipynb"]
+
+
+def test_what_is_left_is_reckoned_from_what_pages_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    todo = Jobs("smoke", tmp_path, names=("index", "tableau", "unified", "learned"))
+    todo.measured.parent.mkdir()
+    todo.measured.write_text(json.dumps({"index": 100, "tableau": 100, "unified": 100, "ablations": 9}))
+    now = 0.0
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now)
+    progress = runner.Progress(todo, todo.pages, cores=2)
+    progress.first_lines()
+    now = 50.0
+    progress.report("index", "done in 50 s")  # twice as fast as before: 200 s of one core in all
+    progress.report("tableau", "failed: notebooks/tableau.py: ValueError")
+    now = 95.0
+    progress.report("learned", "done in 45 s")
+    progress.report("unified", "done in 45 s")
+    first, *lines = (re.sub(" +", " ", line) for line in capsys.readouterr().out.splitlines())
+    assert first == "pages to run: 4, about 3 min"
+    assert lines[:2] == ["[1/4] index 50 s about 50 s left", "[2/4] tableau FAILED"]
+    assert lines[2:] == ["[3/4] learned 45 s about 10 s left", "[4/4] unified 45 s"]
+    assert todo.seconds["index"] == 50 and todo.seconds["ablations"] == 9
+    assert runner.Progress(todo, ["limits", "dlms"], cores=2).remaining() == ""  # nothing is known
+    assert runner.Progress(todo, todo.pages, cores=0).remaining() == ""
+
+
+def until(there: Callable[[], object]) -> None:
+    for _ in range(1200):
+        if there():
+            return
+        time.sleep(0.1)
+    pytest.fail("it did not come to that in two minutes")
 
 
 def test_two_runs_of_one_book_do_not_meet(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from dode.denoisers.networks import (
     FlowPrediction,
     NetworkDenoiser,
     NoisePrediction,
+    VEPrediction,
     VPrediction,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "MixtureDenoiser",
     "NetworkDenoiser",
     "NoisePrediction",
+    "VEPrediction",
     "VPrediction",
     "expand",
 ]

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dode.denoisers.conditioning import Images, Turn
 from dode.schedules import EDM, Flow, Schedule, VPDiscrete, karras, time_uniform
-from dode.turns import Images, Turn
 
 
 class Coefficients(NamedTuple):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dode.denoisers.base import Affine, Coefficients, Denoiser, Level, expand
+from dode.denoisers.conditioning import Images, Turn
 from dode.schedules import Schedule
-from dode.turns import Images, Turn
 
 
 class NetworkDenoiser(Denoiser):
@@ -165,3 +165,13 @@ class ConsistencyPrediction(EDMPrediction):
         d2, above = self.sigma_data**2, sigma - self.sigma_min
         norm = (sigma**2 + d2).rsqrt()
         return Coefficients(d2 / (above**2 + d2), above * self.sigma_data * norm, norm, self.schedule.label(sigma))
+
+
+class VEPrediction(NetworkDenoiser):
+    """``D = x + sigma F(x, ln(sigma / 2))``: ``F`` predicts the noise with a minus (Karras et al. 2022, table 1)."""
+
+    prediction = "noise"
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        one = torch.ones_like(sigma)
+        return Coefficients(one, sigma, one, (sigma / 2).log())

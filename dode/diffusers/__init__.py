@@ -16,7 +16,7 @@ imports ``dode.diffusers`` first.  ``dode.sample(model, learned, noise)`` gives 
 :func:`~dode.diffusers.pipelines.decode` their images.
 """
 
-from dode.extras import need
+from dode.utils.environment import need
 
 need("diffusers", "diffusers", "dode.diffusers")  # before what imports it with no such line
 

@@ -1,7 +1,7 @@
 """A network of diffusers as the ``F(input, label)`` that dode's denoisers take: conditions and guidance inside.
 
 Conditions are rows of tensors, one row a condition, handed to the network under its own argument names, and told in
-turn: of ``K`` rows, image ``i`` of a run gets row ``i mod K`` (:mod:`dode.turns`).
+turn: of ``K`` rows, image ``i`` of a run gets row ``i mod K`` (:mod:`dode.denoisers.conditioning`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
-from dode.turns import Images, Turn
+from dode.denoisers.conditioning import Images, Turn
 
 Rows = Mapping[str, Tensor]  # argument of the network ("outer.inner" for an entry of a dictionary) -> (K, ...)
 

@@ -19,7 +19,7 @@ from dode.denoisers import (
     NoisePrediction,
     VPrediction,
 )
-from dode.diffusers import flux
+from dode.diffusers import flux, support
 from dode.diffusers.conditions import Conditions, translate
 from dode.diffusers.networks import Conditioned
 from dode.diffusers.scheduler import Process
@@ -65,7 +65,7 @@ def from_diffusers(
     conditions
         A prompt or several, a class label or several, text embeddings ``(K, L, C)``, or tensors ``(K, ...)`` by the
         network's argument names.  Of ``K`` conditions, image ``i`` of a run is told the one at ``i mod K``: see
-        :mod:`dode.turns`.
+        :mod:`dode.denoisers.conditioning`.
     negative
         What guidance sets against them, likewise; the pipeline's empty prompt or DiT's empty class by itself.
     shape
@@ -78,7 +78,8 @@ def from_diffusers(
     Raises
     ------
     ValueError
-        No network, a process or prediction type that is unknown, conditions that do not fit.
+        No network, a process or prediction type that is unknown, conditions that do not fit; or a pipeline, network,
+        scheduler or option that is not reproduced (:mod:`dode.diffusers.support`).
     """
     alone = isinstance(pipeline, nn.Module)
     network: Any = pipeline if alone else getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
@@ -90,12 +91,18 @@ def from_diffusers(
     config = getattr(scheduler, "config", scheduler)
     if not isinstance(config, Mapping):
         raise ValueError("a network alone needs scheduler=: the scheduler it was trained for, or its config")
+    if not alone:
+        support.check_pipeline(pipeline)
+    support.check_network(network)
+    support.check_scheduler(scheduler, config, network)
     if guidance_scale is not None and not (guidance_scale >= 1 and math.isfinite(guidance_scale)):
         raise ValueError(f"guidance_scale is 1 (none) or more, got {guidance_scale:g}")
     guided = guidance_scale is not None and guidance_scale > 1
     if isinstance(network, FluxTransformer2DModel):
         shape = flux.latent_shape(network, pipeline, shape)
         network, guided = flux.wrapped(network, guidance_scale)
+    elif not alone:
+        support.check_size(network, shape)
     shape = tuple(shape) if shape is not None else latent_shape(network)
     process = Process(config)
     told, against = translate(None if alone else pipeline, network, conditions, negative, guided)
@@ -172,5 +179,7 @@ def decode(pipeline: Any, latents: Tensor) -> Tensor:
     if vae is None:
         return latents.float()
     config, own = vae.config, next(vae.parameters())
+    if config.get("latents_mean") is not None:
+        raise ValueError("an autoencoder with latents_mean= is not supported; decode with the pipeline's own vae")
     latents = latents / config.get("scaling_factor", 1.0) + (config.get("shift_factor") or 0.0)
     return vae.decode(latents.to(own)).sample.float()

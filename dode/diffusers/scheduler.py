@@ -57,11 +57,8 @@ class Process:
             self.sigmas = np.sqrt((1 - bar) / bar)
             self.sigma_max = float(self.sigmas[-1])
         elif get("sigma_data") and "prediction_type" in config and not angles:
-            self.kind, self.sigma_max, self.sigma_data = (
-                "edm",
-                get("sigma_max") or math.inf,
-                float(config["sigma_data"]),
-            )
+            self.kind, self.sigma_max = "edm", get("sigma_max") or math.inf
+            self.sigma_data = float(config["sigma_data"])
         else:
             raise ValueError("this scheduler's config has neither betas, nor EDM's sigma_data, nor a flow's shift")
         usual = dict(thresholding=False, invert_sigmas=False, timestep_type="discrete", snr_shift_scale=1.0)
@@ -235,11 +232,8 @@ class DodeScheduler(SchedulerMixin, ConfigMixin):
         if i == len(self._rows):
             raise ValueError(f"this solver has made its {i} steps; set_timesteps begins a new run")
         said = model_output[:, : x.shape[1]] if model_output.shape[1] == 2 * x.shape[1] else model_output
-        told, level, ahead = (
-            self._told[i],
-            self._levels[i],
-            1.0 if i + 1 == len(self._told) else self._told[i + 1].scale,
-        )
+        told, level = self._told[i], self._levels[i]
+        ahead = 1.0 if i + 1 == len(self._told) else self._told[i + 1].scale
         skip, out, ratio = told.skip / told.scale, told.out, self._levels[i + 1] / level
         if self._basis == "noise":  # (x - D) / sigma
             skip, out, ratio = (1 - told.skip) / (level * told.scale), -out / level, 1.0

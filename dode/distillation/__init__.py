@@ -1,21 +1,62 @@
-"""D-ODE solvers: distil a many-step teacher into a few numbers a step (Kim, Tang, Yu, CVPR 2024)."""
+"""Distillation of solvers: a many-step teacher into a table of a few numbers, or into a small network that writes one.
 
+:func:`d_ode` fits one number a step in closed form; :func:`gauss_newton` all numbers of a multistep solver at once;
+:func:`gits` a grid by dynamic programming; :data:`RECIPES` has these and the neighbours (LD3, S4S, DLMS, AMED) by name,
+each set as its paper sets it.
+"""
+
+from dode.distillation.amed import AMED, begin_amed
 from dode.distillation.corrections import Equation, FirstStep, corrected, default_first_step, directions, families
-from dode.distillation.fit import d_ode
-from dode.distillation.teachers import Align, Recording, Teacher, make_teacher, record, target_states
+from dode.distillation.d_ode import d_ode
+from dode.distillation.descent import descend
+from dode.distillation.designer import Designed, Designer
+from dode.distillation.designer_training import train
+from dode.distillation.dlms import DLMS, begin_dlms
+from dode.distillation.gauss_newton import gauss_newton
+from dode.distillation.gits import cheapest_path, gits, step_costs
+from dode.distillation.losses import Residual, features, pixels, random_features, seen, stack
+from dode.distillation.problem import RECIPES, Task, below, load
+from dode.distillation.space import GridSpace, Space, resampled
+from dode.distillation.teachers import Align, Recording, Teacher, make_teacher, record, target_states, usual_teacher
 
 __all__ = [
+    "AMED",
+    "DLMS",
+    "RECIPES",
     "Align",
+    "Designed",
+    "Designer",
     "Equation",
     "FirstStep",
+    "GridSpace",
     "Recording",
+    "Residual",
+    "Space",
+    "Task",
     "Teacher",
+    "begin_amed",
+    "begin_dlms",
+    "below",
+    "cheapest_path",
     "corrected",
     "d_ode",
     "default_first_step",
+    "descend",
     "directions",
     "families",
+    "features",
+    "gauss_newton",
+    "gits",
+    "load",
     "make_teacher",
+    "pixels",
+    "random_features",
     "record",
+    "resampled",
+    "seen",
+    "stack",
+    "step_costs",
     "target_states",
+    "train",
+    "usual_teacher",
 ]

@@ -1,16 +1,18 @@
-"""Teachers: the many-step tableau, and which of its states each student row is fitted to."""
+"""Teachers, and what fits aim at: the states on a teacher's path (D-ODE), or its images from the same noise."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from dode import solvers
-from dode.sampling import AnyDenoiser, State, advance, start
+from dode.denoisers import Denoiser
+from dode.distillation.losses import Residual
+from dode.sampling import AnyDenoiser, State, Walker, advance, sample, start
 from dode.schedules import refine
 from dode.tableau import Tableau
 
@@ -96,3 +98,125 @@ def record(
         if state.row in wanted:
             states[state.row] = state.x
     return Recording(guide, noise, states)
+
+
+TEACHER_STEPS = 40
+
+
+def usual_teacher(denoiser: Denoiser, steps: int = TEACHER_STEPS) -> Tableau:
+    """UniP-3 on the denoiser's own grid."""
+    return solvers.deis(denoiser.grid, nfe=steps, variable="log_rho", basis="data")
+
+
+def batches(denoiser: Denoiser, size: int, *tensors: Tensor) -> Iterator[tuple[Denoiser, tuple[Tensor, ...]]]:
+    """``tensors``, a row an image, in pieces of ``size`` images, each with the denoiser for these images."""
+    for images, *parts in zip(*(t.split(size) for t in (torch.arange(len(tensors[0])), *tensors)), strict=True):
+        yield denoiser.of(images), tuple(parts)
+
+
+def on_path(levels: Tensor, states: Tensor, level: float) -> Tensor:
+    """The states ``(B, ...)`` at ``level`` of paths ``(B, M + 1, ...)`` through ``levels`` ``(M + 1,)``, falling.
+
+    Linear between two of them; above the first it is the first.
+    """
+    k = int((levels > level).sum().clamp(1, len(levels) - 1))
+    done = (levels[k - 1] - level) / (levels[k - 1] - levels[k])
+    return torch.lerp(states[:, k - 1], states[:, k], float(done.clamp(0, 1)))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Noise ``(B, ...)`` and the teacher's residuals ``(B, R)``: to fit on, and held back.
+
+    The error of a table is the mean over images of ``|r|^2`` plus ``bias`` times ``|mean of r|^2``, ``r`` the residual
+    of its image less the teacher's.  What all images have in common is a small part of the first, and the larger part
+    of any distance between distributions.
+    """
+
+    residual: Residual
+    teacher: Tableau
+    noise: Tensor
+    goal: Tensor
+    held_noise: Tensor
+    held_goal: Tensor
+    bias: float = 0.0
+    limit: float = 0.0
+
+    @classmethod
+    @torch.no_grad()
+    def make(
+        cls,
+        denoiser: Denoiser,
+        noise: Tensor,
+        teacher: Tableau,
+        residual: Residual,
+        held_back: float,
+        bias: float = 0.0,
+    ) -> Examples:
+        """Run the teacher once; the first images are held back (all for 1).  ValueError for fewer than four."""
+        if len(noise) < 4:
+            raise ValueError(f"a fit needs four images or more, got {len(noise)}")
+        denoiser.told.check(len(noise))
+        goal = torch.cat([residual(sample(model, teacher, part)) for model, (part,) in batches(denoiser, 100, noise)])
+        kept = max(1, min(len(noise) - (held_back < 1), round(held_back * len(noise))))
+        return cls(residual, teacher, noise[kept:], goal[kept:], noise[:kept], goal[:kept], bias)
+
+    def fitted(self, denoiser: Denoiser) -> Denoiser:
+        """The denoiser for the images to fit on, which come after those that are held back."""
+        return denoiser.of(len(self.held_noise) + torch.arange(len(self.noise)))
+
+    @torch.no_grad()
+    def error(self, denoiser: Denoiser, table: Tableau | Walker, noise: Tensor, goal: Tensor, size: int = 100) -> float:
+        """What a fit makes small; inf where the table makes no finite images."""
+        return self.norm(map(self.bounded, self.missed(denoiser, table, noise, goal, size)), len(noise))
+
+    def missed(
+        self, denoiser: Denoiser, table: Tableau | Walker, noise: Tensor, goal: Tensor, size: int = 100
+    ) -> Iterator[Tensor]:
+        """The residuals of a table's images less their goals, ``(b, R)`` a piece."""
+        for model, (x, aim) in batches(denoiser, size, noise, goal):
+            yield self.residual(sample(model, table, x)) - aim
+
+    def limited(self, denoiser: Denoiser, table: Tableau, medians: float) -> Examples:
+        """The same, where an image counts so many medians of the errors of ``table`` at most."""
+        missed = self.missed(self.fitted(denoiser), table, self.noise, self.goal)
+        each = [piece.square().sum(1) for piece in missed]
+        return replace(self, limit=medians * float(torch.cat(each).median()))
+
+    def bounded(self, missed: Tensor) -> Tensor:
+        """Residuals ``(b, R)`` less their goals, each image's shortened so that its square stays below ``limit``."""
+        if not self.limit:
+            return missed
+        return missed / (1 + missed.square().sum(1, keepdim=True) / self.limit).sqrt()
+
+    def norm(self, missed: Iterable[Tensor], images: int) -> float:
+        """The error of ``images`` residuals less their goals, ``(b, R)`` a piece; inf where a piece is not finite."""
+        total, mean = 0.0, torch.zeros((), dtype=torch.float64)
+        try:
+            for part in missed:
+                total += float(part.double().square().sum())
+                mean = mean + part.double().sum(0).cpu() / images
+        except FloatingPointError:
+            return float("inf")
+        return total / images + self.bias * float(mean.square().sum())
+
+    def check(self, denoiser: Denoiser, table: Tableau | Walker) -> float:
+        """:meth:`error` on the images held back."""
+        return self.error(denoiser.of(range(len(self.held_noise))), table, self.held_noise, self.held_goal)
+
+    def label(
+        self,
+        found: Tableau,
+        denoiser: Denoiser,
+        started: Tableau,
+        method: str,
+        seeds: Iterable[int] | None,
+        **facts: Any,
+    ) -> Tableau:
+        """``found`` with what a reader of its file wants to know."""
+        return found.with_full(
+            found.full, solver=f"{method}-{started.metadata.get('solver', 'solver')}", method=method,
+            images=len(self.noise) + len(self.held_noise), model=getattr(denoiser, "name", None),
+            shape=list(self.noise.shape[1:]), nfe=started.nfe, seeds=None if seeds is None else list(seeds),
+            teacher=self.teacher.metadata.get("solver", "tableau"), teacher_nfe=self.teacher.nfe, **facts,
+        )  # fmt: skip

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dode import baselines, data, distillation, solvers, zoo
+from dode import distillation, solvers, zoo
 from dode.denoisers import NetworkDenoiser
+from dode.experiments import network_distillation
 from dode.experiments.quality import (
     base_solver,
     data_reference,
@@ -34,7 +35,8 @@ from dode.experiments.quality import (
 from dode.experiments.sweeps import ARITHMETIC, Preset, Sweep, autocast, home, provenance
 from dode.metrics import measure
 from dode.sampling import initial_noise
-from dode.storage import FileError
+from dode.utils.files import FileError
+from dode.zoo import datasets
 
 METHODS = ("progressive", "consistency")
 ROUNDS = (32, 16, 8, 4, 2, 1)  # steps of progressive distillation's students
@@ -63,7 +65,7 @@ def training_images(p: Preset, checkpoint: str, device_name: str) -> Tensor:
     denoiser = fast(p, checkpoint, device_name)
     count = min(2_000, p.images)
     samples = torch.cat(list(draw(denoiser, base_solver("ddim", denoiser, CALLS), range(count))))
-    return data.to_uint8(samples).cpu()
+    return datasets.to_uint8(samples).cpu()
 
 
 def stops(p: Preset) -> list[int]:
@@ -79,12 +81,12 @@ def folder(p: Preset) -> Path:
 
 def _students(
     p: Preset, checkpoint: str, device_name: str, method: str, where: Path, steps: int | None = None
-) -> Iterator[baselines.Student]:
+) -> Iterator[network_distillation.Student]:
     """Train the students of one method as they are asked for; ``steps`` of Adam in place of the preset's."""
     images = training_images(p, checkpoint, device_name)
     if method == "progressive":
-        return baselines.progressive(checkpoint, images, where, steps or p.student_steps, device_name)
-    return baselines.consistency(checkpoint, images, where, [steps] if steps else stops(p), device_name)
+        return network_distillation.progressive(checkpoint, images, where, steps or p.student_steps, device_name)
+    return network_distillation.consistency(checkpoint, images, where, [steps] if steps else stops(p), device_name)
 
 
 def _train(p: Preset, checkpoint: str, device_name: str, method: str) -> None:
@@ -182,14 +184,14 @@ def student_cells(p: Preset, checkpoint: str) -> list[dict[str, Any]]:
 
 def _draw_student(student: NetworkDenoiser, method: str, calls: int, seeds: range) -> Iterator[Tensor]:
     if method == "progressive":
-        yield from draw(student, solvers.ddim(baselines.progressive_grid(student, calls)), seeds)
+        yield from draw(student, solvers.ddim(network_distillation.progressive_grid(student, calls)), seeds)
         return
     for k in range(0, len(seeds), 250):
         noise, fresh = (
             initial_noise(student.shape, (shift + seed for seed in seeds[k : k + 250]), device=student.device)
             for shift in (0, 500_000_000)
         )
-        yield baselines.consistency_sample(student, noise, [(SECOND_LEVEL, fresh)] * (calls - 1))
+        yield network_distillation.consistency_sample(student, noise, [(SECOND_LEVEL, fresh)] * (calls - 1))
 
 
 def student_row(

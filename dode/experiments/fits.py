@@ -12,20 +12,20 @@ from typing import Any
 
 import torch
 
-from dode import comparisons, eyes, lms, solvers, zoo
-from dode.data import DataSet
-from dode.distillation import d_ode
+from dode import distillation, solvers, zoo
+from dode.distillation import d_ode, losses, problem
+from dode.distillation.problem import Task
+from dode.experiments import comparisons
 from dode.experiments.quality import data_reference, fast, fit_seeds, inception_reference, load_cached
 from dode.experiments.sweeps import Preset, home
 from dode.experiments.sweeps import word as word_of
-from dode.lms import recipes
-from dode.lms.recipes import Task
 from dode.metrics import Features, Moments
 from dode.sampling import initial_noise
-from dode.storage import FileError
 from dode.tableau import Tableau
+from dode.utils.files import FileError
+from dode.zoo.datasets import DataSet
 
-LEARNED = ("d-ode", *recipes.RECIPES)
+LEARNED = ("d-ode", *problem.RECIPES)
 START_OPTIONS = ("afs", "grid", "base")  # of a method in a cell: "dlms:afs=False"
 DESIGN_OPTIONS = ("features", "scaling", "adaptive", "rate")
 SEARCH_OPTIONS = ("bias", "path", "limit", "top")
@@ -33,9 +33,9 @@ FIT_OPTIONS = (*START_OPTIONS, *DESIGN_OPTIONS, *SEARCH_OPTIONS, "residual", "im
 
 
 def grid_of(name: str, checkpoint: str, device_name: str) -> Any:
-    """One of :data:`dode.comparisons.GRIDS` with a last step to 0; "Karras" and "log SNR" end at ``sigma_min``.
+    """One of :data:`~dode.experiments.comparisons.GRIDS`, "time" and "quadratic" with a last step to 0.
 
-    Their last level is ``sigma_min`` itself, and a call spent there is lost.
+    "Karras" and "log SNR" end at ``sigma_min``: their last level is that itself, and a call spent there is lost.
     """
     model = load_cached(checkpoint, device_name)
     if name in ("time", "quadratic"):
@@ -68,11 +68,30 @@ def yardsticks(
     return first, second
 
 
-def residual(device_name: str, kind: str = "all", checkpoint: str = "fashion-mnist") -> lms.Residual:
-    """What fits of a checkpoint compare: :func:`dode.eyes.residual`, through the eyes that know its images."""
+JUDGES = {"critic": "critic", "observer": "observer", "judge": "classifier"}
+
+
+def residual_of(kind: str, data: DataSet | None, channels: int, device: str = "cpu") -> losses.Residual:
+    """A mix of :func:`dode.distillation.losses.mixed`; a classifier's features count in units of their spread.
+
+    That is their spread over the training images of ``data``; None: no classifier knows these images.
+    """
+
+    def trained(word: str) -> losses.Residual:
+        assert data is not None
+        name = f"{data.name}-{JUDGES[word]}"
+        network, _ = zoo.load_classifier(name, device)
+        spread = Moments.load(zoo.CHECKPOINTS / zoo.moments_file(name)).cov.trace()
+        return losses.features(network, float(spread) ** -0.5)
+
+    return losses.mixed(kind, channels, trained if data else None)
+
+
+def residual(device_name: str, kind: str = "all", checkpoint: str = "fashion-mnist") -> losses.Residual:
+    """What fits of a checkpoint compare, through the classifiers that know its images."""
     data = judged(checkpoint)
     channels = data.shape[0] if data else load_cached(checkpoint, device_name).shape[0]
-    return eyes.residual(kind, data, channels, device_name)
+    return residual_of(kind, data, channels, device_name)
 
 
 def solver_file(p: Preset, checkpoint: str, method: str, nfe: int) -> Path:
@@ -99,10 +118,10 @@ def start(
         usual = dict(basis="data")
     solver: Any = functools.partial(solvers.get(base).make, afs=afs, **usual)
     top = where(nfe + 1)[:1] if afs else torch.zeros(0, dtype=torch.float64)
-    return solver(where, nfe=nfe), recipes.below(top, solver)
+    return solver(where, nfe=nfe), problem.below(top, solver)
 
 
-def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> Tableau | lms.Designed:
+def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> Tableau | distillation.Designed:
     """The learned solver, from its file, or fitted now; ``metadata["seconds"]`` is what the fit took.
 
     ``method`` may have options (:data:`FIT_OPTIONS`), as the rows of an ablation do: ``"gauss-newton:bias=0"``; its
@@ -111,7 +130,7 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     """
     file = solver_file(p, checkpoint, method, nfe)
     try:
-        if p.name != "live" and (found := lms.load(file)).metadata.get("weights") == zoo.digest(checkpoint):
+        if p.name != "live" and (found := distillation.load(file)).metadata.get("weights") == zoo.digest(checkpoint):
             return found  # a live fit is made anew each time
     except FileError:
         if p.rows_of:
@@ -121,19 +140,19 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     name, options = solvers.parse_options(method, FIT_OPTIONS)
     model, quick = load_cached(checkpoint, device_name), fast(p, checkpoint, device_name)
     where = {k: options[k] for k in START_OPTIONS if k in options}
-    below = where.pop("base") if where.get("base") in recipes.RECIPES else None
+    below = where.pop("base") if where.get("base") in problem.RECIPES else None
     table, make = start(name, checkpoint, device_name, nfe, **where)
     if below or "near" in options:
         learned, calls = below or name, options.get("near", nfe)
-        if learned in recipes.DESIGNED:
+        if learned in problem.DESIGNED:
             raise ValueError(f"{method}: {learned} designs its table for each image; a base is one table for all")
         made = fit(p, checkpoint, device_name, learned, calls)
         assert isinstance(made, Tableau)
-        table = lms.resampled(made, nfe) if calls != nfe else made
+        table = distillation.resampled(made, nfe) if calls != nfe else made
     seeds = fit_seeds(options.get("images", _images(p, name, table)))
     noise = initial_noise(model.shape, seeds, device=model.device)
     model, quick = model.of(seeds), quick.of(seeds)  # a class-conditional network is told each seed's class
-    compared = residual(device_name, options.get("residual", eyes.usual(name)), checkpoint)
+    compared = residual(device_name, options.get("residual", losses.usual(name)), checkpoint)
     folder = home() / "_build" / "training" / p.name / file.stem  # a state must not be taken up by another method
     trajectories = options.get("trajectories", p.trajectories)
     trajectories = trajectories if p.kept else min(trajectories, p.trajectories)
@@ -145,7 +164,7 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     return solver
 
 
-def made(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> Tableau | lms.Designed:
+def made(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> Tableau | distillation.Designed:
     """:func:`fit`, or for the method "start" the table that LMS distillation and ours begin at."""
     if method == "start":
         return start("dlms", checkpoint, device_name, nfe)[0]
@@ -156,16 +175,16 @@ def _images(p: Preset, method: str, table: Tableau) -> int:
     """How many seeds a fit has: a second-order one so many as its budget pays for, from 32 to twice the others'."""
     if method != "gauss-newton":
         return p.learn_images
-    return min(2 * p.learn_images, max(32, recipes.affordable(table)))
+    return min(2 * p.learn_images, max(32, problem.affordable(table)))
 
 
-def _fit(name: str, task: Task, options: dict[str, Any]) -> Tableau | lms.Designed:
+def _fit(name: str, task: Task, options: dict[str, Any]) -> Tableau | distillation.Designed:
     design = {k: options[k] for k in DESIGN_OPTIONS if k in options}
     if name == "d-ode":
         model, nfe = task.denoiser, task.table.nfe
         return d_ode(model, solvers.ddim(model.grid(nfe)), task.noise, seeds=task.seeds)
     if name == "dlms" and design:
-        return recipes.dlms(task, **design)
+        return problem.dlms(task, **design)
     if name == "gauss-newton":
-        return recipes.second_order(task, **{k: options[k] for k in SEARCH_OPTIONS if k in options})
-    return recipes.RECIPES[name](task)
+        return problem.second_order(task, **{k: options[k] for k in SEARCH_OPTIONS if k in options})
+    return problem.RECIPES[name](task)

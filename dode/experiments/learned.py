@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dode import comparisons, lms, solvers, zoo
+from dode import distillation, solvers, zoo
 from dode.denoisers import Denoiser
-from dode.experiments import papers
+from dode.distillation.designer_training import OnlineTeacher
+from dode.experiments import comparisons, papers
 from dode.experiments.fits import grid_of, made, yardsticks
 from dode.experiments.quality import draw, fast, held_out_seeds, load_cached, seeded
 from dode.experiments.sweeps import ARITHMETIC, Preset, autocast, checkpoints, home, provenance, results
-from dode.lms.online import OnlineTeacher
 from dode.metrics import Moments, frechet_distance, rmse
 from dode.metrics import moments as moments_of
 from dode.sampling import sample, trajectory
-from dode.storage import FileError
 from dode.tableau import Tableau
+from dode.utils.files import FileError
 
 HANDCRAFTED = ("ddim", "ipndm", "deis", "dpm_solver_pp", "unipc")
 LEARNED_KEYS = ("checkpoint", "weights", "method", "nfe", "block")
@@ -171,7 +171,7 @@ def learned_cells(
 
 
 def distances(
-    p: Preset, device_name: str, checkpoint: str, solver: Tableau | lms.Designed, block: int = 0
+    p: Preset, device_name: str, checkpoint: str, solver: Tableau | distillation.Designed, block: int = 0
 ) -> dict[str, Any]:
     """The three distances of a solver, and the Fréchet ones in the critic's features too.
 
@@ -199,7 +199,7 @@ def distances(
 
 @torch.no_grad()
 def path_distances(
-    checkpoint: str, device_name: str, solver: Tableau | lms.Designed, count: int = 64, points: int = 16
+    checkpoint: str, device_name: str, solver: Tableau | distillation.Designed, count: int = 64, points: int = 16
 ) -> tuple[Tensor, Tensor]:
     """Mean level ``(N + 1,)`` of each state of a solver, and how far it is from the exact path of the same noise there.
 
@@ -223,7 +223,7 @@ def path_distances(
 
 def solver_of(
     p: Preset, device_name: str, grids: dict[tuple[str, str, int], str], checkpoint: str, method: str, nfe: int
-) -> Tableau | lms.Designed:
+) -> Tableau | distillation.Designed:
     """A handcrafted solver on the grid that ``grids`` says, the start, or a learned one (fitted if not there)."""
     if method not in HANDCRAFTED:
         return made(p, checkpoint, device_name, method, nfe)

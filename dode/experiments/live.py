@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dode.experiments.sweeps import Preset, Sweep, home, provenance
-from dode.storage import FileError
+from dode.utils.files import FileError
 
 LIVE_KEYS = ("page", "cell", "column", "n")
 BLOCKS = 5  # of seeds behind an expected value

@@ -35,7 +35,7 @@ class Parameters:
     data : str
         The paper's name for it: the statistics of FID are of these training images.
     checkpoint : str
-        A name of :data:`dode.published.CATALOGUE`; with ``@SCALE``, guided by its classifier.
+        A name of :data:`dode.zoo.CATALOGUE`; with ``@SCALE``, guided by its classifier.
     nfes : tuple
         Network calls; third-order solvers begin at 3, Heun takes odd numbers.
     fit_images : int

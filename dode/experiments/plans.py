@@ -19,8 +19,7 @@ from typing import Any
 from dode.experiments import papers, sweeps
 from dode.experiments.quality import FD_KEYS, fd_cells, fd_row, load_cached, possible_nfe
 from dode.experiments.sweeps import Preset, Sweep, results
-from dode.names import names_a_file
-from dode.storage import FileError
+from dode.utils.files import FileError, names_a_file
 
 Calls = Mapping[tuple[str, str], tuple[int, ...]]
 

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from dode import distillation, solvers, zoo
-from dode.conditions import Compiled
 from dode.denoisers import Denoiser, NetworkDenoiser
+from dode.denoisers.conditioning import Compiled
 from dode.distillation import Align
 from dode.experiments.sweeps import ARITHMETIC, Preset, Sweep, autocast, home, provenance
 from dode.metrics import Features, Mode, Moments, cache_folder, classifier_features, inception_features, measure
-from dode.networks import UNet
 from dode.sampling import Walker, initial_noise, sample
-from dode.storage import FileError
 from dode.tableau import Tableau
+from dode.utils.files import FileError
+from dode.zoo.unet import UNet
 
 
 def base_solver(name: str, denoiser: Denoiser, nfe: int) -> Tableau:

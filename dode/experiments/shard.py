@@ -27,7 +27,7 @@ import torch
 from dode.experiments import plans, sweeps
 from dode.experiments.plans import Plan
 from dode.experiments.sweeps import Sweep
-from dode.storage import FileError
+from dode.utils.files import FileError
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,10 @@ from typing import Any
 import torch
 
 from dode import zoo
-from dode.arithmetic import has_bf16
-from dode.data import DATA_SETS, data_set
-from dode.extras import tqdm
 from dode.metrics import Mode
-from dode.names import names_a_file, nearest
-from dode.storage import FileError, write_text
+from dode.utils.environment import has_bf16, tqdm
+from dode.utils.files import FileError, names_a_file, nearest, write_text
+from dode.zoo.datasets import DATA_SETS, data_set
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dode import comparisons, lms, zoo
+from dode import distillation, zoo
+from dode.experiments import comparisons
 from dode.experiments.fits import made, yardsticks
 from dode.experiments.learned import reference_moments
 from dode.experiments.quality import draw, fast, held_out_seeds, load_cached, seeded
@@ -55,7 +56,7 @@ def transfer_row(
 ) -> dict[str, Any]:
     """The distances of a cell: Fréchet to the training images and to the long run's samples, RMSE to its images."""
     table = table_of(p, device_name, made_for, method, made_nfe)
-    table = (table if nfe == made_nfe else lms.resampled(table, nfe)).unbind()
+    table = (table if nfe == made_nfe else distillation.resampled(table, nfe)).unbind()
     features, data = yardsticks(device_name, checkpoint)[0]
     aim, _critic = reference_moments(p, device_name, checkpoint)
     drawn = held_out_seeds(n)

@@ -14,9 +14,7 @@ from dode.training.losses import (
 )
 from dode.training.networks import describe, missing, reference_moments, ship, train
 from dode.training.recipes import RECIPES, Recipe, build_classifier, build_denoiser, recipe_named
-from dode.training.run import Run
-
-BACKWARD = 2  # a backward pass is counted as this many network calls
+from dode.utils.optimisation import BACKWARD, Run
 
 __all__ = [
     "BACKWARD",

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from dode.arithmetic import has_bf16
-from dode.data import DATA_SETS
 from dode.training import RECIPES, Recipe, missing, networks, recipe_named, reference_moments, train
+from dode.utils.environment import has_bf16
+from dode.zoo.datasets import DATA_SETS
 
 ABOUT = """Train a network that ships with dode, or all networks of a data set; a classifier's moments too.
 

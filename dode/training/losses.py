@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dode import data
 from dode.denoisers import NetworkDenoiser, expand
 from dode.schedules import VPDiscrete
 from dode.training.recipes import Recipe
+from dode.zoo import datasets
 
 Loss = Callable[[torch.Generator], Tensor]
 SHIFT = 2  # pixels by which a classifier's images are shifted at most
@@ -77,7 +77,7 @@ def denoiser_loss(denoiser: NetworkDenoiser, images: Tensor, labels: Tensor, rec
 
     def loss(generator: torch.Generator) -> Tensor:
         pick = torch.randint(len(images), (recipe.batch,), generator=generator, device=device)
-        x0 = data.to_signal(images[pick])
+        x0 = datasets.to_signal(images[pick])
         sigma = draw_sigma(denoiser, recipe.batch, generator)
         noise = torch.randn(x0.shape, generator=generator, device=device)
         if recipe.flips:

@@ -15,10 +15,10 @@ from torch import nn
 
 from dode import metrics, zoo
 from dode.denoisers import NetworkDenoiser
-from dode.storage import FileError, atomic
 from dode.training.losses import Loss, accuracy, classifier_loss, denoiser_loss
 from dode.training.recipes import RECIPES, Recipe, build_classifier, build_denoiser, recipe_named
-from dode.training.run import Run
+from dode.utils.files import FileError, atomic
+from dode.utils.optimisation import Run
 
 
 def describe(denoiser: NetworkDenoiser) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def train(
     device: str = "cpu",
     until: int | None = None,
     patience: float = math.inf,
-) -> Run:
+) -> Run[Recipe]:
     """Train the network of a recipe, or of a recipe's name, or go on where a killed run stopped.
 
     Writes its state into ``folder`` and, when it is finished, ``NAME.safetensors`` and ``NAME.csv``.
@@ -82,7 +82,7 @@ def train(
     return run
 
 
-def _publish(run: Run, info: dict[str, Any]) -> None:
+def _publish(run: Run[Recipe], info: dict[str, Any]) -> None:
     """Write the finished network and its log, with what a model card says of it."""
     recipe, model, device = run.recipe, run.model, str(run.device)
     cuda = device.startswith("cuda")

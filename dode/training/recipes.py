@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import nn
 
-from dode.data import DataSet, data_set
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction
-from dode.networks import Classifier, Critic, Observer, UNet
 from dode.schedules import EDM, vp_linear
+from dode.utils.optimisation import Settings
+from dode.zoo.classifiers import Classifier, Critic, Observer
+from dode.zoo.datasets import DataSet, data_set
+from dode.zoo.unet import UNet
 
 Kind = Literal["noise", "data", "classifier", "critic", "observer"]
 NETWORKS: dict[str, type[nn.Module]] = {
@@ -22,7 +22,7 @@ LABEL_SCALE = {"noise": 1.0, "data": 250.0}  # labels 0..1000, and ln(sigma) / 4
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings):
     """Everything that decides a training run.
 
     Parameters
@@ -30,10 +30,6 @@ class Recipe:
     name
         The data set's, then "-" and a :data:`Kind` where :func:`dode.training.train` is to
         know what to build.
-    steps
-        Of Adam.
-    minutes
-        If given, ``steps`` is found from the speed of the first ones, so that training takes about so long.
     flips
         Half of the images are seen mirrored.
     bf16, compile
@@ -44,32 +40,11 @@ class Recipe:
         Arguments of the network beside those that the data set decides.
     """
 
-    name: str
-    steps: int = 6_500
-    batch: int = 128
-    rate: float = 1.5e-3
-    warmup: int = 300
-    ema: float = 0.999
-    seed: int = 0
     bf16: bool = True
-    save_every: int = 500
     flips: bool = False
-    minutes: float | None = None
     compile: bool = False
     drop: float = 0.0
     network: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """All of it as JSON has it."""
-        return json.loads(json.dumps(asdict(self)))
-
-    def matches(self, facts: Mapping[str, Any]) -> bool:
-        """Whether ``facts`` were written by this recipe; what it did not know of then is as usual."""
-        try:
-            return Recipe(**facts).facts == self.facts
-        except TypeError:
-            return False
 
     @property
     def data(self) -> DataSet:

@@ -1,0 +1,67 @@
+"""``dode sample``: draw images with a solver file, or with a handcrafted solver by its name, as one PNG."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dode import distillation, solvers, zoo
+from dode.cli.distill import build
+from dode.cli.models import open_model
+from dode.sampling import initial_noise, sample
+from dode.tableau import Tableau
+from dode.utils.environment import need
+from dode.utils.files import atomic, names_a_file, nearest
+from dode.zoo.datasets import to_uint8
+
+
+def run(args: argparse.Namespace) -> None:
+    """``dode sample``."""
+    checkpoint, stored = args.checkpoint, names_a_file(args.solver)
+    need("PIL.Image", "cli", "sample")  # before the work, not after it
+    check_solver(args, stored)
+    solver: Tableau | distillation.Designed | None = distillation.load(args.solver) if stored else None
+    if solver and not (checkpoint or args.diffusers) and (checkpoint := solver.metadata.get("model")) not in zoo.NAMES:
+        which = f"is for {checkpoint}, which does not ship with dode" if checkpoint else "names no network"
+        raise ValueError(f"{args.solver} {which}; give one with --checkpoint or --diffusers")
+    model, decode = open_model(args, checkpoint)
+    made = decode(torch.zeros(1, *model.shape, device=model.device)).shape[1:]
+    if len(made) != 3 or made[0] not in (1, 3):
+        raise ValueError(f"{model.name} makes samples of shape {tuple(made)}; a picture needs one channel or three")
+    solver = solver or build(args, model)[0]
+    if solver.metadata.get("model", model.name) not in (None, model.name):
+        raise ValueError(f"{args.solver} is for {solver.metadata['model']}, not {model.name}; distil one for that")
+    noise = initial_noise(model.shape, args.seeds, device=model.device)
+    samples = sample(model.of(args.seeds), solver, noise, batch_size=args.batch_size, progress=True)
+    images = torch.cat([decode(part) for part in samples.split(args.batch_size)])
+    with atomic(args.out) as temporary:
+        picture(images, args.columns).save(temporary, format="PNG")
+    print(f"wrote {args.out}: {len(images)} images by {solver.metadata.get('solver', 'solver')}, NFE {solver.nfe}")
+
+
+def check_solver(args: argparse.Namespace, stored: bool) -> None:
+    """ValueError for options that do not go with a file, or are missing beside a name."""
+    if stored and (args.nfe or args.order or args.afs or args.grid != "default"):
+        raise ValueError(f"{args.solver} is a finished solver; leave out --nfe, --order, --grid and --afs")
+    if not stored and (name := args.solver.partition(":")[0]) not in solvers.SOLVERS:
+        near = nearest(name, solvers.SOLVERS)
+        raise ValueError(f"no solver named {name!r}; the nearest: {near}; a solver file ends in .safetensors")
+    if not stored and (args.nfe is None or not (args.checkpoint or args.diffusers)):
+        needs = "it needs --nfe and --checkpoint or --diffusers"
+        raise ValueError(f"--solver {args.solver} is a name, not a file: {needs}")
+
+
+def picture(images: Tensor, columns: int) -> Any:
+    """``(B, C, H, W)`` in -1..1 as one ``PIL.Image.Image``, grey or RGB, with a white line between images."""
+    image = need("PIL.Image", "cli", "writing a picture")
+    b, c, h, w = images.shape
+    columns = min(columns, b)
+    sheet = torch.full((-(-b // columns) * columns, c, h + 1, w + 1), 255, dtype=torch.uint8)
+    sheet[:b, :, :h, :w] = to_uint8(images).cpu()
+    sheet = sheet.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    sheet = F.pad(sheet, (1, 0, 1, 0), value=255)
+    return image.fromarray(sheet[0].numpy() if c == 1 else sheet.permute(1, 2, 0).contiguous().numpy())

@@ -1,0 +1,106 @@
+"""What :func:`~dode.diffusers.from_diffusers` reproduces.  Everything else of diffusers is refused.
+
+Each pipeline gives its network something else beside latents and time: masks, sizes, outputs of an adapter, a guidance
+embedding.  A denoiser that leaves that out is silently wrong, so only pipelines are accepted whose own sampling loop
+the tests compare with :func:`dode.sample`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+PIPELINES = (
+    "DDPMPipeline",
+    "LDMPipeline",
+    "DiTPipeline",
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusion3Pipeline",
+    "FluxPipeline",
+)
+NETWORKS = (
+    "UNet2DModel",
+    "UNet2DConditionModel",
+    "DiTTransformer2DModel",
+    "SD3Transformer2DModel",
+    "FluxTransformer2DModel",
+)
+SCHEDULERS = (
+    *("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"),
+    *("HeunDiscreteScheduler", "LMSDiscreteScheduler", "KDPM2DiscreteScheduler", "DEISMultistepScheduler"),
+    *("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler"),
+    *("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler", "DodeScheduler"),
+)
+# Arguments of a call that a pipeline remembers, and that change what its network or its text encoders are given.
+REMEMBERED = ("guidance_rescale", "clip_skip", "cross_attention_kwargs", "joint_attention_kwargs", "denoising_end")
+# Inputs of U-Nets that no accepted pipeline gives them.
+OPTIONS: Mapping[str, tuple[Any, ...]] = {
+    "time_cond_proj_dim": (None,),
+    "class_embed_type": (None,),
+    "addition_embed_type": (None, "text_time"),
+    "encoder_hid_dim_type": (None, "text_proj"),
+}
+
+
+def check_pipeline(pipeline: Any) -> None:
+    """ValueError for a pipeline whose class, or last call, is not reproduced."""
+    if not _known(pipeline, PIPELINES):
+        raise ValueError(_refusal(_name(pipeline), PIPELINES))
+    for name in REMEMBERED:
+        if value := getattr(pipeline, f"_{name}", None):
+            raise ValueError(
+                f"this pipeline was last called with {name}={value}, which from_diffusers does not reproduce; "
+                "call it once without"
+            )
+
+
+def check_network(network: Any) -> None:
+    """ValueError for a network of diffusers that is not known, or takes inputs that are not reproduced."""
+    if not type(network).__module__.startswith("diffusers."):
+        return  # somebody's own: it says by its arguments what it takes
+    kind, config = type(network).__name__, network.config
+    if kind not in NETWORKS:
+        raise ValueError(_refusal(kind, NETWORKS))
+    for option, values in OPTIONS.items():
+        if (value := config.get(option)) not in values:
+            raise ValueError(f"a {kind} with {option}={value!r} takes inputs that from_diffusers does not reproduce")
+    adapters = ("encoder_hid_proj", "image_proj")
+    if config.get("encoder_hid_dim_type") is None and any(getattr(network, a, None) is not None for a in adapters):
+        raise ValueError("from_diffusers does not reproduce image prompts (IP-Adapter); unload the adapter")
+
+
+def check_scheduler(scheduler: Any, config: Mapping[str, Any], network: Any) -> None:
+    """ValueError for a scheduler of diffusers whose process is not known, or times that the network does not take."""
+    own = scheduler is not config and not type(scheduler).__module__.startswith(("diffusers.", "dode."))
+    kind = str(config.get("_class_name") or "") if scheduler is config else type(scheduler).__name__
+    if kind and not own and kind not in SCHEDULERS:
+        raise ValueError(_refusal(kind, SCHEDULERS))
+    if type(network).__module__.startswith("diffusers.") and config.get("num_train_timesteps") == 1:
+        raise ValueError("a scheduler with times of 0..1 (num_train_timesteps=1) does not fit networks of diffusers")
+
+
+def check_size(network: Any, shape: Sequence[int] | None) -> None:
+    """ValueError for a size that the pipeline would tell its network: Stable Diffusion XL's."""
+    side = network.config.get("sample_size")
+    if network.config.get("addition_embed_type") == "text_time" and shape and tuple(shape[1:]) != (side, side):
+        raise ValueError(
+            f"this network is given the size of its image, which from_diffusers does for latents of {side} x {side} "
+            "alone; leave shape= out, or give the unet by itself, with conditions= as tensors"
+        )
+
+
+def _known(thing: Any, names: Sequence[str]) -> bool:
+    """Whether this is an instance of one of these classes of diffusers, and of no subclass."""
+    return type(thing).__module__.startswith("diffusers.") and type(thing).__name__ in names
+
+
+def _name(thing: Any) -> str:
+    """The class, with its module if it is not of diffusers."""
+    kind = type(thing)
+    return kind.__name__ if kind.__module__.startswith("diffusers.") else f"{kind.__module__}.{kind.__name__}"
+
+
+def _refusal(kind: str, names: Sequence[str]) -> str:
+    return f"from_diffusers does not reproduce {kind}; it is tested for {', '.join(names)}"

@@ -1,0 +1,80 @@
+"""AMED: between any two levels of a grid, one level and one length are designed (Zhou et al., CVPR 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dode import solvers
+from dode.denoisers import Denoiser
+from dode.distillation.designer import Designed, Designer, Memory, Plan, feature_size
+
+
+class AMED(Designed):
+    """Two rows a step: along its first noise to a designed level, and from its start along the noise seen there.
+
+        x_mid = x_n + (t_mid - t_n) eps(x_n, t_n)        x_{n+1} = x_n + c (t_{n+1} - t_n) eps(x_mid, t_mid)
+
+    with ``t_mid = t_n^r t_{n+1}^(1-r)``.  ``r`` and ``c`` are designed from the bottleneck of the first call; both
+    start where DPM-Solver-2 is, ``r = 1/2`` and ``c = 1``.  The base is a DDIM table on the grid, which stays.  With
+    ``afs`` (an odd number of calls) the first step's first call is replaced by the starting noise.  Options: afs.
+    """
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations."""
+        return 2 * self.base.nfe - int(self.options["afs"])
+
+    def begin(self, noise: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """First level ``(B,)`` and level told, float64."""
+        top = self.base.sigmas[0].to(noise.device).expand(len(noise))
+        first = self._design(0, None, top, memory) if self.options["afs"] else top
+        return first, first
+
+    def _design(self, step: int, feature: Tensor | None, level: Tensor, memory: Memory) -> Tensor:
+        """The level between those of ``step``; the length of the step goes to ``memory``."""
+        numbers = self.designer(feature, level, step).double()  # of what is known where the step starts
+        start, end = (self.base.sigmas[k].to(level) for k in (step, step + 1))
+        memory["length"] = 1 + torch.tanh(numbers[:, 1]) / 2
+        return torch.exp(end.log() + torch.sigmoid(numbers[:, 0]) * (start / end).log())
+
+    def _place(self, row: int) -> tuple[int, bool]:
+        """The step that ``row`` belongs to, and whether it starts there."""
+        step, second = divmod(row + int(self.options["afs"]), 2)
+        return step, not second
+
+    def plan(self, row: int, feature: Tensor | None, level: Tensor, memory: Memory) -> Plan:
+        """The rest of row ``row``."""
+        step, starts = self._place(row)
+        if starts:
+            middle = self._design(step, feature, level, memory)
+            return Plan([(row, torch.ones_like(level))], middle, middle)
+        start, end = (self.base.sigmas[k].to(level) for k in (step, step + 1))
+        along = memory["length"] * (end - start) / (end - level)  # parts are of what lies between here and the end
+        back = (start - level) / (end - level)
+        return Plan([(row, along), (row - 1, back)], end.expand(len(level)), end.expand(len(level)))
+
+    def matched(self, row: int) -> bool:
+        """Whether the state after ``row`` is one that a teacher has too: at the end of a step."""
+        return not self._place(row)[1]
+
+    def forget(self, row: int, outputs: dict[int, Tensor]) -> dict[int, Tensor]:
+        """The outputs that rows after ``row`` may use."""
+        return {j: d for j, d in outputs.items() if j >= row - 1}
+
+
+def begin_amed(denoiser: Denoiser, grid: Callable[[int], Tensor], nfe: int, *, features: bool = True) -> AMED:
+    """The solver that AMED's training starts from, with an analytical first step where ``nfe`` is odd.
+
+    ``grid`` is a function of the number of steps.  ValueError for fewer than two calls, or a grid that ends at 0: there
+    is no level between that and the last.
+    """
+    if nfe < 2:
+        raise ValueError(f"AMED takes two calls a step, the first of which may be analytical; got {nfe} in all, take 2")
+    steps = (nfe + 1) // 2
+    if (levels := grid(steps))[-1] == 0:
+        raise ValueError("AMED designs a level between any two, and none lies between one and 0; end at sigma_min")
+    designer = Designer(steps, 2, feature_size(denoiser) if features else 0)
+    return AMED(solvers.ddim(levels), designer, dict(afs=bool(nfe % 2)))

@@ -1,0 +1,217 @@
+"""Solvers whose rows depend on the sample: a small network designs each row from what the large one has just seen.
+
+DLMS (Liang et al., ICLR 2025) designs weights, levels and levels told; AMED (Zhou et al., CVPR 2024) the point between
+two levels and the length of the step through it.  Both read the bottleneck of the U-Net, averaged over its channels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dode.denoisers import Denoiser, expand
+from dode.sampling import State
+from dode.solvers.rows import gain
+from dode.tableau import Basis, Tableau
+from dode.utils.files import FileError, load_tensors, save_tensors
+
+KIND = "designed solver"
+Parts = list[tuple[int, Tensor]]
+Memory = dict[str, Tensor]  # what one row's plan tells a later one's
+
+
+class Plan(NamedTuple):
+    """The rest of a row: (output, part ``(B,)``), the next level ``(B,)``, the level told to the network there."""
+
+    parts: Parts
+    following: Tensor
+    told: Tensor
+
+
+def evaluate(denoiser: Denoiser, basis: Basis, x: Tensor, sigma: Tensor, sigma_in: Tensor) -> Tensor:
+    """The output ``d`` of a row whose levels are tensors, 0-d or ``(B,)``, and may carry gradients."""
+    estimate = denoiser(x, sigma_in)
+    return estimate if basis == "data" else (x - estimate) / expand(sigma, x)
+
+
+def move(basis: Basis, x: Tensor, terms: list[tuple[Tensor, Tensor]], sigma: Tensor, following: Tensor) -> Tensor:
+    """The state at level ``following``: ``terms`` are (weight, output), each weight 0-d or ``(B,)``."""
+    total = expand(following / sigma, x) * x if basis == "data" else x
+    for weight, output in terms:
+        total = total + expand(weight, x) * output
+    return total
+
+
+def bottleneck(denoiser: Denoiser) -> nn.Module:
+    """The module of a U-Net whose output is its coarsest: ours, diffusers' or guided-diffusion's; else a ValueError."""
+    network = getattr(denoiser, "network", None)
+    for name in ("bottleneck", "mid_block", "middle_block"):
+        if isinstance(found := getattr(network, name, None), nn.Module):
+            return found
+    raise ValueError(
+        f"{getattr(denoiser, 'name', 'this denoiser')} has no bottleneck that is known; take features=False"
+    )
+
+
+@contextmanager
+def watched(denoiser: Denoiser, wanted: bool) -> Iterator[list[Tensor]]:
+    """A list whose last entry is the channel mean ``(B, H W)`` of the newest call's bottleneck, without gradient."""
+    seen = list[Tensor]()
+    if not wanted:
+        yield seen
+        return
+
+    def look(module: nn.Module, inputs: Any, output: Any) -> None:
+        seen[:] = [output.detach().float().mean(1).flatten(1)]
+
+    handle = bottleneck(denoiser).register_forward_hook(look)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def feature_size(denoiser: Denoiser) -> int:
+    """Positions of the bottleneck's map, found by one call on one image (not counted)."""
+    one = copy.copy(denoiser.of(range(1)))
+    one._count = dict(nfe=0, images=0)
+    with watched(one, True) as seen:
+        one(torch.zeros(1, *denoiser.shape, device=denoiser.device), torch.tensor(1.0))
+    return seen[-1].shape[1]
+
+
+class Designer(nn.Module):
+    """``g``: (feature ``(B, F)`` or none, level ``(B,)``, row) to ``outputs`` numbers ``(B, outputs)``, 0 at first.
+
+    A table of numbers, one line a row, and beside it, where there are features, a small network of them.
+    """
+
+    def __init__(self, rows: int, outputs: int, features: int = 0, width: int = 64) -> None:
+        super().__init__()
+        self.config = dict(rows=rows, outputs=outputs, features=features, width=width)
+        self.table = nn.Parameter(torch.zeros(rows, outputs))
+        if features:
+            with torch.random.fork_rng(devices=[]):  # two designers start alike, whatever was drawn before
+                torch.manual_seed(0)
+                self.read, self.when = nn.Linear(features, width), nn.Linear(1, width)
+                self.row, last = nn.Embedding(rows, width), nn.Linear(width, outputs)
+                narrow, wide = nn.Linear(width, width // 2), nn.Linear(width // 2, width)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.body = nn.Sequential(nn.SiLU(), narrow, nn.SiLU(), wide)
+            self.last = nn.Sequential(nn.SiLU(), last)
+
+    def forward(self, feature: Tensor | None, level: Tensor, row: int) -> Tensor:
+        fixed = self.table[row].expand(len(level), -1)
+        if feature is None or not self.config["features"]:
+            return fixed
+        seen = F.layer_norm(feature, feature.shape[1:])
+        when = level.detach().float().log()[:, None] / 4
+        hidden = self.read(seen) + self.when(when) + self.row.weight[row]
+        return fixed + self.last(self.body(hidden))
+
+
+@dataclass
+class Designed:
+    """A solver that :func:`dode.sample` runs, row by row as ``designer`` has it; it starts out as ``base``.
+
+    ``options`` are those of the kind of solver, for :meth:`save`.
+    """
+
+    base: Tableau
+    designer: Designer
+    options: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations."""
+        return self.base.nfe
+
+    @property
+    def reads(self) -> bool:
+        """Whether it looks at the bottleneck at all."""
+        return bool(self.designer.config["features"])
+
+    def begin(self, noise: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """First level ``(B,)`` and level told, float64."""
+        raise NotImplementedError
+
+    def plan(self, row: int, feature: Tensor | None, level: Tensor, memory: Memory) -> Plan:
+        """The rest of row ``row`` once it has evaluated at ``level`` ``(B,)``."""
+        raise NotImplementedError
+
+    def matched(self, row: int) -> bool:
+        """Whether the state after ``row`` is one that a teacher has too."""
+        return True
+
+    def forget(self, row: int, outputs: dict[int, Tensor]) -> dict[int, Tensor]:
+        """The outputs that rows after ``row`` may use."""
+        raise NotImplementedError
+
+    def walk(self, denoiser: Denoiser, noise: Tensor) -> Iterator[tuple[State, Tensor | None]]:
+        """States 0..N, each with the output that led to it: what :func:`dode.sample` asks for."""
+        memory: Memory = {}
+        self.designer.to(noise.device)
+        level, told = self.begin(noise, memory)
+        x, outputs = expand(level, noise) * noise, self.start(noise)
+        yield State(x, outputs, 0, level), None
+        with watched(denoiser, self.reads) as seen:
+            for row in range(self.nfe):
+                output = outputs[row] = evaluate(denoiser, self.base.basis, x, level, told)
+                plan = self.plan(row, seen[-1] if seen else None, level, memory)
+                x = self.move(x, plan.parts, outputs, level, plan.following)
+                level, told = plan.following, plan.told
+                outputs = self.forget(row, outputs)
+                yield State(x, outputs, row + 1, level), output
+
+    def start(self, noise: Tensor) -> dict[int, Tensor]:
+        """What stands in as an output before the first."""
+        return {-1: noise if self.base.basis == "noise" else torch.zeros_like(noise)}
+
+    def move(self, x: Tensor, parts: Parts, outputs: dict[int, Tensor], level: Tensor, following: Tensor) -> Tensor:
+        """The unified prediction (DLMS, eqs. 8 and 9): the parts' mean of the outputs, over one step."""
+        weight = gain(self.base.basis, level, following)
+        return move(self.base.basis, x, [(weight * part, outputs[j]) for j, part in parts], level, following)
+
+    def unbind(self) -> Designed:
+        """Without the model and shape it was distilled for, so that any denoiser with such a bottleneck may use it."""
+        return replace(self, metadata={k: v for k, v in self.metadata.items() if k not in ("model", "shape")})
+
+    # --- files -----------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file: the designer's weights, the base table, and the metadata in its header."""
+        b = self.base
+        tensors = {f"designer.{k}": v for k, v in self.designer.state_dict().items()}
+        tensors |= {"base.sigmas": b.sigmas, "base.sigmas_in": b.sigmas_in, "base.full": b.full}
+        facts = dict(
+            style=type(self).__name__, basis=b.basis, config=self.designer.config, options=self.options,
+            metadata=self.metadata,
+        )  # fmt: skip
+        return save_tensors(path, tensors, KIND, facts)
+
+    @staticmethod
+    def load(path: str | Path) -> Designed:
+        """Read a file of :meth:`save`; :class:`~dode.utils.files.FileError` says what is wrong with it."""
+        tensors, facts = load_tensors(path, KIND)
+        try:
+            full = tensors["base.full"]
+            base = Tableau(facts["basis"], tensors["base.sigmas"], full[:, 1:], full[:, 0], tensors["base.sigmas_in"])
+            designer = Designer(**facts["config"])
+            own = {k.removeprefix("designer."): v for k, v in tensors.items() if k.startswith("designer.")}
+            designer.load_state_dict(own)
+            designer.eval().requires_grad_(False)
+            style = next(c for c in Designed.__subclasses__() if c.__name__ == facts["style"])
+            return style(base, designer, facts["options"], facts["metadata"])
+        except (KeyError, TypeError, ValueError, RuntimeError, StopIteration):
+            raise FileError(f"{path} does not hold a valid designed solver; distil it again") from None

@@ -1,0 +1,102 @@
+"""DLMS as published: parts, levels and levels told, designed row by row (Liang et al., ICLR 2025)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dode.denoisers import Denoiser
+from dode.distillation.designer import Designed, Designer, Memory, Plan, feature_size
+from dode.distillation.space import Space
+from dode.tableau import Tableau
+
+
+class DLMS(Designed):
+    """Row ``i`` mixes its last ``window`` outputs; where and at what level told it goes on, is designed as well.
+
+    The parts sum to one; the next level is a share of the way left in ``ln sigma``, so levels decrease whatever the
+    numbers are; the level told is the level times a factor.  With ``afs`` the first level moves too: what lies
+    above it is the analytical first step.  Options: window, adaptive, scaling, afs.
+    """
+
+    def begin(self, noise: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """First level ``(B,)`` and level told, float64."""
+        level = self.base.sigmas[0].to(noise.device).expand(len(noise))
+        if not self.options["afs"]:
+            return level, level * self._scale(0)
+        numbers = self.designer(None, level, 0).double()
+        if self.options["adaptive"]:
+            level = level * numbers[:, -2].clamp(-1, 1).exp()
+        return level, level * self._scale(0) * (numbers[:, -1].exp() if self.options["scaling"] else 1)
+
+    def _scale(self, row: int) -> float:
+        """What the base tells the network at its level ``row``, over that level."""
+        b = self.base
+        return float(b.sigmas_in[row] / b.sigmas[row]) if row < b.nfe else 1.0
+
+    def plan(self, row: int, feature: Tensor | None, level: Tensor, memory: Memory) -> Plan:
+        """DLMS eqs. 8 and 9 for this row, and where the next one evaluates."""
+        numbers = self.designer(feature, level, row + 1).double()
+        usual, start = self.base.parts[row], max(-1, row + 1 - self.options["window"])
+        parts = [(j, usual[j + 1].to(level) + numbers[:, row - 1 - j]) for j in range(start, row)]
+        rest = sum((part for _, part in parts), torch.zeros_like(level))
+        following = self._next(row, level.detach(), numbers[:, -2])  # a design answers for its own step alone
+        told = following * self._scale(row + 1)
+        told = told * numbers[:, -1].exp() if self.options["scaling"] else told
+        return Plan([(row, 1 - rest), *reversed(parts)], following, told)
+
+    def _next(self, row: int, level: Tensor, number: Tensor) -> Tensor:
+        s = self.base.sigmas
+        if row + 1 == self.nfe or not self.options["adaptive"]:
+            return s[row + 1].to(level).expand(len(level))
+        end = s[-1].log() if s[-1] > 0 else s[-2].log() - 1  # to 0 the way is endless: a little below its last stop
+        share = (s[row] / s[row + 1]).log() / (s[row].log() - end)
+        share = torch.sigmoid(torch.logit(share).to(level) + number)
+        return torch.exp(level.log() + share * (end.to(level) - level.log()))
+
+    def forget(self, row: int, outputs: dict[int, Tensor]) -> dict[int, Tensor]:
+        """The outputs that rows after ``row`` may use."""
+        return {j: d for j, d in outputs.items() if j > row + 1 - self.options["window"]}
+
+    def freeze(self) -> Tableau:
+        """The table of a solver that looks at no feature; a ValueError for one that does."""
+        if self.reads:
+            raise ValueError("a solver that looks at features has a table for each image, not one")
+        with torch.no_grad():
+            level, told = self.begin(torch.zeros(1, 1), {})
+            levels, all_told = [level], [told]
+            parts = torch.zeros_like(self.base.full)
+            for row in range(self.nfe):
+                plan = self.plan(row, None, levels[-1], {})
+                for j, part in plan.parts:
+                    parts[row, j + 1] = part
+                levels.append(plan.following)
+                all_told.append(plan.told)
+        n = self.nfe
+        table = Tableau(
+            self.base.basis, torch.cat(levels), torch.zeros(n, n), sigmas_in=torch.cat(all_told[:-1]),
+            metadata=self.metadata,
+        )  # fmt: skip
+        return table.with_full(parts * table.row_sums[:, None])
+
+
+def begin_dlms(
+    denoiser: Denoiser,
+    base: Tableau,
+    *,
+    window: int = 4,
+    features: bool = True,
+    scaling: bool = True,
+    adaptive: bool = True,
+) -> DLMS:
+    """The solver that training starts from: ``base``, a multistep table on clean images.
+
+    As published: ``dode.solvers.deis(grid, variable="log_rho", basis="data", afs=True)``, Adams-Bashforth in
+    ``ln sigma`` with an analytical first step, and all options on.  A DDIM table is "without high-order
+    initialisation", a table without ``afs`` "without AFS".  ValueError for a table that cannot be moved, as for
+    :class:`~dode.distillation.space.Space`.
+    """
+    Space(base, window)  # says what it cannot carry
+    designer = Designer(base.nfe + 1, window + 1, feature_size(denoiser) if features else 0)
+    afs = bool(base.metadata.get("afs", False))
+    return DLMS(base, designer, dict(window=window, adaptive=adaptive, scaling=scaling, afs=afs))

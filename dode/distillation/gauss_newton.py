@@ -1,0 +1,202 @@
+r"""Second-order fitting: Levenberg-Marquardt on the final error of the whole solver.
+
+A solver of a few calls has a few dozen numbers, so the Jacobian of its last image is a few dozen images: cheap enough
+to take by differences, and Gauss-Newton's step then moves all rows, levels and weights together towards
+
+    min_theta  sum_images | R(x_N(theta)) - R(teacher) |^2 ,
+
+where R is any map of an image (pixels, features).  Nothing is greedy: what a row does early is judged by the end.
+(Ours; the papers fit step by step, or by gradient descent.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from dode.denoisers import Denoiser
+from dode.distillation.losses import Residual, pixels
+from dode.distillation.space import Space
+from dode.distillation.teachers import Examples, batches, on_path, usual_teacher
+from dode.sampling import State, Step, advance, move, sample, start, trajectory
+from dode.tableau import Tableau
+from dode.utils.environment import tqdm
+
+DIFFERENCE = 1e-2  # of a number, for the Jacobian: far above float32's rounding of a state, far below its curvature
+
+
+@dataclass
+class _Problem:
+    """Cost, gradient and Gauss-Newton matrix of a space on the examples to fit.
+
+    With a ``weight`` the states on the way count too: so many times their mean squared distance, over
+    ``1 + sigma^2``, to the teacher's path.
+    """
+
+    denoiser: Denoiser
+    space: Space
+    examples: Examples
+    batch_size: int
+    weight: float = 0.0
+
+    @cached_property
+    def path(self) -> Tensor:
+        """The teacher's states ``(B, M + 1, ...)``; without a weight none, ``(B, 0)``."""
+        e = self.examples
+        if not self.weight:
+            return e.noise.new_zeros(len(e.noise), 0)
+        pieces = batches(self.denoiser, self.batch_size, e.noise)
+        return torch.cat([trajectory(model, e.teacher, part).transpose(0, 1) for model, (part,) in pieces])
+
+    def cost(self, vector: Tensor) -> float:
+        """The examples' error; inf for a step so far that it gives no solver at all."""
+        try:
+            table = self.space.table(vector)
+        except ValueError:
+            return float("inf")
+        walked = ((trajectory(model, table, noise)[1:], goal, path) for model, (noise, goal, path) in self._batches())
+        found = self.examples.norm((self._missed(table, *batch) for batch in walked), len(self.examples.noise))
+        return found if found == found else float("inf")
+
+    def normal(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """``(J^T J, J^T r)`` by forward differences, each from the first row that its number touches."""
+        size, base = len(vector), self.space.table(vector)
+        jj, jr = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+        tables = [self.space.table(vector + DIFFERENCE * unit) for unit in torch.eye(size, dtype=torch.float64)]
+        means = torch.zeros((), dtype=torch.float64)  # of each column, and of r
+        for model, (noise, goal, path) in self._batches():
+            seen = list[Step]()
+            end = sample(model, base, noise, callback=seen.append)
+            r = self._missed(base, [*(step.x for step in seen[1:]), end], goal, path).double()
+            columns = [
+                self._missed(table, self._again(model, table, noise, seen, row, kept), goal, path).double() - r
+                for table, row, kept in zip(tables, self.space.rows, self.space.moves_only, strict=True)
+            ]
+            j = torch.stack(columns) / DIFFERENCE
+            jj += (j.flatten(1) @ j.flatten(1).T).cpu()
+            jr += (j.flatten(1) @ r.flatten()).cpu()
+            means = means + torch.cat([j, r[None]]).sum(1).cpu()
+        images, bias = len(self.examples.noise), self.examples.bias
+        means = means / images
+        return jj / images + bias * means[:-1] @ means[:-1].T, jr / images + bias * means[:-1] @ means[-1]
+
+    def _batches(self) -> Iterator[tuple[Denoiser, tuple[Tensor, ...]]]:
+        return batches(self.denoiser, self.batch_size, self.examples.noise, self.examples.goal, self.path)
+
+    def _missed(self, table: Tableau, states: Sequence[Tensor] | Tensor, goal: Tensor, path: Tensor) -> Tensor:
+        """``(b, R)``: what the last of a walk's ``states`` 1..N, and with a path the others too, are off."""
+        missed = [self.examples.residual(states[-1]) - goal]
+        if self.weight:
+            levels, on_the_way = self.examples.teacher.sigmas, table.sigmas[1:-1].tolist()
+            for x, level in zip(states[:-1], on_the_way, strict=True):
+                share = self.weight / ((1 + level**2) * len(on_the_way))
+                missed.append(share**0.5 * pixels(x - on_path(levels, path, level)))
+        return self.examples.bounded(torch.cat(missed, dim=1))
+
+    @staticmethod
+    def _again(model: Denoiser, table: Tableau, noise: Tensor, seen: list[Step], row: int, kept: bool) -> list[Tensor]:
+        """States 1..N of a table that agrees with the one ``seen`` up to ``row`` (with its evaluation, if ``kept``)."""
+        first = start(table, noise)
+        outputs = first.outputs | {step.index: step.output for step in seen[: row + kept]}
+        state = State(seen[row].x if row or kept else first.x, outputs, row)
+        states = [step.x for step in seen[1 : row + 1]]
+        while state.row < table.nfe:
+            state = move(table, state) if kept and state.row == row else advance(model, table, state)
+            states.append(state.x)
+        return states
+
+
+@torch.no_grad()
+def gauss_newton(
+    denoiser: Denoiser,
+    tableau: Tableau,
+    noise: Tensor,
+    *,
+    space: Space | None = None,
+    teacher: Tableau | None = None,
+    residual: Residual = pixels,
+    bias: float = 0.0,
+    path: float = 0.0,
+    limit: float = 0.0,
+    held_back: float = 0.25,
+    iterations: int = 30,
+    patience: int = 6,
+    budget: int = 150_000,
+    batch_size: int = 100,
+    seeds: Iterable[int] | None = None,
+    progress: bool = False,
+) -> Tableau:
+    """Fit a multistep ``tableau`` to a teacher's final images, all its numbers at once.
+
+    Parameters
+    ----------
+    tableau
+        Where the search starts; any solver without repeated levels.
+    noise
+        Unit-variance noise ``(B, ...)``; some hundred images.
+    space
+        What may move; None: weights, levels and levels told to the network, ``Space(tableau)``.
+    teacher
+        A finished tableau; None: :func:`~dode.distillation.teachers.usual_teacher`.
+    residual
+        A map of images ``(B, ...)`` to ``(B, R)`` whose squared difference is the error; it is only evaluated, never
+        differentiated.
+    bias
+        How much more the mean of all images' errors counts; see :class:`~dode.distillation.teachers.Examples`.
+    path
+        What the states on the way count, mean squared pixels over ``1 + sigma^2``, against the teacher's path; 0: the
+        last image alone is compared.  Early selection looks at that alone in any case.
+    limit
+        What one image's error can count at most, in medians of the start's; 0: all of it.  Some noises end as another
+        garment whatever a few calls do, and of few images one of these is half of the error.
+    held_back
+        Part of the images that no step sees: the solver that is best on them is returned, and the search ends when
+        ``patience`` steps have brought nothing there.
+    budget
+        Network evaluations (of one image each): no step is begun whose Jacobian would be past it.
+
+    Returns
+    -------
+    Tableau
+        With ``metadata["cost"]`` (on the held-back images; first the start's, then after each accepted step) and
+        ``["network_evaluations"]``, teacher's included.
+
+    Raises
+    ------
+    ValueError
+        The tableau repeats levels, or fewer than four images were given.
+    """
+    before, space = denoiser.images, space or Space(tableau)
+    examples = Examples.make(denoiser, noise, teacher or usual_teacher(denoiser), residual, held_back, bias)
+    if limit:
+        examples = examples.limited(denoiser, tableau, limit)
+    fit = _Problem(examples.fitted(denoiser), space, examples, batch_size, path)
+
+    vector = best = space.pack(tableau)
+    cost, history, damping, idle = fit.cost(vector), [examples.check(denoiser, tableau)], 1e-2, 0
+    for _ in tqdm(range(iterations), desc="Levenberg-Marquardt", disable=not progress):
+        if denoiser.images - before + space.jacobian_calls * len(examples.noise) > budget:
+            break
+        jj, jr = fit.normal(vector)
+        for _ in range(8):  # the trust region: more damping until the cost falls, and nothing is lost on other images
+            step = torch.linalg.lstsq(jj + damping * jj.diagonal().diag(), -jr, driver="gelsd").solution
+            trial = vector + step.clamp(-1, 1)
+            lower = fit.cost(trial)
+            if lower < cost and (held := examples.check(denoiser, space.table(trial))) <= history[0]:
+                break
+            damping *= 4
+        else:
+            break
+        gained, vector, cost, damping = cost - lower, trial, lower, max(damping / 3, 1e-8)
+        history.append(held)
+        best, idle = (vector, 0) if history[-1] <= min(history) else (best, idle + 1)
+        if idle >= patience or gained < 1e-5 * cost:
+            break
+    return examples.label(
+        space.table(best), denoiser, tableau, "gauss-newton", seeds,
+        cost=history, network_evaluations=denoiser.images - before,
+    )  # fmt: skip

@@ -1,0 +1,235 @@
+"""What solver distillation is compared with: distilling the network itself (the D-ODE paper's Table 1).
+
+*Progressive distillation* (Salimans and Ho, ICLR 2022): a student network learns to take two of its teacher's
+DDIM steps in one, becomes the teacher, and so on; each round halves the steps.  *Consistency distillation*
+(Song et al., ICML 2023): the network learns to give the same clean image at both ends of a teacher's step, so
+that one call goes the whole way.  Both start from the teacher's weights, and store students that
+:func:`dode.load` reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dode import zoo
+from dode.denoisers import ConsistencyPrediction, EDMPrediction, NetworkDenoiser, expand
+from dode.schedules import karras
+from dode.training import BACKWARD, Recipe, Run, describe, prediction_loss
+from dode.utils.environment import has_bf16
+from dode.utils.files import load_tensors
+from dode.zoo import datasets
+
+Loss = Callable[[torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Student:
+    """A distilled network on disk.
+
+    ``nfe`` is what it is made for, ``seconds`` and ``evaluations`` (images times forward passes, a backward pass
+    as two) what all training up to it cost.
+    """
+
+    file: Path
+    nfe: int
+    seconds: float
+    evaluations: int
+
+
+def ddim_step(x: Tensor, estimate: Tensor, sigma: Tensor, to: Tensor) -> Tensor:
+    """From ``sigma`` to ``to`` (each ``(B,)``) with the clean image estimated as ``estimate``."""
+    ratio = expand(to / sigma, x)
+    return ratio * x + (1 - ratio) * estimate
+
+
+@torch.no_grad()
+def two_steps_in_one(teacher: NetworkDenoiser, x: Tensor, sigma: Tensor, middle: Tensor, to: Tensor) -> Tensor:
+    """The estimate at ``sigma`` with which one DDIM step ends where the teacher's two end (PD, eq. 8)."""
+    half = ddim_step(x, teacher(x, sigma), sigma, middle)
+    end = ddim_step(half, teacher(half, middle), middle, to)
+    ratio = expand(to / sigma, x)
+    return (end - ratio * x) / (1 - ratio)
+
+
+@torch.no_grad()
+def heun_step(teacher: NetworkDenoiser, x: Tensor, sigma: Tensor, to: Tensor) -> Tensor:
+    """One step of Heun's method along ``dx/dsigma = (x - D) / sigma``; levels ``(B,)``, ``to`` above zero."""
+    slope = (x - teacher(x, sigma)) / expand(sigma, x)
+    guess = x + expand(to - sigma, x) * slope
+    return x + expand(to - sigma, x) * (slope + (guess - teacher(guess, to)) / expand(to, x)) / 2
+
+
+def _noised(images: Tensor, levels: Tensor, recipe: Recipe, device: torch.device, g: torch.Generator) -> Any:
+    """A batch at random levels: ``x``, its level and the index of that level."""
+    x0 = datasets.to_signal(images[torch.randint(len(images), (recipe.batch,), generator=g)]).to(device)
+    index = torch.randint(len(levels), (recipe.batch,), generator=g)
+    noise = torch.randn(x0.shape, generator=g).to(device)
+    sigma = levels[index].to(device)
+    return x0 + expand(sigma, x0) * noise, sigma, index
+
+
+def progressive_loss(
+    student: NetworkDenoiser, teacher: NetworkDenoiser, grid: Tensor, images: Tensor, recipe: Recipe
+) -> Loss:
+    """One round: ``grid`` ``(2 N + 1,)`` is the teacher's, the student keeps every other level.
+
+    The raw output's squared error is the loss of the clean image with the weight "SNR + 1" of the paper.
+    """
+
+    def loss(generator: torch.Generator) -> Tensor:
+        x, sigma, k = _noised(images, grid[:-1:2], recipe, student.device, generator)
+        middle, to = (grid[2 * k + j].to(x.device) for j in (1, 2))
+        return prediction_loss(student, x, sigma, two_steps_in_one(teacher, x, sigma, middle, to))
+
+    return loss
+
+
+def consistency_loss(
+    student: NetworkDenoiser, teacher: NetworkDenoiser, grid: Tensor, images: Tensor, recipe: Recipe
+) -> Loss:
+    """Neighbouring levels of ``grid`` (which ends above zero) give one clean image; the target has no gradient.
+
+    The distance is the squared one, weighted by ``1 / c_out^2`` as EDM weights its own, where the paper's weight is
+    constant: so the upper levels do not drown the lowest, from which all others learn.  (Its LPIPS needs a network
+    of natural images.)
+    """
+
+    def loss(generator: torch.Generator) -> Tensor:
+        x, sigma, k = _noised(images, grid[:-1], recipe, student.device, generator)
+        to = grid[k + 1].to(x.device)
+        with torch.no_grad():
+            target = student(heun_step(teacher, x, sigma, to), to)
+        return prediction_loss(student, x, sigma, target)
+
+    return loss
+
+
+def progressive_grid(denoiser: NetworkDenoiser, nfe: int, first: int = 64) -> Tensor:
+    """The ``(nfe + 1,)`` levels that a student of ``nfe`` steps was made for: Karras's ``first``, halved and halved."""
+    if nfe < 1 or first % nfe:
+        raise ValueError(f"{first} steps cannot be halved down to {nfe}")
+    return karras(first, denoiser.sigma_min, denoiser.sigma_max, final="zero")[:: first // nfe]
+
+
+def _trainable(name: str | Path, device: str, wrapper: type[EDMPrediction] = EDMPrediction) -> EDMPrediction:
+    """A copy of a data-predicting denoiser whose network can learn."""
+    found = zoo.load(name, device)
+    if not isinstance(found, EDMPrediction):
+        raise ValueError(f"{name} does not predict data with EDM's preconditioning; take fashion-mnist-data")
+    assert isinstance(found.network, nn.Module)
+    found.network.requires_grad_(True).train()
+    return wrapper(found.network, found.shape, found.schedule, sigma_data=found.sigma_data, name=found.name)
+
+
+def _store(run: Run[Recipe], student: EDMPrediction, file: Path, **facts: Any) -> None:
+    """The run's averaged weights as a network of :func:`dode.load`, with what it cost."""
+    more = dict(name=file.stem, config=run.model.config, recipe=run.recipe.facts, **facts)
+    run.publish(file, describe(student) | more)
+
+
+def _stored(file: Path, recipe: Recipe) -> Student | None:
+    """The student of an earlier run of the same recipe."""
+    if not file.is_file():
+        return None
+    meta = load_tensors(file, "network")[1]
+    if not recipe.matches(meta["recipe"]):
+        raise ValueError(f"{file} is of another recipe; remove it or choose another folder")
+    return Student(file, meta["nfe"], meta["seconds"], meta["evaluations"])
+
+
+def _cast(denoiser: Any, recipe: Recipe) -> Any:
+    denoiser.autocast = torch.bfloat16 if recipe.bf16 else None
+    return denoiser
+
+
+def progressive(
+    teacher: str, images: Tensor, folder: Path, steps: int, device: str = "cpu", first: int = 64, batch: int = 128
+) -> Iterator[Student]:
+    """Students of ``first / 2``, ``first / 4``, ..., 1 DDIM steps on Karras's grid, as each is ready.
+
+    Parameters
+    ----------
+    teacher
+        A data-predicting checkpoint's name or file.
+    images
+        Training images ``(N, C, H, W)``, uint8.
+    folder
+        For the students and the state of an unfinished round; the same call goes on from there.
+    steps
+        Of Adam in each round.
+    """
+    seconds, evaluations, guide = 0.0, 0, teacher
+    grid = progressive_grid(zoo.load(teacher, device), first, first)
+    while len(grid) > 2:
+        nfe = (len(grid) - 1) // 2
+        recipe = Recipe(
+            f"{Path(teacher).stem}-progressive-{nfe}", steps, batch, rate=5e-4, warmup=max(1, steps // 20), ema=0.99,
+            bf16=has_bf16(device), save_every=50,
+        )  # fmt: skip
+        file = folder / f"{recipe.name}.safetensors"
+        found = _stored(file, recipe)
+        if found is None:
+            student = _cast(_trainable(guide, device), recipe)
+            loss = progressive_loss(student, _cast(zoo.load(guide, device), recipe), grid, images, recipe)
+            run = Run(recipe, student.network, folder)
+            run.resume()
+            run.train(loss)
+            cost = evaluations + steps * batch * (2 + 1 + BACKWARD)
+            _store(run, student, file, method="progressive", nfe=nfe, seconds=seconds + run.seconds, evaluations=cost)
+            run.state_file.unlink(missing_ok=True)
+            found = Student(file, nfe, seconds + run.seconds, cost)
+        yield found
+        seconds, evaluations, guide, grid = found.seconds, found.evaluations, str(file), grid[::2]
+
+
+def consistency(
+    teacher: str,
+    images: Tensor,
+    folder: Path,
+    stops: list[int],
+    device: str = "cpu",
+    levels: int = 18,
+    batch: int = 128,
+) -> Iterator[Student]:
+    """The student after each number of Adam's steps in ``stops``, on a Karras grid of ``levels`` levels.
+
+    The other arguments are those of :func:`progressive`.  A student draws with :func:`consistency_sample`.
+    """
+    recipe = Recipe(
+        f"{Path(teacher).stem}-consistency", stops[-1], batch, rate=4e-4, warmup=max(1, stops[-1] // 20), ema=0.995,
+        bf16=has_bf16(device), save_every=50,
+    )  # fmt: skip
+    student = _cast(_trainable(teacher, device, ConsistencyPrediction), recipe)
+    guide = _cast(zoo.load(teacher, device), recipe)
+    grid = karras(levels - 1, guide.sigma_min, guide.sigma_max)
+    loss, run = consistency_loss(student, guide, grid, images, recipe), Run(recipe, student.network, folder)
+    run.resume()
+    for stop in stops:
+        file = folder / f"{recipe.name}-{stop}.safetensors"
+        found = _stored(file, recipe)
+        if found is None:
+            run.train(loss, until=stop)
+            cost = stop * batch * (2 + 1 + 1 + BACKWARD)
+            _store(run, student, file, method="consistency", nfe=1, seconds=run.seconds, evaluations=cost)
+            found = Student(file, 1, run.seconds, cost)
+        yield found
+    run.state_file.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def consistency_sample(denoiser: NetworkDenoiser, noise: Tensor, again: Sequence[tuple[float, Tensor]] = ()) -> Tensor:
+    """One call from the top level, and one for each ``(sigma, fresh unit noise)`` of ``again`` (CM, algorithm 1).
+
+    ``noise`` is ``(B, *shape)`` of unit variance; images in -1..1 come back.
+    """
+    x = denoiser(noise * denoiser.sigma_max, denoiser.sigma_max)
+    for sigma, fresh in again:
+        up = (sigma**2 - denoiser.sigma_min**2) ** 0.5
+        x = denoiser(x + up * fresh, sigma)
+    return x

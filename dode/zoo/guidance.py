@@ -1,0 +1,105 @@
+"""Classifier guidance (Dhariwal and Nichol 2021, section 4.2), as one more noise-predicting denoiser."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from dode.denoisers import Coefficients, Level, NoisePrediction, expand
+from dode.denoisers.conditioning import Images, Labels, Turn
+from dode.zoo.blocks import Published
+
+
+class ClassifierGuidance(NoisePrediction):
+    """``eps - sqrt(1 - alpha_bar) * scale * grad log p(y | x_t)`` instead of ``eps`` (their algorithm 2).
+
+    ``x_t = alpha x`` is what both networks see, ``sqrt(1 - alpha_bar) = alpha sigma``; so ``D`` grows by
+    ``alpha sigma^2 scale`` times the gradient.  ``nfe`` counts calls of the denoising network, as papers do; each of
+    them comes with one pass of the classifier, forward and back.
+
+    The gradient is taken in the classifier's own dtype, image by image (the classifier must not mix its batch).
+    Where the sampler is differentiated, it is differentiated too (a second derivative of the classifier);
+    otherwise no graph is kept, under ``torch.no_grad`` or not.
+
+    Parameters
+    ----------
+    denoiser
+        A noise-predicting one on a variance-preserving schedule, conditional or not.
+    classifier
+        ``(x_t, label) -> logits (B, classes)``, trained on noisy images with the same labels:
+        :func:`dode.zoo.load_noisy_classifier`.
+    labels
+        The class to draw, or several in turn; by default the denoiser's, which is told it too.
+    scale
+        1 is Bayes' rule; a conditional denoiser usually takes about 1, an unconditional one up to 10.
+
+    Raises
+    ------
+    ValueError
+        Another kind of denoiser, or no labels.
+    """
+
+    def __init__(
+        self,
+        denoiser: NoisePrediction,
+        classifier: nn.Module | Callable[[Tensor, Tensor], Tensor],
+        *,
+        labels: Labels = None,
+        scale: float = 1.0,
+    ) -> None:
+        network = denoiser.network
+        if not isinstance(denoiser, NoisePrediction) or not isinstance(network, Published):
+            raise ValueError(f"classifier guidance shifts a predicted noise; {denoiser.name} predicts something else")
+        found = network.labels if labels is None else torch.as_tensor(labels).reshape(-1)
+        if found is None:
+            raise ValueError(f"{denoiser.name} is told no class; give labels=, one for all images or several in turn")
+        if network.classes and labels is not None:
+            network.condition(labels)
+        super().__init__(
+            network, denoiser.shape, denoiser.schedule, autocast=denoiser.autocast,
+            name=f"{denoiser.name}, guided {scale:g}",
+        )  # fmt: skip
+        self.classifier, self.scale = classifier, scale
+        self.labels, self._turn = found.to(denoiser.device, torch.int64), Turn(len(found))
+
+    @property
+    def told(self) -> Turn:
+        """The classes that the gradient leads to, which a conditional network is told too."""
+        return self._turn
+
+    def of(self, images: Images) -> ClassifierGuidance:
+        found = copy.copy(self)
+        found.network, found._turn = self.network.of(images), self._turn.of(images)  # type: ignore[union-attr,operator]
+        return found
+
+    def log_likelihood(self, x_t: Tensor, label: Tensor) -> Tensor:
+        """``log p(y | x_t)``, ``(B,)``."""
+        labels = self.labels[self.told.places(len(x_t), self.labels.device)]
+        logits = self.classifier(x_t, label)
+        logs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=1)
+        return logs.gather(1, labels[:, None])[:, 0]
+
+    def gradient(self, x_t: Tensor, label: Tensor) -> Tensor:
+        """Of :meth:`log_likelihood` by ``x_t``, each image's own."""
+        keep = torch.is_grad_enabled() and x_t.requires_grad
+        # The fused kernels of attention have no second derivative; the plain formula has.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH) if keep else nullcontext():
+            at = x_t if keep else x_t.detach().requires_grad_()
+            (found,) = torch.autograd.grad(self.log_likelihood(at, label).sum(), at, create_graph=keep)
+        return found
+
+    def raw(self, x: Tensor, c: Coefficients | Level) -> Tensor:
+        noise = super().raw(x, c)
+        if not self.scale:
+            return noise
+        label = torch.as_tensor(c.label, dtype=torch.float32, device=x.device).expand(len(x))
+        reach: float | Tensor = -c.out * c.inp if isinstance(c, Level) else expand(-c.out * c.inp, x)
+        at = x * (c.inp if isinstance(c, Level) else expand(c.inp, x))
+        parameters = self.classifier.parameters() if isinstance(self.classifier, nn.Module) else iter(())
+        own = next((p.dtype for p in parameters), torch.float32)
+        return noise - (self.scale * reach * self.gradient(at.to(own), label)).to(noise.dtype)

@@ -1,0 +1,64 @@
+"""Compiled networks: the same answers, and one graph whatever the classes.
+
+A backend that runs the graph as it is takes torch's compiler for C++ out of the test, but nothing of ours.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_networks import SMALL, conditional
+from test_sampling import NOISE, VP, Net, tables
+from torch import Tensor, nn
+
+from dode.denoisers import NoisePrediction
+from dode.denoisers.conditioning import Compiled
+from dode.sampling import sample
+from dode.training import Recipe, build_denoiser, denoiser_loss
+from dode.zoo.unet import UNet
+
+pytestmark = pytest.mark.slow
+
+
+class Graphs(list[torch.fx.GraphModule]):
+    """A backend that keeps the graphs it is given, and runs them as they are."""
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
+        self.append(graph)
+        return graph.forward
+
+
+def test_a_compiled_network_runs_under_the_same_loop() -> None:
+    network = Net().requires_grad_(False)
+    compiled = torch.compile(network, backend="aot_eager")
+    for table in tables():
+        expected, found = (sample(NoisePrediction(f, (2,), VP), table, NOISE) for f in (network, compiled))
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_compiled_network_takes_classes_as_an_input() -> None:
+    net, graphs = conditional().condition("all"), Graphs()
+    compiled = Compiled.make(net, backend=graphs)
+    x, label = torch.randn(3, 3, 16, 16), torch.tensor([0.1, 2.0, 700.0])
+    with torch.no_grad():
+        for seeds in ([0, 1, 2], [7, 8, 4], [3, 3, 9]):
+            torch.testing.assert_close(compiled.of(seeds)(x, label), net.of(seeds)(x, label))
+    assert len(graphs) == 1 and compiled.turn.rows == 5
+    plain = UNet(size=16, **SMALL).requires_grad_(False)
+    torch.testing.assert_close(Compiled.make(plain, backend="eager")(x[:, :1], label), plain(x[:, :1], label))
+
+
+def test_new_labels_do_not_compile_the_network_again() -> None:
+    """Labels change with every batch; a network that is compiled, as on a GPU, must take them as an input."""
+    r = Recipe("imagenet32-data", steps=6, batch=4, bf16=False, drop=0.3, network=dict(widths=(8, 16), heads=2))
+    plain, d = build_denoiser(r), build_denoiser(r)
+    assert isinstance(d.network, nn.Module) and isinstance(plain.network, nn.Module)
+    plain.network.load_state_dict(d.network.state_dict())
+    graphs = Graphs()
+    d.network = torch.compile(d.network, backend=graphs)
+    images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8)
+    losses_of = [denoiser_loss(x, images, torch.arange(20), r) for x in (plain, d)]
+    for seed in range(3):
+        expected, found = (loss(torch.Generator().manual_seed(seed)) for loss in losses_of)
+        torch.testing.assert_close(found, expected)
+    assert len(graphs) == 1, f"{len(graphs)} graphs"
