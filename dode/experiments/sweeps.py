@@ -75,7 +75,7 @@ PRESETS = {
         Preset(
             name="smoke", images=64, repeats=1, fit_images=16, reference_steps=50, path_images=16,
             nfes=(2, 5), heun_nfes=(3, 5), bf16=False, zoo_images=4, zoo_nfes=(3, 5), student_steps=1, downloads=False,
-            learn_images=8, trajectories=64, reference_calls=10,
+            learn_images=4, trajectories=32, reference_calls=10,
         ),
         Preset(
             name="standard", images=5_000, repeats=3, fit_images=100, reference_steps=1000,
