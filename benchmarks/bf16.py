@@ -13,7 +13,7 @@ import timing
 import torch
 
 import dode
-from dode.experiments import base_solver, data_reference, distilled, draw, held_out_seeds, provenance
+from dode.experiments import base_solver, data_moments, distilled, draw, held_out_seeds, provenance
 from dode.metrics import measure, rmse
 
 NFE, IMAGES = 5, 5_000
@@ -22,7 +22,7 @@ NFE, IMAGES = 5, 5_000
 def work(
     device: str, images: int, *, checkpoint: str, weights: str, solver: str, variant: str, nfe: int
 ) -> dict[str, object]:
-    features, reference = data_reference(dode.zoo.data_set_of(checkpoint).name, device)
+    features, reference = data_moments(dode.zoo.data_set_of(checkpoint).name, device)
     seeds, samples, found = held_out_seeds(images), {}, {}
     exact = dode.load(checkpoint, device)
     tableau = base_solver(solver, exact, nfe)

@@ -14,20 +14,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"  # pyproject.toml reads it here
 
 __all__ = [
-    "Tableau",
-    "denoisers",
-    "distillation",
-    "initial_noise",
-    "load",
-    "metrics",
-    "sample",
-    "sampling",
-    "schedules",
-    "solvers",
-    "tableau",
-    "trajectory",
-    "zoo",
-]
+    "Tableau", "denoisers", "distillation", "initial_noise", "load", "metrics", "sample", "sampling", "schedules",
+    "solvers", "tableau", "trajectory", "zoo",
+]  # fmt: skip
 
 # Names are imported when they are first asked for (PEP 562): torch takes seconds, and `dode --help` needs none of it.
 if TYPE_CHECKING:
@@ -36,18 +25,19 @@ if TYPE_CHECKING:
     from dode.diffusers import from_diffusers as from_diffusers
     from dode.sampling import initial_noise, sample, trajectory
     from dode.tableau import Tableau
-    from dode.zoo import load
+    from dode.zoo import load_denoiser as load
 else:
     _DIFFUSERS = ("DodeScheduler", "from_diffusers")  # not in __all__: `from dode import *` would import diffusers
     _HOME = {
         "Tableau": "tableau",
         **dict.fromkeys(("initial_noise", "sample", "trajectory"), "sampling"),
-        "load": "zoo",
         **dict.fromkeys(_DIFFUSERS, "diffusers"),
     }
 
     def __getattr__(name: str) -> Any:
         """A public name from the module that defines it; ImportError, one line, where diffusers is not installed."""
+        if name == "load":
+            return importlib.import_module("dode.zoo").load_denoiser
         if name in _HOME:
             return getattr(importlib.import_module(f"dode.{_HOME[name]}"), name)
         if name in __all__:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dode.utils.files import FileError, load_tensors, save_tensors
-from dode.zoo import load_classifier
+from dode.zoo import load_evaluator
 from dode.zoo.datasets import to_uint8
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
@@ -205,9 +205,9 @@ class Features:
 def classifier_features(path: str | Path | None = None, device: str | torch.device = "cpu") -> Features:
     """The ``(B, F)`` activations of a classifier: a shipped name, a file, or else the shipped one that measures.
 
-    :func:`dode.zoo.load_classifier` says what the name holds and which errors there are.
+    :func:`dode.zoo.load_evaluator` says what the name holds and which errors there are.
     """
-    model, name = load_classifier(path or "fashion-mnist-classifier", device)
+    model, name = load_evaluator(path or "fashion-mnist-classifier", device)
     label = f"FD ({type(model).__name__.lower()} features)"
     dim, channels = model.head.in_features, (model.config["channels"],)
     return Features(name, dim, label, channels, lambda images: model.features(images.to(device)))

@@ -69,12 +69,12 @@ def initial_noise(
     return torch.stack([draw(seed) for seed in seeds]).to(device=device, dtype=dtype)
 
 
-def part(denoiser: AnyDenoiser, images: Images) -> AnyDenoiser:
+def for_images(denoiser: AnyDenoiser, images: Images) -> AnyDenoiser:
     """The denoiser for a batch of these images of a run (:meth:`dode.denoisers.Denoiser.of`)."""
     return denoiser.of(images) if isinstance(denoiser, Denoiser) else denoiser
 
 
-def start(tableau: Tableau, noise: Tensor) -> State:
+def initial_state(tableau: Tableau, noise: Tensor) -> State:
     """The state before the first row: ``sigmas[0]`` times unit noise."""
     return State(tableau.rows[0].sigma * noise, {-1: noise} if tableau.basis == "noise" else {})
 
@@ -162,7 +162,7 @@ def _walk(denoiser: AnyDenoiser, tableau: Tableau | Walker, noise: Tensor) -> It
     if not isinstance(tableau, Tableau):
         yield from tableau.walk(denoiser, noise)
         return
-    state = start(tableau, noise)
+    state = initial_state(tableau, noise)
     yield state, None
     for _ in range(tableau.nfe):
         output = evaluate(denoiser, tableau, state)
@@ -177,7 +177,7 @@ def _check(denoiser: AnyDenoiser, tableau: Tableau | Walker, noise: Tensor) -> N
         raise ValueError("noise holds no images; pass at least one")
     check_model(tableau.metadata, getattr(denoiser, "name", None), tuple(noise.shape[1:]))
     if isinstance(denoiser, Denoiser):
-        denoiser.told.check(len(noise))
+        denoiser.conditioning.check(len(noise))
 
 
 def _finite(x: Tensor) -> bool:
@@ -199,9 +199,9 @@ def _explain(denoiser: AnyDenoiser, tableau: Tableau | Walker, noise: Tensor) ->
     for state, output in _walk(denoiser, tableau, noise):
         if output is not None and not torch.isfinite(output).all():
             i = state.row - 1
-            told = tableau.rows[i].sigma_in if isinstance(tableau, Tableau) else _level(tableau, before)
+            sigma_in = tableau.rows[i].sigma_in if isinstance(tableau, Tableau) else _level(tableau, before)
             return FloatingPointError(
-                f"the denoiser gave NaN or inf in step {i} at sigma = {told:g}; "
+                f"the denoiser gave NaN or inf in step {i} at sigma = {sigma_in:g}; "
                 "check the checkpoint, its precision and the noise range it was trained for"
             )
         before = state
@@ -237,7 +237,7 @@ def sample(
     ------
     ValueError
         The tableau was distilled for another model or shape, ``noise`` is no such tensor, or there are other images
-        than the denoiser was told conditions for.
+        than the denoiser has conditions for.
     FloatingPointError
         The denoiser gave a NaN or inf; the message names step and sigma.
     """
@@ -252,7 +252,7 @@ def sample(
         for first in range(0, images, size):
             batch = slice(first, min(first + size, images))
             before = None
-            for state, output in _walk(part(denoiser, batch), tableau, noise[batch]):
+            for state, output in _walk(for_images(denoiser, batch), tableau, noise[batch]):
                 if output is not None:
                     if bar is not None:
                         bar.update()
@@ -261,7 +261,7 @@ def sample(
                         callback(Step(i, _level(tableau, before), before.x, output, batch))
                 before = State(state.x, row=state.row, level=state.level)  # not its outputs: they may be freed
             if not _finite(state.x):
-                raise _explain(part(denoiser, batch), tableau, noise[batch])
+                raise _explain(for_images(denoiser, batch), tableau, noise[batch])
             done.append(state.x)
     return done[0] if len(done) == 1 else torch.cat(done)
 

@@ -32,7 +32,7 @@ from dode.utils.files import FileError, load_tensors, save_tensors
 Basis = Literal["noise", "data"]
 
 
-class Row(NamedTuple):
+class TableauRow(NamedTuple):
     """One row as the loop reads it, plain numbers: ``x = ratio x + sum(w d_j for j, w in terms)``."""
 
     ratio: float
@@ -53,10 +53,10 @@ class Tableau:
         Level of each state, never increasing; only the last may be 0.
     weights : (N, N)
         Lower triangular, ``weights[i, j]`` multiplies output ``j`` in row ``i``.
-    start : (N,)
+    noise_weights : (N,)
         Weights of the starting noise; zero by default.
     sigmas_in : (N,)
-        The level told to the denoiser; ``sigmas[:-1]`` by default.
+        The level given to the network; ``sigmas[:-1]`` by default.
     metadata : dict
         JSON-serialisable: ``solver``, ``order``, and for distilled ones model, shape, teacher,
         seeds, fit error, versions.
@@ -70,7 +70,7 @@ class Tableau:
     basis: Basis
     sigmas: Tensor
     weights: Tensor
-    start: Tensor = None  # type: ignore[assignment]
+    noise_weights: Tensor = None  # type: ignore[assignment]
     sigmas_in: Tensor = None  # type: ignore[assignment]
     metadata: dict[str, Any] = field(default_factory=dict)
 
@@ -80,7 +80,7 @@ class Tableau:
         put("weights", self.weights)
         if self.weights.ndim != 2 or self.sigmas.ndim != 1:
             raise ValueError("a tableau needs weights of shape (N, N) and sigmas of shape (N + 1,)")
-        put("start", torch.zeros(self.nfe) if self.start is None else self.start)
+        put("noise_weights", torch.zeros(self.nfe) if self.noise_weights is None else self.noise_weights)
         put("sigmas_in", self.sigmas[:-1].clone() if self.sigmas_in is None else self.sigmas_in)
         object.__setattr__(self, "metadata", dict(self.metadata))
         self._check()
@@ -91,7 +91,7 @@ class Tableau:
             raise ValueError(f"basis must be 'noise' or 'data', got {self.basis!r}")
         if n < 1:
             raise ValueError("a tableau needs one row (one network evaluation) or more")
-        for name, shape in (("sigmas", (n + 1,)), ("weights", (n, n)), ("start", (n,)), ("sigmas_in", (n,))):
+        for name, shape in (("sigmas", (n + 1,)), ("weights", (n, n)), ("noise_weights", (n,)), ("sigmas_in", (n,))):
             value = getattr(self, name)
             if tuple(value.shape) != shape:
                 raise ValueError(f"tableau of {n} rows: {name} must have shape {shape}, got {tuple(value.shape)}")
@@ -116,7 +116,7 @@ class Tableau:
     @property
     def full(self) -> Tensor:
         """``(N, N + 1)``: the starting-noise column, then :attr:`weights`."""
-        return torch.cat([self.start[:, None], self.weights], dim=1)
+        return torch.cat([self.noise_weights[:, None], self.weights], dim=1)
 
     @property
     def row_sums(self) -> Tensor:
@@ -125,7 +125,7 @@ class Tableau:
         return s[1:] - s[:-1] if self.basis == "noise" else 1 - s[1:] / s[:-1]
 
     @property
-    def parts(self) -> Tensor:
+    def normalised_weights(self) -> Tensor:
         """``(N, N + 1)``: :attr:`full` over its row sums, the ``a_k`` of the unified prediction (DLMS, eq. 8).
 
         A consistent row's parts sum to one; a row that stays at its level has none (inf or nan).
@@ -138,7 +138,7 @@ class Tableau:
         return float(((full.sum(1) - self.row_sums).abs() / full.abs().amax(1).clamp(min=1e-300)).max())
 
     @cached_property
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[TableauRow, ...]:
         """The non-zero weights row by row; a 1000-step DDIM keeps one output, not 1000."""
         sigmas, sigmas_in = self.sigmas.tolist(), self.sigmas_in.tolist()
         ratio = [1.0] * self.nfe if self.basis == "noise" else (self.sigmas[1:] / self.sigmas[:-1]).tolist()
@@ -148,9 +148,9 @@ class Tableau:
         where = full.nonzero()
         for (i, column), weight in zip(where.tolist(), full[where[:, 0], where[:, 1]].tolist(), strict=True):
             terms[i].append((column - 1, weight))
-        rows, needed = list[Row](), frozenset[int]()
+        rows, needed = list[TableauRow](), frozenset[int]()
         for i in reversed(range(self.nfe)):
-            rows.append(Row(ratio[i], tuple(reversed(terms[i])), needed, sigmas[i], sigmas_in[i]))
+            rows.append(TableauRow(ratio[i], tuple(reversed(terms[i])), needed, sigmas[i], sigmas_in[i]))
             needed = frozenset(j for j in needed | {j for j, _ in terms[i]} if j < i)
         return tuple(reversed(rows))
 
@@ -161,7 +161,7 @@ class Tableau:
 
     def with_full(self, full: Tensor, **metadata: Any) -> Tableau:
         """The same tableau with other weights (``(N, N + 1)``, start column first)."""
-        return replace(self, start=full[:, 0], weights=full[:, 1:], metadata={**self.metadata, **metadata})
+        return replace(self, noise_weights=full[:, 0], weights=full[:, 1:], metadata={**self.metadata, **metadata})
 
     def unbind(self) -> Tableau:
         """Without the model and shape it was distilled for, so that any denoiser may use it."""
@@ -198,7 +198,7 @@ class Tableau:
         else:
             weights, start = c[1:] - c[:-1], a[1:] - a[:-1]
         start[start.abs() <= 1e-12 * weights.abs().amax(1)] = 0  # rounding, not a use of the noise
-        return replace(self, basis=basis, weights=weights, start=start)
+        return replace(self, basis=basis, weights=weights, noise_weights=start)
 
     # --- files -----------------------------------------------------------------------------------
 
@@ -210,7 +210,7 @@ class Tableau:
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file: the four tensors, and the metadata in its header."""
-        tensors = dict(sigmas=self.sigmas, sigmas_in=self.sigmas_in, weights=self.weights, start=self.start)
+        tensors = dict(sigmas=self.sigmas, sigmas_in=self.sigmas_in, weights=self.weights, start=self.noise_weights)
         return save_tensors(path, tensors, "tableau", {"basis": self.basis, **self.metadata})
 
     @staticmethod
@@ -224,6 +224,7 @@ class Tableau:
         """
         tensors, metadata = load_tensors(path, "tableau")
         try:
+            tensors["noise_weights"] = tensors.pop("start")  # its name in a file
             return Tableau(metadata.pop("basis"), **tensors, metadata=metadata)
         except (KeyError, TypeError, ValueError) as error:
             raise FileError(f"{path} does not hold a valid tableau: {error}") from None

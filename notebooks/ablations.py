@@ -44,7 +44,7 @@ p = replace(p, repeats=seeds or p.repeats)
 where = experiments.device(device)
 names = experiments.checkpoints(checkpoint)
 NFE = 5
-small = preset in ("smoke", "quick")  # a shorter list, one network and fewer samples: the book is built in minutes
+small = preset == "smoke"  # a shorter list, one network and fewer samples
 names = names[:1] if small else names
 lists = dict(scales=(2, 10, 20), images=(5, 25, 100)) if small else {}
 p = p if small else replace(p, images=p.images * 2 // 5)
@@ -57,9 +57,9 @@ cells = []
 for name in names:
     variants = dict.fromkeys(["plain", *(v for axis in axes_of[name].values() for v in axis.values())])
     cells += experiments.fd_cells(p, {(name, "ddim"): [NFE]}, variants)
-    teachers = ["plain", ablations.word(), ablations.word(teacher="same")]
+    teachers = ["plain", ablations.spec(), ablations.spec(teacher="same")]
     cells += experiments.fd_cells(p, {(name, solver): [NFE] for solver in SOLVERS[name]}, teachers)
-sweep = experiments.Sweep(experiments.results_file("ablations", preset), experiments.FD_KEYS)
+sweep = experiments.results("ablations", p, experiments.FD_KEYS)
 sweep.run(cells, partial(experiments.fd_row, p, where), jobs=experiments.jobs(where))
 rows = sweep.select(cells)
 print(f"{len(rows)} numbers, {sum(int(r['n']) for r in rows):,} samples, in {sweep.path.name}")
@@ -137,9 +137,9 @@ plots.listing(pd.DataFrame(compared))
 # D-DDIM with five calls, fitted on eight disjoint batches of each size: how much the $\lambda$ of a step differs from batch to batch.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "ablations-spread", "caption": "Lambda of each of five steps: every dot is a fit on another batch. A column of dots that do not overlap is a lambda that one batch does not settle."}}
-SIZES = {"smoke": (5,), "quick": (5, 25)}.get(preset, (5, 25, 100))
+SIZES = (5,) if small else (5, 25, 100)
 wanted = ablations.spread_cells(names, NFE, SIZES, 3 if preset == "smoke" else 8)
-spread = experiments.Sweep(experiments.results_file("ablations_spread", preset), ablations.SPREAD_KEYS)
+spread = experiments.results("ablations_spread", p, ablations.SPREAD_KEYS)
 spread.run(wanted, partial(ablations.spread_row, p, where), jobs=experiments.jobs(where))
 fits = spread.select(wanted)
 lambdas = {(f["checkpoint"], int(f["images"]), f["batch"]): [float(v) for v in f["lambdas"].split()] for f in fits}
@@ -192,6 +192,30 @@ for name in names:
 #
 # **The $\lambda$ of one network are some good to another**: on the other's grid, D-DDIM with borrowed $\lambda$ loses a tenth on the noise-predicting network and is twice as far on the
 # data-predicting one, and is far ahead of plain DDIM on both.
+
+# %% tags=["hide-input"]
+live = experiments.Live("ablations", p, where)
+again = [("ddim", ablations.spec(equation=9)), ("deis:order=4", ablations.spec(teacher="same"))]
+for row in rows:
+    if row["checkpoint"] == names[0] and (row["solver"], row["variant"]) in again and row["block"] == "0":
+        cell = {k: row[k] for k in experiments.FD_KEYS} | dict(nfe=NFE, block=0)
+        live.check(row, cell, partial(experiments.fd_row, p.live, where), "fd")
+
+
+def middle_lambda(row: dict) -> dict:
+    """A row of the spread with the lambda of its middle step, and its images as n."""
+    return row | dict(middle_lambda=row["lambdas"].split()[NFE // 2], n=row["images"])
+
+
+def middle_again(**cell) -> dict:
+    return middle_lambda(cell | ablations.spread_row(p.live, where, **cell))
+
+
+for row in fits:
+    if (row["images"], row["batch"]) == ("25", "0"):
+        cell = {k: row[k] for k in ablations.SPREAD_KEYS} | dict(nfe=NFE, images=25, batch=0)
+        live.check(middle_lambda(row), cell, middle_again, "middle_lambda")
+live.show("", "Figures and tables")
 
 # %% tags=["remove-input"]
 plots.provenance(experiments.origin(rows))

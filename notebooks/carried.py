@@ -162,7 +162,7 @@ def cell(checkpoint: str, made_for: str, method: str, made_nfe: int = at, nfe: i
 def measure(cells: list[dict]) -> pd.DataFrame:
     """The rows of the cells, measured where there are none."""
     columns = dict(fd_data=float, rmse=float, n=int, nfe=int, made_nfe=int)
-    return pd.DataFrame(transfer.carry(p, where, cells)).astype(columns)
+    return pd.DataFrame(transfer.measure(p, where, cells)).astype(columns)
 
 
 shipped = experiments.checkpoints(zoo.data_set_of(names[0]).name) if names[0] in zoo.NAMES else ()
@@ -228,7 +228,7 @@ plots.listing(pd.DataFrame(lines))
 for nfe in READ:
     read = [distillation.resampled(fits.fit(p, names[0], where, m, at), nfe) for m in CARRIED]
     fall = all(bool((table.sigmas.diff() < 0).all()) for table in read)
-    whole = all(np.allclose(table.parts.sum(1), 1) for table in read)
+    whole = all(np.allclose(table.normalised_weights.sum(1), 1) for table in read)
     print(
         f"{len(read)} tables of {at} calls read at {nfe}: levels fall: {fall}; the parts of each row sum to one: {whole}"
     )

@@ -23,7 +23,7 @@
 preset = "quick"  # smoke, quick, standard or full
 checkpoint = "all"  # or one name
 device = "auto"  # cpu, cuda or auto
-seeds = None  # how many images to draw; None: 50
+seeds = None  # how many images to draw; None: 50, or 10 at quick and smoke
 
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
@@ -37,6 +37,7 @@ plots.style()
 p = experiments.preset(preset)
 where = experiments.device(device)
 names = experiments.checkpoints(checkpoint)
+count = seeds or (10 if preset in ("smoke", "quick") else 50)
 
 # %% tags=["hide-input", "nbval-check-output"]
 cards = {name: zoo.metadata(name) for name in names}
@@ -68,11 +69,11 @@ plt.show()
 # ## Samples at 50 network calls
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "samples", "caption": "DDIM at 50 network calls, seeds not selected."}}
-figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, 2.9 * rows), squeeze=False)
+figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, (0.4 + 0.05 * count) * rows), squeeze=False)
 for ax, name in zip(axes.flat, names, strict=False):
     model = dode.load(name, device=where)
-    told, noise = experiments.seeded(model, experiments.held_out_seeds(seeds or 50))
-    plots.show(ax, dode.sample(told, dode.solvers.ddim(model.grid(50)), noise), 10, name)
+    conditioned, noise = experiments.seeded(model, experiments.held_out_seeds(count))
+    plots.show(ax, dode.sample(conditioned, dode.solvers.ddim(model.grid(50)), noise), 10, name)
 plt.show()
 
 # %% [markdown]

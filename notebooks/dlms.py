@@ -76,7 +76,7 @@ VARIANTS = {k: FULL + (":" if FULL == "dlms" and v else "," if v else "") + v fo
 # classifier's, random ones and some of the pixels, and never those that measure. The rate of Adam is $2.5 \cdot 10^{-4}$ where the paper has $5 \cdot 10^{-3}$, for a reason that the next figure shows.
 
 # %% tags=["nbval-check-output"]
-table, _ = fits.start("dlms", checkpoint, where, 4)
+table, _ = fits.initial_solver("dlms", checkpoint, where, 4)
 solver = distillation.begin_dlms(fits.load_cached(checkpoint, where), table)
 count = {name: sum(v.numel() for v in part.parameters()) for name, part in solver.designer.named_children()}
 print(
@@ -163,8 +163,8 @@ def designs(solver: distillation.DLMS, images: int) -> dict[str, torch.Tensor]:
         level, told = solver.begin(noise, {})
         dode.sample(model, watched, noise)
     levels = torch.stack([level, *(q.following for q in plans[:-1])], 1)
-    scales = torch.stack([told, *(q.told for q in plans[:-1])], 1) / levels
-    newest = torch.stack([q.parts[0][1] for q in plans], 1)
+    scales = torch.stack([told, *(q.sigma_in for q in plans[:-1])], 1) / levels
+    newest = torch.stack([q.shares[0][1] for q in plans], 1)
     return dict(levels=levels.cpu(), scales=scales.cpu(), newest=newest.cpu())
 
 
@@ -197,7 +197,7 @@ for nfe, solver in full.items():
         listed.append({
             "calls": nfe, "call": row + 1, "level before": plain(base.sigmas[row]),
             "after (geometric mean)": plain(levels.log().mean().exp()), "spread over images": f"{100 * levels.log().std():.2f}%",
-            "level told / level": spread(found[nfe]["scales"][:, row]), "newest weight before": plain(base.parts[row, row + 1]),
+            "level told / level": spread(found[nfe]["scales"][:, row]), "newest weight before": plain(base.normalised_weights[row, row + 1]),
             "after": spread(found[nfe]["newest"][:, row]),
         })  # fmt: skip
 plots.listing(pd.DataFrame(listed))

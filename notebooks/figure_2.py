@@ -35,24 +35,24 @@ from dode.experiments import plots
 plots.style()
 p = experiments.preset(preset)
 where = experiments.device(device)
-count = seeds or p.path_images
+sizes = p.live  # of what is computed here; at quick they are small, and the table is the committed run's
+count = seeds or sizes.path_images
 SHOWN = 100  # about as many outputs are kept of each run, evenly spaced
 SEEDS = f"{experiments.held_out_seeds(1).start} and up"
 
 
-def similarity(name: str) -> torch.Tensor:
+def similarity(name: str, block: int = 0) -> torch.Tensor:
     """Mean over images of the cosine similarity between outputs, (kept, kept)."""
     model = dode.load(name, device=where)
-    solver = solvers.ddim(model.grid(p.reference_steps), basis=model.prediction)
-    stride, kept = max(1, p.reference_steps // SHOWN), []
+    solver = solvers.ddim(model.grid(sizes.reference_steps), basis=model.prediction)
+    stride, kept = max(1, sizes.reference_steps // SHOWN), []
 
     def keep(step):
         if step.index % stride == 0:
             kept.append(step.output.flatten(1).cpu())
 
-    dode.sample(
-        model, solver, dode.initial_noise(model.shape, experiments.held_out_seeds(count), device=where), callback=keep
-    )
+    noise = dode.initial_noise(model.shape, experiments.held_out_seeds(count, block), device=where)
+    dode.sample(model, solver, noise, callback=keep)
     outputs = torch.nn.functional.normalize(torch.stack(kept).double(), dim=2)
     return torch.einsum("tbi,sbi->ts", outputs, outputs) / count
 
@@ -68,7 +68,7 @@ for ax, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
         cmap="viridis",
         vmin=min(0, float(matrix.min())),
         vmax=1,
-        extent=(0, p.reference_steps, p.reference_steps, 0),
+        extent=(0, sizes.reference_steps, sizes.reference_steps, 0),
     )
     ax.set(xlabel="DDIM step", ylabel="DDIM step", title=f"{name.rsplit('-', 1)[1]} prediction")
     ax.grid(False)
@@ -80,22 +80,22 @@ plt.show()
 # solver) in the first tenth, the middle and the last tenth of the run.
 
 # %% tags=["hide-input"]
-sweep = experiments.Sweep(experiments.results_file("figure_2", preset), ["checkpoint", "weights", "n"])
+sweep = experiments.results("figure_2", p, ["checkpoint", "weights", "n"])
 
 
-def row(checkpoint: str, weights: str, n: int) -> dict:
-    matrix = matrices[checkpoint]
+def row(checkpoint: str, weights: str, n: int, block: int = 0) -> dict:
+    matrix = similarity(checkpoint, block) if block else matrices[checkpoint]
     last, tenth = len(matrix) - 1, len(matrix) // 10
     at = {"first": 0, "middle": len(matrix) // 2, "last": last - tenth}
     found = {f"similarity_{k}": f"{float(matrix[i, i + tenth]):.4f}" for k, i in at.items()}
     return (
         found
-        | dict(similarity_ends=f"{float(matrix[0, last]):.4f}", steps=p.reference_steps, preset=preset, seeds=SEEDS)
+        | dict(similarity_ends=f"{float(matrix[0, last]):.4f}", steps=sizes.reference_steps, preset=preset, seeds=SEEDS)
         | experiments.provenance(where)
     )
 
 
-cells = [dict(checkpoint=name, weights=dode.zoo.digest(name), n=count) for name in names]
+cells = [dict(checkpoint=name, weights=dode.zoo.digest(name), n=seeds or p.path_images) for name in names]
 rows = sweep.run(cells, row).select(cells)
 plots.listing(
     pd.DataFrame(rows)[
@@ -108,7 +108,8 @@ for name, matrix in matrices.items():
     tenth = len(matrix) // 10
     apart = torch.diagonal(matrix, tenth)
     print(
-        f"{name}: outputs a tenth of the run apart have similarity {apart.mean():.2f} on average, {apart.min():.2f} at least"
+        f"{name}, {count} images: outputs a tenth of the run apart have similarity {apart.mean():.2f} on average, "
+        f"{apart.min():.2f} at least"
     )
 
 # %% [markdown]
@@ -116,6 +117,13 @@ for name, matrix in matrices.items():
 # visible at the ends: a noise-predicting network's outputs change direction at the very end of the run, where almost no noise is left to
 # predict; a data-predicting network's first guesses, blurred averages, have the least in common with its last. There the
 # difference of two outputs is not small, and $\lambda$ has real work to do.
+
+# %% tags=["hide-input"]
+live = experiments.Live("figure_2", p, where)
+for stored, name in zip(rows, names, strict=True):
+    cell = dict(checkpoint=name, weights=dode.zoo.digest(name), n=count, block=0)
+    live.check(stored, cell, row, "similarity_ends")
+live.show(f"Figure ({count} images, {sizes.reference_steps} steps)", "Table")
 
 # %% tags=["remove-input"]
 plots.provenance(experiments.origin(rows))

@@ -25,6 +25,8 @@ device = "auto"  # cpu, cuda or auto
 seeds = None  # how many images in each grid; None: 9
 
 # %% tags=["hide-input"]
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
@@ -36,6 +38,7 @@ from dode.metrics import rmse
 
 plots.style()
 p = experiments.preset(preset)
+sizes = replace(p.live, fit_images=8) if p.rows_of else p  # at quick pictures are of small fits, the table is committed
 where = experiments.device(device)
 names = experiments.checkpoints(checkpoint)
 count = seeds or 9
@@ -45,9 +48,10 @@ SEEDS = f"{experiments.held_out_seeds(1).start} and up"
 plan = {(name, "ddim"): p.nfes[:5] for name in names}
 plan |= {(name, "heun"): p.heun_nfes[:5] for name in names if name.endswith("data")}
 HIGHER = {"noise": ["ipndm", "dpm_solver", "deis:order=4"], "data": ["dpm_solver_pp:order=2", "unipc"]}
-most = {"smoke": 5, "quick": 10, "standard": 25, "full": 25}[preset]
+most = 5 if preset == "smoke" else 25
 higher_nfes = tuple(nfe for nfe in (3, 5, 10, 25) if nfe <= most)  # a third-order solver wants three calls
 plan |= {(name, solver): higher_nfes for name in names for solver in HIGHER[name.rsplit("-", 1)[1]]}
+drawn = {job: [nfe for nfe in nfes if nfe <= 10 or not p.rows_of] for job, nfes in plan.items()}
 
 
 def sample(name: str, tableau: dode.Tableau) -> torch.Tensor:
@@ -59,11 +63,11 @@ def sample(name: str, tableau: dode.Tableau) -> torch.Tensor:
 def samples(name: str, solver: str, nfe: int) -> dict[str, torch.Tensor]:
     """The pictures of a solver and of its D- version."""
     variants = {solver: "plain", f"d-{solver}": "d-ode"}
-    return {k: sample(name, experiments.variant_of(p, where, name, solver, v, nfe, 0)) for k, v in variants.items()}
+    return {k: sample(name, experiments.variant_of(sizes, where, name, solver, v, nfe, 0)) for k, v in variants.items()}
 
 
-exact = {name: sample(name, dode.solvers.ddim(models[name].grid(p.reference_steps))) for name in names}
-todo = [(name, solver, nfe) for (name, solver), nfes in plan.items() for nfe in nfes]
+exact = {name: sample(name, dode.solvers.ddim(models[name].grid(sizes.reference_steps))) for name in names}
+todo = [(name, solver, nfe) for (name, solver), nfes in drawn.items() for nfe in nfes]
 todo.sort(key=lambda job: (job[0], job[2]))  # solvers with the same levels share their teacher's run
 pictures = {job: samples(*job) for job in todo}
 
@@ -73,9 +77,9 @@ def draw(prediction: str, solvers: list[str], images: int = count) -> None:
     for name in (n for n in names if n.endswith(prediction)):
         rows = {
             plots.NAMES[label].replace("-Solver", "-\nSolver"): {
-                f"{nfe} NFE": pictures[name, solver, nfe][label][:images] for nfe in plan[name, solver]
+                f"{nfe} NFE": pictures[name, solver, nfe][label][:images] for nfe in drawn[name, solver]
             }
-            | {f"DDIM, {p.reference_steps}": exact[name][:images]}
+            | {f"DDIM, {sizes.reference_steps}": exact[name][:images]}
             for solver in solvers
             for label in (solver, f"d-{solver}")
         }
@@ -102,7 +106,7 @@ draw("data", HIGHER["data"], images=6)
 # **Measured here**: the distance of each picture to the many-step solution of the same seed.
 
 # %% tags=["hide-input"]
-sweep = experiments.Sweep(experiments.results_file("figure_6", preset), ["checkpoint", "weights", "solver", "nfe", "n"])
+sweep = experiments.results("figure_6", p, ["checkpoint", "weights", "solver", "nfe", "n"])
 
 
 def row(checkpoint: str, weights: str, solver: str, nfe: int, n: int) -> dict:
@@ -110,7 +114,9 @@ def row(checkpoint: str, weights: str, solver: str, nfe: int, n: int) -> dict:
         kind: f"{rmse(pictures[checkpoint, solver, nfe][label], exact[checkpoint]):.4f}"
         for kind, label in (("rmse_plain", solver), ("rmse_distilled", f"d-{solver}"))
     }
-    return found | dict(reference_steps=p.reference_steps, preset=preset, seeds=SEEDS) | experiments.provenance(where)
+    return (
+        found | dict(reference_steps=sizes.reference_steps, preset=preset, seeds=SEEDS) | experiments.provenance(where)
+    )
 
 
 cells = [
@@ -137,6 +143,16 @@ for (name, solver), won in closer.groupby(["checkpoint", "solver"], sort=False).
 #
 # The solvers of higher order show most of what distillation mends: with 3 and 5 calls they are noise on the noise-predicting network and overshoot on the other, where their distilled versions are
 # pictures. It does not last. At 25 calls plain iPNDM and DEIS-3 end nearer to the many-step solution than distilled, and DPM-Solver++(2M) does from 10 on.
+
+# %% tags=["hide-input"]
+live = experiments.Live("figure_6", p, where)
+for stored in rows:
+    if (stored["solver"], stored["nfe"]) in (("ddim", "5"), ("heun", "9")):
+        for column in ("rmse_plain", "rmse_distilled"):
+            live.check(stored, {k: stored[k] for k in sweep.keys} | dict(nfe=int(stored["nfe"]), n=count), row, column)
+live.show(
+    f"Pictures (distilled on {sizes.fit_images} images; many-step solution of {sizes.reference_steps} steps)", "Table"
+)
 
 # %% tags=["remove-input"]
 plots.provenance(experiments.origin(rows))

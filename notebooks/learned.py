@@ -283,7 +283,7 @@ def levels_of(name: str, solver: object, count: int = 64) -> tuple[torch.Tensor,
     return levels.mean(1).exp(), levels.std(1).exp()
 
 
-tables = {name: {m: learned.solver_of(p, where, grids, name, m, at) for m in chosen_for[name]} for name in names}
+tables = {name: {m: learned.compared_solver(p, where, grids, name, m, at) for m in chosen_for[name]} for name in names}
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "learned-levels", "caption": "The noise levels at which each solver calls the network, handcrafted ones on their best grids. For solvers that design a table for each image (DLMS, AMED): the geometric mean over 64 images, with one standard deviation as a bar."}}
 figure, axes = plt.subplots(
@@ -315,14 +315,14 @@ for ax in axes.flat[len(drawn) + 1 :]:
 
 
 def draw_parts(ax: plt.Axes, table: dode.Tableau, **look: object) -> None:
-    newest = [row[: i + 2].flip(0) for i, row in enumerate(table.parts)]
+    newest = [row[: i + 2].flip(0) for i, row in enumerate(table.normalised_weights)]
     for k, mark in enumerate("os^D"):
         line = [(i + 1, float(row[k])) for i, row in enumerate(newest) if len(row) > k]
         if line:
             ax.plot(*zip(*line, strict=True), marker=mark, color=f"C{k}", label=f"$a_{k + 1}$", **look)
 
 
-first = fits.start("dlms", name, where, at)[0]
+first = fits.initial_solver("dlms", name, where, at)[0]
 for ax, method in zip(axes.flat, drawn, strict=False):
     draw_parts(ax, first, linewidth=0.8, markersize=3, linestyle=":")
     draw_parts(ax, tables[name][method], linewidth=1.8, markersize=6)

@@ -43,6 +43,8 @@ plots.style()
 p = experiments.preset(preset)
 if "standard" in (preset, p.rows_of):
     p = replace(p, images=2_000, zoo_images=32)  # a call of these networks costs several of the other ones'
+elif preset == "smoke":
+    p = replace(p, images=24, fit_images=4, learn_images=2, zoo_images=2, path_images=4, reference_steps=20)
 small = replace(p.live, images=64, zoo_images=12, path_images=8, fit_images=16, reference_steps=30) if p.rows_of else p
 where = experiments.device(device)
 names = experiments.checkpoints(checkpoint or ("imagenet32" if p.kept else "imagenet32-data"))[::-1]
@@ -141,10 +143,10 @@ plt.show()
 wanted = list[dict]()
 for name in names:
     some = dict.fromkeys(["ddim", *OTHERS[word(name)]], FEW)
-    wanted += greedy_error.greed_cells(some, [name], p.zoo_images, p.reference_steps)
+    wanted += greedy_error.greedy_error_cells(some, [name], p.zoo_images, p.reference_steps)
 wanted = [asked for asked in wanted if asked["variant"] != greedy_error.OWN]
-pixels = experiments.results("natural_pixels", p, greedy_error.GREED_KEYS)
-pixels.run(wanted, partial(greedy_error.greed_row, p, where), experiments.jobs(where))
+pixels = experiments.results("natural_pixels", p, greedy_error.GREEDY_ERROR_KEYS)
+pixels.run(wanted, partial(greedy_error.greedy_error_row, p, where), experiments.jobs(where))
 measured = pd.DataFrame(pixels.select(wanted)).astype(dict(nfe=int, rmse=float))
 rmse = measured.set_index([*cell, "variant"]).rmse.unstack()
 order = {solver: k for k, (_, solver) in enumerate(calls)}
@@ -181,7 +183,7 @@ for k, name in enumerate(names):
     solvers = {f"DDIM, {few}": dode.solvers.ddim(model.grid(few))}
     solvers |= {f"{plots.NAMES[m]}, {few}": fits.fit(p, name, where, m, few) for m in LEARNED}
     strips = {label: dode.sample(model, solver, noise) for label, solver in solvers.items()}
-    long = comparisons.reference(name, where, small.zoo_images, small.reference_steps)[:count]
+    long = comparisons.reference_images(name, where, small.zoo_images, small.reference_steps)[:count]
     strips |= {f"long run, {small.reference_steps}": long}
     for ax, (label, images) in zip(axes[4 * k :, 0], strips.items(), strict=False):
         plots.strip(ax, images, label)
@@ -247,7 +249,7 @@ cells = [
     for nfe in NFES
     for m in MOVED
 ]
-moved = pd.DataFrame(transfer.carry(p, where, cells)).astype(dict(fd_reference=float, nfe=int))
+moved = pd.DataFrame(transfer.measure(p, where, cells)).astype(dict(fd_reference=float, nfe=int))
 carried = moved.set_index(["checkpoint", "nfe", "method"]).fd_reference
 own = found.set_index(["checkpoint", "nfe", "method"]).fd_reference
 lines = []
@@ -265,7 +267,7 @@ plots.listing(pd.DataFrame(lines))
 # %% tags=["nbval-check-output", "hide-input"]
 tables = [transfer.table_of(p, where, KIN[name], m, nfe) for name in names for nfe in NFES for m in MOVED]
 fall = all(bool((table.sigmas.diff() < 0).all()) for table in tables)
-whole = all(np.allclose(table.parts.sum(1), 1) for table in tables)
+whole = all(np.allclose(table.normalised_weights.sum(1), 1) for table in tables)
 print(f"{len(tables)} tables made for garments: levels fall: {fall}; the parts of each row sum to one: {whole}")
 
 # %% [markdown]
@@ -299,7 +301,7 @@ if live.active:
     asked = dict(checkpoint=name, weights=row["weights"], solver="ddim", variant="d-ode", nfe=5)
     row = measured.set_index([*asked]).loc[tuple(asked.values())]
     asked |= dict(n=small.zoo_images, reference_calls=small.reference_steps)
-    live.check(row, asked, partial(greedy_error.greed_row, small, where), "rmse")
+    live.check(row, asked, partial(greedy_error.greedy_error_row, small, where), "rmse")
     (row,) = (
         r for r in rows if (r["checkpoint"], r["method"], r["nfe"], r["block"]) == (name, "gauss-newton", "3", "0")
     )

@@ -76,8 +76,8 @@ VARIANTS = dict(list(VARIANTS.items())[: 2 if small else None])
 # %% tags=["hide-input"]
 listed = []
 for calls in (3, 4, 5, 6, 8, 10):
-    table, _ = fits.start(USUAL, checkpoint, where, calls)
-    space = distillation.Space(table, top=True)
+    table, _ = fits.initial_solver(USUAL, checkpoint, where, calls)
+    space = distillation.Space(table, first_level=True)
     kinds = {kind: space.kinds.count(kind) for kind in ("weight", "level", "level_in")}
     listed.append({
         "calls": calls, "weights": kinds["weight"], "levels": kinds["level"], "levels told": kinds["level_in"], "together": len(space.kinds),
@@ -135,7 +135,7 @@ for k, method in enumerate(SAME):
 left.set(xlabel="iteration", ylabel="cost / cost of the usual start", yscale="log")
 plots.plain_ticks(left.yaxis)
 left.legend(fontsize=7, loc="upper right", ncols=2)
-before, after = fits.start(USUAL, checkpoint, where, NFE)[0], tables[USUAL]
+before, after = fits.initial_solver(USUAL, checkpoint, where, NFE)[0], tables[USUAL]
 for y, (table, look) in enumerate(((before, dict(color="grey")), (after, dict(color="C0")))):
     right.plot(table.sigmas[:NFE], [y] * NFE, "o", markersize=9, **look)
     right.plot(table.sigmas_in, [y - 0.12] * NFE, "^", markersize=6, **look)
@@ -149,10 +149,10 @@ plt.show()
 # Its numbers, before and after: the parts of each row (of the starting output, then of the calls), the levels, and the levels told over the levels.
 
 # %% tags=["hide-input"]
-space, listed = distillation.Space(before, top=True), []
+space, listed = distillation.Space(before, first_level=True), []
 names = {"weight": "part", "level": "level", "level_in": "level told / level"}
 for row in range(NFE):
-    parts = zip(before.parts[row].tolist(), after.parts[row].tolist(), strict=True)
+    parts = zip(before.normalised_weights[row].tolist(), after.normalised_weights[row].tolist(), strict=True)
     listed += [
         {"call": row + 1, "number": f"part of output {j - 1}" if j else "part of D = 0", "before": f"{a:.3f}", "after": f"{b:.3f}"}
         for j, (a, b) in enumerate(parts)

@@ -23,7 +23,7 @@ device = "auto"  # cpu, cuda or auto
 seeds = None  # how many images; None: the preset's number
 
 # %% tags=["hide-input"]
-import functools
+from functools import partial
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -238,19 +238,20 @@ plt.show()
 # of sigma), all ending at 0, against a long run.
 
 # %% tags=["hide-input"]
-sweep = experiments.Sweep(experiments.results_file("solver_zoo", preset), comparisons.RMSE_KEYS)
+sweep = experiments.results("solver_zoo", p, comparisons.RMSE_KEYS)
 cells = comparisons.rmse_cells(names, p.zoo_nfes, count, p.reference_steps)
 doubt = {}  # how far the long run is from one of half its calls, on a few of the seeds
 for name in names:
-    few = min(count, 16)
-    long = comparisons.reference(name, where, count, p.reference_steps)[:few]
-    doubt[name] = rmse(comparisons.reference(name, where, few, p.reference_steps // 2), long)
-rows = sweep.run(cells, functools.partial(comparisons.rmse_row, where), jobs=experiments.jobs(where)).select(cells)
+    many, steps = (p.live.zoo_images, p.live.reference_steps) if p.rows_of else (count, p.reference_steps)
+    few = min(many, 16)
+    long = comparisons.reference_images(name, where, many, steps)[:few]
+    doubt[name] = rmse(comparisons.reference_images(name, where, few, steps // 2), long)
+rows = sweep.run(cells, partial(comparisons.rmse_row, where), jobs=experiments.jobs(where)).select(cells)
 data = pd.DataFrame(rows).astype(dict(rmse=float, nfe=int))
 data["calls"] = data.nfe.map(lambda n: min(c for c in p.zoo_nfes if c >= n))  # Heun's 9 stands with the others' 10
 best = data.loc[data.groupby(["checkpoint", "solver", "calls"]).rmse.idxmin()]
 for name, gap in doubt.items():
-    print(f"{name}: the {p.reference_steps}-call run is {gap:.5f} from one of {p.reference_steps // 2} calls (RMSE)")
+    print(f"{name}: the {steps}-call run is {gap:.5f} from one of {steps // 2} calls (RMSE, n = {few})")
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "zoo-models", "caption": "RMSE to the long run against network calls, each solver on the best of four grids at each number of calls (same seeds everywhere; pixels from -1 to 1). Dashed: noise basis; solid: data basis. Values above 1 are cut off."}}
 MAIN = ["DDIM", "iPNDM-4", "DEIS tAB2", "DPM-Solver-3", "Heun", "DPM-Solver++(2M)", "DPM-Solver++(3M)", "UniPC-3"]
@@ -321,6 +322,15 @@ plt.show()
 #   and 8 calls on both networks; from 10 calls on, the two are level.
 # - **The grid decides as much as the solver.** At 5 calls UniPC-3 is at 0.13 on the noise-predicting network with steps equal in time, and at 0.83 with steps equal in log SNR,
 #   where plain DDIM has 0.32. A high order on a grid that does not suit it is worse than no order at all.
+
+# %% tags=["hide-input"]
+live = experiments.Live("solver_zoo", p, where)
+for row in rows:
+    if row["solver"] in ("DDIM", "UniPC-3") and (row["grid"], row["nfe"]) == ("time", "5"):
+        cell = {k: row[k] for k in comparisons.RMSE_KEYS} | dict(nfe=5, n=p.live.zoo_images)
+        cell |= dict(reference_calls=p.live.reference_steps)
+        live.check(row, cell, partial(comparisons.rmse_row, where), "rmse")
+live.show()
 
 # %% tags=["remove-input"]
 plots.provenance(dict(preset=preset, **experiments.origin(rows)))

@@ -87,11 +87,12 @@ print(f"{path.name}: {path.stat().st_size} bytes")
 print({k: again.metadata[k] for k in ("solver", "model", "teacher", "teacher_nfe", "images", "network_evaluations")})
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "start-here", "caption": "Held-out seeds: the plain solver, the distilled one read back from its file, and the many-step solution."}}
-exact = dode.sample(model, dode.solvers.ddim(model.grid(p.reference_steps)), noise)
+many = min(p.reference_steps, 100)  # its own error is a tenth of what is shown
+exact = dode.sample(model, dode.solvers.ddim(model.grid(many)), noise)
 figure, axes = plt.subplots(1, 3, figsize=(9, 3.2))
 plots.show(axes[0], images, 4, "DDIM, 5 NFE")
 plots.show(axes[1], dode.sample(model, again, noise), 4, "D-DDIM, 5 NFE")
-plots.show(axes[2], exact, 4, f"DDIM, {p.reference_steps} NFE")
+plots.show(axes[2], exact, 4, f"DDIM, {many} NFE")
 plt.show()
 
 # %% tags=["nbval-check-output"]

@@ -59,7 +59,7 @@ grid = model.grid(5)
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "tables", "caption": "Tableaux on a five-step grid; rows are network calls, with the noise levels they lead from and to, columns are the outputs they use. Heun needs nine calls for the five steps."}}
 figure, axes = plt.subplots(2, 2, figsize=(10, 7))
-learned = experiments.distilled(model, solvers.ddim(grid, basis=model.prediction), p.fit_images)
+learned = experiments.distilled(model, solvers.ddim(grid, basis=model.prediction), p.live.fit_images)
 for ax, table, title in [
     (axes[0, 0], solvers.ddim(grid), "DDIM"),
     (axes[0, 1], solvers.ipndm(grid), "iPNDM (order 4)"),

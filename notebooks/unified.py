@@ -53,14 +53,14 @@ count = seeds or {"smoke": 1}.get(preset, 4)
 # ## A row is a row sum times parts
 #
 # In the coordinates $x/\alpha$ of [the tableau](tableau), with $t = \sigma/\alpha$, eq. (9) is row $i = n - 1$ of a tableau in the data basis: $x_n = \frac{t_n}{t_{n-1}} x_{n-1} + \left(1 - \frac{t_n}{t_{n-1}}\right) \bar D_n$.
-# The bracket is the row sum, and $a_k^{(n)}$ is the weight on the $k$-th newest output over the row sum. `Tableau.parts` holds these quotients, below for DPM-Solver++(2M); its first column belongs to the starting noise $z$. `Tableau.sigmas_in` holds $s_n t_n$, the level that the
+# The bracket is the row sum, and $a_k^{(n)}$ is the weight on the $k$-th newest output over the row sum. `Tableau.normalised_weights` holds these quotients, below for DPM-Solver++(2M); its first column belongs to the starting noise $z$. `Tableau.sigmas_in` holds $s_n t_n$, the level that the
 # network is told. In the noise basis the same parts average noise estimates, and $x_n = x_{n-1} + (t_n - t_{n-1})\, \bar\varepsilon_n$: the formula's twin.
 
 # %% tags=["nbval-check-output"]
 grid = schedules.karras(5, 0.002, 80.0)
 table = solvers.dpm_solver_pp(grid, order=2, lower_order_final=False)
-print(table.parts.numpy().round(3) + 0.0)  # z, D_0, D_1, ...
-print("rows sum to one:", bool((table.parts.sum(1) - 1).abs().max() < 1e-12))
+print(table.normalised_weights.numpy().round(3) + 0.0)  # z, D_0, D_1, ...
+print("rows sum to one:", bool((table.normalised_weights.sum(1) - 1).abs().max() < 1e-12))
 
 # %% [markdown]
 # ## The formula in a dozen lines
@@ -118,7 +118,7 @@ def members(grid):
 
 def coefficients(table):
     """a_1, a_2, ... of each step, up to the last that is not 0."""
-    newest_first = [row[1 : n + 1].flip(0) for n, row in enumerate(table.parts, 1)]
+    newest_first = [row[1 : n + 1].flip(0) for n, row in enumerate(table.normalised_weights, 1)]
     return [a[: int(a.nonzero().max()) + 1] for a in newest_first]
 
 
@@ -350,7 +350,7 @@ plots.listing(pd.DataFrame(rows))
 
 # %% tags=["nbval-check-output"]
 saved = solvers.dpm_solver_pp(eight, order=2, afs=True)
-zero, call = saved.parts[0, :2].tolist()
+zero, call = saved.normalised_weights[0, :2].tolist()
 print(f"2M after such a step: {zero:.3f} on D_0 = 0, {call:.3f} on the call")
 
 # %% [markdown]
@@ -363,14 +363,14 @@ print(f"2M after such a step: {zero:.3f} on D_0 = 0, {call:.3f} on the call")
 # %% tags=["hide-input"]
 def used(table):
     """How many outputs each row uses, the starting noise included, rounding left out."""
-    return (table.parts.abs() > 1e-9).sum(1).tolist()
+    return (table.normalised_weights.abs() > 1e-9).sum(1).tolist()
 
 
 rows = []
 for member in ["DDIM", *shown]:
     table = tables[member]
     twin = table.to_basis("data" if table.basis == "noise" else "noise")
-    old = twin.parts[:, 1:].tril(-4).abs().max()
+    old = twin.normalised_weights[:, 1:].tril(-4).abs().max()
     rows.append({
         "member": member, "its basis": table.basis, "outputs used in step 8": used(table)[-1],
         "in the other basis": used(twin)[-1], "largest weight there on outputs before the last 4": f"{old:.2f}",

@@ -201,6 +201,6 @@ print("dode.sample and the pipeline draw the same images:", bool(abs(apart).max(
 # ## Which method
 #
 # - **D-ODE** needs no choice and no budget: one run of a teacher, a division a step. It helps most where a solver is of low order and steps are few.
-# - **The second-order fit** is worth its price where calls are few. Its residual is pixels unless you give another: `residual=distillation.features(network)` with a classifier of your domain, `lms.stack` for several. For large latents begin with fewer noises, and look at
+# - **The second-order fit** is worth its price where calls are few. Its residual is pixels unless you give another: `residual=distillation.features(network)` with a classifier of your domain, `distillation.stack` for several. For large latents begin with fewer noises, and look at
 #   the cost on the held-back ones (`metadata["cost"]`).
-# - **DLMS** (`lms.DLMS`, `--method dlms`) designs a table for each image from the U-Net's bottleneck; it trains longer ([DLMS](dlms)).
+# - **DLMS** (`distillation.DLMS`, `--method dlms`) designs a table for each image from the U-Net's bottleneck; it trains longer ([DLMS](dlms)).

@@ -14,7 +14,7 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from test_pickles import Nvidia
 
-    from dode.zoo import Row
+    from dode.zoo import Card
 
 # A core each: torch is not imported yet, and the processes that tests start inherit this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -44,13 +44,13 @@ def nvidia() -> Nvidia:
 
 
 @pytest.fixture
-def rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Row]:
+def rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Card]:
     """Puts rows into the catalogue, and the cache into a folder of the test."""
     from dode.zoo import CATALOGUE
 
     monkeypatch.setenv("DODE_CACHE", str(tmp_path / "cache"))
 
-    def add(name: str, like: str, **changes: Any) -> Row:
+    def add(name: str, like: str, **changes: Any) -> Card:
         row = replace(CATALOGUE[like], name=name, shape=(3, 8, 8), digest="", size=0, **changes)
         monkeypatch.setitem(CATALOGUE, name, row)  # type: ignore[arg-type]
         return row

@@ -11,7 +11,7 @@ from test_pickles import Nvidia
 from torch import Tensor, nn
 
 from dode.utils.files import FileError
-from dode.zoo import load
+from dode.zoo import load_published
 
 TAPS = (1, 3, 3, 1)
 SONG = dict(img_resolution=8, in_channels=3, out_channels=3, model_channels=32, channel_mult=(1, 2), num_blocks=1)
@@ -116,5 +116,5 @@ def expand(value: Tensor) -> Tensor:
 def refuses(match: str, *arguments: Any, error: type[ValueError] = FileError, **options: Any) -> None:
     """One line with ``match`` in it."""
     with pytest.raises(error) as info:
-        load(*arguments, **options)
+        load_published(*arguments, **options)
     assert match in str(info.value) and "\n" not in str(info.value)

@@ -148,7 +148,7 @@ def nbval(folder: Path) -> str:
     """Run every notebook in ``folder`` again, compare the cells tagged ``nbval-check-output``; what was said."""
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "-p", "no:python", "-p", "no:cacheprovider", "-v"]
     command += ["--rootdir", str(folder), "-c", os.devnull, "--nbval-sanitize-with", str(SANITIZE), str(folder)]
-    environment = {**os.environ, "DODE_RESULTS": str(fresh_results(folder)), "DODE_JOBS": "1"}
+    environment = {**os.environ, "DODE_RESULTS": str(fresh_results(folder)), "DODE_JOBS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     return done.stdout.decode()
 

@@ -104,14 +104,14 @@ def every_option(small: Networks) -> dode.Tableau:
 
 def compared(what: str = "all") -> distillation.Residual:
     """What the last images are compared in."""
-    return distillation.pixels if what == "pixels" else fits.residual("cpu", what)
+    return distillation.pixels if what == "pixels" else fits.loss("cpu", what)
 
 
 def second_order(small: Networks) -> dode.Tableau | distillation.Designed:
     model = dode.load(small[DATA])
     table, noise = solvers.ddim(model.grid, nfe=1), dode.initial_noise(model.shape, range(4))
-    return distillation.RECIPES["gauss-newton"](
-        distillation.Task(model, table, solvers.ddim, noise, compared("seen"), range(4))
+    return distillation.DISTILLERS["gauss-newton"](
+        distillation.Problem(model, table, solvers.ddim, noise, compared("seen"), range(4))
     )
 
 
@@ -131,8 +131,8 @@ def recipe(small: Networks, name: str, compare: str = "all", **options: Any) -> 
     clean_images = functools.partial(solvers.deis, variable="log_rho", basis="data", afs=True)
     make = lambda levels: clean_images(torch.cat([model.grid(1)[:1], levels]))  # noqa: E731
     noise, table = dode.initial_noise(model.shape, range(5, 9)), clean_images(grid, nfe=2)
-    return distillation.RECIPES[name](
-        distillation.Task(model, table, make, noise, compared(compare), [5, 6, 7, 8], **options)
+    return distillation.DISTILLERS[name](
+        distillation.Problem(model, table, make, noise, compared(compare), [5, 6, 7, 8], **options)
     )
 
 
@@ -381,7 +381,7 @@ def test_info_shows_a_table(small: Networks, here: Path, capsys: pytest.CaptureF
         sigma, sigma_in, *weights = map(float, row.split()[1:])
         start = [weights.pop()] if "noise:" in about else [0.0]
         assert [sigma, sigma_in, *start] == pytest.approx(
-            [float(t[i]) for t in (table.sigmas, table.sigmas_in, table.start)], rel=1e-3
+            [float(t[i]) for t in (table.sigmas, table.sigmas_in, table.noise_weights)], rel=1e-3
         )
         assert weights[::-1] == pytest.approx(table.weights[i, i + 1 - len(weights) : i + 1].tolist(), rel=1e-3)
         assert not table.weights[i, : i + 1 - len(weights)].abs().gt(1e-12).any()
@@ -481,7 +481,7 @@ def refused(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> s
         (f"{BY_NAME} --checkpoint google/ddpm-cifar10-32", "take --diffusers google/ddpm-cifar10-32 and no --checkp"),
         (f"{DISTIL} --checkpoint adm-imagenet-128@abc", "adm-imagenet-128@abc: 'abc' is no scale of a guidance; write"),
         (f"{DISTIL} --checkpoint edm-cifar10-32x32-uncond-vp@2", "no classifier is published with edm-cifar10-32x32-u"),
-        (f"{DISTIL} --checkpoint adm-imagenet-256-uncond@9", "adm-imagenet-256-uncond is told no class; dode.publ"),
+        (f"{DISTIL} --checkpoint adm-imagenet-256-uncond@9", "adm-imagenet-256-uncond has no class to draw; dode.z"),
         (f"{DISTIL} --scale 1", "--scale 1: the teacher would take no more steps than the solver; take 2 or"),
         (f"{BY_NAME} --checkpoint google/ddpm-cifar10", "the nearest: google/ddpm-cifar10-32"),
         (f"{DISTIL} --checkpoint gone.safetensors", "gone.safetensors does not exist; check the path"),

@@ -48,14 +48,14 @@ def test_a_row_is_the_distance_to_the_kept_reference(project: Path) -> None:
     cell |= dict(solver="UniPC-3", grid="time", nfe=5)
     row = comparisons.rmse_row("cpu", **cell)
     (file,) = (project / "_build" / "references").iterdir()
-    truth = comparisons.reference(NAME, "cpu", 2, 20).clone()  # the file is mapped, and is cut short below
+    truth = comparisons.reference_images(NAME, "cpu", 2, 20).clone()  # the file is mapped, and is cut short below
     model = dode.load(NAME)
     noise = dode.initial_noise(model.shape, experiments.held_out_seeds(2))
     images = dode.sample(model, solvers.unipc(comparisons.grid_function("time", model), nfe=5), noise)
     by_hand = (images - truth).flatten(1).square().mean(1).sqrt().mean()
     assert float(row["rmse"]) == pytest.approx(float(by_hand), abs=2e-5) and by_hand > 0.01
     file.write_bytes(file.read_bytes()[:100])  # half a file is made again
-    torch.testing.assert_close(comparisons.reference(NAME, "cpu", 2, 20), truth)
+    torch.testing.assert_close(comparisons.reference_images(NAME, "cpu", 2, 20), truth)
 
 
 # --- what the page says of the committed run ------------------------------------------------------

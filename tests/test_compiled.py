@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dode.denoisers import NoisePrediction
 from dode.denoisers.conditioning import Compiled
 from dode.sampling import sample
-from dode.training import Recipe, build_denoiser, denoiser_loss
+from dode.training import Training, build_denoiser, denoiser_loss
 from dode.zoo.unet import UNet
 
 pytestmark = pytest.mark.slow
@@ -43,14 +43,14 @@ def test_a_compiled_network_takes_classes_as_an_input() -> None:
     with torch.no_grad():
         for seeds in ([0, 1, 2], [7, 8, 4], [3, 3, 9]):
             torch.testing.assert_close(compiled.of(seeds)(x, label), net.of(seeds)(x, label))
-    assert len(graphs) == 1 and compiled.turn.rows == 5
+    assert len(graphs) == 1 and compiled.conditioning.rows == 5
     plain = UNet(size=16, **SMALL).requires_grad_(False)
     torch.testing.assert_close(Compiled.make(plain, backend="eager")(x[:, :1], label), plain(x[:, :1], label))
 
 
 def test_new_labels_do_not_compile_the_network_again() -> None:
     """Labels change with every batch; a network that is compiled, as on a GPU, must take them as an input."""
-    r = Recipe("imagenet32-data", steps=6, batch=4, bf16=False, drop=0.3, network=dict(widths=(8, 16), heads=2))
+    r = Training("imagenet32-data", steps=6, batch=4, bf16=False, drop=0.3, network=dict(widths=(8, 16), heads=2))
     plain, d = build_denoiser(r), build_denoiser(r)
     assert isinstance(d.network, nn.Module) and isinstance(plain.network, nn.Module)
     plain.network.load_state_dict(d.network.state_dict())

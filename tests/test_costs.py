@@ -71,7 +71,7 @@ def test_without_downloads_students_learn_from_the_teachers_samples() -> None:
 
 
 def test_the_students_drawn_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = zoo.load(DATA)
+    model = zoo.load_denoiser(DATA)
     drawn = list(costs._draw_student(model, "progressive", 2, range(3)))
     assert model.nfe == 2 and drawn[0].shape == (3, 1, 28, 28)
     calls: list[int] = []
@@ -89,8 +89,8 @@ def test_every_ablation_has_the_usual_fit_in_its_middle() -> None:
             assert list(values.values()).count("d-ode") == 1, axis
             for variant in values.values():
                 assert solvers.parse_options(variant, VARIANT_OPTIONS)[0] == "d-ode"
-    assert ablations.word(scale=10, images=100) == "d-ode"
-    assert ablations.word(scale=20, teacher="same") == "d-ode:scale=20,teacher=same"
+    assert ablations.spec(scale=10, images=100) == "d-ode"
+    assert ablations.spec(scale=20, teacher="same") == "d-ode:scale=20,teacher=same"
 
 
 def test_a_spread_row_is_a_fit_on_its_own_batch() -> None:

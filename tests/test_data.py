@@ -68,4 +68,4 @@ def test_checkpoints_belong_to_a_data_set_by_name() -> None:
         with pytest.raises(ValueError, match="is of no data set that is known here: fashion-mnist, imagenet32"):
             datasets.data_set(name)
     for name in zoo.NAMES:
-        assert zoo.load(name).shape == datasets.data_set(name).shape
+        assert zoo.load_denoiser(name).shape == datasets.data_set(name).shape

@@ -239,12 +239,12 @@ def test_one_sigma_for_each_sample(k: int) -> None:
 @pytest.mark.parametrize("k", range(5))
 def test_counters(k: int) -> None:
     d = denoisers()[k]
-    assert (d.nfe, d.images) == (0, 0)
+    assert (d.nfe, d.evaluations) == (0, 0)
     d(X, 1.0)
     d(X[:2], LEVELS[:2])
-    assert (d.nfe, d.images) == (2, 7)
+    assert (d.nfe, d.evaluations) == (2, 7)
     d.reset()
-    assert (d.nfe, d.images) == (0, 0)
+    assert (d.nfe, d.evaluations) == (0, 0)
 
 
 @pytest.mark.parametrize("k", range(5))
@@ -301,7 +301,7 @@ def test_the_parts_are_the_whole(k: int) -> None:
         skip, out, raw = d.affine(X, sigma)
         assert type(skip) is float and type(out) is float
         torch.testing.assert_close(skip * X + out * raw, whole, rtol=0, atol=1e-14)
-    assert (d.nfe, d.images) == (10, 50)
+    assert (d.nfe, d.evaluations) == (10, 50)
     with pytest.raises(ValueError, match="takes samples of shape"):
         d.affine(X[:, :1], 1.0)
     assert d.nfe == 10

@@ -21,10 +21,10 @@ from dode import distillation, schedules, solvers
 from dode.denoisers import Denoiser, MixtureDenoiser, NoisePrediction
 from dode.distillation import (
     AMED,
+    DISTILLERS,
     DLMS,
-    RECIPES,
     Designed,
-    Task,
+    Problem,
     begin_amed,
     begin_dlms,
     designer_training,
@@ -32,7 +32,7 @@ from dode.distillation import (
     train,
 )
 from dode.distillation.designer import bottleneck, feature_size, watched
-from dode.distillation.designer_training import OnlineTeacher, exponential_parts
+from dode.distillation.designer_training import OnlineTeacher, exponential_shares
 from dode.distillation.teachers import Examples
 from dode.metrics import rmse
 from dode.sampling import Step, initial_noise, sample, trajectory
@@ -145,16 +145,16 @@ def moved(name: str, row: int, column: int, by: float) -> Tableau:
 
 
 def test_a_part_is_taken_from_the_newest_output() -> None:
-    before = BASES["as published"].parts
+    before = BASES["as published"].normalised_weights
     for row in range(3):
         for column in range(min(row + 1, 3)):
             wanted = before.clone()
             wanted[row, row - column] += 0.25  # the first column of parts is output -1
             wanted[row, row + 1] -= 0.25
-            near(moved("as published", row + 1, column, 0.25).parts, wanted)
+            near(moved("as published", row + 1, column, 0.25).normalised_weights, wanted)
 
 
-def test_a_level_told_is_a_factor() -> None:
+def test_an_input_level_is_a_factor() -> None:
     table = BASES["as published"]
     for row in range(3):
         changed = moved("as published", row, -1, 0.3)
@@ -200,16 +200,16 @@ ratios = st.lists(st.floats(0.05, 0.95), min_size=1, max_size=3)
 
 @settings(max_examples=30)
 @given(st.floats(0.1, 100.0), ratios)
-def test_exponential_parts_are_those_of_the_table(top: float, steps: list[float]) -> None:
+def test_exponential_shares_are_those_of_the_table(top: float, steps: list[float]) -> None:
     levels = torch.tensor([top, *(top * r for r in accumulate(steps, mul))], dtype=torch.float64)
     table = solvers.deis(levels, order=len(steps), variable="log_rho", basis="data")
     stretched = torch.stack([levels, levels**0.9, 3 * levels])  # three images, each with levels of its own
-    found = exponential_parts(list(stretched.T[:-1]), stretched[:, -1])
-    near(found[:, 0], table.parts[-1, 1:].flip(0), rtol=1e-8, atol=1e-9)
+    found = exponential_shares(list(stretched.T[:-1]), stretched[:, -1])
+    near(found[:, 0], table.normalised_weights[-1, 1:].flip(0), rtol=1e-8, atol=1e-9)
     near(found[:, 2], found[:, 0], rtol=1e-8, atol=1e-9)  # only ratios of levels count
     other = solvers.deis(levels**0.9, order=len(steps), variable="log_rho", basis="data")
-    near(found[:, 1], other.parts[-1, 1:].flip(0), rtol=1e-8, atol=1e-9)
-    to_zero = exponential_parts(list(stretched.T[:-1]), torch.zeros(3).double())
+    near(found[:, 1], other.normalised_weights[-1, 1:].flip(0), rtol=1e-8, atol=1e-9)
+    to_zero = exponential_shares(list(stretched.T[:-1]), torch.zeros(3).double())
     assert torch.equal(to_zero.sum(0), torch.ones(3).double()) and (to_zero[0] == 1).all()
 
 
@@ -270,7 +270,7 @@ def test_amed_is_its_two_stages(nfe: int) -> None:
     half, one = torch.full((steps,), 0.5).double(), torch.ones(steps).double()
     MIXTURE.reset()
     found = sample(MIXTURE, solver, NOISE)
-    assert MIXTURE.nfe == solver.nfe == nfe and MIXTURE.images == nfe * len(NOISE)
+    assert MIXTURE.nfe == solver.nfe == nfe and MIXTURE.evaluations == nfe * len(NOISE)
     near(found, two_stages(karras(steps), nfe % 2 == 1, half, one))
     if nfe % 2 == 0:
         near(found, sample(MIXTURE, solvers.dpm_2(karras(steps)), NOISE))
@@ -471,8 +471,8 @@ def test_what_a_training_says_of_itself() -> None:
     MIXTURE.reset()
     found = fit(seeds=range(40), points=3)
     facts = found.metadata
-    assert facts["network_evaluations"] == MIXTURE.images + 2 * 4 * 16 * 20  # a backward pass is two calls
-    assert MIXTURE.images > 4 * 16 * 20 + 3 * 4 * 16 * 20 + 40 * 40  # student, its teacher, and that of the check
+    assert facts["network_evaluations"] == MIXTURE.evaluations + 2 * 4 * 16 * 20  # a backward pass is two calls
+    assert MIXTURE.evaluations > 4 * 16 * 20 + 3 * 4 * 16 * 20 + 40 * 40  # student, its teacher, and that of the check
     wanted = dict(solver="test-deis", method="test", nfe=4, model="Gaussian mixture", shape=[3], trajectories=320)
     assert facts.items() >= dict(wanted, check_seeds=list(range(40))).items()
     with pytest.raises(FloatingPointError):
@@ -586,8 +586,8 @@ def test_a_fresh_solver_that_reads_samples_as_its_base(model: Denoiser) -> None:
 
 
 def test_the_feature_is_the_channel_mean_of_the_bottleneck(model: Denoiser) -> None:
-    counted = model.nfe, model.images
-    assert feature_size(model) == 16 and (model.nfe, model.images) == counted
+    counted = model.nfe, model.evaluations
+    assert feature_size(model) == 16 and (model.nfe, model.evaluations) == counted
     noise, kept = noise_of(model, range(2)), list[Tensor]()
     handle = bottleneck(model).register_forward_hook(lambda module, inputs, output: kept.append(output))
     with watched(model, True) as seen, watched(model, False) as nothing:
@@ -704,11 +704,11 @@ def test_a_file_holds_all_of_it(model: Denoiser, solver: Designed, tmp_path: Pat
 def test_both_kinds_of_file_are_known_by_what_they_hold(tmp_path: Path) -> None:
     table = BASES["ddim"].save(tmp_path / "table.safetensors")
     designed = [s.save(tmp_path / f"{k}.safetensors") for k, s in enumerate((dlms("ddim"), amed(3)))]
-    assert isinstance(distillation.load(table), Tableau) and torch.equal(
-        distillation.load(table).full, BASES["ddim"].full
+    assert isinstance(distillation.load_solver(table), Tableau) and torch.equal(
+        distillation.load_solver(table).full, BASES["ddim"].full
     )
-    assert [type(distillation.load(file)) for file in designed] == [DLMS, AMED]
-    near(sample(MIXTURE, distillation.load(designed[1]), NOISE), sample(MIXTURE, amed(3), NOISE))
+    assert [type(distillation.load_solver(file)) for file in designed] == [DLMS, AMED]
+    near(sample(MIXTURE, distillation.load_solver(designed[1]), NOISE), sample(MIXTURE, amed(3), NOISE))
     with pytest.raises(FileError, match="holds a tableau, not a designed solver"):
         Designed.load(table)
     with pytest.raises(FileError, match="holds a designed solver, not a tableau"):
@@ -718,7 +718,7 @@ def test_both_kinds_of_file_are_known_by_what_they_hold(tmp_path: Path) -> None:
 def refusal(path: Path) -> str:
     """The message: one line that names the file."""
     with pytest.raises(FileError) as info:
-        distillation.load(path)
+        distillation.load_solver(path)
     assert str(path) in str(info.value) and "\n" not in str(info.value)
     return str(info.value)
 
@@ -754,21 +754,21 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 # --- recipes --------------------------------------------------------------------------------------
 
 
-def task(model: Denoiser, images: int, afs: bool = False, **options: Any) -> Task:
+def task(model: Denoiser, images: int, afs: bool = False, **options: Any) -> Problem:
     """Three calls of the usual start."""
     top = model.grid(1)[:1]
     usual = dict(variable="log_rho", basis="data", afs=afs)
     make = lambda levels: solvers.deis(torch.cat([top[: int(afs)], levels]), **usual)  # noqa: E731
     table, dtype = solvers.deis(model.grid, nfe=3, **usual), torch.float32 if len(model.shape) == 3 else torch.float64
     noise = initial_noise(model.shape, range(images), dtype=dtype)
-    return Task(model, table, make, noise, **dict(seeds=range(images), trajectories=64) | options)
+    return Problem(model, table, make, noise, **dict(seeds=range(images), trajectories=64) | options)
 
 
-def check_recipe(name: str, given: Task, tmp_path: Path) -> Any:
+def check_recipe(name: str, given: Problem, tmp_path: Path) -> Any:
     """What holds for every recipe."""
     given.denoiser.reset()
-    found = RECIPES[name](given)
-    spent, facts = given.denoiser.images, found.metadata
+    found = DISTILLERS[name](given)
+    spent, facts = given.denoiser.evaluations, found.metadata
     start = "ddim" if name == "amed" else "deis"
     wanted = dict(
         solver=f"{name}-{start}", method=name, nfe=3, model=given.denoiser.name, shape=list(given.denoiser.shape)
@@ -780,12 +780,12 @@ def check_recipe(name: str, given: Task, tmp_path: Path) -> Any:
     with torch.no_grad():
         images = sample(given.denoiser, found, given.noise[:2])
     assert given.denoiser.nfe == 3 and torch.isfinite(images).all()
-    again = distillation.load(found.save(tmp_path / "found.safetensors"))
+    again = distillation.load_solver(found.save(tmp_path / "found.safetensors"))
     assert torch.equal(sample(given.denoiser, again, given.noise[:2]), images)
     return found
 
 
-TABLES = [name for name in RECIPES if name not in ("dlms", "amed")]
+TABLES = [name for name in DISTILLERS if name not in ("dlms", "amed")]
 
 
 @pytest.mark.parametrize("afs", [False, True], ids=["", "afs"])
@@ -834,10 +834,10 @@ def test_a_recipe_gives_a_designer(name: str, model: Denoiser, tmp_path: Path) -
 def test_what_is_trained_long_is_trained_on_the_fast_model(tmp_path: Path) -> None:
     fast = MixtureDenoiser(MIXTURE.means, MIXTURE.stds)
     MIXTURE.reset()
-    given = task(MIXTURE, 8, fast=fast)
-    RECIPES["s4s"](given)
-    RECIPES["dlms-fixed"](given)
-    assert MIXTURE.images == 0 < fast.images
+    given = task(MIXTURE, 8, autocast=fast)
+    DISTILLERS["s4s"](given)
+    DISTILLERS["dlms-fixed"](given)
+    assert MIXTURE.evaluations == 0 < fast.evaluations
     fast.reset()
-    RECIPES["gits"](given)
-    assert fast.images == 0 < MIXTURE.images
+    DISTILLERS["gits"](given)
+    assert fast.evaluations == 0 < MIXTURE.evaluations

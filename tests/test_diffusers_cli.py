@@ -234,7 +234,7 @@ class StableDiffusion:
         (dict(guidance_embeds=True), "--prompt fox", "takes the guidance scale as an input; give --guidance-scale, us"),
     ],
 )
-def test_a_pipeline_of_prompts_is_told_prompts(config: dict[str, Any], options: str, message: str) -> None:
+def test_a_pipeline_of_prompts_needs_prompts(config: dict[str, Any], options: str, message: str) -> None:
     args = parser().parse_args(shlex.split(f"{FIT} --diffusers x {options}"))
     with pytest.raises(ValueError) as error:
         models.check_conditioning(args, StableDiffusion(**config))

@@ -56,14 +56,14 @@ def test_what_it_is() -> None:
     pipe = DDPMPipeline(UNet2DModel(in_channels=1, out_channels=1, **UNET | dict(sample_size=(4, 8)), **PLAIN), DDIM)
     model = from_diffusers(pipe)
     assert type(model) is NoisePrediction and model.schedule == vp_linear() and model.shape == (1, 4, 8)
-    assert model.name == "DDPMPipeline" and model.turn == 1
+    assert model.name == "DDPMPipeline" and model.conditions == 1
     assert not any(p.requires_grad for p in pipe.unet.parameters()) and not pipe.unet.training
     alone = from_diffusers(pipe.unet, DDIM.config, name="mine", shape=(1, 8, 8))
     assert alone.name == "mine" and alone.shape == (1, 8, 8)
     x = X[:2, :1]
     noise = pipe.unet(x / 10**0.5, vp_linear().label(torch.tensor(3.0)).float())[0]
     torch.testing.assert_close(alone(x, 3.0), x - 3 * noise, rtol=0, atol=1e-4)
-    assert (alone.nfe, alone.images) == (1, 2)
+    assert (alone.nfe, alone.evaluations) == (1, 2)
     other = from_diffusers(pipe, DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012))
     assert other.schedule == scaled_linear()
     assert isinstance(from_diffusers(pipe, DDIMScheduler(prediction_type="sample")), DataPrediction)
@@ -78,7 +78,7 @@ def test_guidance_is_two_answers_and_one_call(scale: float | None) -> None:
     network, sigma = crossed(), 2.0
     model = from_diffusers(network, DDIM, guidance_scale=scale, conditions=TEXT, negative=EMPTY)
     got = model(X, sigma)
-    assert (model.nfe, model.images) == (1, 6) and model.turn == 3
+    assert (model.nfe, model.evaluations) == (1, 6) and model.conditions == 3
     label = vp_linear().label(torch.tensor(sigma)).float()
     seen = X / 5**0.5
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_an_images_condition_does_not_depend_on_the_batches(sizes: list[int]) ->
     for size in (1, 2, 3, 4):
         torch.testing.assert_close(whole, dode.sample(model, table, X, batch_size=size), rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(whole[1:4], dode.sample(model.of([7, 2, 9]), table, X[1:4]), rtol=1e-4, atol=1e-3)
-    message = "tells its 2 conditions in turn, so it takes batches of a multiple of 2 images, got 3"
+    message = "has 2 conditions, one an image, so it takes batches of a multiple of 2 images, got 3"
     with pytest.raises(ValueError, match=message):
         dode.sample(model, table, X[:3])
 
@@ -173,8 +173,8 @@ def test_every_distiller_leaves_each_image_its_condition(method: str) -> None:
         assert max(learned.metadata["fit_rmse"]) < 1e-5
         return
     basis = functools.partial(solvers.ddim, basis="data")
-    task = distillation.Task(model, table, basis, noise, trajectories=64)
-    found = distillation.RECIPES[method](task)
+    task = distillation.Problem(model, table, basis, noise, trajectories=64)
+    found = distillation.DISTILLERS[method](task)
     images = dode.sample(model, found, noise)
     assert torch.isfinite(images).all()
     assert (images.mean((1, 2, 3)).view(-1, 4).diff(dim=1) > 0).all()  # in the order of the labels

@@ -27,11 +27,11 @@ TABLES = {
 }
 
 
-def transformer(told: bool = True) -> FluxTransformer2DModel:
+def transformer(embedded: bool = True) -> FluxTransformer2DModel:
     torch.manual_seed(0)
     found = FluxTransformer2DModel(
         in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=8, pooled_projection_dim=8, guidance_embeds=told, axes_dims_rope=(2, 2, 4),
+        joint_attention_dim=8, pooled_projection_dim=8, guidance_embeds=embedded, axes_dims_rope=(2, 2, 4),
     )  # fmt: skip
     for weight in found.parameters():
         torch.nn.init.normal_(weight, std=0.2)
@@ -56,14 +56,14 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def pipeline(texts: dict[str, Any], told: bool = True) -> FluxPipeline:
+def pipeline(texts: dict[str, Any], embedded: bool = True) -> FluxPipeline:
     torch.manual_seed(1)
     blocks = dict(down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)
     vae = AutoencoderKL(
         latent_channels=4, block_out_channels=(4, 8), norm_num_groups=2, shift_factor=0.1, scaling_factor=0.4, **blocks
     )
     scheduler = FlowMatchEulerDiscreteScheduler(**DYNAMIC)
-    pipe = FluxPipeline(scheduler=scheduler, vae=vae.eval(), transformer=transformer(told), **texts)
+    pipe = FluxPipeline(scheduler=scheduler, vae=vae.eval(), transformer=transformer(embedded), **texts)
     pipe.default_sample_size = 8
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -88,7 +88,7 @@ def test_packing_is_flux_s_own() -> None:
 def test_flux_pipeline(table: str, texts: dict[str, Any], tmp_path: Path) -> None:
     pipe = pipeline(texts)
     model = from_diffusers(pipe, guidance_scale=3.5, conditions=PROMPTS)
-    assert model.shape == (4, 8, 8) and model.prediction == "flow" and model.turn == 2
+    assert model.shape == (4, 8, 8) and model.prediction == "flow" and model.conditions == 2
     assert isinstance(model.schedule, Flow) and model.schedule.shift == pytest.approx(torch.e**0.5)  # 16 tokens
     solver = TABLES[table](model)
     pipe.scheduler = DodeScheduler.from_tableau(solver, pipe.scheduler.config)
@@ -97,7 +97,7 @@ def test_flux_pipeline(table: str, texts: dict[str, Any], tmp_path: Path) -> Non
     got = pipe(PROMPTS, output_type="latent", **options).images
     model.reset()
     wanted = dode.sample(model, solver, drawn())
-    assert (model.nfe, model.images) == (solver.nfe, 2 * solver.nfe)  # told its guidance: nothing is doubled
+    assert (model.nfe, model.evaluations) == (solver.nfe, 2 * solver.nfe)  # guidance is an input: nothing is doubled
     assert distance(unpack(got, 8, 8), wanted) < 1e-4
     images = pipe(PROMPTS, output_type="pt", **options).images
     torch.testing.assert_close(images, (decode(pipe, wanted) / 2 + 0.5).clamp(0, 1), rtol=0, atol=1e-3)
@@ -105,9 +105,9 @@ def test_flux_pipeline(table: str, texts: dict[str, Any], tmp_path: Path) -> Non
     assert distance(dode.sample(other, solver, drawn()), wanted) > 1e-3  # it does hear it
 
 
-def test_flux_that_is_not_told_its_guidance(texts: dict[str, Any]) -> None:
+def test_flux_without_embedded_guidance(texts: dict[str, Any]) -> None:
     """Two halves of a batch, as for other pipelines; its pipeline calls that true guidance."""
-    pipe = pipeline(texts, told=False)
+    pipe = pipeline(texts, embedded=False)
     for scale, negative in ((1.0, None), (4.0, "grey")):
         model = from_diffusers(pipe, guidance_scale=scale, conditions=PROMPTS, negative=negative)
         solver = TABLES["dpm-solver++"](model)
@@ -120,14 +120,14 @@ def test_flux_that_is_not_told_its_guidance(texts: dict[str, Any]) -> None:
 
 def test_one_line_says_what_is_wrong(texts: dict[str, Any]) -> None:
     scheduler, text = FlowMatchEulerDiscreteScheduler(), torch.zeros(1, 3, 8)
-    told = {"encoder_hidden_states": text, "pooled_projections": torch.zeros(1, 8)}
-    alone = dict(scheduler=scheduler, conditions=told, guidance_scale=2.0)
+    rows = {"encoder_hidden_states": text, "pooled_projections": torch.zeros(1, 8)}
+    alone = dict(scheduler=scheduler, conditions=rows, guidance_scale=2.0)
     assert from_diffusers(transformer(), shape=(4, 4, 6), **alone)(torch.zeros(1, 4, 4, 6), 1.0).shape == (1, 4, 4, 6)
     for options, message in (
         (dict(), "a Flux transformer alone gives no sample size; give shape="),
         (dict(shape=(4, 5, 6)), r"takes latents of \(4, even, even\), not \(4, 5, 6\)"),
         (dict(shape=(16, 4, 4)), r"takes latents of \(4, even, even\)"),
-        (dict(shape=(4, 4, 4), guidance_scale=None), "is told its guidance: give guidance_scale="),
+        (dict(shape=(4, 4, 4), guidance_scale=None), "takes its guidance as an input: give guidance_scale="),
         (dict(shape=(4, 4, 4), conditions=text), "Flux wants pooled_projections: give conditions="),
     ):
         with pytest.raises(ValueError, match=message):

@@ -53,11 +53,13 @@ def distance(a: Tensor, b: Tensor) -> float:
 def told(table: Tableau) -> Tableau:
     """The table with other levels told to the network than it is at."""
     factors = torch.linspace(0.9, 1.1, table.nfe, dtype=torch.float64)
-    return Tableau(table.basis, table.sigmas, table.weights, table.start, factors * table.sigmas_in, table.metadata)
+    return Tableau(
+        table.basis, table.sigmas, table.weights, table.noise_weights, factors * table.sigmas_in, table.metadata
+    )
 
 
 def distilled(model: NetworkDenoiser) -> Tableau:
-    noise = dode.initial_noise(model.shape, range(2 * model.turn))
+    noise = dode.initial_noise(model.shape, range(2 * model.conditions))
     return dode.distillation.d_ode(model, solvers.ipndm(model.grid, nfe=3, order=2), noise, scale=2)
 
 
@@ -216,7 +218,7 @@ def test_dit_pipeline(table: str, scale: float) -> None:
     pipe, labels = dit(), [7, 300, 7]
     pipe.register_modules(scheduler=DDIMScheduler())
     model = from_diffusers(pipe, guidance_scale=scale, conditions=labels)
-    assert model.shape == (4, 8, 8) and model.turn == 3
+    assert model.shape == (4, 8, 8) and model.conditions == 3
     solver = TABLES[table](model)
     pipe.scheduler = DodeScheduler.from_tableau(solver, pipe.scheduler.config)
     seen = watched(pipe.scheduler)
@@ -284,7 +286,7 @@ def test_stable_diffusion(table: str, clip: Callable[..., tuple[Any, Any]]) -> N
         got = pipe(PROMPTS, generator=generator(), **options).images  # 50 steps, if it were another scheduler
         model.reset()
         assert distance(got, dode.sample(model, solver, drawn((2, 4, 8, 8)))) < TOLERANCE
-        assert model.images == 2 * model.nfe  # as many as there are images, guided or not
+        assert model.evaluations == 2 * model.nfe  # as many as there are images, guided or not
     pipe(PROMPTS, num_inference_steps=solver.nfe, output_type="latent")
     with pytest.raises(ValueError, match=f"num_inference_steps={solver.nfe}, not 30"):
         pipe(PROMPTS, num_inference_steps=30)

@@ -142,14 +142,14 @@ def test_every_process_gives_dodes_samples(name: str, afs: bool) -> None:
         assert distance(got, dode.sample(model, table, NOISE)) < 1e-5
 
 
-def test_levels_told_are_told() -> None:
+def test_input_levels_reach_the_network() -> None:
     """A table may tell the network another level than the one it is at (the time scaling of learned solvers)."""
     model = denoiser("linear")
     plain = solvers.ddim(model.grid, nfe=4)
-    told = torch.tensor([0.9, 1.2, 0.8, 1.1]) * plain.sigmas[:-1]
-    table = Tableau("noise", plain.sigmas, plain.weights, sigmas_in=told)
+    levels_in = torch.tensor([0.9, 1.2, 0.8, 1.1]) * plain.sigmas[:-1]
+    table = Tableau("noise", plain.sigmas, plain.weights, sigmas_in=levels_in)
     scheduler = DodeScheduler.from_tableau(table, SCHEDULERS["linear"])
-    labels = vp_linear().label(told)
+    labels = vp_linear().label(levels_in)
     torch.testing.assert_close(scheduler.timesteps.double(), labels, rtol=1e-6, atol=0)
     assert (labels % 1 > 0.01).any()  # real-valued
     got = walk(scheduler, NOISE * scheduler.init_noise_sigma)
@@ -289,13 +289,19 @@ def test_many_steps_take_little_room() -> None:
 def test_the_file_holds_every_number(name: str, tmp_path: Path) -> None:
     model = denoiser(name)
     table = solvers.unipc(model.grid, nfe=4, order=2, basis="noise", afs=True)
-    told = 1.01 * table.sigmas[:-1]
-    table = Tableau("noise", table.sigmas, table.weights, table.start, told, dict(solver="mine", seeds=[1, 2]))
+    levels_in = 1.01 * table.sigmas[:-1]
+    table = Tableau(
+        "noise", table.sigmas, table.weights, table.noise_weights, levels_in, dict(solver="mine", seeds=[1, 2])
+    )
     scheduler = DodeScheduler.from_tableau(table, SCHEDULERS[name])
     scheduler.save_pretrained(tmp_path)
     again = DodeScheduler.from_pretrained(tmp_path)
-    assert again._rows == scheduler._rows and again._levels == table.sigmas.tolist() and again._told == scheduler._told
-    assert again.config.metadata == table.metadata and again.config.levels_told == told.tolist()
+    assert (
+        again._rows == scheduler._rows
+        and again._levels == table.sigmas.tolist()
+        and again._coefficients == scheduler._coefficients
+    )
+    assert again.config.metadata == table.metadata and again.config.levels_told == levels_in.tolist()
     twice = DodeScheduler.from_tableau(table, again.config)  # the process outlives the solver
     said = lambda s: {k: v for k, v in s.config.items() if not k.startswith("_")}  # noqa: E731
     assert said(twice) == said(scheduler) == said(again)

@@ -192,7 +192,7 @@ def test_a_stage_and_its_corrector_share_a_target() -> None:
 def test_the_cost_is_one_run_of_teacher_and_student() -> None:
     MIXTURE.reset()
     learned = d_ode(MIXTURE, SOLVERS["d-edm"], NOISE, batch_size=10)
-    assert MIXTURE.images == learned.metadata["network_evaluations"] == 40 * (9 + 50)
+    assert MIXTURE.evaluations == learned.metadata["network_evaluations"] == 40 * (9 + 50)
 
 
 def test_metadata_survive_a_file(tmp_path) -> None:

@@ -186,7 +186,7 @@ def test_a_committed_fit_and_its_distance_can_be_made_again(checkpoint: str, nfe
     again = experiments.distilled(model, plain, 100)
     lambdas = torch.tensor([float(v) for v in stored(checkpoint, nfe, "d-ode")["lambdas"].split()])
     torch.testing.assert_close(torch.tensor(again.metadata["lambdas"]), lambdas, rtol=2e-3, atol=2e-3)
-    features, reference = experiments.fashion_reference()
+    features, reference = experiments.fashion_moments()
     seeds = experiments.held_out_seeds(300)
     fd = {
         variant: dode.metrics.measure(experiments.draw(model, table, seeds), features, reference)["fd"]

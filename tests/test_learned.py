@@ -105,12 +105,12 @@ def test_a_comparison_measures_what_it_says_and_resumes(project: Path, monkeypat
 
     model = dode.load(DATA)
     table = solvers.ddim(fits.grid_of(rows[0]["grid"], DATA, "cpu"), nfe=2)
-    (features, data), (critic, _) = fits.yardsticks("cpu")
+    (features, data), (critic, _) = fits.evaluators("cpu")
     images = dode.sample(model, table, dode.initial_noise(model.shape, range(1_000_000, 1_000_000 + P.images)))
     start = learned.REFERENCE_SEEDS
     long = dode.sample(
         model,
-        learned.reference_table(model, P.reference_calls),
+        learned.reference_solver(model, P.reference_calls),
         dode.initial_noise(model.shape, range(start, start + P.images)),
     )
     close = lambda v: pytest.approx(v, rel=2e-3)  # noqa: E731
@@ -118,7 +118,7 @@ def test_a_comparison_measures_what_it_says_and_resumes(project: Path, monkeypat
     for judge, word in ((features, ""), (critic, "_critic")):
         expected = frechet_distance(moments(images, judge), moments(long, judge))
         assert float(rows[0][f"fd_reference{word}"]) == close(expected)
-    truth = comparisons.reference(DATA, "cpu", P.zoo_images, P.reference_steps)
+    truth = comparisons.reference_images(DATA, "cpu", P.zoo_images, P.reference_steps)
     assert float(rows[0]["rmse"]) == close(rmse(images[: P.zoo_images], truth))
 
     def never(*_: object, **__: object) -> None:
@@ -202,7 +202,7 @@ def test_every_number_says_where_it_comes_from() -> None:
 def test_every_learned_row_has_its_solver(method: str) -> None:
     p, rows = experiments.preset("standard"), committed()
     for nfe in NFES:
-        solver = distillation.load(fits.solver_file(p, DATA, method, nfe))
+        solver = distillation.load_solver(fits.solver_file(p, DATA, method, nfe))
         assert solver.nfe == nfe and solver.metadata["weights"] == dode.zoo.digest(DATA)
         assert int(rows[method, nfe]["evaluations"]) == solver.metadata["network_evaluations"] > 0
         assert isinstance(solver, distillation.Designed) == (method in ("dlms", "amed"))
@@ -244,7 +244,7 @@ def test_distances_to_the_path_shrink_with_the_steps_and_begin_at_zero() -> None
 
 
 def test_a_designed_solver_has_a_path_too() -> None:
-    model, (table, _) = dode.load(DATA), fits.start("dlms", DATA, "cpu", 4)
+    model, (table, _) = dode.load(DATA), fits.initial_solver("dlms", DATA, "cpu", 4)
     designed = distillation.begin_dlms(model, table)  # as it begins, it is the table
     levels, apart = learned.path_distances(DATA, "cpu", designed, 2, points=4)
     same, distance = learned.path_distances(DATA, "cpu", table, 2, points=4)
@@ -256,32 +256,32 @@ def test_a_designed_solver_has_a_path_too() -> None:
 
 
 def test_a_fit_never_looks_through_the_eyes_that_measure() -> None:
-    honest = {kind: mix for kind, mix in losses.MIXES.items() if kind != "judge"}
-    assert all("judge" not in mix for mix in honest.values()) and losses.JUDGES["judge"] == "classifier"
-    names = {zoo_name: dode.zoo.load_classifier(f"fashion-mnist-{zoo_name}")[1] for zoo_name in losses.JUDGES.values()}
+    honest = {kind: mix for kind, mix in losses.LOSSES.items() if kind != "judge"}
+    assert all("judge" not in mix for mix in honest.values()) and fits.EXTRACTORS["judge"] == "classifier"
+    names = {zoo_name: dode.zoo.load_evaluator(f"fashion-mnist-{zoo_name}")[1] for zoo_name in fits.EXTRACTORS.values()}
     assert len(set(names.values())) == 3  # three networks, each with weights of its own
-    assert fits.yardsticks("cpu")[0][0].name == names["classifier"]
+    assert fits.evaluators("cpu")[0][0].name == names["classifier"]
 
 
 def test_mixes_are_what_they_say() -> None:
     x = 1.5 * torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     sizes = dict(pixels=784, random=2560, averaged=160, critic=96, observer=80, judge=64)
-    for kind, mix in losses.MIXES.items():
-        found = fits.residual("cpu", kind)(x)
+    for kind, mix in losses.LOSSES.items():
+        found = fits.loss("cpu", kind)(x)
         assert found.shape == (2, sum(sizes[word] for word in mix)), kind
-        clipped = fits.residual("cpu", f"seen-{kind}")
-        assert torch.equal(clipped(x), fits.residual("cpu", kind)(x.clamp(-1, 1)))
-    ours, raw = fits.residual("cpu", "seen"), fits.residual("cpu", "raw")
+        clipped = fits.loss("cpu", f"seen-{kind}")
+        assert torch.equal(clipped(x), fits.loss("cpu", kind)(x.clamp(-1, 1)))
+    ours, raw = fits.loss("cpu", "seen"), fits.loss("cpu", "raw")
     assert torch.equal(ours(x), raw(x.clamp(-1, 1))) and not torch.allclose(ours(x), raw(x))
     with pytest.raises(ValueError, match="no residual named 'pixel'; there are all, seen, raw, pixels, random,"):
-        fits.residual("cpu", "pixel")
+        fits.loss("cpu", "pixel")
 
 
 def test_a_second_order_fit_has_the_seeds_that_its_budget_pays() -> None:
-    p, table = experiments.preset("standard"), lambda nfe: fits.start("gauss-newton", DATA, "cpu", nfe)[0]
+    p, table = experiments.preset("standard"), lambda nfe: fits.initial_solver("gauss-newton", DATA, "cpu", nfe)[0]
     found = {nfe: fits._images(p, "gauss-newton", table(nfe)) for nfe in (3, 5, 6, 10)}
     assert found == {3: 191, 5: 136, 6: 116, 10: 72} and fits._images(p, "s4s", table(3)) == 128
-    assert fits._images(experiments.preset("smoke"), "gauss-newton", table(3)) == 16  # twice the others'
+    assert fits._images(experiments.preset("smoke"), "gauss-newton", table(3)) == 8  # twice the others'
 
 
 @pytest.mark.slow
@@ -289,13 +289,13 @@ def test_a_second_order_fit_has_the_seeds_that_its_budget_pays() -> None:
 def test_a_second_order_fit_stays_within_its_budget(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it pays for few images: then it grows with them."""
     monkeypatch.setattr(distillation.problem, "BUDGET", 700)
-    model, (table, make) = dode.load(DATA), fits.start("gauss-newton", DATA, "cpu", 2)
-    paid = distillation.problem.affordable(table)
+    model, (table, make) = dode.load(DATA), fits.initial_solver("gauss-newton", DATA, "cpu", 2)
+    paid = distillation.problem.images_within_budget(table)
     assert 5 < paid < 18
-    task = distillation.problem.Task(
+    task = distillation.problem.Problem(
         model, table, make, dode.initial_noise(model.shape, range(images)), seeds=range(images)
     )
-    spent = distillation.problem.second_order(task).metadata["network_evaluations"]
+    spent = distillation.problem.distil_gauss_newton(task).metadata["network_evaluations"]
     assert 0.4 * 1400 * images / paid < spent < 1.05 * 1400 * max(1, images / paid)
 
 
@@ -330,8 +330,8 @@ def test_a_rate_is_told_to_the_training(monkeypatch: pytest.MonkeyPatch) -> None
         return start
 
     monkeypatch.setattr(problem, "train", train)
-    table, make = fits.start("dlms", DATA, "cpu", 3)
-    task = problem.Task(experiments.load_cached(DATA, "cpu"), table, make, torch.zeros(1, 1, 28, 28))
+    table, make = fits.initial_solver("dlms", DATA, "cpu", 3)
+    task = problem.Problem(experiments.load_cached(DATA, "cpu"), table, make, torch.zeros(1, 1, 28, 28))
     for options in ({}, dict(features=False), dict(rate=3e-3)):
         fits._fit("dlms", task, options)
     assert rates == [2.5e-4, 2e-3, 3e-3]
@@ -349,7 +349,7 @@ def test_rows_of_paths_are_what_is_measured(project: Path) -> None:
 def test_floors_are_rows(project: Path) -> None:
     found = learned.floors(P, "cpu", [DATA])[DATA]
     aim, _ = learned.reference_moments(P, "cpu", DATA)
-    assert found["fd_data"] == pytest.approx(frechet_distance(aim, fits.yardsticks("cpu", DATA)[0][1]), abs=1e-5)
+    assert found["fd_data"] == pytest.approx(frechet_distance(aim, fits.evaluators("cpu", DATA)[0][1]), abs=1e-5)
     assert 0 < found["fd_reference"] < found["fd_data"]  # of draws with one set of moments
     sweep = experiments.results("floors", P, learned.FLOOR_KEYS)
     assert sweep.done(learned.floor_cell(P, DATA)) and len(sweep.rows) == 1

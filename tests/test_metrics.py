@@ -317,7 +317,7 @@ def test_shipped_moments_are_of_the_shipped_weights(name: str, file: str) -> Non
 
 
 def test_critic_passes_gradients_on_to_the_pixels() -> None:
-    network, name = zoo.load_classifier("fashion-mnist-critic")
+    network, name = zoo.load_evaluator("fashion-mnist-critic")
     assert type(network) is Critic and not network.training and name.startswith("fashion-mnist-critic-")
     assert not any(p.requires_grad for p in network.parameters())
     x = pixels(3).float().requires_grad_()
@@ -333,9 +333,9 @@ def test_load_classifier_refuses_other_names_and_networks() -> None:
         ValueError,
         match="no checkpoint named 'fashion-mnist-noise'; the nearest: fashion-mnist-observer, fashion-mnist-c",
     ):
-        zoo.load_classifier("fashion-mnist-noise")
+        zoo.load_evaluator("fashion-mnist-noise")
     with pytest.raises(FileError, match="does not hold a classifier"):
-        zoo.load_classifier(zoo.CHECKPOINTS / "fashion-mnist-noise.safetensors")
+        zoo.load_evaluator(zoo.CHECKPOINTS / "fashion-mnist-noise.safetensors")
 
 
 def mean_feature(images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from book import prose
 from dode import experiments, zoo
 from dode.denoisers.conditioning import Compiled
 from dode.experiments import fits, quality
-from dode.training import RECIPES, Run, networks
+from dode.training import TRAININGS, Run, networks
 from dode.training.__main__ import main
 from dode.utils.files import FileError, load_tensors
 from tests import natural
@@ -39,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name in ALL:
             small = dict(steps=8, batch=16, warmup=2, save_every=3, minutes=None, ema=0.5)
             small |= dict(rate=0.03, network=TINY[name.rsplit("-", 1)[1]])
-            patch.setitem(RECIPES, name, replace(RECIPES[name], **small))
+            patch.setitem(TRAININGS, name, replace(TRAININGS[name], **small))
         for place in (zoo, zoo.checkpoints):
             patch.setattr(place, "CHECKPOINTS", folder / "checkpoints")
         command = ["imagenet32", "--out", str(folder / "runs"), "--device", "cpu", "--ship"]
@@ -70,7 +70,7 @@ def call(command: list[str]) -> int:
 def forget() -> None:
     """What is kept by name is of other weights now."""
     experiments.load_cached.cache_clear()
-    quality.data_reference.cache_clear()
+    quality.data_moments.cache_clear()
     quality._recorded.cache_clear()
 
 
@@ -92,7 +92,7 @@ def test_what_is_not_trained_yet_is_said_in_one_line(monkeypatch: pytest.MonkeyP
     with pytest.raises(FileError, match="imagenet32-data is not among the shipped files; train it with python -m dode"):
         dode.load("imagenet32-data")
     with pytest.raises(FileError, match="imagenet32-critic is not among the shipped files; train it with"):
-        zoo.load_classifier("imagenet32-critic")
+        zoo.load_evaluator("imagenet32-critic")
     with pytest.raises(FileError, match="no checkpoint of imagenet32 is here; train them with python -m dode.training"):
         experiments.checkpoints("imagenet32")
     with pytest.raises(FileError, match="imagenet32-data is not finished in .*; train it with python -m dode.training"):
@@ -105,7 +105,7 @@ def test_what_is_not_trained_yet_is_said_in_one_line(monkeypatch: pytest.MonkeyP
 
 def test_an_image_has_the_class_of_its_seed_however_the_seeds_are_cut(trained: Path) -> None:
     model = dode.load("imagenet32-data")
-    assert model.turn == 200 and isinstance(model.network, torch.nn.Module)
+    assert model.conditions == 200 and isinstance(model.network, torch.nn.Module)
     with torch.no_grad():  # as after a long training: the class matters
         model.network.kinds.weight.mul_(30)  # type: ignore[union-attr, operator]
         for block in (*model.network.down, *model.network.up):  # type: ignore[union-attr]
@@ -127,21 +127,21 @@ def test_a_row_is_measured_by_the_judges_of_natural_images(name: str, trained: P
     (cell,) = experiments.fd_cells(P, {(name, "ddim"): [2]}, ["d-ode"])
     row = experiments.fd_row(P, "cpu", **cell)
     assert row["features"].startswith("imagenet32-classifier-") and row["n"] == 24 and float(row["fd"]) > 0
-    (features, data), (critic, critic_data) = fits.yardsticks("cpu", name)
+    (features, data), (critic, critic_data) = fits.evaluators("cpu", name)
     assert features.name == row["features"] == data.features and data.n == critic_data.n == 500
     assert critic.name.startswith("imagenet32-critic-") and critic.name == critic_data.features
-    residual = fits.residual("cpu", "critic", name)(torch.rand(3, 3, 32, 32) * 2 - 1)
+    residual = fits.loss("cpu", "critic", name)(torch.rand(3, 3, 32, 32) * 2 - 1)
     assert residual.shape == (3, critic.dim + 3 * 32 * 32)  # the critic's features, and pixels
     learned = fits.fit(P, name, "cpu", "gauss-newton", 2)
     assert isinstance(learned, dode.Tableau) and learned.nfe == 2 and learned.metadata["model"] == name
 
 
 def test_sweeps_may_sample_with_a_compiled_network(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = quality.swift.__wrapped__(P, NAMES[0], "cpu")
+    plain = quality.load_compiled.__wrapped__(P, NAMES[0], "cpu")
     monkeypatch.setenv("DODE_COMPILE", "1")
-    compiled = quality.swift.__wrapped__(P, NAMES[0], "cpu")
-    assert plain is quality.fast(P, NAMES[0], "cpu") and not isinstance(plain.network, Compiled)
-    assert isinstance(compiled.network, Compiled) and compiled.turn == 200 and compiled.name == plain.name
+    compiled = quality.load_compiled.__wrapped__(P, NAMES[0], "cpu")
+    assert plain is quality.load_autocast(P, NAMES[0], "cpu") and not isinstance(plain.network, Compiled)
+    assert isinstance(compiled.network, Compiled) and compiled.conditions == 200 and compiled.name == plain.name
     assert isinstance(compiled.of([3, 4]).network, Compiled)
 
 

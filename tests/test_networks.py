@@ -188,7 +188,7 @@ def conditional() -> UNet:
     return net
 
 
-def test_classes_are_told_for_all_images_or_for_each() -> None:
+def test_classes_are_set_for_all_images_or_for_each() -> None:
     net, x, label = conditional(), torch.randn(3, 3, 16, 16), torch.tensor([0.1, 2.0, 700.0])
     free = net(x, label)
     each = net.condition([0, 4, 2])(x, label)
@@ -204,7 +204,7 @@ def test_an_image_of_a_run_has_its_class_however_the_run_is_cut() -> None:
     net, x, label = conditional().condition("all"), torch.randn(7, 3, 16, 16), torch.full((7,), 3.0)
     seeds = [1_000_000, 3, 4, 12, 13, 14, 1_000_001]
     whole = net.of(seeds)(x, label)
-    assert set(net.of(range(5)).told(5).tolist()) == set(range(5))
+    assert set(net.of(range(5)).classes_of(5).tolist()) == set(range(5))
     for cut in (slice(0, 2), slice(2, 7)):
         torch.testing.assert_close(net.of(seeds[cut])(x[cut], label[cut]), whole[cut], rtol=1e-4, atol=1e-5)
 
@@ -216,13 +216,13 @@ def test_wrong_classes_are_refused(labels: object) -> None:
 
 
 def test_classes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="tells its 2 conditions in turn, so it takes batches of a multiple of 2"):
+    with pytest.raises(ValueError, match="has 2 conditions, one an image, so it takes batches of a multiple of 2"):
         conditional().condition([1, 2])(torch.randn(3, 3, 16, 16), torch.tensor([1.0]))
     with pytest.raises(ValueError, match="the network is unconditional; leave out labels"):
         UNet().condition(3)
 
 
-def test_gradients_reach_the_classes_that_were_told_and_no_others() -> None:
+def test_gradients_reach_the_classes_that_were_drawn_and_no_others() -> None:
     net = conditional()
     net(torch.randn(3, 3, 16, 16), torch.ones(3), torch.tensor([1, 5, 1])).square().mean().backward()
     assert net.kinds.weight.grad is not None
@@ -243,7 +243,7 @@ def test_config_with_classes_rebuilds_the_network_and_labels_are_no_weights() ->
 def test_shipped_networks_are_what_they_were_before_there_were_classes(name: str) -> None:
     """The file's tensors are all there is, under the names it has them; a network of its config has no more."""
     tensors, card = load_tensors(zoo.checkpoint_file(name), "network")
-    network = zoo.load(name).network
+    network = zoo.load_denoiser(name).network
     assert isinstance(network, UNet) and network.config == card["config"] and "classes" not in network.config
     state = network.state_dict()
     assert state.keys() == tensors.keys()

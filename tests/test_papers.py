@@ -16,7 +16,7 @@ import dode
 from dode import distillation, experiments, zoo
 from dode.experiments import fits, learned, papers, plans, quality, shard
 from dode.utils.files import FileError
-from dode.zoo import CATALOGUE, ClassifierGuidance, Row
+from dode.zoo import CATALOGUE, Card, ClassifierGuidance
 from dode.zoo.openai import EncoderUNetModel, UNetModel
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +49,7 @@ def test_table_5_is_the_published_one() -> None:
     assert plans.price(rows["CIFAR-10"]) == 50_000 * (15 * 52 + 100) + 1_000 * (15 * 52 + 1_000)
 
 
-def small(rows: Callable[..., Row], folder: Path, name: str, like: str, kind: Any, network: dict[str, Any]) -> None:
+def small(rows: Callable[..., Card], folder: Path, name: str, like: str, kind: Any, network: dict[str, Any]) -> None:
     """A published network of a few channels, where the cache would have it."""
     (folder / "cache").mkdir(exist_ok=True)
     body = kind(**network)
@@ -60,7 +60,7 @@ def small(rows: Callable[..., Row], folder: Path, name: str, like: str, kind: An
 
 
 @pytest.fixture
-def guided(rows: Callable[..., Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def guided(rows: Callable[..., Card], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     small(rows, tmp_path, "tiny", "adm-imagenet-64", UNetModel, GUIDED | dict(num_classes=10))
     small(rows, tmp_path, "judge", "adm-imagenet-64-classifier", EncoderUNetModel, CLASSIFIER)
     quality.load_cached.cache_clear()
@@ -69,7 +69,7 @@ def guided(rows: Callable[..., Row], tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_name_can_have_a_guidance(guided: str) -> None:
     model = dode.load(guided)
-    assert isinstance(model, ClassifierGuidance) and (model.name, model.scale, model.turn) == (guided, 1.25, 10)
+    assert isinstance(model, ClassifierGuidance) and (model.name, model.scale, model.conditions) == (guided, 1.25, 10)
     assert zoo.digest(guided) == zoo.digest("tiny") and experiments.checkpoints(guided) == [guided]
     seeds = [3, 14, 15]
     told, noise = experiments.seeded(model, seeds)
@@ -91,8 +91,8 @@ def test_a_sweep_of_a_published_network(guided: str, monkeypatch: pytest.MonkeyP
     assert plans.plan("figure_3", "paper", guided).preset.fit_images == 25
     assert plans.plan("figure_3", "full", guided).preset.fit_images == 100
     for ask in (
-        lambda: quality.yardstick(experiments.preset("paper"), guided, "cpu"),
-        lambda: fits.yardsticks("cpu", guided),
+        lambda: quality.evaluator(experiments.preset("paper"), guided, "cpu"),
+        lambda: fits.evaluators("cpu", guided),
         lambda: learned.reference_moments(experiments.preset("smoke"), "cpu", guided),
     ):
         with pytest.raises(FileError, match=r"tiny@1\.25\.inception-legacy_tensorflow\.safetensors does not exist"):
@@ -103,11 +103,11 @@ def test_a_sweep_of_a_published_network(guided: str, monkeypatch: pytest.MonkeyP
 def test_fits_of_other_images_have_no_critic(guided: str) -> None:
     """Pixels and random features of as many channels; all fifteen solvers start on the network's own grids."""
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    compared = fits.residual("cpu", checkpoint=guided)
+    compared = fits.loss("cpu", checkpoint=guided)
     wanted = distillation.stack((0.1, distillation.pixels), (3.0, distillation.random_features(3)))
     torch.testing.assert_close(compared(images), wanted(images))
-    ours = fits.residual("cpu", "seen", guided)
-    averaged = distillation.seen(
+    ours = fits.loss("cpu", "seen", guided)
+    averaged = distillation.clipped(
         distillation.stack((0.1, distillation.pixels), (0.5, distillation.random_features(3, mesh=1)))
     )
     torch.testing.assert_close(ours(2 * images), averaged(2 * images))

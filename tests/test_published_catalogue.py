@@ -20,11 +20,11 @@ from published_parts import (
 import dode
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction, VEPrediction
 from dode.utils.files import FileError
-from dode.zoo import CATALOGUE, Row, download
+from dode.zoo import CATALOGUE, Card, download
 
 
 @pytest.mark.parametrize("row", CATALOGUE.values(), ids=list(CATALOGUE))
-def test_rows_are_whole(row: Row) -> None:
+def test_rows_are_whole(row: Card) -> None:
     assert row.licence and row.source and len(row.shape) == 3 and row.shape[1] == row.shape[2]
     assert bool(row.hub) == (row.kind == "diffusers") != bool(row.file)
     assert not row.url or re.fullmatch(r"https://[\w.-]+/[\w./?=-]+", row.url)
@@ -81,7 +81,7 @@ def digest(raw: bytes) -> str:
     return f"sha256:{hashlib.sha256(raw).hexdigest()}"
 
 
-def fetch_fails(row: Row, match: str) -> None:
+def fetch_fails(row: Card, match: str) -> None:
     """One line, and nothing in the cache."""
     with pytest.raises(FileError) as info:
         download.fetch(row, progress=False)
@@ -89,7 +89,7 @@ def fetch_fails(row: Row, match: str) -> None:
     assert not list(download.cache().glob("*")) if download.cache().exists() else True
 
 
-def test_a_download_is_checked_and_kept(rows: Callable[..., Row], server: tuple[str, type[Server]]) -> None:
+def test_a_download_is_checked_and_kept(rows: Callable[..., Card], server: tuple[str, type[Server]]) -> None:
     url, own = server
     row = replace(rows("tiny", "adm-imagenet-64", file="tiny.pt", url=url), digest=digest(own.payload), size=10_240)
     path = download.fetch(row)
@@ -98,7 +98,7 @@ def test_a_download_is_checked_and_kept(rows: Callable[..., Row], server: tuple[
     assert [p.name for p in path.parent.iterdir()] == ["tiny.pt"]
 
 
-def test_a_broken_connection_is_taken_up(rows: Callable[..., Row], server: tuple[str, type[Server]]) -> None:
+def test_a_broken_connection_is_taken_up(rows: Callable[..., Card], server: tuple[str, type[Server]]) -> None:
     url, own = server
     row = replace(rows("tiny", "adm-imagenet-64", file="tiny.pt", url=url), digest=digest(own.payload))
     own.cuts = [5000, 3000]
@@ -106,14 +106,14 @@ def test_a_broken_connection_is_taken_up(rows: Callable[..., Row], server: tuple
     assert own.asked == [None, "bytes=5000-", "bytes=8000-"]
 
 
-def test_a_server_without_ranges_begins_again(rows: Callable[..., Row], server: tuple[str, type[Server]]) -> None:
+def test_a_server_without_ranges_begins_again(rows: Callable[..., Card], server: tuple[str, type[Server]]) -> None:
     url, own = server
     row = replace(rows("tiny", "adm-imagenet-64", file="tiny.pt", url=url), digest=digest(own.payload))
     own.cuts, own.ranges = [5000, 7000], False
     assert download.fetch(row, progress=False).read_bytes() == own.payload
 
 
-def test_a_download_that_fails_leaves_nothing(rows: Callable[..., Row], server: tuple[str, type[Server]]) -> None:
+def test_a_download_that_fails_leaves_nothing(rows: Callable[..., Card], server: tuple[str, type[Server]]) -> None:
     url, own = server
     row = rows("tiny", "adm-imagenet-64", file="tiny.pt", url=url)
     own.cuts = [1000] * 20
@@ -125,7 +125,7 @@ def test_a_download_that_fails_leaves_nothing(rows: Callable[..., Row], server: 
 
 
 def test_a_bar_is_shown_once_something_comes(
-    rows: Callable[..., Row], server: tuple[str, type[Server]], capfd: pytest.CaptureFixture[str]
+    rows: Callable[..., Card], server: tuple[str, type[Server]], capfd: pytest.CaptureFixture[str]
 ) -> None:
     url, own = server
     row = rows("tiny", "adm-imagenet-64", file="tiny.pt", url=url)
@@ -135,7 +135,7 @@ def test_a_bar_is_shown_once_something_comes(
     assert not out and err.startswith("\rtiny.pt: ") and "  0%|" not in err
 
 
-def test_offline(rows: Callable[..., Row], capfd: pytest.CaptureFixture[str]) -> None:
+def test_offline(rows: Callable[..., Card], capfd: pytest.CaptureFixture[str]) -> None:
     """One line that says which file to put where, and nothing before it; and there it is found."""
     row = rows("tiny", "adm-imagenet-64", file="tiny.pt", url="http://127.0.0.1:9/tiny.pt")
     with pytest.raises(FileError):
@@ -147,7 +147,7 @@ def test_offline(rows: Callable[..., Row], capfd: pytest.CaptureFixture[str]) ->
     fetch_fails(by_hand, f"save the file as {download.place(by_hand)}")
 
 
-def test_an_altered_file_is_refused_and_kept(rows: Callable[..., Row]) -> None:
+def test_an_altered_file_is_refused_and_kept(rows: Callable[..., Card]) -> None:
     row = replace(rows("tiny", "adm-imagenet-64", file="tiny.pt"), digest=digest(b"as published"), size=12)
     path = download.place(row)
     path.parent.mkdir()
@@ -163,7 +163,7 @@ def test_an_altered_file_is_refused_and_kept(rows: Callable[..., Row]) -> None:
 
 
 def test_a_cache_that_cannot_be_written(
-    rows: Callable[..., Row], server: tuple[str, type[Server]], tmp_path: Path
+    rows: Callable[..., Card], server: tuple[str, type[Server]], tmp_path: Path
 ) -> None:
     row = rows("tiny", "adm-imagenet-64", file="tiny.pt", url=server[0])
     (tmp_path / "cache").write_text("a file where the folder should be")

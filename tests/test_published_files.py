@@ -31,7 +31,7 @@ from torch import nn
 import dode
 from dode.denoisers import EDMPrediction, NoisePrediction, VEPrediction
 from dode.schedules import VPDiscrete, cosine
-from dode.zoo import Published, Row, download, load, load_classifier
+from dode.zoo import Card, Published, download, load_noisy_classifier, load_published
 from dode.zoo.ddpm import Model
 from dode.zoo.loading import BODIES
 from dode.zoo.nvidia import DhariwalUNet, SongUNet
@@ -47,7 +47,7 @@ def test_an_edm_pickle(tmp_path: Path, nvidia: Nvidia, architecture: str) -> Non
     facts = dict(sigma_min=0, sigma_max=float("inf"), sigma_data=0.5, label_dim=10)
     saved = precond(nvidia, body, "EDMPrecond", config=config, **facts)
     path = nvidia.dump(tmp_path / "tiny.pkl", dict(ema=saved, augment_pipe=None))
-    model = load(path, labels=[3, 9])
+    model = load_published(path, labels=[3, 9])
     assert isinstance(model, EDMPrediction) and model.shape == (3, 8, 8) and model.name == "tiny"
     assert (model.sigma_min, model.sigma_max, model.sigma_data) == (0.002, 80.0, 0.5)
     s = expand(SIGMA)
@@ -67,7 +67,7 @@ def test_the_other_preconditionings(tmp_path: Path, nvidia: Nvidia) -> None:
     randomised(body)
     facts = dict(beta_d=19.9, beta_min=0.1, M=1000, epsilon_t=1e-5, sigma_min=0.001, sigma_max=152.0)
     path = nvidia.dump(tmp_path / "vp.pkl", dict(ema=precond(nvidia, body, "VPPrecond", config=VP, **facts)))
-    model = load(path)
+    model = load_published(path)
     t = ((0.1**2 + 2 * 19.9 * (1 + SIGMA**2).log()).sqrt() - 0.1) / 19.9
     assert isinstance(model, NoisePrediction) and 0.01 < model.sigma_min < 0.011 and 152 < model.sigma_max < 153
     raw = body(X / (1 + s**2).sqrt(), (999 * t).float())
@@ -76,7 +76,7 @@ def test_the_other_preconditionings(tmp_path: Path, nvidia: Nvidia) -> None:
     body = SongUNet(**VE)
     randomised(body)
     facts = dict(sigma_min=0.02, sigma_max=100)
-    model = load(nvidia.dump(tmp_path / "ve.pkl", precond(nvidia, body, "VEPrecond", config=VE, **facts)))
+    model = load_published(nvidia.dump(tmp_path / "ve.pkl", precond(nvidia, body, "VEPrecond", config=VE, **facts)))
     assert isinstance(model, VEPrediction) and (model.sigma_min, model.sigma_max) == (0.02, 100.0)
     raw = body(X, (SIGMA / 2).log().float())
     torch.testing.assert_close(model(X, SIGMA), X + s * raw, rtol=1e-4, atol=1e-4)
@@ -87,7 +87,7 @@ def test_the_other_preconditionings(tmp_path: Path, nvidia: Nvidia) -> None:
     facts = dict(C_1=0.001, C_2=0.008, M=1000, sigma_min=0.0064, sigma_max=2e4)
     saved = precond(nvidia, body, "iDDPMPrecond", config=config, **facts)
     saved.state["_buffers"] = dict(u=torch.zeros(1001))
-    model = load(nvidia.dump(tmp_path / "iddpm.pkl", dict(ema=saved)))
+    model = load_published(nvidia.dump(tmp_path / "iddpm.pkl", dict(ema=saved)))
     level = float(cosine(1000).sigmas[400])
     raw = body(X / (1 + level**2) ** 0.5, torch.full((2,), 400.0))[:, :3]
     torch.testing.assert_close(model(X, level), X - level * raw, rtol=1e-4, atol=1e-4)
@@ -118,14 +118,14 @@ def test_edm_pickles_that_do_not_fit(tmp_path: Path, nvidia: Nvidia) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_guided_checkpoint(tmp_path: Path, rows: Callable[..., Row], zipped: bool) -> None:
+def test_a_guided_checkpoint(tmp_path: Path, rows: Callable[..., Card], zipped: bool) -> None:
     """The first three of six channels, labels 0..1000 for 4000 steps."""
     row = rows("tiny", "iddpm-imagenet-64", network=GUIDED, file="tiny.pt")
     body = UNetModel(**GUIDED)
     randomised(body)
     path = tmp_path / "mine.pt"
     torch.save(body.state_dict(), path, _use_new_zipfile_serialization=zipped)
-    model = load(path, like="tiny")
+    model = load_published(path, like="tiny")
     assert isinstance(model, NoisePrediction) and model.name == "tiny" and model.schedule == row.schedule
     level = float(row.schedule.sigmas[1200])
     with torch.no_grad():
@@ -136,10 +136,10 @@ def test_a_guided_checkpoint(tmp_path: Path, rows: Callable[..., Row], zipped: b
     torch.testing.assert_close(part.raw, raw[:, :3], rtol=1e-4, atol=1e-5)
     download.cache().mkdir()
     path.rename(download.place(row))
-    torch.testing.assert_close(load("tiny")(X, level), model(X, level))  # by name, from the cache
+    torch.testing.assert_close(load_published("tiny")(X, level), model(X, level))  # by name, from the cache
 
 
-def test_classes_of_a_guided_checkpoint(tmp_path: Path, rows: Callable[..., Row]) -> None:
+def test_classes_of_a_guided_checkpoint(tmp_path: Path, rows: Callable[..., Card]) -> None:
     network = GUIDED | dict(num_classes=10)
     rows("tiny", "adm-imagenet-64", network=network, file="tiny.pt", classes=10)
     body = UNetModel(**network)
@@ -148,13 +148,13 @@ def test_classes_of_a_guided_checkpoint(tmp_path: Path, rows: Callable[..., Row]
     refuses("draws one of 10 classes; give labels=", tmp_path / "tiny.pt", error=ValueError)
     for bad in (10, -1, [0, 99], 1.5, [], "every"):
         refuses("whole numbers from 0 to 9", tmp_path / "tiny.pt", error=ValueError, labels=bad)
-    model = load(tmp_path / "tiny.pt", labels=4)  # the file's name says which
+    model = load_published(tmp_path / "tiny.pt", labels=4)  # the file's name says which
     both = model(X, 2.0)
     model.network.condition([4, 4])
     torch.testing.assert_close(model(X, 2.0), both)
     model.network.condition(torch.tensor([4, 5]))
     assert torch.equal(model(X, 2.0)[0], both[0]) and not torch.allclose(model(X, 2.0)[1], both[1])
-    with pytest.raises(ValueError, match="tells its 2 conditions in turn, so it takes batches of a multiple of 2"):
+    with pytest.raises(ValueError, match="has 2 conditions, one an image, so it takes batches of a multiple of 2"):
         model(X[:1], 2.0)
     plain = Published(Model(**DDPM), 3)
     assert plain.condition(None) is plain
@@ -162,14 +162,14 @@ def test_classes_of_a_guided_checkpoint(tmp_path: Path, rows: Callable[..., Row]
         plain.condition(3)
 
 
-def test_consistency_s_edm_checkpoint(tmp_path: Path, rows: Callable[..., Row]) -> None:
+def test_consistency_s_edm_checkpoint(tmp_path: Path, rows: Callable[..., Card]) -> None:
     """EDM's preconditioning with labels 250 ln(sigma)."""
     flags = dict(learn_sigma=False, flat_attention=False, use_new_attention_order=True, use_scale_shift_norm=False)
     rows("tiny", "edm-lsun-bedroom-256", network=GUIDED | flags, file="tiny.pt")
     body = UNetModel(**GUIDED, **flags)
     randomised(body)
     torch.save(body.state_dict(), tmp_path / "tiny.pt")
-    model = load(tmp_path / "tiny.pt")
+    model = load_published(tmp_path / "tiny.pt")
     assert isinstance(model, EDMPrediction)
     s = expand(SIGMA)
     raw = body(X / (s**2 + 0.25).sqrt(), 250 * SIGMA.log().float())
@@ -178,7 +178,7 @@ def test_consistency_s_edm_checkpoint(tmp_path: Path, rows: Callable[..., Row]) 
 
 
 @pytest.mark.parametrize("form", ["with averages", "without", "alone"])
-def test_ddim_s_checkpoint(tmp_path: Path, rows: Callable[..., Row], form: str) -> None:
+def test_ddim_s_checkpoint(tmp_path: Path, rows: Callable[..., Card], form: str) -> None:
     """[network, optimizer, epoch, step, averages]; the network was trained inside DataParallel."""
     row = rows("tiny", "ddim-celeba-64", network=DDPM, file="tiny.pth")
     body, averages = Model(**DDPM), Model(**DDPM)
@@ -190,7 +190,7 @@ def test_ddim_s_checkpoint(tmp_path: Path, rows: Callable[..., Row], form: str) 
     saved = {"with averages": states, "without": states[:4], "alone": states[4]}[form]
     torch.save(saved, tmp_path / "tiny.pth")
     expected = body if form == "without" else averages
-    model = load(tmp_path / "tiny.pth")
+    model = load_published(tmp_path / "tiny.pth")
     assert model.schedule == VPDiscrete()
     level = float(row.schedule.sigmas[250])
     with torch.no_grad():
@@ -227,7 +227,7 @@ def training_state(body: UNetModel, averages: UNetModel | None, monkeypatch: pyt
 
 @pytest.mark.parametrize("averaged", [True, False])
 def test_latent_diffusion_s_training_state(
-    tmp_path: Path, rows: Callable[..., Row], monkeypatch: pytest.MonkeyPatch, averaged: bool
+    tmp_path: Path, rows: Callable[..., Card], monkeypatch: pytest.MonkeyPatch, averaged: bool
 ) -> None:
     """Out of its zip file, by name or by path: the averaged denoiser, and nothing of the program that wrote it."""
     row = rows("tiny", "ldm-lsun-bedroom-256", network=LATENT, file="tiny.zip")
@@ -238,7 +238,7 @@ def test_latent_diffusion_s_training_state(
     place.parent.mkdir()
     with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model.ckpt", written)
-    model = load("tiny")
+    model = load_published("tiny")
     level = float(row.schedule.sigmas[250])
     with torch.no_grad():
         raw = (averages if averaged else body)(X / (1 + level**2) ** 0.5, torch.full((2,), 250.0))
@@ -246,11 +246,11 @@ def test_latent_diffusion_s_training_state(
     assert model.schedule.config["kind"] == "scaled_linear" and "pytorch_lightning" not in sys.modules
     assert sorted(path.name for path in place.parent.iterdir()) == ["tiny.ckpt", "tiny.zip"]
     (tmp_path / "mine.ckpt").write_bytes(written)
-    torch.testing.assert_close(load(tmp_path / "mine.ckpt", like="tiny")(X, level), model(X, level))
+    torch.testing.assert_close(load_published(tmp_path / "mine.ckpt", like="tiny")(X, level), model(X, level))
 
 
 def test_training_states_that_do_not_fit(
-    tmp_path: Path, rows: Callable[..., Row], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, rows: Callable[..., Card], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows("tiny", "ldm-lsun-bedroom-256", network=LATENT, file="tiny.zip")
     path = tmp_path / "tiny.zip"
@@ -287,7 +287,7 @@ def test_training_states_that_do_not_fit(
     assert not (tmp_path / "tiny.ckpt").exists() and not list(tmp_path.glob(".tiny*"))
 
 
-def test_torch_files_that_do_not_fit(tmp_path: Path, rows: Callable[..., Row]) -> None:
+def test_torch_files_that_do_not_fit(tmp_path: Path, rows: Callable[..., Card]) -> None:
     rows("tiny", "ddim-celeba-64", network=DDPM, file="tiny.pth")
     path = tmp_path / "tiny.pth"
     refuses("does not exist", path)
@@ -319,7 +319,7 @@ class Trap:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_malicious_torch_file_runs_nothing(tmp_path: Path, rows: Callable[..., Row], zipped: bool) -> None:
+def test_a_malicious_torch_file_runs_nothing(tmp_path: Path, rows: Callable[..., Card], zipped: bool) -> None:
     rows("tiny", "ddim-celeba-64", network=DDPM, file="tiny.pth")
     torch.save(
         {"conv_in.bias": Trap(tmp_path / "sprung")}, tmp_path / "tiny.pth", _use_new_zipfile_serialization=zipped
@@ -328,7 +328,7 @@ def test_a_malicious_torch_file_runs_nothing(tmp_path: Path, rows: Callable[...,
     assert not (tmp_path / "sprung").exists()
 
 
-def test_names(rows: Callable[..., Row]) -> None:
+def test_names(rows: Callable[..., Card]) -> None:
     refuses("no published checkpoint named 'edm-cifar'; the nearest: edm-", "edm-cifar", error=ValueError)
     refuses("no published checkpoint named 'x'", "some.pt", error=ValueError, like="x")
     wanted = "pipeline of diffusers: dode.from_diffusers(diffusers.DiffusionPipeline.from_pretrained('goog"
@@ -339,20 +339,20 @@ def test_names(rows: Callable[..., Row]) -> None:
     refuses("is a classifier; load it with", "tiny", error=ValueError)  # before anything is fetched
     assert not download.place(row).parent.exists()
     with pytest.raises(ValueError, match="not known as a classifier"):
-        load_classifier("some.pt", like="ddim-celeba-64")
+        load_noisy_classifier("some.pt", like="ddim-celeba-64")
 
 
-def test_device_and_dtype(tmp_path: Path, rows: Callable[..., Row]) -> None:
+def test_device_and_dtype(tmp_path: Path, rows: Callable[..., Card]) -> None:
     rows("tiny", "ddim-celeba-64", network=DDPM, file="tiny.pth")
     body = Model(**DDPM)
     randomised(body)
     torch.save(body.half().state_dict(), tmp_path / "tiny.pth")
-    model = load(tmp_path / "tiny.pth")
+    model = load_published(tmp_path / "tiny.pth")
     assert next(model.network.parameters()).dtype == torch.float32  # stored in half precision, widened
-    half = load(tmp_path / "tiny.pth", dtype=torch.bfloat16)
+    half = load_published(tmp_path / "tiny.pth", dtype=torch.bfloat16)
     assert half(X.double(), 2.0).dtype == torch.float64
     torch.testing.assert_close(half(X, 2.0), model(X, 2.0), rtol=0.1, atol=0.5)
-    auto = load(tmp_path / "tiny.pth", autocast=torch.bfloat16)
+    auto = load_published(tmp_path / "tiny.pth", autocast=torch.bfloat16)
     torch.testing.assert_close(auto(X, 2.0), model(X, 2.0), rtol=0.1, atol=0.5)
     refuses("cannot use device 'nowhere'", tmp_path / "tiny.pth", "nowhere", error=ValueError)
 
@@ -363,7 +363,7 @@ def test_solvers_need_nothing_else(tmp_path: Path, nvidia: Nvidia) -> None:
     randomised(body)
     facts = dict(sigma_min=0, sigma_max=float("inf"), sigma_data=0.5)
     path = nvidia.dump(tmp_path / "n.pkl", dict(ema=precond(nvidia, body, "EDMPrecond", config=VP, **facts)))
-    model = load(path)
+    model = load_published(path)
     table = dode.solvers.ddim(model.grid(3))
     learned = dode.distillation.d_ode(model, table, dode.initial_noise(model.shape, range(4)), scale=2)
     out = dode.sample(model, learned, dode.initial_noise(model.shape, range(100, 103)))

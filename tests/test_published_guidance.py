@@ -20,16 +20,16 @@ from torch import nn
 import dode
 from dode.denoisers import EDMPrediction, NoisePrediction
 from dode.schedules import VPDiscrete
-from dode.zoo import ClassifierGuidance, Published, Row, load_classifier
+from dode.zoo import Card, ClassifierGuidance, Published, load_noisy_classifier
 from dode.zoo.openai import EncoderUNetModel, UNetModel
 
 
-def test_classifier(tmp_path: Path, rows: Callable[..., Row]) -> None:
+def test_classifier(tmp_path: Path, rows: Callable[..., Card]) -> None:
     rows("tiny", "adm-imagenet-64-classifier", network=CLASSIFIER, file="tiny.pt", classes=10)
     body = EncoderUNetModel(**CLASSIFIER)
     randomised(body)
     torch.save(body.state_dict(), tmp_path / "tiny.pt")
-    found = load_classifier(tmp_path / "tiny.pt")
+    found = load_noisy_classifier(tmp_path / "tiny.pt")
     label = torch.tensor([3.0, 400.0])
     logits = found(X, label)
     assert logits.shape == (2, 10) and not any(p.requires_grad for p in found.parameters())
@@ -109,12 +109,12 @@ def test_guidance_and_gradients() -> None:
 
 def test_guidance_needs_a_noise_prediction_and_labels() -> None:
     model, classifier = guided_pair()
-    with pytest.raises(ValueError, match="tiny is told no class; give labels="):
+    with pytest.raises(ValueError, match="tiny has no class to draw; give labels="):
         ClassifierGuidance(model, classifier)
     edm = EDMPrediction(model.network, (3, 8, 8), dode.schedules.EDM(), name="edm")
     with pytest.raises(ValueError, match="edm predicts something else"):
         ClassifierGuidance(edm, classifier, labels=1)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="tells its 3 conditions in turn, so it takes batches of a multiple of 3"):
+    with pytest.raises(ValueError, match="has 3 conditions, one an image, so it takes batches of a multiple of 3"):
         ClassifierGuidance(model, classifier, labels=[1, 2, 3])(X, 1.0)
     conditional, classifier = guided_pair(classes=10)
     guided = ClassifierGuidance(conditional, classifier, labels=[4, 6])

@@ -22,7 +22,7 @@ from dode.denoisers import (
     NoisePrediction,
     VPrediction,
 )
-from dode.sampling import advance, blend, combine, evaluate, initial_noise, sample, start, trajectory
+from dode.sampling import advance, blend, combine, evaluate, initial_noise, initial_state, sample, trajectory
 
 MEANS = torch.tensor([[-1.5, 0.0], [1.0, 1.0], [1.0, -1.5]], dtype=torch.float64)
 MIXTURE = MixtureDenoiser(MEANS, torch.tensor([0.3, 0.5, 0.4]))
@@ -109,7 +109,7 @@ def test_callback_and_trajectory_see_the_same_states() -> None:
 def test_nfe_is_counted() -> None:
     MIXTURE.reset()
     sample(MIXTURE, solvers.heun(schedules.karras(4, 0.1, 20.0, final="zero")), NOISE)
-    assert MIXTURE.nfe == 7 and MIXTURE.images == 7 * 32
+    assert MIXTURE.nfe == 7 and MIXTURE.evaluations == 7 * 32
 
 
 def test_a_nan_is_named_with_step_and_sigma() -> None:
@@ -174,15 +174,15 @@ def test_the_loop_is_the_same_for_a_denoiser_and_for_its_bare_function(wrapper, 
     model, table = wrapper(Net(), (2,), VP), tables()[k]
     plain = sample(lambda x, sigma: model(x, sigma), table, NOISE)
     torch.testing.assert_close(sample(model, table, NOISE), plain, rtol=1e-11, atol=1e-11)
-    assert model.nfe == 2 * table.nfe and model.images == 2 * 32 * table.nfe
+    assert model.nfe == 2 * table.nfe and model.evaluations == 2 * 32 * table.nfe
 
 
 def test_the_noise_a_network_predicts_is_kept_without_a_pass_over_memory() -> None:
     answer = torch.randn(32, 2, dtype=torch.float64)
-    state = start(solvers.ddim(GRID), NOISE)
+    state = initial_state(solvers.ddim(GRID), NOISE)
     assert evaluate(NoisePrediction(lambda x, label: answer, (2,), VP), solvers.ddim(GRID), state) is answer
     table = solvers.ddim(GRID, basis="data")
-    assert evaluate(DataPrediction(lambda x, label: answer, (2,), VP), table, start(table, NOISE)) is answer
+    assert evaluate(DataPrediction(lambda x, label: answer, (2,), VP), table, initial_state(table, NOISE)) is answer
 
 
 @pytest.mark.parametrize("k", range(6))
@@ -245,7 +245,7 @@ def test_vmap_over_noise_and_over_networks(wrapper, k) -> None:
         def call(x, label):
             return torch.func.functional_call(network, parameters, (x.double(), label))
 
-        model, state = wrapper(call, (2,), VP), start(table, noise)
+        model, state = wrapper(call, (2,), VP), initial_state(table, noise)
         for _ in range(table.nfe):
             state = advance(model, table, state)
         return state.x
@@ -277,7 +277,7 @@ class NoWaiting(TorchDispatchMode):
 def test_the_host_never_waits_for_the_device_inside_the_loop(wrapper, k) -> None:
     """On a device without memory, where reading a value or mixing devices is an error anywhere."""
     model, table = wrapper(lambda x, label: x * label[:, None], (2,), VP), tables()[k]
-    state = start(table, NOISE.float().to("meta"))
+    state = initial_state(table, NOISE.float().to("meta"))
     with NoWaiting():
         for _ in range(table.nfe):
             state = advance(model, table, state)

@@ -191,7 +191,7 @@ def test_a_foreign_or_missing_piece_leaves_the_results(
     assert (results / "figure_4.standard.csv").read_text() == before
 
 
-def test_the_number_of_processes_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_processes_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DODE_JOBS", raising=False)
     assert experiments.jobs("cpu") == len(os.sched_getaffinity(0)) and experiments.jobs("cuda") == 1
     monkeypatch.setenv("DODE_JOBS", "3")
@@ -267,12 +267,12 @@ def test_another_network_is_measured_with_inception_at_paper_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = str(renamed(tmp_path / "file.safetensors", "mine"))
-    reference = experiments.fashion_reference("cpu")
-    assert experiments.quality.yardstick(experiments.preset("paper"), DATA, "cpu") is reference
-    assert experiments.quality.yardstick(experiments.preset("standard"), path, "cpu") is reference
+    reference = experiments.fashion_moments("cpu")
+    assert experiments.quality.evaluator(experiments.preset("paper"), DATA, "cpu") is reference
+    assert experiments.quality.evaluator(experiments.preset("standard"), path, "cpu") is reference
     monkeypatch.setenv("DODE_CACHE", str(tmp_path))
     with pytest.raises(FileError, match=r"mine\.inception-legacy_tensorflow\.safetensors does not exist; make it from"):
-        experiments.quality.yardstick(experiments.preset("paper"), path, "cpu")
+        experiments.quality.evaluator(experiments.preset("paper"), path, "cpu")
 
 
 # -- moments ---------------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ def test_another_network_is_measured_with_inception_at_paper_alone(
 
 def test_one_shard_is_seven(tmp_path: Path) -> None:
     """Mean, covariance and FD of features in shards of any size, through files, to 1e-10."""
-    features, reference = experiments.fashion_reference("cpu")
+    features, reference = experiments.fashion_moments("cpu")
     rows = torch.cat(list(embed(dode.initial_noise((1, 28, 28), range(140)), features)))
     whole = Moments(features.name, features.dim).update(rows)
     bounds = [0, 3, 4, 40, 41, 90, 139, 140]

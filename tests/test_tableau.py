@@ -34,7 +34,7 @@ def test_files_keep_every_bit_and_all_metadata(tmp_path: Path) -> None:
     table = solvers.ipndm(schedules.karras(7, 0.01, 80.0))
     table = table.with_full(table.full, model="m", seeds=[1, 2], lambdas=[0.1])
     again = Tableau.load(table.save(tmp_path / "t.safetensors"))
-    for name in ("sigmas", "sigmas_in", "weights", "start"):
+    for name in ("sigmas", "sigmas_in", "weights", "noise_weights"):
         assert torch.equal(getattr(again, name), getattr(table, name))
     assert again.basis == table.basis and again.metadata == table.metadata
     header = (tmp_path / "t.safetensors").read_bytes()

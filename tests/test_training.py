@@ -17,8 +17,8 @@ from dode import metrics, training, zoo
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction
 from dode.schedules import EDM, vp_linear
 from dode.training import (
-    Recipe,
     Run,
+    Training,
     build_classifier,
     build_denoiser,
     classifier_loss,
@@ -27,8 +27,8 @@ from dode.training import (
     draw_sigma,
     losses,
     networks,
-    recipe_named,
     train,
+    training_named,
 )
 from dode.training.__main__ import main, parser, wanted
 from dode.utils.files import FileError, load_tensors, save_tensors
@@ -52,9 +52,9 @@ def small_world(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "imagenet32", lambda split="all": (colour, 19 * labels))
 
 
-def recipe(name: str, **changes: object) -> Recipe:
+def recipe(name: str, **changes: object) -> Training:
     network = NETWORKS.get(name.rsplit("-", 1)[-1], {})
-    return replace(Recipe(name, network=network, **TINY), **changes)  # type: ignore[arg-type]
+    return replace(Training(name, network=network, **TINY), **changes)  # type: ignore[arg-type]
 
 
 def state(run: Run) -> dict[str, Tensor]:
@@ -268,7 +268,7 @@ def test_published_file_rebuilds_the_denoiser(tmp_path: Path) -> None:
     network.load_state_dict(tensors)
     for key, value in network.state_dict().items():  # the moving average, not the last weights
         torch.testing.assert_close(value, run.average[key], rtol=1e-3, atol=1e-5)
-    out = zoo.load(tmp_path / f"{name}.safetensors")(torch.randn(2, 1, 28, 28), 1.0)
+    out = zoo.load_denoiser(tmp_path / f"{name}.safetensors")(torch.randn(2, 1, 28, 28), 1.0)
     assert torch.isfinite(out).all() and meta["config"] == network.config
 
 
@@ -283,13 +283,13 @@ def test_published_file_rebuilds_the_denoiser(tmp_path: Path) -> None:
 def test_published_classifier_is_of_its_class_and_has_its_moments(name: str, moments: str, tmp_path: Path) -> None:
     run = train(recipe(name), tmp_path)
     path = tmp_path / f"{name}.safetensors"
-    network, features_name = zoo.load_classifier(path)
+    network, features_name = zoo.load_evaluator(path)
     assert type(network) is zoo.CLASSIFIERS[name]
     assert zoo.metadata(path)["architecture"] == type(network).__name__
     for key, value in network.state_dict().items():  # the moving average, not the last weights
         torch.testing.assert_close(value, run.average[key], rtol=1e-3, atol=1e-5)
     assert_same(run.model.state_dict(), run.average)  # the stored accuracy is theirs
-    found = training.reference_moments(tmp_path, name)
+    found = training.write_moments(tmp_path, name)
     assert found == tmp_path / moments
     reference = metrics.Moments.load(found)
     assert (reference.features, reference.n) == (features_name, 20)
@@ -319,7 +319,7 @@ def test_average_follows_its_formula(tmp_path: Path) -> None:
 
 
 def test_rate_warms_up_and_falls_to_zero(tmp_path: Path) -> None:
-    run = Run(Recipe("line", steps=100, warmup=10, rate=2.0), nn.Linear(1, 1), tmp_path)
+    run = Run(Training("line", steps=100, warmup=10, rate=2.0), nn.Linear(1, 1), tmp_path)
     rates = []
     for run.step in range(100):
         rates.append(run.rate())
@@ -439,7 +439,7 @@ def test_training_learns(name: str, steps: int, left: float, tmp_path: Path) -> 
     images = torch.stack([ramp, ramp.flip(2), ramp.mT, ramp.mT.flip(1)])
     d = build_denoiser(recipe(name))
     assert isinstance(d.network, nn.Module)
-    r = Recipe(name, steps=steps, batch=8, warmup=5, rate=1e-2, bf16=False, network=UNET)
+    r = Training(name, steps=steps, batch=8, warmup=5, rate=1e-2, bf16=False, network=UNET)
     loss = denoiser_loss(d, images, torch.arange(4), r)
 
     def held_out() -> float:
@@ -455,7 +455,7 @@ def test_training_learns(name: str, steps: int, left: float, tmp_path: Path) -> 
 # --- classes ---------------------------------------------------------------------------------------
 
 
-def test_classes_are_told_but_for_a_drawn_part() -> None:
+def test_a_drawn_part_of_the_classes_is_withheld() -> None:
     """Each image its own label; a part of ``drop`` none."""
     r = recipe("imagenet32-data", batch=400, drop=0.25, flips=True)
     d = build_denoiser(r)
@@ -482,12 +482,12 @@ def test_a_processor_without_bf16_trains_in_float32(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(
             torch.cpu, "get_capabilities", lambda has=has: {"avx2": True, "amx_bf16": has}, raising=False
         )
-        assert wanted("fashion-mnist-data", args) == replace(recipe_named("fashion-mnist-data"), steps=7, bf16=has)
+        assert wanted("fashion-mnist-data", args) == replace(training_named("fashion-mnist-data"), steps=7, bf16=has)
         assert not wanted("fashion-mnist-critic", args).bf16  # whose recipe asks for none
 
 
 def test_only_denoisers_of_natural_images_have_a_larger_size(tmp_path: Path) -> None:
-    small, large = (recipe_named("imagenet32-data", large) for large in (False, True))
+    small, large = (training_named("imagenet32-data", large) for large in (False, True))
     assert large.compile and large.minutes and not small.compile and not small.minutes and small.drop == large.drop
     assert not small.matches(large.facts)  # the state of one is not taken up by the other
     assert networks.named("imagenet32", large=True) == ["imagenet32-noise", "imagenet32-data"]
@@ -499,7 +499,7 @@ def test_only_denoisers_of_natural_images_have_a_larger_size(tmp_path: Path) -> 
 def test_natural_recipes_build_networks_that_may_be_shipped() -> None:
     for kind in ("noise", "data"):
         for large, most in ((False, 9.6e6), (True, 15.8e6)):
-            d = build_denoiser(recipe_named(f"imagenet32-{kind}", large))
+            d = build_denoiser(training_named(f"imagenet32-{kind}", large))
             assert isinstance(d.network, UNet) and d.shape == (3, 32, 32) and d.network.classes == 200
             assert 2 * sum(p.numel() for p in d.network.parameters()) < most  # bytes in half precision
     for kind in ("classifier", "critic", "observer"):

@@ -62,7 +62,7 @@ decreasing = st.builds(
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 def test_the_formula_is_the_packages_loop(grid) -> None:
     for member, table in {**PAGE.members(grid), "at random": PAGE.at_random(grid)}.items():
-        assert not table.start.any() and PAGE.window(table) <= 4, member
+        assert not table.noise_weights.any() and PAGE.window(table) <= 4, member
         for name, alpha in ALPHAS.items():
             assert PAGE.difference(MIXTURE, table, NOISE, alpha) < 1e-12, (member, name)
 
@@ -77,14 +77,14 @@ def test_the_windows_are_those_of_the_names() -> None:
 @settings(max_examples=10)
 def test_parts_sum_to_one(grid) -> None:
     for table in (*PAGE.members(grid).values(), PAGE.at_random(grid)):
-        largest = table.parts.abs().amax(1)
-        assert ((table.parts.sum(1) - 1).abs() < 1e-12 * largest).all()
+        largest = table.normalised_weights.abs().amax(1)
+        assert ((table.normalised_weights.sum(1) - 1).abs() < 1e-12 * largest).all()
 
 
 @given(grid=decreasing)
 @settings(max_examples=20)
 def test_2m_is_its_closed_form(grid) -> None:
-    parts = solvers.dpm_solver_pp(grid, order=2, lower_order_final=False).parts
+    parts = solvers.dpm_solver_pp(grid, order=2, lower_order_final=False).normalised_weights
     h = -grid.log().diff()
     for n in range(2, len(grid)):
         r0 = h[n - 2] / h[n - 1]
@@ -99,7 +99,7 @@ def test_every_closed_form_is_the_tables_parts(grid) -> None:
     forms = PAGE.closed_forms(grid)
     assert list(forms) == MEMBERS
     for member, table in PAGE.members(grid).items():
-        size = float(table.parts.abs().max())
+        size = float(table.normalised_weights.abs().max())
         assert PAGE.gap(PAGE.coefficients(table), forms[member]) < 1e-9 * size, member
 
 
@@ -136,7 +136,11 @@ def test_what_the_picture_shows() -> None:
 def test_a_row_that_stays_has_no_parts(name) -> None:
     table = solvers.get(name).make(EIGHT)
     stay = table.row_sums == 0
-    assert stay.any() and not torch.isfinite(table.parts[stay]).any() and torch.isfinite(table.parts[~stay]).all()
+    assert (
+        stay.any()
+        and not torch.isfinite(table.normalised_weights[stay]).any()
+        and torch.isfinite(table.normalised_weights[~stay]).all()
+    )
 
 
 @pytest.mark.parametrize("order", [2, 3])
@@ -149,7 +153,7 @@ def test_stages_that_go_down_are_steps_of_the_formula(name, order) -> None:
 def test_an_analytical_first_step_is_an_output_that_no_call_made() -> None:
     table = solvers.dpm_solver_pp(EIGHT, order=2, afs=True)
     r0 = math.log(EIGHT[0] / EIGHT[1]) / math.log(EIGHT[1] / EIGHT[2])
-    assert table.parts[0, :2].tolist() == pytest.approx([-1 / (2 * r0), 1 + 1 / (2 * r0)], rel=1e-12)
+    assert table.normalised_weights[0, :2].tolist() == pytest.approx([-1 / (2 * r0), 1 + 1 / (2 * r0)], rel=1e-12)
     zero = lambda x, sigma: torch.where(torch.as_tensor(sigma) == EIGHT[0], 0.0, MIXTURE(x, sigma))  # noqa: E731
     called = solvers.dpm_solver_pp(EIGHT, order=2)
     torch.testing.assert_close(dode.sample(MIXTURE, table, NOISE), dode.sample(zero, called, NOISE), rtol=0, atol=1e-12)
@@ -159,10 +163,10 @@ def test_the_other_basis_uses_every_output_and_not_the_starting_noise() -> None:
     old = {}
     for member, table in PAGE.members(EIGHT).items():
         twin = table.to_basis("data" if table.basis == "noise" else "noise")
-        assert not twin.start.any()
-        used = (twin.parts.abs() > 1e-9).sum(1).tolist()
+        assert not twin.noise_weights.any()
+        used = (twin.normalised_weights.abs() > 1e-9).sum(1).tolist()
         assert used == ([1] * 8 if member.startswith("DDIM") else list(range(1, 9))), member
-        old[member] = float(twin.parts[:, 1:].tril(-4).abs().max())
+        old[member] = float(twin.normalised_weights[:, 1:].tril(-4).abs().max())
     drawn = [old[member] for member in DRAWN]
     assert min(drawn) == old["LMS-4 (rhoAB)"] and max(drawn) == old["DEIS on clean images, 3"]
     assert f"{min(drawn):.2f} {max(drawn):.0f}" == "0.01 601"

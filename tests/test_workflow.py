@@ -120,7 +120,7 @@ def test_pages_that_write_one_file_take_turns(tmp_path: Path) -> None:
     writers: dict[str, set[str]] = {}
     for name in PAGES:
         text = pages.source(name).read_text(encoding="utf-8")
-        written = re.findall(r'results(?:_file)?\("(\w+)"', text) + re.findall(r'experiments\.plan\("(\w+)"', text)
+        written = re.findall(r'(?:results_file|experiments\.(?:results|plan))\(\s*"(\w+)"', text)
         written += ["learned"] * ("learned.compare(" in text)
         for file in written:
             writers.setdefault(file, set()).add(name)

@@ -117,23 +117,27 @@ def loss(args: argparse.Namespace, model: NetworkDenoiser) -> distillation.Resid
         )
     if args.compare == "pixels" or not known:
         return distillation.pixels
-    return fits.residual_of(losses.usual(args.method), zoo.data_set_of(model.name), model.shape[0], str(model.device))
+    return fits.loss_of(
+        losses.default_loss(args.method), zoo.data_set_of(model.name), model.shape[0], str(model.device)
+    )
 
 
 def recipe(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau | distillation.Designed:
-    """The other methods: :data:`dode.distillation.RECIPES`."""
+    """The other methods: :data:`dode.distillation.DISTILLERS`."""
     refuse(args)
     model, chosen, noise = fit_noise(args, model)
     table, make = build(args, model)
     if args.afs:  # the table starts below the first noise level, on which its weights still depend
-        make = distillation.below(model.grid(1)[:1], functools.partial(make, afs=True))
-    task = distillation.Task(model, table, make, noise, loss(args, model), chosen, None, None, args.trajectories, True)
-    return distillation.RECIPES[args.method](task)
+        make = distillation.with_first_level(model.grid(1)[:1], functools.partial(make, afs=True))
+    task = distillation.Problem(
+        model, table, make, noise, loss(args, model), chosen, None, None, args.trajectories, True
+    )
+    return distillation.DISTILLERS[args.method](task)
 
 
 METHODS: Mapping[str, Callable[[argparse.Namespace, NetworkDenoiser], Tableau | distillation.Designed]] = {
     "d-ode": d_ode,
-    **dict.fromkeys(distillation.RECIPES, recipe),
+    **dict.fromkeys(distillation.DISTILLERS, recipe),
 }
 
 

@@ -25,7 +25,7 @@ def list_solvers(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """``dode info``."""
-    solver = distillation.load(args.file)
+    solver = distillation.load_solver(args.file)
     table = solver if isinstance(solver, Tableau) else solver.base
     print(json.dumps(as_json(solver, table)) if args.json else as_text(args.file, solver, table))
 
@@ -34,7 +34,7 @@ def as_json(solver: Tableau | distillation.Designed, table: Tableau) -> dict[str
     """Everything in the file but the weights of a network that predicts the steps."""
     found: dict[str, Any] = dict(
         kind="table", nfe=table.nfe, basis=table.basis, sigmas=table.sigmas.tolist(),
-        sigmas_in=table.sigmas_in.tolist(), start=table.start.tolist(), weights=table.weights.tolist(),
+        sigmas_in=table.sigmas_in.tolist(), start=table.noise_weights.tolist(), weights=table.weights.tolist(),
         metadata=solver.metadata,
     )  # fmt: skip
     if isinstance(solver, distillation.Designed):

@@ -34,7 +34,7 @@ def open_model(args: argparse.Namespace, checkpoint: str | None) -> tuple[Networ
     checkpoint = checkpoint or args.checkpoint
     if (row := zoo.published(checkpoint)) and row.hub:
         raise ValueError(f"{checkpoint} is a pipeline of diffusers; take --diffusers {row.hub} and no --checkpoint")
-    return zoo.load(checkpoint, device), lambda samples: samples
+    return zoo.load_denoiser(checkpoint, device), lambda samples: samples
 
 
 def sentence(error: Exception) -> str:

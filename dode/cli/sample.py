@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     checkpoint, stored = args.checkpoint, names_a_file(args.solver)
     need("PIL.Image", "cli", "sample")  # before the work, not after it
     check_solver(args, stored)
-    solver: Tableau | distillation.Designed | None = distillation.load(args.solver) if stored else None
+    solver: Tableau | distillation.Designed | None = distillation.load_solver(args.solver) if stored else None
     if solver and not (checkpoint or args.diffusers) and (checkpoint := solver.metadata.get("model")) not in zoo.NAMES:
         which = f"is for {checkpoint}, which does not ship with dode" if checkpoint else "names no network"
         raise ValueError(f"{args.solver} {which}; give one with --checkpoint or --diffusers")

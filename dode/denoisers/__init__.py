@@ -26,19 +26,7 @@ from dode.denoisers.networks import (
 )
 
 __all__ = [
-    "Affine",
-    "Coefficients",
-    "ConsistencyPrediction",
-    "DataPrediction",
-    "Denoiser",
-    "EDMPrediction",
-    "FlowPrediction",
-    "GaussianDenoiser",
-    "Level",
-    "MixtureDenoiser",
-    "NetworkDenoiser",
-    "NoisePrediction",
-    "VEPrediction",
-    "VPrediction",
+    "Affine", "Coefficients", "ConsistencyPrediction", "DataPrediction", "Denoiser", "EDMPrediction", "FlowPrediction",
+    "GaussianDenoiser", "Level", "MixtureDenoiser", "NetworkDenoiser", "NoisePrediction", "VEPrediction", "VPrediction",
     "expand",
-]
+]  # fmt: skip

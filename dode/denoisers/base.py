@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dode.denoisers.conditioning import Images, Turn
+from dode.denoisers.conditioning import Conditioning, Images
 from dode.schedules import EDM, Flow, Schedule, VPDiscrete, karras, time_uniform
 
 
@@ -59,10 +59,10 @@ class Denoiser:
         What the network was trained to predict: "noise", "data", "v", "flow" or "exact".
     schedule : Schedule
     nfe : int
-        Calls so far; :attr:`images` counts the images in them.  Set both to 0 with :meth:`reset`.
-    told : Turn
-        The conditions that it tells in turn: image ``i`` of a run the one at ``i mod turn``.  A batch that is a part
-        of a run is given to :meth:`of` that part.
+        Calls so far; :attr:`evaluations` counts the images in them.  Set both to 0 with :meth:`reset`.
+    conditioning : Conditioning
+        Of ``K`` classes or prompts, image ``i`` of a run gets the one at ``i mod K``.  :meth:`of` is the denoiser of a
+        part of a run.
     """
 
     prediction = "exact"
@@ -71,33 +71,33 @@ class Denoiser:
     def __init__(self, shape: Sequence[int], schedule: Schedule | None = None) -> None:
         self.shape = tuple(shape)
         self.schedule: Schedule = schedule or EDM()
-        self._count = dict(nfe=0, images=0)  # one for all parts
+        self._count = dict(nfe=0, evaluations=0)  # one for all parts
 
     def reset(self) -> None:
         """Set the counters to zero."""
-        self._count.update(nfe=0, images=0)
+        self._count.update(nfe=0, evaluations=0)
 
     @property
     def nfe(self) -> int:
         return self._count["nfe"]
 
     @property
-    def images(self) -> int:
-        return self._count["images"]
+    def evaluations(self) -> int:
+        return self._count["evaluations"]
 
     @property
-    def told(self) -> Turn:
-        return Turn()
+    def conditioning(self) -> Conditioning:
+        return Conditioning()
 
     @property
-    def turn(self) -> int:
-        """How many conditions it tells."""
-        return self.told.rows
+    def conditions(self) -> int:
+        """How many classes or prompts it has, 1 for none."""
+        return self.conditioning.rows
 
     def of(self, images: Images) -> Denoiser:
         """The same denoiser for a batch that holds these images of a run: seeds, or places in the run.
 
-        It tells each what it is told in the whole, and counts with the whole; where all are told the same, it is self.
+        Each has the condition it has in the whole run; evaluations count with the whole.  With one condition: self.
         """
         return self
 
@@ -140,17 +140,17 @@ class Denoiser:
             ``x`` is not ``(B, *shape)``.
         """
         self._admit(x)
-        return self.parts(x, sigma)
+        return self.affine_parts(x, sigma)
 
     def _admit(self, x: Tensor) -> None:
         """Refuse samples of another shape, and count the evaluation."""
         if x.shape[1:] != self.shape:
             raise ValueError(f"{self.name} takes samples of shape {self.shape}, got {tuple(x.shape[1:])}")
         self._count["nfe"] += 1
-        self._count["images"] += x.shape[0]
+        self._count["evaluations"] += x.shape[0]
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def parts(self, x: Tensor, sigma: float) -> Affine:
+    def affine_parts(self, x: Tensor, sigma: float) -> Affine:
         return Affine(0.0, 1.0, self.denoise(x, torch.tensor(sigma, dtype=torch.float64)))

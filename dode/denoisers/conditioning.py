@@ -1,8 +1,8 @@
 """Conditioning: which class or prompt each image of a run gets, image ``i`` the one at ``i mod K``.
 
-A network of several classes or prompts holds a :class:`Turn`.  Whoever cuts a run into batches says which images a
-batch holds (:meth:`dode.denoisers.Denoiser.of`).  Where images are numbered by their seeds, as in sweeps and on the
-command line, the condition of an image depends on its seed alone, as its noise does.
+A network of several classes or prompts holds a :class:`Conditioning`.  Whoever cuts a run into batches says which
+images a batch holds (:meth:`dode.denoisers.Denoiser.of`).  Where images are numbered by their seeds, as in sweeps and
+on the command line, the condition of an image depends on its seed alone, as its noise does.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ Labels = int | Sequence[int] | Tensor | Literal["all"] | None
 
 
 @dataclass(frozen=True)
-class Turn:
-    """``rows`` conditions told in turn to the images numbered ``images``; None: to those from 0 on."""
+class Conditioning:
+    """Image ``i`` gets condition ``i mod rows``; ``images`` are the numbers of a batch's images, None: from 0 on."""
 
     rows: int = 1
     images: Tensor | None = None
     _known: dict[tuple[int, torch.device], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
-    def of(self, images: Images) -> Turn:
+    def of(self, images: Images) -> Conditioning:
         """For a batch that holds these of the images; numbers beyond the last begin anew."""
         if self.rows == 1:
             return self
         if isinstance(images, slice):
             images = range(images.start or 0, images.stop)
         numbers = images.cpu() if isinstance(images, Tensor) else torch.tensor(list(images), dtype=torch.int64)
-        return Turn(self.rows, numbers if self.images is None else self.images[numbers % len(self.images)])
+        return Conditioning(self.rows, numbers if self.images is None else self.images[numbers % len(self.images)])
 
     def check(self, images: int) -> None:
-        """ValueError unless a run of so many images is what this is about, or one of whole turns."""
+        """ValueError unless a run has as many images as this was made for, or a multiple of the conditions."""
         if self.images is not None and len(self.images) != images:
             raise ValueError(
                 f"this denoiser was made for {len(self.images)} images, each with its condition, and is given {images}"
             )
         if self.images is None and images % self.rows:
             raise ValueError(
-                f"this denoiser tells its {self.rows} conditions in turn, so it takes batches of a multiple of "
+                f"this denoiser has {self.rows} conditions, one an image, so it takes batches of a multiple of "
                 f"{self.rows} images, got {images}; .of(seeds) tells it which images these are"
             )
 
@@ -66,7 +66,7 @@ def spread(count: int) -> list[int]:
 
 
 class ClassConditional(nn.Module):
-    """What a network of ``classes`` kinds of images is told of them; 0 classes: nothing.
+    """A network of ``classes`` classes, 0 for an unconditional one, and the labels of what it is to draw.
 
     The labels stay until others are set, so that a denoiser remains a function of image and level.
     """
@@ -77,10 +77,10 @@ class ClassConditional(nn.Module):
         super().__init__()
         self.classes = classes
         self.register_buffer("labels", None, persistent=False)
-        self.turn = Turn()
+        self.conditioning = Conditioning()
 
     def condition(self, labels: Labels) -> Self:
-        """Set the classes: one for all images, or several, told in turn (:class:`Turn`); returns self.
+        """Set the classes: one for all images, or several (image ``i`` gets ``i mod K``); returns self.
 
         "all" is every class once, in an order whose consecutive pieces are even over the whole.
 
@@ -101,22 +101,22 @@ class ClassConditional(nn.Module):
         if found.is_floating_point() or not len(found) or found.min() < 0 or found.max() >= self.classes:
             raise ValueError(f"labels must be whole numbers from 0 to {self.classes - 1}, got {labels}")
         self.labels = found.to(next(self.parameters()).device, torch.int64)
-        self.turn = Turn(len(found))
+        self.conditioning = Conditioning(len(found))
         return self
 
     def of(self, images: Images) -> Self:
         """The same network, for a batch that holds these images of a run."""
         found = copy.copy(self)
-        found.turn = self.turn.of(images)
+        found.conditioning = self.conditioning.of(images)
         return found
 
-    def told(self, images: int) -> Tensor | None:
-        """Classes ``(B,)`` of a batch.  ValueError if it has other images than the network was told of."""
-        return None if self.labels is None else self.labels[self.turn.places(images, self.labels.device)]
+    def classes_of(self, images: int) -> Tensor | None:
+        """Classes ``(B,)`` of a batch.  ValueError if it has other images than :meth:`of` was given."""
+        return None if self.labels is None else self.labels[self.conditioning.places(images, self.labels.device)]
 
 
 class Compiled(nn.Module):
-    """A network that was compiled once and is told the classes of each batch as an input, so never compiled again.
+    """A network that was compiled once; the classes of each batch are an input, so it is never compiled again.
 
     It has no bottleneck to look at: what is compiled into one graph calls nobody back.  For sampling.
     """
@@ -131,12 +131,12 @@ class Compiled(nn.Module):
         return cls(network, torch.compile(network, **options))  # type: ignore[call-overload]
 
     @property
-    def turn(self) -> Turn:
-        return self.network.turn
+    def conditioning(self) -> Conditioning:
+        return self.network.conditioning
 
     def of(self, images: Images) -> Self:
         """The same compiled network, for a batch that holds these images of a run."""
         return type(self)(self.network.of(images), self.run)
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        return self.run(x, label, self.network.told(len(x))) if self.network.classes else self.run(x, label)
+        return self.run(x, label, self.network.classes_of(len(x))) if self.network.classes else self.run(x, label)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dode.denoisers.base import Affine, Coefficients, Denoiser, Level, expand
-from dode.denoisers.conditioning import Images, Turn
+from dode.denoisers.conditioning import Conditioning, Images
 from dode.schedules import Schedule
 
 
@@ -37,11 +37,11 @@ class NetworkDenoiser(Denoiser):
         self._levels: dict[float, Level] = {}
 
     @property
-    def told(self) -> Turn:
-        return getattr(self.network, "turn", None) or Turn()
+    def conditioning(self) -> Conditioning:
+        return getattr(self.network, "conditioning", None) or Conditioning()
 
     def of(self, images: Images) -> NetworkDenoiser:
-        if self.turn == 1:
+        if self.conditions == 1:
             return self
         found = copy.copy(self)
         found.network = self.network.of(images)  # type: ignore[union-attr,operator]
@@ -85,7 +85,7 @@ class NetworkDenoiser(Denoiser):
         with torch.autocast(x.device.type, dtype=self.autocast):
             return self.network(scaled.to(own), label)
 
-    def parts(self, x: Tensor, sigma: float) -> Affine:
+    def affine_parts(self, x: Tensor, sigma: float) -> Affine:
         c = self.level(sigma)
         return Affine(c.skip, c.out, self.raw(x, c))
 

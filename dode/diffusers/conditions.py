@@ -1,4 +1,4 @@
-"""What a network is told beside the image: prompts through the pipeline's own text encoders, labels, tensors."""
+"""Conditioning of a pipeline's network: prompts through the pipeline's own text encoders, labels, tensors."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def translate(
         if negative is not None and not _texts(negative):
             raise ValueError("the negative of prompts is a prompt")
         return encode(pipeline, network, prompts, _texts(negative), guided)
-    told = _tensors(conditions)
+    tensors = _tensors(conditions)
     if not guided:
-        return told, None
+        return tensors, None
     classes = network.config.get("num_embeds_ada_norm")
     if negative is None and isinstance(network, DiTTransformer2DModel):
         negative = int(classes)  # trained with labels left out: one more than there are
     if negative is None:
         raise ValueError("guidance needs negative=: the label of no class, or tensors as of an empty prompt")
-    return told, _tensors(negative)
+    return tensors, _tensors(negative)
 
 
 def _texts(conditions: Any) -> list[str]:

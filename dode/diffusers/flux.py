@@ -1,4 +1,4 @@
-"""Flux's transformer on latents ``(B, C, H, W)``: packed for it two by two, unpacked again, told its guidance.
+"""Flux's transformer on latents ``(B, C, H, W)``: packed for it two by two, and unpacked again.
 
 Its pipeline carries latents packed, ``(B, H W / 4, 4 C)``: a token for each square of four.  Packing only moves
 numbers, so a solver's table is the same for both, and :class:`~dode.diffusers.DodeScheduler` walks them as they come.
@@ -30,7 +30,7 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
 class Flux(nn.Module):
     """The transformer as :mod:`dode.diffusers.networks` calls networks: latents, labels of 0..1000, text by name.
 
-    ``guidance`` is what a guidance-distilled network is told in place of being run twice; None for the others.
+    ``guidance`` is the input of a guidance-distilled network, which is not run twice; None for the others.
     """
 
     def __init__(self, transformer: Any, guidance: float | None) -> None:
@@ -60,12 +60,14 @@ class Flux(nn.Module):
 def wrapped(transformer: Any, guidance_scale: float | None) -> tuple[Flux, bool]:
     """The network, and whether guidance is still to be done outside of it.
 
-    ValueError where it is to be told a guidance and there is none.
+    ValueError where the guidance is an input and there is none.
     """
-    told = bool(transformer.config.get("guidance_embeds"))
-    if told and guidance_scale is None:
-        raise ValueError("this network is told its guidance: give guidance_scale= (FluxPipeline's own is 3.5)")
-    return Flux(transformer, guidance_scale if told else None), not told and (guidance_scale or 1) > 1
+    embedded = bool(transformer.config.get("guidance_embeds"))
+    if embedded and guidance_scale is None:
+        raise ValueError(
+            "this network takes its guidance as an input: give guidance_scale= (FluxPipeline's own is 3.5)"
+        )
+    return Flux(transformer, guidance_scale if embedded else None), not embedded and (guidance_scale or 1) > 1
 
 
 def latent_shape(transformer: Any, pipeline: Any, shape: Sequence[int] | None) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """A network of diffusers as the ``F(input, label)`` that dode's denoisers take: conditions and guidance inside.
 
-Conditions are rows of tensors, one row a condition, handed to the network under its own argument names, and told in
-turn: of ``K`` rows, image ``i`` of a run gets row ``i mod K`` (:mod:`dode.denoisers.conditioning`).
+Conditions are rows of tensors, one row a condition, given to the network under its own argument names: of ``K`` rows,
+image ``i`` of a run gets row ``i mod K`` (:mod:`dode.denoisers.conditioning`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import torch
 from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
-from dode.denoisers.conditioning import Images, Turn
+from dode.denoisers.conditioning import Conditioning, Images
 
 Rows = Mapping[str, Tensor]  # argument of the network ("outer.inner" for an entry of a dictionary) -> (K, ...)
 
 
 class Conditioned(nn.Module):
-    """``F(x, label)`` of a network that is told conditions; guided, two halves of one doubled batch.
+    """``F(x, label)`` of a conditional network; guided, two halves of one doubled batch.
 
     Classifier-free guidance (Ho and Salimans 2022), as in diffusers: ``F = F_without + scale (F_with - F_without)``.
     One call of this is one network evaluation, of as many images as ``x`` holds: what papers count.
@@ -30,7 +30,7 @@ class Conditioned(nn.Module):
     ------
     ValueError
         Rows disagree, the network wants a condition that is not there or has no such class, or a batch has other images
-        than it was told of.
+        than :meth:`of` was given.
     """
 
     def __init__(
@@ -38,15 +38,15 @@ class Conditioned(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.channels, self.scale, self.sign = network, channels, scale, sign
-        self.turn = Turn(_count(conditions))
+        self.conditioning = Conditioning(_count(conditions))
         self.names = list(conditions)
         for k, name in enumerate(self.names):
             self.register_buffer(f"with_{k}", conditions[name].detach())
             if without is not None:
-                if name not in without or len(without[name]) not in (1, self.turn.rows):
-                    raise ValueError(f"guidance needs {name} without a condition: one row, or {self.turn.rows}")
+                if name not in without or len(without[name]) not in (1, self.conditioning.rows):
+                    raise ValueError(f"guidance needs {name} without a condition: one row, or {self.conditioning.rows}")
                 self.register_buffer(
-                    f"without_{k}", without[name].detach().expand(self.turn.rows, *without[name].shape[1:])
+                    f"without_{k}", without[name].detach().expand(self.conditioning.rows, *without[name].shape[1:])
                 )
         self.guided = without is not None
         _complete(network, conditions)
@@ -58,27 +58,27 @@ class Conditioned(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         halves = ["without", "with"] if self.guided else ["with"]
-        told = {name: torch.cat([self._rows(f"{half}_{k}", x) for half in halves]) for k, name in enumerate(self.names)}
+        rows = {name: torch.cat([self._rows(f"{half}_{k}", x) for half in halves]) for k, name in enumerate(self.names)}
         if self.guided:
             x, label = torch.cat([x, x]), torch.cat([label, label])
-        found = self.network(x, timestep=label, **_nested(told), return_dict=False)[0]
+        found = self.network(x, timestep=label, **_nested(rows), return_dict=False)[0]
         found = found[:, : self.channels]  # without a learned variance
         if self.guided:
-            plain, told_so = found.chunk(2)
-            found = plain + self.scale * (told_so - plain)
+            plain, conditional = found.chunk(2)
+            found = plain + self.scale * (conditional - plain)
         return found if self.sign == 1 else self.sign * found
 
     def of(self, images: Images) -> Conditioned:
         """The same network, for a batch that holds these images of a run."""
         found = copy.copy(self)
-        found.turn = self.turn.of(images)
+        found.conditioning = self.conditioning.of(images)
         return found
 
     def _rows(self, name: str, x: Tensor) -> Tensor:
         """The condition of each image, on its device and, if it is no label, in its dtype."""
         rows = self.get_buffer(name).to(x.device)
         rows = rows.to(x.dtype) if rows.is_floating_point() else rows
-        return rows[self.turn.places(len(x), x.device)]
+        return rows[self.conditioning.places(len(x), x.device)]
 
 
 def _count(conditions: Rows) -> int:

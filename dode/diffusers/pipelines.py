@@ -61,10 +61,10 @@ def from_diffusers(
     scheduler
         A scheduler, or its config, in place of the pipeline's own; a network alone needs one.
     guidance_scale
-        Of classifier-free guidance; None or 1: none.  A guidance-distilled network (Flux) is told it instead.
+        Of classifier-free guidance; None or 1: none.  A guidance-distilled network (Flux) takes it as an input.
     conditions
         A prompt or several, a class label or several, text embeddings ``(K, L, C)``, or tensors ``(K, ...)`` by the
-        network's argument names.  Of ``K`` conditions, image ``i`` of a run is told the one at ``i mod K``: see
+        network's argument names.  Of ``K`` conditions, image ``i`` of a run gets the one at ``i mod K``: see
         :mod:`dode.denoisers.conditioning`.
     negative
         What guidance sets against them, likewise; the pipeline's empty prompt or DiT's empty class by itself.
@@ -105,11 +105,11 @@ def from_diffusers(
         support.check_size(network, shape)
     shape = tuple(shape) if shape is not None else latent_shape(network)
     process = Process(config)
-    told, against = translate(None if alone else pipeline, network, conditions, negative, guided)
+    given, against = translate(None if alone else pipeline, network, conditions, negative, guided)
     network.eval().requires_grad_(False)
     edm = process.kind == "edm"
     sign = -1.0 if edm and process.prediction == "v_prediction" else 1.0  # diffusers' EDM: v is minus what EDM predicts
-    inner = Conditioned(network, shape[0], told, against, guidance_scale or 1.0, sign)
+    inner = Conditioned(network, shape[0], given, against, guidance_scale or 1.0, sign)
     options: dict[str, Any] = dict(autocast=autocast, name=name or checkpoint_name(pipeline))
     patch = _patch(network)
     own = schedule(process, config, math.prod(shape[1:]) // patch**2)

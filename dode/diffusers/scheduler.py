@@ -5,7 +5,7 @@ output ``d_i``, the noise ``(x_i - D_i) / sigma_i`` or the clean image ``D_i``; 
 
     x_{i+1} = ratio_i x_i + sum_j W_ij d_j          ratio_i = 1 (noise) or sigma_{i+1} / sigma_i (data)
 
-A pipeline's ``sample`` is always ``x_i`` as the network wants to see it, scaled for the level *told* to the network:
+A pipeline's ``sample`` is always ``x_i`` as the network wants to see it, scaled for the level *given* to the network:
 times ``alpha`` on a VP chain, ``1 / sqrt(sigma^2 + sigma_data^2)`` for EDM (Karras et al. 2022, table 1), ``1 - t`` for
 flow matching.  So ``scale_model_input`` changes nothing, and pipelines that never call it (``DDPMPipeline``, Stable
 Diffusion 3's) run every table too.  After the last row it is ``x_N`` itself.  Nothing is clipped or thresholded.
@@ -27,8 +27,8 @@ from diffusers.utils import logging
 from torch import Tensor
 
 
-class Told(NamedTuple):
-    """What a network is told at one level, and makes of it: ``D = skip x + out F(scale x, label)``."""
+class Coefficients(NamedTuple):
+    """What a network is given at one level, and makes of it: ``D = skip x + out F(scale x, label)``."""
 
     skip: float
     out: float
@@ -66,7 +66,7 @@ class Process:
             raise ValueError(f"a scheduler with {odd[0]} does what no table of a solver can; give another config")
         self.at(1.0)
 
-    def at(self, sigma: float) -> Told:
+    def at(self, sigma: float) -> Coefficients:
         """The network's coefficients at ``sigma``."""
         if self.kind == "edm":
             norm, label = math.hypot(sigma, self.sigma_data), math.log(sigma) / 4
@@ -81,7 +81,7 @@ class Process:
             known = dict(epsilon=(1.0, -sigma), sample=(0.0, 1.0), v_prediction=(scale**2, -scale * sigma))
         if self.prediction not in known:
             raise ValueError(f"unknown prediction_type {self.prediction!r} for {self.kind}: take {' or '.join(known)}")
-        return Told(*known[self.prediction], scale, label)
+        return Coefficients(*known[self.prediction], scale, label)
 
 
 def betas(config: Mapping[str, Any], steps: int) -> np.ndarray:
@@ -148,18 +148,18 @@ class DodeScheduler(SchedulerMixin, ConfigMixin):
     ) -> None:  # fmt: skip
         if levels is None or weights is None:
             raise ValueError("here is no solver: DodeScheduler.from_tableau(table, pipe.scheduler.config) makes one")
-        told, start = levels_told or levels[:-1], start or [0.0] * len(weights)
-        _check(basis, levels, told, weights, start)
+        levels_in, start = levels_told or levels[:-1], start or [0.0] * len(weights)
+        _check(basis, levels, levels_in, weights, start)
         process = Process(self.config)
         if levels[0] > process.sigma_max * (1 + 1e-3):
             wrong = f"the solver starts at sigma = {levels[0]:g}, and this scheduler's levels end at"
             raise ValueError(f"{wrong} {process.sigma_max:g}; make one for this model")
-        self._basis, self._levels, self._told = basis, levels, [process.at(sigma) for sigma in told]
+        self._basis, self._levels, self._coefficients = basis, levels, [process.at(sigma) for sigma in levels_in]
         self._rows = [{i - k: w for k, w in enumerate(row) if w} for i, row in enumerate(weights)]
         for row, w in zip(self._rows, start, strict=True):
             row.update({-1: w} if w and basis == "noise" else {})
         self._shape, self.num_inference_steps = tuple((metadata or {}).get("shape") or ()), len(weights)
-        self.init_noise_sigma = self._told[0].scale * levels[0]
+        self.init_noise_sigma = self._coefficients[0].scale * levels[0]
         self.set_timesteps()
 
     @classmethod
@@ -176,7 +176,8 @@ class DodeScheduler(SchedulerMixin, ConfigMixin):
         known = {k: v for k, v in config.items() if k in inspect.signature(cls.__init__).parameters}
         found = cls(**dict(beta_schedule=None, flow_shift=config.get("shift", 1.0)) | known | dict(
             prediction_type=process.prediction, use_flow_sigmas=process.kind == "flow", basis=tableau.basis,
-            levels=tableau.sigmas.tolist(), levels_told=tableau.sigmas_in.tolist(), start=tableau.start.tolist(),
+            levels=tableau.sigmas.tolist(), levels_told=tableau.sigmas_in.tolist(),
+            start=tableau.noise_weights.tolist(),
             weights=[np.trim_zeros(row[i::-1], "b").tolist() for i, row in enumerate(tableau.weights.numpy())],
             metadata=dict(tableau.metadata),
         ))  # fmt: skip
@@ -185,11 +186,11 @@ class DodeScheduler(SchedulerMixin, ConfigMixin):
         return found
 
     def set_timesteps(self, num_inference_steps: int | None = None, device: Any = None, mu: Any = None) -> None:
-        """Begin a run (a flow's ``mu`` is not used); ValueError for other steps than ours or the pipeline's default."""
+        """Begin a run (a flow's ``mu`` is not used); ValueError for another number of steps."""
         rows = len(self._rows)
         if num_inference_steps not in (None, rows) and num_inference_steps != usual_steps():
             raise ValueError(f"this solver makes {rows} calls: num_inference_steps={rows}, not {num_inference_steps}")
-        self.timesteps = torch.tensor([told.label for told in self._told], dtype=torch.float32).to(device)
+        self.timesteps = torch.tensor([c.label for c in self._coefficients], dtype=torch.float32).to(device)
         self.step_index: int | None = None
         self.begin_index: int | None = None
         self._first, self._outputs = 0, dict[int, Tensor]()
@@ -209,7 +210,8 @@ class DodeScheduler(SchedulerMixin, ConfigMixin):
         """Clean images ``(B, ...)`` as a sample where the run begins (img2img) or is; before it, at ``timesteps``."""
         here = self.begin_index if self.step_index is None else self.step_index
         rows = [self._find(t) for t in timesteps] if here is None else [min(here, len(self._rows) - 1)]
-        at = torch.tensor([[self._told[i].scale, self._told[i].scale * self._levels[i]] for i in rows]).to(noise)
+        scales = [(self._coefficients[i].scale, self._levels[i]) for i in rows]
+        at = torch.tensor([[scale, scale * level] for scale, level in scales]).to(noise)
         image, spread = at.T.reshape(2, -1, *[1] * (noise.ndim - 1))
         return (image * original_samples + spread * noise).to(original_samples.dtype)
 
@@ -232,14 +234,14 @@ class DodeScheduler(SchedulerMixin, ConfigMixin):
         if i == len(self._rows):
             raise ValueError(f"this solver has made its {i} steps; set_timesteps begins a new run")
         said = model_output[:, : x.shape[1]] if model_output.shape[1] == 2 * x.shape[1] else model_output
-        told, level = self._told[i], self._levels[i]
-        ahead = 1.0 if i + 1 == len(self._told) else self._told[i + 1].scale
-        skip, out, ratio = told.skip / told.scale, told.out, self._levels[i + 1] / level
+        c, level = self._coefficients[i], self._levels[i]
+        ahead = 1.0 if i + 1 == len(self._coefficients) else self._coefficients[i + 1].scale
+        skip, out, ratio = c.skip / c.scale, c.out, self._levels[i + 1] / level
         if self._basis == "noise":  # (x - D) / sigma
-            skip, out, ratio = (1 - told.skip) / (level * told.scale), -out / level, 1.0
+            skip, out, ratio = (1 - c.skip) / (level * c.scale), -out / level, 1.0
         row = self._weights(i)
         own = row.pop(i, 0.0)  # by way of x and F: at high levels the state and its own output nearly cancel
-        following = (ahead * (ratio / told.scale + own * skip) * x).add_(said.to(x), alpha=ahead * own * out)
+        following = (ahead * (ratio / c.scale + own * skip) * x).add_(said.to(x), alpha=ahead * own * out)
         for j, weight in row.items():
             following.add_(self._outputs[j], alpha=ahead * weight)
         if self._last.get(i, i) > i:
@@ -263,7 +265,7 @@ class DodeScheduler(SchedulerMixin, ConfigMixin):
         first = self._first = self._find(timestep) if self.begin_index is None else self.begin_index
         self._last = {j: i for i in range(first, len(self._rows)) for j in self._weights(i)}
         if first == 0 and -1 in self._last:
-            self._outputs[-1] = x / (self._told[0].scale * self._levels[0])
+            self._outputs[-1] = x / (self._coefficients[0].scale * self._levels[0])
         return first
 
     def _weights(self, i: int) -> dict[int, float]:
@@ -284,15 +286,15 @@ def _packed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[1] * shape[2] // 4, 4 * shape[0]) if len(shape) == 3 else ()
 
 
-def _check(basis: str, levels: list[float], told: list[float], weights: list[list[float]], start: list[float]) -> None:
+def _check(basis: str, levels: list[float], inner: list[float], weights: list[list[float]], start: list[float]) -> None:
     """ValueError for numbers that are no table."""
-    n, numbers = len(weights), [*levels, *told, *start, *(w for row in weights for w in row)]
+    n, numbers = len(weights), [*levels, *inner, *start, *(w for row in weights for w in row)]
     if not (
         basis in ("noise", "data")
-        and n == len(told) == len(start) == len(levels) - 1 > 0
+        and n == len(inner) == len(start) == len(levels) - 1 > 0
         and all(math.isfinite(v) for v in numbers)
         and levels == sorted(levels, reverse=True)
-        and min(levels[-2], *told) > 0 <= levels[-1]
+        and min(levels[-2], *inner) > 0 <= levels[-1]
         and all(len(row) <= i + 1 for i, row in enumerate(weights))
     ):
         raise ValueError("the levels and weights in this scheduler's config are no table of a solver; save it anew")

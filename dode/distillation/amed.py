@@ -28,7 +28,7 @@ class AMED(Designed):
         return 2 * self.base.nfe - int(self.options["afs"])
 
     def begin(self, noise: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """First level ``(B,)`` and level told, float64."""
+        """First level ``(B,)`` and the level given to the network, float64."""
         top = self.base.sigmas[0].to(noise.device).expand(len(noise))
         first = self._design(0, None, top, memory) if self.options["afs"] else top
         return first, first

@@ -1,4 +1,4 @@
-"""Corrections: the ways in which a D-ODE solver may move a row's weights (eqs. 8, 9 and 10 of the paper)."""
+"""Corrections: the allowed in which a D-ODE solver may move a row's weights (eqs. 8, 9 and 10 of the paper)."""
 
 from __future__ import annotations
 
@@ -90,13 +90,13 @@ def corrected(
 
     ``lambdas``: one for each row (equation 10), or for each row as many as it has :func:`families`.
     """
-    turns = families(tableau, equation, first_step)
+    allowed = families(tableau, equation, first_step)
     if len(lambdas) != tableau.nfe:
         raise ValueError(f"{tableau.nfe} rows need {tableau.nfe} lambdas, got {len(lambdas)}")
     full = tableau.full
-    for i, (value, turn) in enumerate(zip(lambdas, turns, strict=True)):
+    for i, (value, direction) in enumerate(zip(lambdas, allowed, strict=True)):
         value = torch.as_tensor(value, dtype=torch.float64).reshape(-1)
-        if equation != 10 and len(value) != len(turn):
-            raise ValueError(f"row {i} needs {len(turn)} lambdas with equation {equation}, got {len(value)}")
-        full[i] += value[: len(turn)] @ turn
+        if equation != 10 and len(value) != len(direction):
+            raise ValueError(f"row {i} needs {len(direction)} lambdas with equation {equation}, got {len(value)}")
+        full[i] += value[: len(direction)] @ direction
     return tableau.with_full(full)

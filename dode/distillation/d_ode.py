@@ -25,7 +25,7 @@ from dode import __version__
 from dode.denoisers import Denoiser
 from dode.distillation.corrections import Equation, FirstStep, corrected, default_first_step, families
 from dode.distillation.teachers import Align, Recording, Teacher, make_teacher, target_states
-from dode.sampling import AnyDenoiser, State, advance, combine, evaluate, part, start
+from dode.sampling import AnyDenoiser, State, advance, combine, evaluate, for_images, initial_state
 from dode.tableau import Tableau, check_model
 from dode.utils.environment import tqdm
 
@@ -92,11 +92,13 @@ def _batches(noise: Tensor | Iterable[Tensor], batch_size: int | None) -> Iterat
 class _RowFit:
     """Row ``i`` of the fit: where the plain step leads, which ways lambda turns it, and the sums over batches."""
 
-    def __init__(self, tableau: Tableau, turns: Tensor, keep: frozenset[int], i: int) -> None:
+    def __init__(self, tableau: Tableau, directions: Tensor, keep: frozenset[int], i: int) -> None:
         self.index, self.ratio, self.terms = i, tableau.rows[i].ratio, tableau.rows[i].terms
-        self.turns = [[(c - 1, float(turn[c])) for c in turn.nonzero().flatten().tolist()] for turn in turns]
+        self.directions = [
+            [(c - 1, float(direction[c])) for c in direction.nonzero().flatten().tolist()] for direction in directions
+        ]
         self.keep = keep  # outputs that a later row or its lambda still needs
-        k = len(self.turns)
+        k = len(self.directions)
         self.uu = torch.zeros(k, k, dtype=torch.float64)  # <u_a, u_b>
         self.ur = torch.zeros(k, dtype=torch.float64)  # <u_a, r>
         self.rr = torch.zeros((), dtype=torch.float64)  # <r, r>
@@ -104,16 +106,18 @@ class _RowFit:
     def plain(self, s: State) -> Tensor:
         return combine(self.terms, s.outputs, s.x, self.ratio)
 
-    def turned(self, s: State) -> list[Tensor]:
-        known = [[(j, w) for j, w in turn if j in s.outputs] for turn in self.turns]  # D_{-1} = 0 in the data basis
-        return [combine(turn, s.outputs, torch.zeros_like(s.x)) for turn in known]
+    def moves(self, s: State) -> list[Tensor]:
+        known = [
+            [(j, w) for j, w in direction if j in s.outputs] for direction in self.directions
+        ]  # D_{-1} = 0 in the data basis
+        return [combine(direction, s.outputs, torch.zeros_like(s.x)) for direction in known]
 
     def add(self, s: State, target: Tensor) -> None:
         """Add one batch to the normal equations of eq. (14)."""
         r = (target - self.plain(s)).double().flatten()
         self.rr += (r @ r).cpu()
-        if self.turns:
-            u = torch.stack([turned.double().flatten() for turned in self.turned(s)])
+        if self.directions:
+            u = torch.stack([moves.double().flatten() for moves in self.moves(s)])
             self.uu += (u @ u.T).cpu()
             self.ur += (u @ r).cpu()
 
@@ -123,14 +127,16 @@ class _RowFit:
     @cached_property
     def values(self) -> Tensor:
         """The lambdas ``(K,)``; asked for when every batch is in."""
-        if len(self.turns) == 1:
+        if len(self.directions) == 1:
             return self.ur / self.uu[0] if self.uu > 0 else torch.zeros_like(self.ur)
-        return torch.linalg.lstsq(self.uu, self.ur, rcond=1e-13, driver="gelsd").solution if self.turns else self.ur
+        return (
+            torch.linalg.lstsq(self.uu, self.ur, rcond=1e-13, driver="gelsd").solution if self.directions else self.ur
+        )
 
     def move(self, _: int, s: State, t: State) -> tuple[State, State]:
         x = self.plain(s)
-        for value, turned in zip(self.values.tolist(), self.turned(s), strict=True):
-            x = x.add(turned, alpha=value)
+        for value, moves in zip(self.values.tolist(), self.moves(s), strict=True):
+            x = x.add(moves, alpha=value)
         return State(x, {j: d for j, d in s.outputs.items() if j in self.keep}, self.index + 1), t
 
     def rmse(self, pixels: int) -> tuple[float, float]:
@@ -211,8 +217,8 @@ def d_ode(
     targets = target_states(tableau, guide, align)
     if isinstance(teacher, Recording) and not teacher.states.keys() >= set(targets):
         raise ValueError("the teacher was recorded for a student of other levels; record it for this one")
-    turns = families(tableau, equation, first_step)
-    reach = torch.stack([turn.abs().sum(0) for turn in turns])
+    directions = families(tableau, equation, first_step)
+    reach = torch.stack([direction.abs().sum(0) for direction in directions])
     support = tableau.with_full(tableau.full.abs() + reach).rows
     fits: list[_RowFit] = []
 
@@ -221,13 +227,13 @@ def d_ode(
         parts = list[AnyDenoiser]()
         for batch in _batches(noise, batch_size):
             check_model(tableau.metadata, getattr(denoiser, "name", None), tuple(batch.shape[1:]))
-            spool.append((start(tableau, batch), start(guide, batch)))
-            parts.append(part(denoiser, range(images, images + len(batch))))
+            spool.append((initial_state(tableau, batch), initial_state(guide, batch)))
+            parts.append(for_images(denoiser, range(images, images + len(batch))))
             images, pixels, shape = images + len(batch), pixels + batch.numel(), tuple(batch.shape[1:])
             if isinstance(teacher, Recording) and not torch.equal(teacher.noise, batch):
                 raise ValueError("a recorded teacher goes with its own noise, in one batch")
         if isinstance(denoiser, Denoiser):
-            denoiser.told.check(images)
+            denoiser.conditioning.check(images)
         if images == 0:
             raise ValueError("no noise given; dode.initial_noise(denoiser.shape, range(100)) makes the paper's batch")
 
@@ -251,7 +257,7 @@ def d_ode(
             return s, t
 
         for i in range(tableau.nfe):
-            fit = _RowFit(tableau, turns[i], support[i].keep, i)
+            fit = _RowFit(tableau, directions[i], support[i].keep, i)
             spool.update(partial(evaluate_both, fit))
             spool.update(fit.move)
             fits.append(fit)

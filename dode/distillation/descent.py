@@ -2,13 +2,13 @@ r"""Tables fitted to the last image by gradient descent through the frozen netwo
 
 One loop serves the neighbours of LMS distillation, which differ in what may move:
 
-- **LD3** (Tong et al., ICLR 2025): the grid of a handcrafted solver and the levels told to the network;
+- **LD3** (Tong et al., ICLR 2025): the grid of a handcrafted solver and the levels given to the network;
 - **S4S** (Frankel et al., ICML 2025): the weights on a fixed grid; **S4S-Alt**: weights and grid, in turn.
 
 Both compare features of the student's image with those of the teacher's from the same noise, and both *relax*: the
 student may start from another noise nearby, because a few steps cannot follow every path of the teacher's exactly.
 
-One backward pass through the walk gives the gradient with respect to levels, levels told and weights; what moves them
+One backward pass through the walk gives the gradient with respect to levels, input levels and weights; what moves them
 (a :class:`~dode.distillation.space.Space`, a handcrafted formula on a moving grid) is a small function without a
 network in it, whose Jacobian differences give to nine digits.  So any family of tables can be descended in, without
 writing its formula a second time for autograd.
@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from dode.denoisers import Denoiser
-from dode.distillation.designer import evaluate, move
+from dode.distillation.designer import next_state, output_at
 from dode.distillation.losses import Residual, pixels
 from dode.distillation.space import Kind, Space
-from dode.distillation.teachers import Examples, usual_teacher
+from dode.distillation.teachers import Examples, default_teacher
 from dode.tableau import Basis, Tableau
 from dode.utils.environment import tqdm
 from dode.utils.optimisation import BACKWARD
@@ -40,9 +40,9 @@ def last_image(
     """:func:`dode.sample` on numbers that may carry gradients; ``used`` ``(N, N + 1)`` says which weights count."""
     x, outputs = sigmas[0].to(noise) * noise, {-1: noise if basis == "noise" else torch.zeros_like(noise)}
     for i in range(len(full)):
-        outputs[i] = evaluate(denoiser, basis, x, sigmas[i], sigmas_in[i])
+        outputs[i] = output_at(denoiser, basis, x, sigmas[i], sigmas_in[i])
         terms = [(full[i, j + 1], outputs[j]) for j in range(-1, i + 1) if used[i, j + 1]]
-        x = move(basis, x, terms, sigmas[i], sigmas[i + 1])
+        x = next_state(basis, x, terms, sigmas[i], sigmas[i + 1])
     return x
 
 
@@ -51,7 +51,7 @@ def _entries(table: Tableau) -> Tensor:
 
 
 def jacobian(space: Space, vector: Tensor) -> Tensor:
-    """``(P, T)``: how each of the ``P`` numbers moves the ``T`` entries (levels, levels told, weights) of the table."""
+    """``(P, T)``: how each of the ``P`` numbers moves the ``T`` entries (levels, input levels, weights)."""
     nudges = NUDGE * torch.eye(len(vector), dtype=torch.float64)
     ahead, behind = ([_entries(space.table(vector + sign * nudge)) for nudge in nudges] for sign in (1, -1))
     return (torch.stack(ahead) - torch.stack(behind)) / (2 * NUDGE)
@@ -100,7 +100,7 @@ def descend(
     *,
     space: Space,
     method: str,
-    turns: Sequence[Sequence[Kind]] = (("weight", "level", "level_in"),),
+    phases: Sequence[Sequence[Kind]] = (("weight", "level", "level_in"),),
     teacher: Tableau | None = None,
     residual: Residual = pixels,
     radius: float = 0.0,
@@ -119,8 +119,8 @@ def descend(
         Unit-variance noise ``(B, ...)``; the part ``held_back`` chooses the epoch that is returned.
     method
         Goes into the metadata and the solver's name.
-    turns
-        The kinds of numbers that move, epoch by epoch in turn.
+    phases
+        The kinds of numbers that move, a phase an epoch, again and again.
     radius
         How far a student's noise may be moved from the teacher's, of the noise's own norm; 0: not at all.
     rate
@@ -137,8 +137,8 @@ def descend(
     ValueError
         Fewer than four images.
     """
-    before = denoiser.images
-    examples = Examples.make(denoiser, noise, teacher or usual_teacher(denoiser), residual, held_back)
+    before = denoiser.evaluations
+    examples = Examples.make(denoiser, noise, teacher or default_teacher(denoiser), residual, held_back)
     relaxed, generator = _Relaxed(examples.noise, radius), torch.Generator().manual_seed(0)
     fitted = examples.fitted(denoiser)
     vector = space.pack(tableau)
@@ -147,7 +147,7 @@ def descend(
     steps = epochs * math.ceil(len(examples.noise) / batch_size)
     bar = tqdm(total=steps, desc=method, disable=not progress)
     for epoch in range(epochs):
-        moving = torch.tensor([kind in turns[epoch % len(turns)] for kind in space.kinds])
+        moving = torch.tensor([kind in phases[epoch % len(phases)] for kind in space.kinds])
         for pick in torch.randperm(len(examples.noise), generator=generator).split(batch_size):
             start, goal = relaxed.start(pick), examples.goal[pick]
             error = lambda x, goal=goal: (residual(x) - goal).square().sum(1).mean()  # noqa: E731
@@ -168,5 +168,11 @@ def descend(
     walked = BACKWARD * tableau.nfe * len(examples.noise) * epochs
     found = space.table(best) if min(history) < history[0] else tableau
     return examples.label(
-        found, denoiser, tableau, method, seeds, cost=history, network_evaluations=denoiser.images - before + walked
+        found,
+        denoiser,
+        tableau,
+        method,
+        seeds,
+        cost=history,
+        network_evaluations=denoiser.evaluations - before + walked,
     )

@@ -1,6 +1,6 @@
 """Solvers whose rows depend on the sample: a small network designs each row from what the large one has just seen.
 
-DLMS (Liang et al., ICLR 2025) designs weights, levels and levels told; AMED (Zhou et al., CVPR 2024) the point between
+DLMS (Liang et al., ICLR 2025) designs weights, levels and input levels; AMED (Zhou et al., CVPR 2024) the point between
 two levels and the length of the step through it.  Both read the bottleneck of the U-Net, averaged over its channels.
 """
 
@@ -24,25 +24,25 @@ from dode.tableau import Basis, Tableau
 from dode.utils.files import FileError, load_tensors, save_tensors
 
 KIND = "designed solver"
-Parts = list[tuple[int, Tensor]]
+Shares = list[tuple[int, Tensor]]
 Memory = dict[str, Tensor]  # what one row's plan tells a later one's
 
 
 class Plan(NamedTuple):
-    """The rest of a row: (output, part ``(B,)``), the next level ``(B,)``, the level told to the network there."""
+    """The rest of a row: (output, part ``(B,)``), the next level ``(B,)``, the level given to the network there."""
 
-    parts: Parts
+    shares: Shares
     following: Tensor
-    told: Tensor
+    sigma_in: Tensor
 
 
-def evaluate(denoiser: Denoiser, basis: Basis, x: Tensor, sigma: Tensor, sigma_in: Tensor) -> Tensor:
+def output_at(denoiser: Denoiser, basis: Basis, x: Tensor, sigma: Tensor, sigma_in: Tensor) -> Tensor:
     """The output ``d`` of a row whose levels are tensors, 0-d or ``(B,)``, and may carry gradients."""
     estimate = denoiser(x, sigma_in)
     return estimate if basis == "data" else (x - estimate) / expand(sigma, x)
 
 
-def move(basis: Basis, x: Tensor, terms: list[tuple[Tensor, Tensor]], sigma: Tensor, following: Tensor) -> Tensor:
+def next_state(basis: Basis, x: Tensor, terms: list[tuple[Tensor, Tensor]], sigma: Tensor, following: Tensor) -> Tensor:
     """The state at level ``following``: ``terms`` are (weight, output), each weight 0-d or ``(B,)``."""
     total = expand(following / sigma, x) * x if basis == "data" else x
     for weight, output in terms:
@@ -51,7 +51,7 @@ def move(basis: Basis, x: Tensor, terms: list[tuple[Tensor, Tensor]], sigma: Ten
 
 
 def bottleneck(denoiser: Denoiser) -> nn.Module:
-    """The module of a U-Net whose output is its coarsest: ours, diffusers' or guided-diffusion's; else a ValueError."""
+    """The module of a U-Net whose output is its coarsest: dode's, diffusers' or OpenAI's; else a ValueError."""
     network = getattr(denoiser, "network", None)
     for name in ("bottleneck", "mid_block", "middle_block"):
         if isinstance(found := getattr(network, name, None), nn.Module):
@@ -83,7 +83,7 @@ def watched(denoiser: Denoiser, wanted: bool) -> Iterator[list[Tensor]]:
 def feature_size(denoiser: Denoiser) -> int:
     """Positions of the bottleneck's map, found by one call on one image (not counted)."""
     one = copy.copy(denoiser.of(range(1)))
-    one._count = dict(nfe=0, images=0)
+    one._count = dict(nfe=0, evaluations=0)
     with watched(one, True) as seen:
         one(torch.zeros(1, *denoiser.shape, device=denoiser.device), torch.tensor(1.0))
     return seen[-1].shape[1]
@@ -139,11 +139,11 @@ class Designed:
 
     @property
     def reads(self) -> bool:
-        """Whether it looks at the bottleneck at all."""
+        """Whether it reads the bottleneck at all."""
         return bool(self.designer.config["features"])
 
     def begin(self, noise: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """First level ``(B,)`` and level told, float64."""
+        """First level ``(B,)`` and the level given to the network, float64."""
         raise NotImplementedError
 
     def plan(self, row: int, feature: Tensor | None, level: Tensor, memory: Memory) -> Plan:
@@ -162,26 +162,26 @@ class Designed:
         """States 0..N, each with the output that led to it: what :func:`dode.sample` asks for."""
         memory: Memory = {}
         self.designer.to(noise.device)
-        level, told = self.begin(noise, memory)
-        x, outputs = expand(level, noise) * noise, self.start(noise)
+        level, sigma_in = self.begin(noise, memory)
+        x, outputs = expand(level, noise) * noise, self.initial_outputs(noise)
         yield State(x, outputs, 0, level), None
         with watched(denoiser, self.reads) as seen:
             for row in range(self.nfe):
-                output = outputs[row] = evaluate(denoiser, self.base.basis, x, level, told)
+                output = outputs[row] = output_at(denoiser, self.base.basis, x, level, sigma_in)
                 plan = self.plan(row, seen[-1] if seen else None, level, memory)
-                x = self.move(x, plan.parts, outputs, level, plan.following)
-                level, told = plan.following, plan.told
+                x = self.move(x, plan.shares, outputs, level, plan.following)
+                level, sigma_in = plan.following, plan.sigma_in
                 outputs = self.forget(row, outputs)
                 yield State(x, outputs, row + 1, level), output
 
-    def start(self, noise: Tensor) -> dict[int, Tensor]:
+    def initial_outputs(self, noise: Tensor) -> dict[int, Tensor]:
         """What stands in as an output before the first."""
         return {-1: noise if self.base.basis == "noise" else torch.zeros_like(noise)}
 
-    def move(self, x: Tensor, parts: Parts, outputs: dict[int, Tensor], level: Tensor, following: Tensor) -> Tensor:
+    def move(self, x: Tensor, shares: Shares, outputs: dict[int, Tensor], level: Tensor, following: Tensor) -> Tensor:
         """The unified prediction (DLMS, eqs. 8 and 9): the parts' mean of the outputs, over one step."""
         weight = gain(self.base.basis, level, following)
-        return move(self.base.basis, x, [(weight * part, outputs[j]) for j, part in parts], level, following)
+        return next_state(self.base.basis, x, [(weight * part, outputs[j]) for j, part in shares], level, following)
 
     def unbind(self) -> Designed:
         """Without the model and shape it was distilled for, so that any denoiser with such a bottleneck may use it."""

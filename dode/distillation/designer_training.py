@@ -3,7 +3,7 @@ r"""Algorithm 1 of DLMS: a designer trained by gradient through the frozen netwo
 Student and teacher start from the same noise.  After each of the student's rows the teacher, running on its own, goes
 to the same level, and the states are compared.  The graph never spans more than two rows: the state a row starts from
 was made from the state before with nothing but the design in the graph, and the level a loss is taken at is fixed.
-At the last row the images are compared in the eyes of a residual: features, as published.
+At the last row the residuals of the images are compared: features, as published.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from dode.denoisers import Denoiser, expand
-from dode.distillation.designer import Designed, Memory, evaluate, move, watched
+from dode.distillation.designer import Designed, Memory, next_state, output_at, watched
 from dode.distillation.losses import Residual, pixels
-from dode.distillation.teachers import Examples, usual_teacher
+from dode.distillation.teachers import Examples, default_teacher
 from dode.solvers.rows import gain
 from dode.tableau import Tableau
 from dode.utils.environment import tqdm
@@ -33,7 +33,7 @@ from dode.utils.optimisation import BACKWARD, Run, Settings
 ORDER = 3
 
 
-def exponential_parts(levels: list[Tensor], following: Tensor) -> Tensor:
+def exponential_shares(levels: list[Tensor], following: Tensor) -> Tensor:
     """Adams-Bashforth parts ``(k, B)`` in ``ln sigma`` on clean images; ``levels`` are ``k`` of ``(B,)``, newest last.
 
     The parabola through the outputs, integrated exactly: the row of
@@ -74,10 +74,10 @@ class OnlineTeacher:
     def _step(self, following: Tensor) -> None:
         self.outputs = [*self.outputs, self.denoiser(self.x, self.level)][-ORDER:]
         self.levels = [*self.levels, self.level][-ORDER:]
-        parts = exponential_parts(self.levels, following)
+        parts = exponential_shares(self.levels, following)
         weights = gain("data", self.level, following) * parts
         newest_first = zip(weights, reversed(self.outputs), strict=False)
-        self.x, self.level = move("data", self.x, list(newest_first), self.level, following), following
+        self.x, self.level = next_state("data", self.x, list(newest_first), self.level, following), following
 
 
 def losses(
@@ -90,24 +90,24 @@ def losses(
     basis, found = solver.base.basis, list[Tensor]()
     memory: Memory = {}
     teacher = OnlineTeacher(denoiser, noise, top, points)
-    level, told = solver.begin(noise, memory)
-    x, outputs = expand(level, noise) * noise, solver.start(noise)
+    level, sigma_in = solver.begin(noise, memory)
+    x, outputs = expand(level, noise) * noise, solver.initial_outputs(noise)
     with watched(denoiser, solver.reads) as seen:
         for row in range(solver.nfe):
-            outputs[row] = evaluate(denoiser, basis, x, level, told)
+            outputs[row] = output_at(denoiser, basis, x, level, sigma_in)
             plan = solver.plan(row, seen[-1] if seen else None, level, memory)
             if solver.matched(row):
                 fixed = plan.following.detach()
-                ahead = solver.move(x, plan.parts, outputs, level, fixed)
+                ahead = solver.move(x, plan.shares, outputs, level, fixed)
                 aim = teacher.run_to(fixed)
                 if row + 1 == solver.nfe:
                     found.append((residual(ahead) - residual(aim)).square().sum(1).mean())
                 else:
                     found.append(((ahead - aim).square().flatten(1).mean(1) / (1 + fixed**2)).mean())
             outputs = {j: d.detach() for j, d in outputs.items()}
-            x = solver.move(x.detach(), plan.parts, outputs, level.detach(), plan.following)
+            x = solver.move(x.detach(), plan.shares, outputs, level.detach(), plan.following)
             outputs = solver.forget(row, outputs)
-            level, told = plan.following, plan.told
+            level, sigma_in = plan.following, plan.sigma_in
     return found
 
 
@@ -164,7 +164,7 @@ def train(
             options |= dict(residual=residual, teacher=teacher, check=check, checks=checks, seed=seed, seeds=seeds)
             options |= dict(progress=progress)
             return train(solver, denoiser, scratch, method=method, **options)
-    before, steps = denoiser.images, max(1, trajectories // batch_size)
+    before, steps = denoiser.evaluations, max(1, trajectories // batch_size)
     facts: list[Any] = [type(solver).__name__, solver.base.full.tolist(), solver.base.sigmas.tolist(), solver.options]
     facts += [solver.base.sigmas_in.tolist(), getattr(denoiser, "name", None), points]
     word = hashlib.sha256(json.dumps([*facts, solver.designer.config]).encode()).hexdigest()[:8]
@@ -175,7 +175,7 @@ def train(
     learner = _copy(solver).to(denoiser.device)
     run, best = Run(recipe, learner, Path(folder)), Path(folder) / f"{recipe.name}.best.safetensors"
     noisy = replace(solver, designer=learner)
-    examples = Examples.make(denoiser, check, teacher or usual_teacher(denoiser), residual, 1.0)
+    examples = Examples.make(denoiser, check, teacher or default_teacher(denoiser), residual, 1.0)
 
     def error() -> float:
         return examples.check(denoiser, replace(solver, designer=_copy(solver, run.average)))
@@ -209,10 +209,10 @@ def train(
         if history[-1] == min(history):
             kept = {k: v.clone() for k, v in run.average.items()}
         checked = run.step
-        state = dict(cost=history, losses=rows, network_evaluations=spent + denoiser.images - before, step=checked)
+        state = dict(cost=history, losses=rows, network_evaluations=spent + denoiser.evaluations - before, step=checked)
         save_tensors(best, {f"kept.{k}": v for k, v in kept.items()}, "best designer", state)
     bar.close()
-    walked = spent + denoiser.images - before + BACKWARD * solver.nfe * batch_size * steps
+    walked = spent + denoiser.evaluations - before + BACKWARD * solver.nfe * batch_size * steps
     found_designer = _copy(solver, kept).requires_grad_(False)
     metadata = dict(
         solver=f"{method}-{solver.base.metadata.get('solver', 'solver')}", method=method, nfe=solver.nfe,

@@ -1,4 +1,4 @@
-"""DLMS as published: parts, levels and levels told, designed row by row (Liang et al., ICLR 2025)."""
+"""DLMS as published: weights, levels and input levels, designed row by row (Liang et al., ICLR 2025)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from dode.tableau import Tableau
 
 
 class DLMS(Designed):
-    """Row ``i`` mixes its last ``window`` outputs; where and at what level told it goes on, is designed as well.
+    """Row ``i`` mixes its last ``window`` outputs; the next level and its input level are designed too.
 
     The parts sum to one; the next level is a share of the way left in ``ln sigma``, so levels decrease whatever the
-    numbers are; the level told is the level times a factor.  With ``afs`` the first level moves too: what lies
+    numbers are; an input level is the level times a factor.  With ``afs`` the first level moves too: what lies
     above it is the analytical first step.  Options: window, adaptive, scaling, afs.
     """
 
     def begin(self, noise: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """First level ``(B,)`` and level told, float64."""
+        """First level ``(B,)`` and the level given to the network, float64."""
         level = self.base.sigmas[0].to(noise.device).expand(len(noise))
         if not self.options["afs"]:
             return level, level * self._scale(0)
@@ -30,20 +30,20 @@ class DLMS(Designed):
         return level, level * self._scale(0) * (numbers[:, -1].exp() if self.options["scaling"] else 1)
 
     def _scale(self, row: int) -> float:
-        """What the base tells the network at its level ``row``, over that level."""
+        """The level that the base gives the network at row ``row``, over its own level."""
         b = self.base
         return float(b.sigmas_in[row] / b.sigmas[row]) if row < b.nfe else 1.0
 
     def plan(self, row: int, feature: Tensor | None, level: Tensor, memory: Memory) -> Plan:
         """DLMS eqs. 8 and 9 for this row, and where the next one evaluates."""
         numbers = self.designer(feature, level, row + 1).double()
-        usual, start = self.base.parts[row], max(-1, row + 1 - self.options["window"])
+        usual, start = self.base.normalised_weights[row], max(-1, row + 1 - self.options["window"])
         parts = [(j, usual[j + 1].to(level) + numbers[:, row - 1 - j]) for j in range(start, row)]
         rest = sum((part for _, part in parts), torch.zeros_like(level))
         following = self._next(row, level.detach(), numbers[:, -2])  # a design answers for its own step alone
-        told = following * self._scale(row + 1)
-        told = told * numbers[:, -1].exp() if self.options["scaling"] else told
-        return Plan([(row, 1 - rest), *reversed(parts)], following, told)
+        sigma_in = following * self._scale(row + 1)
+        sigma_in = sigma_in * numbers[:, -1].exp() if self.options["scaling"] else sigma_in
+        return Plan([(row, 1 - rest), *reversed(parts)], following, sigma_in)
 
     def _next(self, row: int, level: Tensor, number: Tensor) -> Tensor:
         s = self.base.sigmas
@@ -59,22 +59,22 @@ class DLMS(Designed):
         return {j: d for j, d in outputs.items() if j > row + 1 - self.options["window"]}
 
     def freeze(self) -> Tableau:
-        """The table of a solver that looks at no feature; a ValueError for one that does."""
+        """The table of a solver that reads no features; a ValueError for one that does."""
         if self.reads:
-            raise ValueError("a solver that looks at features has a table for each image, not one")
+            raise ValueError("a solver that reads features has a table for each image, not one")
         with torch.no_grad():
-            level, told = self.begin(torch.zeros(1, 1), {})
-            levels, all_told = [level], [told]
+            level, sigma_in = self.begin(torch.zeros(1, 1), {})
+            levels, sigmas_in = [level], [sigma_in]
             parts = torch.zeros_like(self.base.full)
             for row in range(self.nfe):
                 plan = self.plan(row, None, levels[-1], {})
-                for j, part in plan.parts:
+                for j, part in plan.shares:
                     parts[row, j + 1] = part
                 levels.append(plan.following)
-                all_told.append(plan.told)
+                sigmas_in.append(plan.sigma_in)
         n = self.nfe
         table = Tableau(
-            self.base.basis, torch.cat(levels), torch.zeros(n, n), sigmas_in=torch.cat(all_told[:-1]),
+            self.base.basis, torch.cat(levels), torch.zeros(n, n), sigmas_in=torch.cat(sigmas_in[:-1]),
             metadata=self.metadata,
         )  # fmt: skip
         return table.with_full(parts * table.row_sums[:, None])

@@ -5,8 +5,8 @@ to take by differences, and Gauss-Newton's step then moves all rows, levels and 
 
     min_theta  sum_images | R(x_N(theta)) - R(teacher) |^2 ,
 
-where R is any map of an image (pixels, features).  Nothing is greedy: what a row does early is judged by the end.
-(Ours; the papers fit step by step, or by gradient descent.)
+where R is any map of an image (pixels, features).  Nothing is greedy: the error of an early row counts by
+what becomes of it at the end.  (No paper's; the papers fit step by step, or by gradient descent.)
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import Tensor
 from dode.denoisers import Denoiser
 from dode.distillation.losses import Residual, pixels
 from dode.distillation.space import Space
-from dode.distillation.teachers import Examples, batches, on_path, usual_teacher
-from dode.sampling import State, Step, advance, move, sample, start, trajectory
+from dode.distillation.teachers import Examples, batches, default_teacher, on_path
+from dode.sampling import State, Step, advance, initial_state, move, sample, trajectory
 from dode.tableau import Tableau
 from dode.utils.environment import tqdm
 
@@ -59,7 +59,7 @@ class _Problem:
         except ValueError:
             return float("inf")
         walked = ((trajectory(model, table, noise)[1:], goal, path) for model, (noise, goal, path) in self._batches())
-        found = self.examples.norm((self._missed(table, *batch) for batch in walked), len(self.examples.noise))
+        found = self.examples.norm((self._residuals(table, *batch) for batch in walked), len(self.examples.noise))
         return found if found == found else float("inf")
 
     def normal(self, vector: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,9 +71,9 @@ class _Problem:
         for model, (noise, goal, path) in self._batches():
             seen = list[Step]()
             end = sample(model, base, noise, callback=seen.append)
-            r = self._missed(base, [*(step.x for step in seen[1:]), end], goal, path).double()
+            r = self._residuals(base, [*(step.x for step in seen[1:]), end], goal, path).double()
             columns = [
-                self._missed(table, self._again(model, table, noise, seen, row, kept), goal, path).double() - r
+                self._residuals(table, self._again(model, table, noise, seen, row, kept), goal, path).double() - r
                 for table, row, kept in zip(tables, self.space.rows, self.space.moves_only, strict=True)
             ]
             j = torch.stack(columns) / DIFFERENCE
@@ -87,7 +87,7 @@ class _Problem:
     def _batches(self) -> Iterator[tuple[Denoiser, tuple[Tensor, ...]]]:
         return batches(self.denoiser, self.batch_size, self.examples.noise, self.examples.goal, self.path)
 
-    def _missed(self, table: Tableau, states: Sequence[Tensor] | Tensor, goal: Tensor, path: Tensor) -> Tensor:
+    def _residuals(self, table: Tableau, states: Sequence[Tensor] | Tensor, goal: Tensor, path: Tensor) -> Tensor:
         """``(b, R)``: what the last of a walk's ``states`` 1..N, and with a path the others too, are off."""
         missed = [self.examples.residual(states[-1]) - goal]
         if self.weight:
@@ -95,12 +95,12 @@ class _Problem:
             for x, level in zip(states[:-1], on_the_way, strict=True):
                 share = self.weight / ((1 + level**2) * len(on_the_way))
                 missed.append(share**0.5 * pixels(x - on_path(levels, path, level)))
-        return self.examples.bounded(torch.cat(missed, dim=1))
+        return self.examples.capped(torch.cat(missed, dim=1))
 
     @staticmethod
     def _again(model: Denoiser, table: Tableau, noise: Tensor, seen: list[Step], row: int, kept: bool) -> list[Tensor]:
         """States 1..N of a table that agrees with the one ``seen`` up to ``row`` (with its evaluation, if ``kept``)."""
-        first = start(table, noise)
+        first = initial_state(table, noise)
         outputs = first.outputs | {step.index: step.output for step in seen[: row + kept]}
         state = State(seen[row].x if row or kept else first.x, outputs, row)
         states = [step.x for step in seen[1 : row + 1]]
@@ -139,9 +139,9 @@ def gauss_newton(
     noise
         Unit-variance noise ``(B, ...)``; some hundred images.
     space
-        What may move; None: weights, levels and levels told to the network, ``Space(tableau)``.
+        What may move; None: weights, levels and levels given to the network, ``Space(tableau)``.
     teacher
-        A finished tableau; None: :func:`~dode.distillation.teachers.usual_teacher`.
+        A finished tableau; None: :func:`~dode.distillation.teachers.default_teacher`.
     residual
         A map of images ``(B, ...)`` to ``(B, R)`` whose squared difference is the error; it is only evaluated, never
         differentiated.
@@ -149,10 +149,10 @@ def gauss_newton(
         How much more the mean of all images' errors counts; see :class:`~dode.distillation.teachers.Examples`.
     path
         What the states on the way count, mean squared pixels over ``1 + sigma^2``, against the teacher's path; 0: the
-        last image alone is compared.  Early selection looks at that alone in any case.
+        last image alone is compared.  Early selection compares that alone in any case.
     limit
         What one image's error can count at most, in medians of the start's; 0: all of it.  Some noises end as another
-        garment whatever a few calls do, and of few images one of these is half of the error.
+        object whatever a few calls do, and of few images one of these is half of the error.
     held_back
         Part of the images that no step sees: the solver that is best on them is returned, and the search ends when
         ``patience`` steps have brought nothing there.
@@ -170,16 +170,16 @@ def gauss_newton(
     ValueError
         The tableau repeats levels, or fewer than four images were given.
     """
-    before, space = denoiser.images, space or Space(tableau)
-    examples = Examples.make(denoiser, noise, teacher or usual_teacher(denoiser), residual, held_back, bias)
+    before, space = denoiser.evaluations, space or Space(tableau)
+    examples = Examples.make(denoiser, noise, teacher or default_teacher(denoiser), residual, held_back, bias)
     if limit:
-        examples = examples.limited(denoiser, tableau, limit)
+        examples = examples.with_limit(denoiser, tableau, limit)
     fit = _Problem(examples.fitted(denoiser), space, examples, batch_size, path)
 
     vector = best = space.pack(tableau)
     cost, history, damping, idle = fit.cost(vector), [examples.check(denoiser, tableau)], 1e-2, 0
     for _ in tqdm(range(iterations), desc="Levenberg-Marquardt", disable=not progress):
-        if denoiser.images - before + space.jacobian_calls * len(examples.noise) > budget:
+        if denoiser.evaluations - before + space.jacobian_calls * len(examples.noise) > budget:
             break
         jj, jr = fit.normal(vector)
         for _ in range(8):  # the trust region: more damping until the cost falls, and nothing is lost on other images
@@ -198,5 +198,5 @@ def gauss_newton(
             break
     return examples.label(
         space.table(best), denoiser, tableau, "gauss-newton", seeds,
-        cost=history, network_evaluations=denoiser.images - before,
+        cost=history, network_evaluations=denoiser.evaluations - before,
     )  # fmt: skip

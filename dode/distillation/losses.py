@@ -24,7 +24,7 @@ def features(network: nn.Module, scale: float = 1.0) -> Residual:
     """The features of a classifier of :mod:`dode.zoo.classifiers`, each weighed by ``scale``.
 
     ``network.features`` takes grey values of 0..255, which are not rounded here: a fit wants slopes.  Never measure
-    with the network that a fit has seen: it would find what that network cannot tell apart.
+    with the network that a fit used: it would find what that network cannot tell apart.
     """
     return lambda images: network.features(images.float() * 127.5 + 127.5) * scale  # type: ignore[operator]
 
@@ -50,11 +50,11 @@ def random_features(channels: int, seed: int = 0, mesh: int = 4) -> Residual:
     return residual
 
 
-def seen(residual: Residual) -> Residual:
-    """``residual`` of the image that a file would hold: clipped to -1..1, as whoever measures will see it.
+def clipped(residual: Residual) -> Residual:
+    """``residual`` of the image that a file would hold: clipped to -1..1, as evaluation clips it.
 
-    A few steps leave black at -1.1 as easily as at -0.9.  Only the second can be seen, and a fit that is to undo both
-    spends its few numbers on what nobody looks at.  Not for latents, which no file clips.
+    A few steps leave black at -1.1 as easily as at -0.9.  Only the second changes the file; a fit to both spends its
+    few numbers on values that no file can hold.  Not for latents, which no file clips.
     """
     return lambda images: residual(images.clamp(-1, 1))
 
@@ -66,23 +66,23 @@ def stack(*weighted: tuple[float, Residual]) -> Residual:
 
 OURS = dict(pixels=0.1, averaged=0.5, critic=0.5, observer=1.0)
 # What the errors of pixels, of features and of random ones (on a mesh, or averaged over the image) count in a fit.
-MIXES: dict[str, dict[str, float]] = {
+LOSSES: dict[str, dict[str, float]] = {
     "all": dict(pixels=0.1, random=3.0, critic=1.0), "seen": OURS, "raw": OURS, "pixels": dict(pixels=1.0),
     "random": dict(pixels=0.1, random=3.0), "averaged": dict(pixels=0.1, averaged=1.0),
     **{word: {"pixels": 0.1, word: 1.0} for word in ("critic", "observer", "judge")},
 }  # fmt: skip
 
 
-def usual(method: str) -> str:
-    """The mix of a method of :data:`dode.distillation.RECIPES`: "seen" for Gauss-Newton, "all" for the others."""
+def default_loss(method: str) -> str:
+    """The mix of a method of :data:`dode.distillation.DISTILLERS`: "seen" for Gauss-Newton, "all" for the others."""
     return "seen" if method == "gauss-newton" else "all"
 
 
-def mixed(kind: str, channels: int, trained: Callable[[str], Residual] | None) -> Residual:
-    """One of :data:`MIXES` for images of so many ``channels``.
+def named_loss(kind: str, channels: int, trained: Callable[[str], Residual] | None) -> Residual:
+    """One of :data:`LOSSES` for images of so many ``channels``.
 
-    "all" is what every method but Gauss-Newton compares.  "seen" is what that does: of clipped images (:func:`seen`),
-    through more features; "raw" is the same of images as they are, "seen-KIND" another mix of clipped ones.  "judge",
+    "all" is what every method but Gauss-Newton compares.  "seen" is what that does: clipped images (:func:`clipped`)
+    in more features; "raw" is the same of images as they are, "seen-KIND" another mix of clipped ones.  "judge",
     the features that measure, no honest fit may use: it shows what the others miss.
 
     Parameters
@@ -97,17 +97,17 @@ def mixed(kind: str, channels: int, trained: Callable[[str], Residual] | None) -
         No such mix, or it is of a classifier's features alone and there is none.
     """
     if kind.startswith("seen-"):
-        return seen(mixed(kind.removeprefix("seen-"), channels, trained))
-    if kind not in MIXES:
-        raise ValueError(f"no residual named {kind!r}; there are {', '.join(MIXES)}, and seen-KIND")
+        return clipped(named_loss(kind.removeprefix("seen-"), channels, trained))
+    if kind not in LOSSES:
+        raise ValueError(f"no residual named {kind!r}; there are {', '.join(LOSSES)}, and seen-KIND")
     if trained is None and kind in ("critic", "observer", "judge"):
         raise ValueError(f"no {kind} knows these images; take the residual pixels, random or all")
     terms = list[tuple[float, Residual]]()
-    for word, weight in MIXES[kind].items():
+    for word, weight in LOSSES[kind].items():
         if word == "pixels":
             terms.append((weight, pixels))
         elif word in ("random", "averaged"):
             terms.append((weight, random_features(channels, mesh=4 if word == "random" else 1)))
         elif trained:
             terms.append((weight, trained(word)))
-    return seen(stack(*terms)) if kind == "seen" else stack(*terms)
+    return clipped(stack(*terms)) if kind == "seen" else stack(*terms)

@@ -25,7 +25,7 @@ class Space:
       and the first unless asked.
     - With ``top``, the first level too, as ``ln`` of what it is of the base's: an analytical first step (AFS) from the
       teacher's start to there, learned.
-    - *Levels told to the network* as ``ln(sigmas_in / sigmas)``: DLMS's time scaling.
+    - *Levels given to the network* as ``ln(sigmas_in / sigmas)``: DLMS's time scaling.
 
     Raises
     ------
@@ -38,7 +38,7 @@ class Space:
     weights: bool = True
     levels: bool = True
     levels_in: bool = True
-    top: bool = False
+    first_level: bool = False
 
     def __post_init__(self) -> None:
         if (self.base.sigmas[1:] == self.base.sigmas[:-1]).any():
@@ -63,22 +63,24 @@ class Space:
         """What each number of a vector is."""
         n = self.base.nfe
         weights: list[Kind] = ["weight"] * len(self._parts)
-        levels: list[Kind] = ["level"] * (self.top + (n - 1) * self.levels)
-        told: list[Kind] = ["level_in"] * (n * self.levels_in)
-        return weights + levels + told
+        levels: list[Kind] = ["level"] * (self.first_level + (n - 1) * self.levels)
+        levels_in: list[Kind] = ["level_in"] * (n * self.levels_in)
+        return weights + levels + levels_in
 
     @cached_property
     def rows(self) -> list[int]:
         """For each number the first row whose evaluation, or else whose move, it changes."""
         n = self.base.nfe
         levels = [*range(n - 1)] if self._ends_at_zero else [0] * (n - 1)  # a fixed end: each gap moves all levels
-        return [i for i, _ in self._parts] + [0] * self.top + levels * self.levels + [*range(n)] * self.levels_in
+        return (
+            [i for i, _ in self._parts] + [0] * self.first_level + levels * self.levels + [*range(n)] * self.levels_in
+        )
 
     @cached_property
     def moves_only(self) -> list[bool]:
         """For each number, whether it leaves the evaluation of that row as it is."""
         kept = [kind != "level_in" for kind in self.kinds]
-        if self.top:
+        if self.first_level:
             kept[len(self._parts)] = False
         return kept
 
@@ -92,9 +94,9 @@ class Space:
         """The vector of a table of as many rows."""
         found = list[Tensor]()
         if self.weights:
-            parts = table.parts.tolist()
+            parts = table.normalised_weights.tolist()
             found.append(torch.tensor([parts[i][j + 1] for i, j in self._parts], dtype=torch.float64))
-        if self.top:
+        if self.first_level:
             found.append((table.sigmas[:1] / self.base.sigmas[:1]).log())
         if self.levels:
             gaps = self._gaps(table)
@@ -108,15 +110,15 @@ class Space:
         n, rest = self.base.nfe, vector.double()
         parts, rest = rest[: len(self._parts)], rest[len(self._parts) :]
         sigmas, ratio = self.base.sigmas, self.base.sigmas_in / self.base.sigmas[:-1]
-        top, rest = rest[: int(self.top)].sum().exp() * sigmas[:1], rest[int(self.top) :]
+        top, rest = rest[: int(self.first_level)].sum().exp() * sigmas[:1], rest[int(self.first_level) :]
         if self.levels:
             sigmas, rest = self._sigmas(top, rest[: n - 1]), rest[n - 1 :]
-        elif self.top:
+        elif self.first_level:
             sigmas = torch.cat([top, sigmas[1:]])
         if self.levels_in:
             ratio = rest.exp()
         moved = replace(self.base, sigmas=sigmas, sigmas_in=ratio * sigmas[:-1])
-        full = self.base.parts
+        full = self.base.normalised_weights
         for (i, j), part in zip(self._parts, parts, strict=True):
             full[i, j + 1] = part
         if self.weights:
@@ -144,7 +146,7 @@ class Space:
 class GridSpace(Space):
     """A handcrafted solver on grids that may move: ``make(sigmas)`` writes its weights anew for each.
 
-    What LD3 (Tong et al., ICLR 2025) searches: the levels, and apart from them those told to the network.
+    What LD3 (Tong et al., ICLR 2025) searches: the levels, and apart from them those given to the network.
     """
 
     make: Callable[[Tensor], Tableau] | None = None
@@ -161,7 +163,7 @@ class GridSpace(Space):
 def resampled(table: Tableau, nfe: int) -> Tableau:
     """``table`` with ``nfe`` calls in place of its own, on levels and weights between its own.
 
-    Levels, and what is told to the network over them, are read off as functions of the share of the calls that are
+    Levels, and the levels given to the network over them, are read off as functions of the share of the calls that are
     done: ``ln sigma`` is linear between two of them, first and last call keep theirs.  A row has the parts of the
     old row that is nearest in that share, the newest first; what it has no output for goes to the newest.  A start,
     not a solver: fit it.
@@ -178,15 +180,15 @@ def resampled(table: Tableau, nfe: int) -> Tableau:
     old = table.nfe
     share = torch.linspace(0, old - 1, nfe, dtype=torch.float64)  # in rows of the old table
     sigmas = _between(table.sigmas[:-1].log(), share).exp()
-    told = _between((table.sigmas_in / table.sigmas[:-1]).log(), share).exp()
+    ratios = _between((table.sigmas_in / table.sigmas[:-1]).log(), share).exp()
     parts = torch.zeros(nfe, nfe + 1, dtype=torch.float64)
     for i, where in enumerate(share.round().long().tolist()):
-        newest_first = table.parts[where, : where + 2].flip(0)[: i + 2]
+        newest_first = table.normalised_weights[where, : where + 2].flip(0)[: i + 2]
         parts[i, : i + 2] = torch.nn.functional.pad(newest_first, (0, i + 2 - len(newest_first))).flip(0)
         parts[i, i + 1] += 1 - parts[i].sum()
     empty = torch.zeros(nfe, dtype=torch.float64)
     found = replace(
-        table, sigmas=torch.cat([sigmas, table.sigmas[-1:]]), sigmas_in=told * sigmas, start=empty,
+        table, sigmas=torch.cat([sigmas, table.sigmas[-1:]]), sigmas_in=ratios * sigmas, noise_weights=empty,
         weights=torch.zeros(nfe, nfe, dtype=torch.float64), metadata={**table.metadata, "nfe": nfe},
     )  # fmt: skip
     return found.with_full(parts * found.row_sums[:, None])

@@ -12,7 +12,7 @@ from torch import Tensor
 from dode import solvers
 from dode.denoisers import Denoiser
 from dode.distillation.losses import Residual
-from dode.sampling import AnyDenoiser, State, Walker, advance, sample, start
+from dode.sampling import AnyDenoiser, State, Walker, advance, initial_state, sample
 from dode.schedules import refine
 from dode.tableau import Tableau
 
@@ -92,7 +92,7 @@ def record(
     They must be of students with the same levels (DDIM and every multistep solver on one grid) and the same noise.
     """
     guide = make_teacher(tableau, teacher, scale, align)
-    wanted, state, states = set(target_states(tableau, guide, align)), start(guide, noise), dict[int, Tensor]()
+    wanted, state, states = set(target_states(tableau, guide, align)), initial_state(guide, noise), dict[int, Tensor]()
     while state.row < guide.nfe:
         state = advance(denoiser, guide, state)
         if state.row in wanted:
@@ -103,7 +103,7 @@ def record(
 TEACHER_STEPS = 40
 
 
-def usual_teacher(denoiser: Denoiser, steps: int = TEACHER_STEPS) -> Tableau:
+def default_teacher(denoiser: Denoiser, steps: int = TEACHER_STEPS) -> Tableau:
     """UniP-3 on the denoiser's own grid."""
     return solvers.deis(denoiser.grid, nfe=steps, variable="log_rho", basis="data")
 
@@ -156,7 +156,7 @@ class Examples:
         """Run the teacher once; the first images are held back (all for 1).  ValueError for fewer than four."""
         if len(noise) < 4:
             raise ValueError(f"a fit needs four images or more, got {len(noise)}")
-        denoiser.told.check(len(noise))
+        denoiser.conditioning.check(len(noise))
         goal = torch.cat([residual(sample(model, teacher, part)) for model, (part,) in batches(denoiser, 100, noise)])
         kept = max(1, min(len(noise) - (held_back < 1), round(held_back * len(noise))))
         return cls(residual, teacher, noise[kept:], goal[kept:], noise[:kept], goal[:kept], bias)
@@ -168,22 +168,22 @@ class Examples:
     @torch.no_grad()
     def error(self, denoiser: Denoiser, table: Tableau | Walker, noise: Tensor, goal: Tensor, size: int = 100) -> float:
         """What a fit makes small; inf where the table makes no finite images."""
-        return self.norm(map(self.bounded, self.missed(denoiser, table, noise, goal, size)), len(noise))
+        return self.norm(map(self.capped, self.residuals(denoiser, table, noise, goal, size)), len(noise))
 
-    def missed(
+    def residuals(
         self, denoiser: Denoiser, table: Tableau | Walker, noise: Tensor, goal: Tensor, size: int = 100
     ) -> Iterator[Tensor]:
         """The residuals of a table's images less their goals, ``(b, R)`` a piece."""
         for model, (x, aim) in batches(denoiser, size, noise, goal):
             yield self.residual(sample(model, table, x)) - aim
 
-    def limited(self, denoiser: Denoiser, table: Tableau, medians: float) -> Examples:
+    def with_limit(self, denoiser: Denoiser, table: Tableau, medians: float) -> Examples:
         """The same, where an image counts so many medians of the errors of ``table`` at most."""
-        missed = self.missed(self.fitted(denoiser), table, self.noise, self.goal)
+        missed = self.residuals(self.fitted(denoiser), table, self.noise, self.goal)
         each = [piece.square().sum(1) for piece in missed]
         return replace(self, limit=medians * float(torch.cat(each).median()))
 
-    def bounded(self, missed: Tensor) -> Tensor:
+    def capped(self, missed: Tensor) -> Tensor:
         """Residuals ``(b, R)`` less their goals, each image's shortened so that its square stays below ``limit``."""
         if not self.limit:
             return missed

@@ -14,7 +14,7 @@ EQUATIONS, ALIGNS = (10, 9, 8), ("time", "index")
 USUAL = dict(scale=10, images=100, equation=10, align="time", teacher="ddim")  # what "d-ode" alone means
 
 
-def word(**options: Any) -> str:
+def spec(**options: Any) -> str:
     """The variant that differs from the usual fit in ``options``: what is usual is left out, so cells are shared."""
     unusual = {k: v for k, v in options.items() if USUAL.get(k) != v}
     return "d-ode" + ":" * bool(unusual) + ",".join(f"{k}={v}" for k, v in unusual.items())
@@ -30,12 +30,12 @@ def axes(checkpoint: str, scales: Iterable[int] = SCALES, images: Iterable[int] 
     """Each ablation of D-DDIM: what a page calls its values, and their variants, the usual one among them."""
     first = ("noise", "none") if checkpoint.endswith("noise") else ("none", "noise")
     return {
-        "scale C": {str(c): word(scale=c) for c in scales},
-        "batch |B|": {str(b): word(images=b) for b in images},
-        "equation": {f"({e})": word(equation=e) for e in EQUATIONS},
-        "targets": {a: word(align=a) for a in ALIGNS},
-        "first step": {first[0]: "d-ode", first[1]: word(first_step=first[1])},
-        "fitted on": {"itself": "d-ode", "other": word(model=other_model(checkpoint))},
+        "scale C": {str(c): spec(scale=c) for c in scales},
+        "batch |B|": {str(b): spec(images=b) for b in images},
+        "equation": {f"({e})": spec(equation=e) for e in EQUATIONS},
+        "targets": {a: spec(align=a) for a in ALIGNS},
+        "first step": {first[0]: "d-ode", first[1]: spec(first_step=first[1])},
+        "fitted on": {"itself": "d-ode", "other": spec(model=other_model(checkpoint))},
     }
 
 

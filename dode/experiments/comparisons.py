@@ -1,4 +1,4 @@
-"""The zoo compared: which solvers, on which grids, how far from a long run on the same seeds."""
+"""The zoo compared: which solvers, on which grids, how far from a reference solution on the same seeds."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def possible_nfe(entry: str, nfe: int) -> int:
     return solvers.get(name).most_calls(nfe, options)
 
 
-def reference(checkpoint: str, device: str, n: int, calls: int) -> Tensor:
+def reference_images(checkpoint: str, device: str, n: int, calls: int) -> Tensor:
     """Images of the first ``n`` held-out seeds, ``(n, C, H, W)``: ``calls`` calls of DPM-Solver++(2M) on Karras's grid.
 
     Of second order, so that its own error is small beside what is measured.  Kept in the project's ``_build``.
@@ -77,10 +77,10 @@ def reference(checkpoint: str, device: str, n: int, calls: int) -> Tensor:
         return load_tensors(file, "images")[0]["images"]
     except FileError:
         pass
-    model = zoo.load(checkpoint, device)
+    model = zoo.load_denoiser(checkpoint, device)
     tableau = build("DPM-Solver++(2M)", grid_function("Karras", model), calls)
-    told, noise = experiments.seeded(model, experiments.held_out_seeds(n))
-    images = sample(told, tableau, noise, batch_size=100, progress=True).cpu()
+    conditioned, noise = experiments.seeded(model, experiments.held_out_seeds(n))
+    images = sample(conditioned, tableau, noise, batch_size=100, progress=True).cpu()
     save_tensors(file, dict(images=images), "images", facts)
     return images
 
@@ -112,9 +112,9 @@ def rmse_row(
     """Measure one cell of :func:`rmse_cells`: root mean squared distance to :func:`reference`, in pixels of -1..1."""
     model = experiments.load_cached(checkpoint, device)
     seeds = experiments.held_out_seeds(n)
-    told, noise = experiments.seeded(model, seeds)
-    images = sample(told, build(solver, grid_function(grid, model), nfe), noise, batch_size=100).cpu()
-    truth = reference(checkpoint, device, n, reference_calls)
+    conditioned, noise = experiments.seeded(model, seeds)
+    images = sample(conditioned, build(solver, grid_function(grid, model), nfe), noise, batch_size=100).cpu()
+    truth = reference_images(checkpoint, device, n, reference_calls)
     return dict(rmse=f"{rmse(images, truth):.5f}", seeds=f"{seeds.start}-{seeds.stop - 1}", network="float32") | (
         experiments.provenance(device)
     )

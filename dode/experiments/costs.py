@@ -24,11 +24,11 @@ from dode.denoisers import NetworkDenoiser
 from dode.experiments import network_distillation
 from dode.experiments.quality import (
     base_solver,
-    data_reference,
+    data_moments,
     draw,
-    fast,
     fit_seeds,
     held_out_seeds,
+    load_autocast,
     load_cached,
     seeded,
 )
@@ -48,7 +48,7 @@ def unit_seconds(p: Preset, checkpoint: str, device_name: str, images: int = 500
 
     In the arithmetic that the preset samples with: bf16 only where the device has it.
     """
-    denoiser = fast(p, checkpoint, device_name)
+    denoiser = load_autocast(p, checkpoint, device_name)
     tableau, seeds = base_solver("ddim", denoiser, CALLS), range(images)
     next(iter(draw(denoiser, tableau, range(16))))  # warm
     started = time.perf_counter()
@@ -62,7 +62,7 @@ def training_images(p: Preset, checkpoint: str, device_name: str) -> Tensor:
     if p.downloads:
         known = zoo.data_set_of(checkpoint)
         return known.load(known.whole)[0]
-    denoiser = fast(p, checkpoint, device_name)
+    denoiser = load_autocast(p, checkpoint, device_name)
     count = min(2_000, p.images)
     samples = torch.cat(list(draw(denoiser, base_solver("ddim", denoiser, CALLS), range(count))))
     return datasets.to_uint8(samples).cpu()
@@ -145,6 +145,14 @@ def time_of_an_evaluation(p: Preset, checkpoint: str, device_name: str, method: 
     return student.seconds / student.evaluations / (unit / (CALLS * DRAWN))
 
 
+def fit_cost(p: Preset, checkpoint: str, device_name: str, method: str, stage: int) -> tuple[float, int]:
+    """Seconds and evaluations of one fit of "d-ode SOLVER" with ``stage`` calls, its teacher's included."""
+    model, noise = seeded(load_cached(checkpoint, device_name, None), fit_seeds(p.fit_images))
+    started = time.perf_counter()
+    found = distillation.d_ode(model, base_solver(method.removeprefix("d-ode "), model, stage), noise).metadata
+    return time.perf_counter() - started, found["network_evaluations"]
+
+
 def cost_row(p: Preset, device_name: str, *, checkpoint: str, weights: str, method: str, stage: int) -> dict[str, Any]:
     """What one distillation takes: evaluations, and time in units; ``weights`` only names the cell.
 
@@ -158,11 +166,8 @@ def cost_row(p: Preset, device_name: str, *, checkpoint: str, weights: str, meth
         seconds, evaluations = float(log[0]["seconds"]), int(log[0]["evaluations"])
         units = evaluations / (CALLS * DRAWN) * time_of_an_evaluation(p, checkpoint, device_name, method)
     else:
-        model, noise = seeded(load_cached(checkpoint, device_name, None), fit_seeds(p.fit_images))
         unit = unit_seconds(p, checkpoint, device_name, 16 if p.name == "smoke" else 500)
-        started = time.perf_counter()
-        found = distillation.d_ode(model, base_solver(method.removeprefix("d-ode "), model, stage), noise).metadata
-        seconds, evaluations = time.perf_counter() - started, found["network_evaluations"]
+        seconds, evaluations = fit_cost(p, checkpoint, device_name, method, stage)
         units = seconds / unit
     return dict(
         seconds=round(seconds, 2), evaluations=evaluations, units=f"{units:.5f}", preset=p.name,
@@ -200,7 +205,7 @@ def student_row(
     """The Fréchet distance of one student's samples on the block's held-out seeds."""
     file = folder(p) / f"{checkpoint}-{method}-{stage}.safetensors"
     student = load_cached(str(file), device_name, autocast(p, device_name))
-    features, reference = data_reference(zoo.data_set_of(checkpoint).name, device_name)
+    features, reference = data_moments(zoo.data_set_of(checkpoint).name, device_name)
     seeds = held_out_seeds(p.images, block)
     found = measure(_draw_student(student, method, calls, seeds), features, reference)
     return dict(
@@ -210,9 +215,9 @@ def student_row(
 
 
 def measure_students(p: Preset, checkpoint: str, device_name: str, costs: Sweep, quality: Sweep, jobs: int) -> None:
-    """Train the students that a row is wanted of and missing, then fill both sweeps."""
+    """Train the students that a row is wanted of and missing, then fill both sweeps; none where rows are frozen."""
     paid, wanted = cost_cells(p, checkpoint, {}), student_cells(p, checkpoint)
-    if not (all(map(costs.done, paid)) and all(map(quality.done, wanted))):
+    if not (costs.frozen or (all(map(costs.done, paid)) and all(map(quality.done, wanted)))):
         train_students(p, checkpoint, device_name)
     costs.run(paid, functools.partial(cost_row, p, device_name))
     quality.run(wanted, functools.partial(student_row, p, device_name), jobs=jobs)

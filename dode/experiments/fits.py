@@ -14,18 +14,17 @@ import torch
 
 from dode import distillation, solvers, zoo
 from dode.distillation import d_ode, losses, problem
-from dode.distillation.problem import Task
+from dode.distillation.problem import Problem
 from dode.experiments import comparisons
-from dode.experiments.quality import data_reference, fast, fit_seeds, inception_reference, load_cached
-from dode.experiments.sweeps import Preset, home
-from dode.experiments.sweeps import word as word_of
+from dode.experiments.quality import data_moments, fit_seeds, inception_moments, load_autocast, load_cached
+from dode.experiments.sweeps import Preset, file_stem, home
 from dode.metrics import Features, Moments
 from dode.sampling import initial_noise
 from dode.tableau import Tableau
 from dode.utils.files import FileError
 from dode.zoo.datasets import DataSet
 
-LEARNED = ("d-ode", *problem.RECIPES)
+LEARNED = ("d-ode", *problem.DISTILLERS)
 START_OPTIONS = ("afs", "grid", "base")  # of a method in a cell: "dlms:afs=False"
 DESIGN_OPTIONS = ("features", "scaling", "adaptive", "rate")
 SEARCH_OPTIONS = ("bias", "path", "limit", "top")
@@ -43,7 +42,7 @@ def grid_of(name: str, checkpoint: str, device_name: str) -> Any:
     return lambda n: comparisons.GRIDS[name](n, model.sigma_min, model.sigma_max)
 
 
-def judged(checkpoint: str) -> DataSet | None:
+def known_data(checkpoint: str) -> DataSet | None:
     """The data set whose classifier and critic know a checkpoint's images; None: Inception alone can measure them."""
     try:
         return zoo.data_set_of(checkpoint)
@@ -53,7 +52,7 @@ def judged(checkpoint: str) -> DataSet | None:
         return None
 
 
-def yardsticks(
+def evaluators(
     device_name: str, checkpoint: str = "fashion-mnist"
 ) -> tuple[tuple[Features, Moments], tuple[Features, Moments]]:
     """(features, moments of the training images) of the classifier, which measures, and of the critic, which fits.
@@ -61,53 +60,53 @@ def yardsticks(
     Both are those of the checkpoint's data set.  For networks of other images: Inception's, resized as in the papers'
     tables and as clean-fid does it.  Fits see neither.
     """
-    if known := judged(checkpoint):
-        return data_reference(known.name, device_name), data_reference(known.name, device_name, "critic")
+    if known := known_data(checkpoint):
+        return data_moments(known.name, device_name), data_moments(known.name, device_name, "critic")
     name = load_cached(checkpoint, device_name).name
-    first, second = (inception_reference(mode, name, device_name) for mode in ("legacy_tensorflow", "clean"))
+    first, second = (inception_moments(mode, name, device_name) for mode in ("legacy_tensorflow", "clean"))
     return first, second
 
 
-JUDGES = {"critic": "critic", "observer": "observer", "judge": "classifier"}
+EXTRACTORS = {"critic": "critic", "observer": "observer", "judge": "classifier"}
 
 
-def residual_of(kind: str, data: DataSet | None, channels: int, device: str = "cpu") -> losses.Residual:
-    """A mix of :func:`dode.distillation.losses.mixed`; a classifier's features count in units of their spread.
+def loss_of(kind: str, data: DataSet | None, channels: int, device: str = "cpu") -> losses.Residual:
+    """A mix of :func:`dode.distillation.losses.named_loss`; a classifier's features count in units of their spread.
 
     That is their spread over the training images of ``data``; None: no classifier knows these images.
     """
 
     def trained(word: str) -> losses.Residual:
         assert data is not None
-        name = f"{data.name}-{JUDGES[word]}"
-        network, _ = zoo.load_classifier(name, device)
+        name = f"{data.name}-{EXTRACTORS[word]}"
+        network, _ = zoo.load_evaluator(name, device)
         spread = Moments.load(zoo.CHECKPOINTS / zoo.moments_file(name)).cov.trace()
         return losses.features(network, float(spread) ** -0.5)
 
-    return losses.mixed(kind, channels, trained if data else None)
+    return losses.named_loss(kind, channels, trained if data else None)
 
 
-def residual(device_name: str, kind: str = "all", checkpoint: str = "fashion-mnist") -> losses.Residual:
+def loss(device_name: str, kind: str = "all", checkpoint: str = "fashion-mnist") -> losses.Residual:
     """What fits of a checkpoint compare, through the classifiers that know its images."""
-    data = judged(checkpoint)
+    data = known_data(checkpoint)
     channels = data.shape[0] if data else load_cached(checkpoint, device_name).shape[0]
-    return residual_of(kind, data, channels, device_name)
+    return loss_of(kind, data, channels, device_name)
 
 
 def solver_file(p: Preset, checkpoint: str, method: str, nfe: int) -> Path:
     """Where a learned solver is kept: with the results if they are committed, else in ``_build``."""
     folder = home() / ("results" if p.kept else "_build") / "solvers" / (p.rows_of or p.name)
     word = method.replace(":", "-").replace(",", "-").replace("=", "-")
-    return folder / f"{word_of(checkpoint)}-{word}-{nfe}.safetensors"
+    return folder / f"{file_stem(checkpoint)}-{word}-{nfe}.safetensors"
 
 
-def start(
+def initial_solver(
     method: str, checkpoint: str, device_name: str, nfe: int, afs: bool = True, grid: str = "time", base: str = "deis"
 ) -> tuple[Tableau, Any]:
     """Where a method starts, and the same solver as a function of levels.
 
-    LMS distillation, S4S and ours from Adams-Bashforth in ``ln sigma`` (``base="deis"``; or any solver's name) with an
-    analytical first step; LD3 from UniPC and GITS from iPNDM without one, as published.
+    LMS distillation, S4S and Gauss-Newton from Adams-Bashforth in ``ln sigma`` (``base="deis"``; or any solver's name)
+    with an analytical first step; LD3 from UniPC and GITS from iPNDM without one, as published.
     """
     where = grid_of(grid, checkpoint, device_name)
     if method in ("ld3", "gits", "d-ode"):
@@ -118,7 +117,7 @@ def start(
         usual = dict(basis="data")
     solver: Any = functools.partial(solvers.get(base).make, afs=afs, **usual)
     top = where(nfe + 1)[:1] if afs else torch.zeros(0, dtype=torch.float64)
-    return solver(where, nfe=nfe), problem.below(top, solver)
+    return solver(where, nfe=nfe), problem.with_first_level(top, solver)
 
 
 def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> Tableau | distillation.Designed:
@@ -130,7 +129,9 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     """
     file = solver_file(p, checkpoint, method, nfe)
     try:
-        if p.name != "live" and (found := distillation.load(file)).metadata.get("weights") == zoo.digest(checkpoint):
+        if p.name != "live" and (found := distillation.load_solver(file)).metadata.get("weights") == zoo.digest(
+            checkpoint
+        ):
             return found  # a live fit is made anew each time
     except FileError:
         if p.rows_of:
@@ -138,10 +139,10 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     if p.rows_of:
         raise FileError(f"{file} is of other weights; the preset standard fits {method} again")
     name, options = solvers.parse_options(method, FIT_OPTIONS)
-    model, quick = load_cached(checkpoint, device_name), fast(p, checkpoint, device_name)
+    model, quick = load_cached(checkpoint, device_name), load_autocast(p, checkpoint, device_name)
     where = {k: options[k] for k in START_OPTIONS if k in options}
-    below = where.pop("base") if where.get("base") in problem.RECIPES else None
-    table, make = start(name, checkpoint, device_name, nfe, **where)
+    below = where.pop("base") if where.get("base") in problem.DISTILLERS else None
+    table, make = initial_solver(name, checkpoint, device_name, nfe, **where)
     if below or "near" in options:
         learned, calls = below or name, options.get("near", nfe)
         if learned in problem.DESIGNED:
@@ -151,12 +152,12 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
         table = distillation.resampled(made, nfe) if calls != nfe else made
     seeds = fit_seeds(options.get("images", _images(p, name, table)))
     noise = initial_noise(model.shape, seeds, device=model.device)
-    model, quick = model.of(seeds), quick.of(seeds)  # a class-conditional network is told each seed's class
-    compared = residual(device_name, options.get("residual", losses.usual(name)), checkpoint)
+    model, quick = model.of(seeds), quick.of(seeds)  # each seed has its class
+    compared = loss(device_name, options.get("residual", losses.default_loss(name)), checkpoint)
     folder = home() / "_build" / "training" / p.name / file.stem  # a state must not be taken up by another method
     trajectories = options.get("trajectories", p.trajectories)
     trajectories = trajectories if p.kept else min(trajectories, p.trajectories)
-    task = Task(model, table, make, noise, compared, seeds, quick, folder, trajectories)
+    task = Problem(model, table, make, noise, compared, seeds, quick, folder, trajectories)
     began = time.perf_counter()
     solver = _fit(name, task, options)
     solver.metadata.update(seconds=round(time.perf_counter() - began, 2), weights=zoo.digest(checkpoint))
@@ -164,10 +165,10 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     return solver
 
 
-def made(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> Tableau | distillation.Designed:
-    """:func:`fit`, or for the method "start" the table that LMS distillation and ours begin at."""
+def solver_of(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> Tableau | distillation.Designed:
+    """:func:`fit`, or for the method "start" the table that LMS distillation and Gauss-Newton begin at."""
     if method == "start":
-        return start("dlms", checkpoint, device_name, nfe)[0]
+        return initial_solver("dlms", checkpoint, device_name, nfe)[0]
     return fit(p, checkpoint, device_name, method, nfe)
 
 
@@ -175,10 +176,10 @@ def _images(p: Preset, method: str, table: Tableau) -> int:
     """How many seeds a fit has: a second-order one so many as its budget pays for, from 32 to twice the others'."""
     if method != "gauss-newton":
         return p.learn_images
-    return min(2 * p.learn_images, max(32, problem.affordable(table)))
+    return min(2 * p.learn_images, max(32, problem.images_within_budget(table)))
 
 
-def _fit(name: str, task: Task, options: dict[str, Any]) -> Tableau | distillation.Designed:
+def _fit(name: str, task: Problem, options: dict[str, Any]) -> Tableau | distillation.Designed:
     design = {k: options[k] for k in DESIGN_OPTIONS if k in options}
     if name == "d-ode":
         model, nfe = task.denoiser, task.table.nfe
@@ -186,5 +187,5 @@ def _fit(name: str, task: Task, options: dict[str, Any]) -> Tableau | distillati
     if name == "dlms" and design:
         return problem.dlms(task, **design)
     if name == "gauss-newton":
-        return problem.second_order(task, **{k: options[k] for k in SEARCH_OPTIONS if k in options})
-    return problem.RECIPES[name](task)
+        return problem.distil_gauss_newton(task, **{k: options[k] for k in SEARCH_OPTIONS if k in options})
+    return problem.DISTILLERS[name](task)

@@ -26,7 +26,7 @@ from dode.sampling import trajectory
 from dode.tableau import Tableau
 
 OWN = "d-ode:basis=own"
-GREED_KEYS = ("checkpoint", "weights", "solver", "variant", "nfe", "n", "reference_calls")
+GREEDY_ERROR_KEYS = ("checkpoint", "weights", "solver", "variant", "nfe", "n", "reference_calls")
 
 
 def variants(checkpoint: str, solver: str) -> list[str]:
@@ -36,7 +36,7 @@ def variants(checkpoint: str, solver: str) -> list[str]:
     return ["plain", "d-ode", *[OWN][: int(other)]]
 
 
-def greed_cells(
+def greedy_error_cells(
     plan: Mapping[str, Iterable[int]], checkpoints: Iterable[str], n: int, reference_calls: int
 ) -> list[dict[str, Any]]:
     """Cells of every variant; ``plan`` maps solvers to NFEs.  Those that share a teacher stand together."""
@@ -65,7 +65,7 @@ def _teacher(checkpoint: str, device_name: str, n: int, levels: tuple[float, ...
     student = solvers.ddim(
         torch.tensor(levels, dtype=torch.float64)
     )  # any solver through these levels has this teacher
-    runs = [distillation.record(told, student, noise) for told, noise in _batches(model, n)]
+    runs = [distillation.record(conditioned, student, noise) for conditioned, noise in _batches(model, n)]
     rows = distillation.target_states(student, runs[0].tableau, "time")
     return {
         level: torch.cat([run.states[row].cpu() for run in runs]) for level, row in zip(levels[1:], rows, strict=True)
@@ -76,7 +76,7 @@ def _teacher(checkpoint: str, device_name: str, n: int, levels: tuple[float, ...
 class Distances:
     """RMSE of each image, averaged over images; pixels are of -1..1."""
 
-    rmse: float  # the images to :func:`dode.experiments.comparisons.reference`
+    rmse: float  # the images to :func:`dode.experiments.comparisons.reference_images`
     rmse_teacher: float  # the images to the teacher's
     teacher_rmse: float  # the teacher's images to the reference
     path: Tensor  # (N,): the state after each row to the teacher's there, both as x / sqrt(1 + sigma^2)
@@ -85,10 +85,12 @@ class Distances:
 def distances(tableau: Tableau, checkpoint: str, device_name: str, n: int, reference_calls: int) -> Distances:
     """How far a run on the first ``n`` held-out seeds is from the teacher's run, and from the long one."""
     model = load_cached(checkpoint, device_name, None)
-    states = torch.cat([trajectory(told, tableau, noise).cpu() for told, noise in _batches(model, n)], dim=1)[1:]
+    states = torch.cat(
+        [trajectory(conditioned, tableau, noise).cpu() for conditioned, noise in _batches(model, n)], dim=1
+    )[1:]
     teacher = _teacher(checkpoint, device_name, n, tuple(tableau.levels.tolist()))
     aims = torch.stack([teacher[sigma] for sigma in tableau.sigmas[1:].tolist()])
-    truth = comparisons.reference(checkpoint, device_name, n, reference_calls)
+    truth = comparisons.reference_images(checkpoint, device_name, n, reference_calls)
     path = trajectory_distance(states, aims) / (1 + tableau.sigmas[1:] ** 2).sqrt()
     return Distances(rmse(states[-1], truth), rmse(states[-1], aims[-1]), rmse(aims[-1], truth), path)
 
@@ -112,11 +114,11 @@ def step_gain(row: Mapping[str, str]) -> float:
     return math.exp(sum(logs) / len(logs)) if logs else math.nan
 
 
-def greed_row(
+def greedy_error_row(
     p: Preset, device_name: str, *, checkpoint: str, weights: str, solver: str, variant: str, nfe: int, n: int,
     reference_calls: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure one cell of :func:`greed_cells`: fit on the first block's seeds, run on held-out ones.
+    """Measure one cell of :func:`greedy_error_cells`: fit on the first block's seeds, run on held-out ones.
 
     ``weights`` only names the cell.  The row keeps what the fit found, so that a page needs no second fit.
     """

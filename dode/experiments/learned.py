@@ -1,7 +1,7 @@
 """Learned solvers measured: fitted once, kept as files, and compared on seeds that no fit saw.
 
-Every row has three distances: Fréchet to the training images, Fréchet to the samples of a long run from other seeds,
-and RMSE to that long run's images from the same seeds.  The critic's features enter fits; the classifier's measure.
+Every row has three distances: Fréchet to the training images, Fréchet to the samples of a reference solution from other
+seeds, and RMSE to its images from the same seeds.  The critic's features enter fits; the classifier's measure.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from dode import distillation, solvers, zoo
 from dode.denoisers import Denoiser
 from dode.distillation.designer_training import OnlineTeacher
 from dode.experiments import comparisons, papers
-from dode.experiments.fits import grid_of, made, yardsticks
-from dode.experiments.quality import draw, fast, held_out_seeds, load_cached, seeded
+from dode.experiments.fits import evaluators, grid_of, solver_of
+from dode.experiments.quality import draw, held_out_seeds, load_autocast, load_cached, seeded
 from dode.experiments.sweeps import ARITHMETIC, Preset, autocast, checkpoints, home, provenance, results
 from dode.metrics import Moments, frechet_distance, rmse
 from dode.metrics import moments as moments_of
@@ -35,7 +35,7 @@ EVERYWHERE = (*HANDCRAFTED, "start", "ld3", "s4s-alt", "dlms", "gauss-newton")  
 SMALL = {
     "smoke": ("deis", "start", "gits", "gauss-newton"),
 }
-REFERENCE_SEEDS = 50_000_000  # the first of the long run's own; nothing else uses them
+REFERENCE_SEEDS = 50_000_000  # the first of the reference solution's own; nothing else uses them
 SELECTION_BLOCK = 7  # whose held-out seeds choose grids, and measure nothing
 
 
@@ -51,19 +51,19 @@ def asked(preset: str, checkpoint: str | None = None) -> tuple[tuple[int, ...], 
     return (3,) if preset in SMALL else papers.TABLE_5, of
 
 
-def reference_table(denoiser: Denoiser, calls: int) -> Tableau:
-    """The long run: UniP-3 on the denoiser's own grid."""
+def reference_solver(denoiser: Denoiser, calls: int) -> Tableau:
+    """The reference solution: UniP-3 on the denoiser's own grid."""
     return solvers.deis(denoiser.grid, nfe=calls, variable="log_rho", basis="data")
 
 
 @functools.cache
 def reference_moments(p: Preset, device_name: str, checkpoint: str) -> tuple[Moments, Moments]:
-    """Moments of the long run's samples in both networks' features; kept in the project's ``_build``."""
+    """Moments of the reference solution's samples in both networks' features; kept in the project's ``_build``."""
     folder = home() / "_build" / "references"
-    n, calls, model = p.images, p.reference_calls, fast(p, checkpoint, device_name)
+    n, calls, model = p.images, p.reference_calls, load_autocast(p, checkpoint, device_name)
     arithmetic = ARITHMETIC[model.autocast].split()[0]
     word = f"{checkpoint}-{zoo.digest(checkpoint)}-{n}-{calls}-{arithmetic}"
-    both = yardsticks(device_name, checkpoint)
+    both = evaluators(device_name, checkpoint)
     files = [folder / f"moments-{word}-{features.name}.safetensors" for features, _ in both]
     try:
         first, second = (Moments.load(file) for file in files)
@@ -71,7 +71,7 @@ def reference_moments(p: Preset, device_name: str, checkpoint: str) -> tuple[Mom
     except FileError:
         pass
     seeds = range(REFERENCE_SEEDS, REFERENCE_SEEDS + n)
-    images = torch.cat([x.cpu() for x in draw(model, reference_table(model, calls), seeds)])
+    images = torch.cat([x.cpu() for x in draw(model, reference_solver(model, calls), seeds)])
     found = [moments_of(images, features, source=f"{checkpoint}, {calls} calls") for features, _ in both]
     for part, file in zip(found, files, strict=True):
         part.save(file)
@@ -81,10 +81,10 @@ def reference_moments(p: Preset, device_name: str, checkpoint: str) -> tuple[Mom
 def floor_row(
     p: Preset, device_name: str, *, checkpoint: str, weights: str, n: int, reference_calls: int
 ) -> dict[str, Any]:
-    """What no solver can be told to be below, by column of the rows; ``n`` and ``reference_calls`` are the preset's.
+    """The least distances that can be told from zero, by column of the rows; ``n`` and the calls are the preset's.
 
-    ``fd_reference``: what two sets of ``n`` normal draws with the moments of the long run's features are apart.
-    ``fd_data``: how far the long run itself is from the training images, which is what the *network* does wrong.
+    ``fd_reference``: what two sets of ``n`` normal draws with the moments of its features are apart.
+    ``fd_data``: how far the reference solution itself is from the training images: the error of the *network*.
     """
     aim, _ = reference_moments(p, device_name, checkpoint)
     values, vectors = torch.linalg.eigh(aim.cov)
@@ -93,7 +93,7 @@ def floor_row(
         Moments("normal", aim.dim).update(torch.randn(n, aim.dim, generator=draws, dtype=torch.float64) @ root.T)
         for _ in range(2)
     )
-    data = yardsticks(device_name, checkpoint)[0][1]
+    data = evaluators(device_name, checkpoint)[0][1]
     return dict(
         fd_reference=f"{frechet_distance(one, other):.5f}", fd_data=f"{frechet_distance(aim, data):.5f}",
         seeds=f"{REFERENCE_SEEDS}-{REFERENCE_SEEDS + n - 1}", network=ARITHMETIC[autocast(p, device_name)],
@@ -132,11 +132,13 @@ def grid_cells(checkpoints: Iterable[str], nfes: Iterable[int]) -> list[dict[str
 def grid_row(
     p: Preset, device_name: str, *, checkpoint: str, weights: str, solver: str, grid: str, nfe: int
 ) -> dict[str, Any]:
-    """Fréchet distance to the long run's samples, from few seeds that choose the grid and measure nothing."""
+    """Fréchet distance to the reference solution's samples, from few seeds that choose the grid and measure nothing."""
     table = solvers.get(solver).make(grid_of(grid, checkpoint, device_name), nfe=nfe)
     n = min(500, max(p.images // 5, 64))
     seeds = held_out_seeds(n, SELECTION_BLOCK)
-    found = moments_of(draw(fast(p, checkpoint, device_name), table, seeds), yardsticks(device_name, checkpoint)[0][0])
+    found = moments_of(
+        draw(load_autocast(p, checkpoint, device_name), table, seeds), evaluators(device_name, checkpoint)[0][0]
+    )
     aim, _ = reference_moments(p, device_name, checkpoint)
     return dict(
         fd_reference=f"{frechet_distance(found, aim):.5f}", n=n, seeds=f"{seeds.start}-{seeds.stop - 1}",
@@ -177,19 +179,19 @@ def distances(
 
     RMSE is of the first block's seeds, whose exact images are known; rows of others have none.
     """
-    quick = fast(p, checkpoint, device_name)
+    quick = load_autocast(p, checkpoint, device_name)
     seeds = held_out_seeds(p.images, block)
     images = torch.cat([x.cpu() for x in draw(quick, solver, seeds)])
     aims = reference_moments(p, device_name, checkpoint)
     found = dict[str, Any]()
-    for (features, data), aim, word in zip(yardsticks(device_name, checkpoint), aims, ("", "_critic"), strict=True):
+    for (features, data), aim, word in zip(evaluators(device_name, checkpoint), aims, ("", "_critic"), strict=True):
         seen = moments_of(images, features)
         found[f"fd_data{word}"] = f"{frechet_distance(seen, data):.5f}"
         found[f"fd_reference{word}"] = f"{frechet_distance(seen, aim):.5f}"
     if block == 0:
         model, noise = seeded(load_cached(checkpoint, device_name), held_out_seeds(p.zoo_images))
         end = sample(model, solver, noise, batch_size=100).cpu()
-        truth: Tensor = comparisons.reference(checkpoint, device_name, p.zoo_images, p.reference_steps)
+        truth: Tensor = comparisons.reference_images(checkpoint, device_name, p.zoo_images, p.reference_steps)
         found |= dict(rmse=f"{rmse(end, truth):.5f}", n_rmse=p.zoo_images)
     return found | dict(
         n=p.images, reference_calls=p.reference_calls, seeds=f"{seeds.start}-{seeds.stop - 1}",
@@ -221,12 +223,12 @@ def path_distances(
     return levels, distances
 
 
-def solver_of(
+def compared_solver(
     p: Preset, device_name: str, grids: dict[tuple[str, str, int], str], checkpoint: str, method: str, nfe: int
 ) -> Tableau | distillation.Designed:
     """A handcrafted solver on the grid that ``grids`` says, the start, or a learned one (fitted if not there)."""
     if method not in HANDCRAFTED:
-        return made(p, checkpoint, device_name, method, nfe)
+        return solver_of(p, checkpoint, device_name, method, nfe)
     return solvers.get(method).make(grid_of(grids[checkpoint, method, nfe], checkpoint, device_name), nfe=nfe)
 
 
@@ -235,7 +237,7 @@ def path_row(
     method: str, nfe: int, n: int,
 ) -> dict[str, Any]:  # fmt: skip
     """:func:`path_distances` of a solver on ``n`` images; ``image`` is the last of them."""
-    solver = solver_of(p, device_name, grids, checkpoint, method, nfe)
+    solver = compared_solver(p, device_name, grids, checkpoint, method, nfe)
     levels, apart = (v.tolist() for v in path_distances(checkpoint, device_name, solver, n))
     return dict(
         image=f"{apart[-1]:.5f}", levels=" ".join(f"{v:.5g}" for v in levels),
@@ -260,7 +262,7 @@ def learned_row(
     method: str, nfe: int, block: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure one cell; ``weights`` only names it."""
-    solver = solver_of(p, device_name, grids, checkpoint, method, nfe)
+    solver = compared_solver(p, device_name, grids, checkpoint, method, nfe)
     where = grids[checkpoint, method, nfe] if method in HANDCRAFTED else "time" if method == "start" else ""
     facts = solver.metadata
     return dict(
@@ -284,7 +286,7 @@ def compare(
     todo = [c for part, of in ((choosing, chosen), (cells, sweep)) for c in part if not of.done(c)]
     for name in dict.fromkeys(cell["checkpoint"] for cell in todo):  # once, before the workers ask for them
         reference_moments(p, device_name, name)
-        comparisons.reference(name, device_name, p.zoo_images, p.reference_steps)
+        comparisons.reference_images(name, device_name, p.zoo_images, p.reference_steps)
     chosen.run(choosing, functools.partial(grid_row, p, device_name), jobs=jobs)
     work = functools.partial(learned_row, p, device_name, best_grids(chosen.select(choosing)))
     for block in dict.fromkeys(cell["block"] for cell in cells):  # in turn: two processes must not fit one solver

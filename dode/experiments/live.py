@@ -40,7 +40,12 @@ class Live:
         self.checks = list[dict[str, Any]]()
 
     def check(
-        self, committed: Mapping[str, Any], cell: Mapping[str, Any], work: Callable[..., Mapping[str, Any]], column: str
+        self,
+        committed: Mapping[str, Any],
+        cell: Mapping[str, Any],
+        work: Callable[..., Mapping[str, Any]],
+        column: str,
+        rounding: float = ROUNDING,
     ) -> None:
         """Measure one cell again.
 
@@ -55,6 +60,8 @@ class Live:
             What measures a cell: a function of the row, with the live preset and the device filled in.
         column
             The number to compare.
+        rounding
+            The relative spread that is expected of a cell without a block; 0 of a number that is counted.
         """
         if not self.active:
             return
@@ -63,7 +70,7 @@ class Live:
         n, word = row.get("n", ""), ", ".join(f"{k} {v}" for k, v in cell.items() if k not in ("weights", "n", "block"))
         where = dict(page=self.page, cell=word, column=column, n=n)
         if self.recording:
-            self._record(where, cell, work, column, float(row[column]))
+            self._record(where, cell, work, column, float(row[column]), rounding)
         found = self.expected.select([where])
         if not found:
             raise FileError(f"{self.expected.path} has no value of {self.page}: {word}; DODE_RECORD=1 measures it")
@@ -76,13 +83,15 @@ class Live:
             }
         )  # fmt: skip
 
-    def _record(self, where: Mapping[str, Any], cell: dict[str, Any], work: Any, column: str, first: float) -> None:
+    def _record(
+        self, where: Mapping[str, Any], cell: dict[str, Any], work: Any, column: str, first: float, rounding: float
+    ) -> None:
         """Replace the expected value of a cell."""
         values = [first]
         if "block" in cell:
             values += [float(work(**cell | {"block": b})[column]) for b in range(1, BLOCKS)]
         mean = statistics.fmean(values)
-        spread = statistics.stdev(values) if len(values) > 1 else ROUNDING * abs(mean)
+        spread = statistics.stdev(values) if len(values) > 1 else rounding * abs(mean)
         fresh = Sweep(self.expected.path, LIVE_KEYS)  # other pages add to it
         fresh.rows = [row for row in fresh.rows if any(row[k] != str(v) for k, v in where.items())]
         fresh.add(
@@ -93,8 +102,15 @@ class Live:
         )  # fmt: skip
         self.expected = fresh
 
-    def show(self) -> None:
+    def show(self, drawn: str = "Pictures", committed: str = "Curves and tables") -> None:
         """One line that says what is live and what is committed, and the checks as a table.
+
+        Parameters
+        ----------
+        drawn
+            What else the page computed now; empty: nothing.
+        committed
+            What it drew from the committed rows.
 
         Raises
         ------
@@ -103,9 +119,10 @@ class Live:
         """
         if not self.active:
             return
+        numbers = f"{drawn}, and the" if drawn else "The"
         print(
-            "Curves and tables above: the committed run (results/*.standard.csv). "
-            f"Pictures, and the {len(self.checks)} numbers below: computed now, with fewer images."
+            f"{committed} above: the committed run (results/*.standard.csv). "
+            f"{numbers} {len(self.checks)} numbers below: computed now, at a smaller size."
         )
         if self.checks:
             import pandas as pd  # the library itself needs neither

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dode import zoo
 from dode.denoisers import ConsistencyPrediction, EDMPrediction, NetworkDenoiser, expand
 from dode.schedules import karras
-from dode.training import BACKWARD, Recipe, Run, describe, prediction_loss
+from dode.training import BACKWARD, Run, Training, describe, prediction_loss
 from dode.utils.environment import has_bf16
 from dode.utils.files import load_tensors
 from dode.zoo import datasets
@@ -65,7 +65,7 @@ def heun_step(teacher: NetworkDenoiser, x: Tensor, sigma: Tensor, to: Tensor) ->
     return x + expand(to - sigma, x) * (slope + (guess - teacher(guess, to)) / expand(to, x)) / 2
 
 
-def _noised(images: Tensor, levels: Tensor, recipe: Recipe, device: torch.device, g: torch.Generator) -> Any:
+def _noised(images: Tensor, levels: Tensor, recipe: Training, device: torch.device, g: torch.Generator) -> Any:
     """A batch at random levels: ``x``, its level and the index of that level."""
     x0 = datasets.to_signal(images[torch.randint(len(images), (recipe.batch,), generator=g)]).to(device)
     index = torch.randint(len(levels), (recipe.batch,), generator=g)
@@ -75,7 +75,7 @@ def _noised(images: Tensor, levels: Tensor, recipe: Recipe, device: torch.device
 
 
 def progressive_loss(
-    student: NetworkDenoiser, teacher: NetworkDenoiser, grid: Tensor, images: Tensor, recipe: Recipe
+    student: NetworkDenoiser, teacher: NetworkDenoiser, grid: Tensor, images: Tensor, recipe: Training
 ) -> Loss:
     """One round: ``grid`` ``(2 N + 1,)`` is the teacher's, the student keeps every other level.
 
@@ -91,7 +91,7 @@ def progressive_loss(
 
 
 def consistency_loss(
-    student: NetworkDenoiser, teacher: NetworkDenoiser, grid: Tensor, images: Tensor, recipe: Recipe
+    student: NetworkDenoiser, teacher: NetworkDenoiser, grid: Tensor, images: Tensor, recipe: Training
 ) -> Loss:
     """Neighbouring levels of ``grid`` (which ends above zero) give one clean image; the target has no gradient.
 
@@ -119,7 +119,7 @@ def progressive_grid(denoiser: NetworkDenoiser, nfe: int, first: int = 64) -> Te
 
 def _trainable(name: str | Path, device: str, wrapper: type[EDMPrediction] = EDMPrediction) -> EDMPrediction:
     """A copy of a data-predicting denoiser whose network can learn."""
-    found = zoo.load(name, device)
+    found = zoo.load_denoiser(name, device)
     if not isinstance(found, EDMPrediction):
         raise ValueError(f"{name} does not predict data with EDM's preconditioning; take fashion-mnist-data")
     assert isinstance(found.network, nn.Module)
@@ -127,13 +127,13 @@ def _trainable(name: str | Path, device: str, wrapper: type[EDMPrediction] = EDM
     return wrapper(found.network, found.shape, found.schedule, sigma_data=found.sigma_data, name=found.name)
 
 
-def _store(run: Run[Recipe], student: EDMPrediction, file: Path, **facts: Any) -> None:
+def _store(run: Run[Training], student: EDMPrediction, file: Path, **facts: Any) -> None:
     """The run's averaged weights as a network of :func:`dode.load`, with what it cost."""
     more = dict(name=file.stem, config=run.model.config, recipe=run.recipe.facts, **facts)
     run.publish(file, describe(student) | more)
 
 
-def _stored(file: Path, recipe: Recipe) -> Student | None:
+def _stored(file: Path, recipe: Training) -> Student | None:
     """The student of an earlier run of the same recipe."""
     if not file.is_file():
         return None
@@ -143,7 +143,7 @@ def _stored(file: Path, recipe: Recipe) -> Student | None:
     return Student(file, meta["nfe"], meta["seconds"], meta["evaluations"])
 
 
-def _cast(denoiser: Any, recipe: Recipe) -> Any:
+def _cast(denoiser: Any, recipe: Training) -> Any:
     denoiser.autocast = torch.bfloat16 if recipe.bf16 else None
     return denoiser
 
@@ -165,10 +165,10 @@ def progressive(
         Of Adam in each round.
     """
     seconds, evaluations, guide = 0.0, 0, teacher
-    grid = progressive_grid(zoo.load(teacher, device), first, first)
+    grid = progressive_grid(zoo.load_denoiser(teacher, device), first, first)
     while len(grid) > 2:
         nfe = (len(grid) - 1) // 2
-        recipe = Recipe(
+        recipe = Training(
             f"{Path(teacher).stem}-progressive-{nfe}", steps, batch, rate=5e-4, warmup=max(1, steps // 20), ema=0.99,
             bf16=has_bf16(device), save_every=50,
         )  # fmt: skip
@@ -176,7 +176,7 @@ def progressive(
         found = _stored(file, recipe)
         if found is None:
             student = _cast(_trainable(guide, device), recipe)
-            loss = progressive_loss(student, _cast(zoo.load(guide, device), recipe), grid, images, recipe)
+            loss = progressive_loss(student, _cast(zoo.load_denoiser(guide, device), recipe), grid, images, recipe)
             run = Run(recipe, student.network, folder)
             run.resume()
             run.train(loss)
@@ -201,12 +201,12 @@ def consistency(
 
     The other arguments are those of :func:`progressive`.  A student draws with :func:`consistency_sample`.
     """
-    recipe = Recipe(
+    recipe = Training(
         f"{Path(teacher).stem}-consistency", stops[-1], batch, rate=4e-4, warmup=max(1, stops[-1] // 20), ema=0.995,
         bf16=has_bf16(device), save_every=50,
     )  # fmt: skip
     student = _cast(_trainable(teacher, device, ConsistencyPrediction), recipe)
-    guide = _cast(zoo.load(teacher, device), recipe)
+    guide = _cast(zoo.load_denoiser(teacher, device), recipe)
     grid = karras(levels - 1, guide.sigma_min, guide.sigma_max)
     loss, run = consistency_loss(student, guide, grid, images, recipe), Run(recipe, student.network, folder)
     run.resume()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dode.denoisers import Denoiser, GaussianDenoiser
-from dode.sampling import evaluate, move, start
+from dode.sampling import evaluate, initial_state, move
 from dode.tableau import Tableau
 
 
@@ -63,7 +63,7 @@ class Problem:
         grid, exact = self.grid(n), self.exact(n)
         tableau = make(grid)
         position = {level: k for k, level in enumerate(grid.tolist())}
-        state, before = start(tableau, self.noise), None
+        state, before = initial_state(tableau, self.noise), None
         for i in range(tableau.nfe):
             level = float(tableau.sigmas[i])
             if level != before and position.get(level, n) <= given:  # where a step begins, not a stage or corrector

@@ -1,9 +1,9 @@
-"""The papers' own experiments as parameter sets: what a notebook is told at the preset "paper" to run a row of theirs.
+"""The papers' own experiments as parameter sets: what a notebook takes at the preset "paper" to run a row of theirs.
 
     papermill NOTEBOOK OUT.ipynb -p preset paper -p checkpoint CHECKPOINT -p device cuda
 
 All of them: 50,000 images behind each distance, FID with the resizing of the original implementation.  The statistics
-of the training images are the user's to make, once (:func:`dode.experiments.quality.yardstick` says how and where).
+of the training images are the user's to make, once (:func:`dode.experiments.quality.evaluator` says how and where).
 The grid is the checkpoint's own (:meth:`dode.denoisers.Denoiser.grid`): uniform in time on a VP chain, Karras's from
 80 to 0 with rho = 7 for EDM's networks.  The notebook ``learned`` gives each handcrafted solver the best of four.
 """
@@ -24,33 +24,15 @@ METHODS = (
 
 @dataclass(frozen=True)
 class Parameters:
-    """One row of a paper's figure or table.
+    """One row of a paper's figure or table."""
 
-    Attributes
-    ----------
-    source
-        Paper, figure or table.
-    notebook : str
-        What runs it.
-    data : str
-        The paper's name for it: the statistics of FID are of these training images.
-    checkpoint : str
-        A name of :data:`dode.zoo.CATALOGUE`; with ``@SCALE``, guided by its classifier.
-    nfes : tuple
-        Network calls; third-order solvers begin at 3, Heun takes odd numbers.
-    fit_images : int
-        |B|, the noises that D-ODE solvers are fitted on.
-    blocks : int
-        How many blocks of 50,000 seeds.
-    """
-
-    source: str
-    notebook: str
-    data: str
-    checkpoint: str
-    nfes: tuple[int, ...]
-    fit_images: int = 100
-    blocks: int = 3
+    source: str  # paper, figure or table
+    notebook: str  # what runs it
+    data: str  # the paper's name for it: the statistics of FID are of these training images
+    checkpoint: str  # a name of :data:`dode.zoo.CATALOGUE`; with "@SCALE", guided by its classifier
+    nfes: tuple[int, ...]  # third-order solvers begin at 3, Heun takes odd numbers
+    fit_images: int = 100  # |B|, the noises that D-ODE solvers are fitted on
+    blocks: int = 3  # of 50,000 seeds each
 
     @property
     def statistics(self) -> str:

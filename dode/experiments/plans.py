@@ -31,27 +31,13 @@ OWN = "d-ode:basis=own"  # for solvers whose own basis is not the network's
 
 @dataclass(frozen=True)
 class Plan:
-    """The sweep behind one figure.
+    """The sweep behind one figure."""
 
-    Parameters
-    ----------
-    figure
-        The name of the page.
-    preset
-        With what this figure has otherwise.
-    checkpoints
-        Names or files of networks.
-    calls
-        For each checkpoint and solver, the NFEs.
-    cells
-        What there is to measure, cheap cells first: the arguments of :func:`dode.experiments.fd_row`.
-    """
-
-    figure: str
-    preset: Preset
-    checkpoints: tuple[str, ...]
-    calls: Calls
-    cells: tuple[dict[str, Any], ...]
+    figure: str  # the name of the page
+    preset: Preset  # with what this figure has otherwise
+    checkpoints: tuple[str, ...]  # names or files of networks
+    calls: Calls  # for each checkpoint and solver, the NFEs
+    cells: tuple[dict[str, Any], ...]  # what there is to measure, cheap first: arguments of :func:`fd_row`
 
     def sweep(self, path: str | Path | None = None) -> Sweep:
         """The rows there are: in ``path``, or in the results of the project."""
@@ -137,7 +123,7 @@ def checkpoints(name: str) -> tuple[str, ...]:
 def price(row: papers.Parameters) -> int:
     """Network evaluations of the samples that a row of a paper takes, without fits: counted, for no file is opened."""
     p = sweeps.preset("paper")
-    if row.notebook == "learned":  # distances, the long run they are to, and RMSE with its own
+    if row.notebook == "learned":  # distances, the reference solution they are to, and RMSE
         calls = len(papers.METHODS) * sum(row.nfes)
         return p.images * (calls + p.reference_calls) + p.zoo_images * (calls + p.reference_steps)
     stands_in = "fashion-mnist-noise" if row.notebook == "figure_3" else "fashion-mnist-data"

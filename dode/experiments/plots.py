@@ -83,7 +83,7 @@ def curve(
 def against_calls(ax: Axes, found: pd.DataFrame, column: str, label: str, floor: float | None = None) -> None:
     """Distances of one network's solvers, by ``method``, against calls: handcrafted ones grey, learned ones coloured.
 
-    The start is dotted; ``floor``, below which nothing can be told, is dashed.
+    The start is dotted; ``floor``, below which nothing can be distinguished, is dashed.
     """
     marks = itertools.cycle("osDPX")
     crafted = [m for m in found.method.unique() if m != "start" and m not in LEARNED]

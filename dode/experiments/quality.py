@@ -61,10 +61,10 @@ def distilled(
 ) -> Tableau:
     """The D- version of ``tableau``, fitted on the block's seeds; ``more`` goes to :func:`dode.distillation.d_ode`."""
     seeds = fit_seeds(images, block)
-    told, noise = seeded(denoiser, seeds)
+    conditioned, noise = seeded(denoiser, seeds)
     if more.get("teacher", "ddim") == "ddim":
         more["teacher"] = _recorded(denoiser, tuple(tableau.levels.tolist()), images, block, align, scale)
-    return distillation.d_ode(told, tableau, noise, align=align, scale=scale, seeds=seeds, **more)
+    return distillation.d_ode(conditioned, tableau, noise, align=align, scale=scale, seeds=seeds, **more)
 
 
 def seeded(denoiser: Denoiser, seeds: Iterable[int]) -> tuple[Denoiser, Tensor]:
@@ -77,10 +77,10 @@ def seeded(denoiser: Denoiser, seeds: Iterable[int]) -> tuple[Denoiser, Tensor]:
 def _recorded(
     denoiser: Denoiser, levels: tuple[float, ...], images: int, block: int, align: Align, scale: int
 ) -> distillation.Recording:
-    """DDIM's long run through ``levels``, which all solvers of one grid are fitted to: most of a fit's cost."""
-    told, noise = seeded(denoiser, fit_seeds(images, block))
+    """DDIM's many-step run through ``levels``, which all solvers of one grid are fitted to: most of a fit's cost."""
+    conditioned, noise = seeded(denoiser, fit_seeds(images, block))
     student = solvers.ddim(torch.tensor(levels, dtype=torch.float64))
-    return distillation.record(told, student, noise, scale=scale, align=align)
+    return distillation.record(conditioned, student, noise, scale=scale, align=align)
 
 
 VARIANT_OPTIONS = ("images", "scale", "teacher", "align", "first_step", "equation", "basis", "model")
@@ -116,38 +116,38 @@ def draw(
     """Samples of ``seeds``, batch by batch; a GPU has larger batches."""
     seeds, size = list(seeds), batch_size or (250 if denoiser.device.type == "cpu" else 1_000)
     for first in range(0, len(seeds), size):
-        told, noise = seeded(denoiser, seeds[first : first + size])
-        yield sample(told, tableau, noise)
+        conditioned, noise = seeded(denoiser, seeds[first : first + size])
+        yield sample(conditioned, tableau, noise)
 
 
 @functools.cache
-def data_reference(data_set: str, device_name: str = "cpu", judge: str = "classifier") -> tuple[Features, Moments]:
-    """The offline yardstick of a data set: features of its classifier, or critic, and their moments on its images."""
-    name = f"{data_set}-{judge}"
+def data_moments(data_set: str, device_name: str = "cpu", evaluator: str = "classifier") -> tuple[Features, Moments]:
+    """The offline evaluator of a data set: features of its classifier, or critic, and their moments on its images."""
+    name = f"{data_set}-{evaluator}"
     features = classifier_features(name, device_name)
     return features, Moments.load(zoo.CHECKPOINTS / zoo.moments_file(name))
 
 
-def fashion_reference(device_name: str = "cpu") -> tuple[Features, Moments]:
-    """:func:`data_reference` of Fashion-MNIST."""
-    return data_reference("fashion-mnist", device_name)
+def fashion_moments(device_name: str = "cpu") -> tuple[Features, Moments]:
+    """:func:`data_moments` of Fashion-MNIST."""
+    return data_moments("fashion-mnist", device_name)
 
 
-def yardstick(p: Preset, checkpoint: str, device_name: str) -> tuple[Features, Moments]:
+def evaluator(p: Preset, checkpoint: str, device_name: str) -> tuple[Features, Moments]:
     """What the samples of ``checkpoint`` are measured with: features, and their moments on the training images.
 
-    That is :func:`data_reference` of its data set, but for a network that does not ship with dode where the preset has
+    That is :func:`data_moments` of its data set, but for a network that does not ship with dode where the preset has
     a mode of FID.  There it is Inception, and the moments are those in ``NAME.inception-MODE.safetensors`` in
     :func:`dode.metrics.cache_folder`, NAME being the network's; a FileError says how to make them.
     """
     name = load_cached(checkpoint, device_name, None).name
     if p.fid is None or name in zoo.NAMES:
-        return data_reference(zoo.data_set_of(checkpoint).name, device_name)
-    return inception_reference(p.fid, name, device_name)
+        return data_moments(zoo.data_set_of(checkpoint).name, device_name)
+    return inception_moments(p.fid, name, device_name)
 
 
 @functools.cache
-def inception_reference(mode: Mode, name: str, device_name: str) -> tuple[Features, Moments]:
+def inception_moments(mode: Mode, name: str, device_name: str) -> tuple[Features, Moments]:
     """Inception's features, and their moments on the training images of the network ``name``: a file of the user's."""
     path = cache_folder() / f"{name}.inception-{mode}.safetensors"
     if not path.is_file():
@@ -186,18 +186,18 @@ def committed(*pages: str) -> list[dict[str, str]]:
 @functools.cache
 def load_cached(name: str, device_name: str, autocast: torch.dtype | None = None) -> NetworkDenoiser:
     """:func:`dode.load`, once for each process."""
-    return zoo.load(name, device_name, autocast=autocast)
+    return zoo.load_denoiser(name, device_name, autocast=autocast)
 
 
-def fast(p: Preset, checkpoint: str, device_name: str) -> NetworkDenoiser:
+def load_autocast(p: Preset, checkpoint: str, device_name: str) -> NetworkDenoiser:
     """The denoiser in the arithmetic that the preset samples with."""
     return load_cached(checkpoint, device_name, autocast(p, device_name))
 
 
 @functools.cache
-def swift(p: Preset, checkpoint: str, device_name: str) -> NetworkDenoiser:
-    """:func:`fast`, compiled where ``DODE_COMPILE`` is set: worth its minute where a GPU draws many images."""
-    found = fast(p, checkpoint, device_name)
+def load_compiled(p: Preset, checkpoint: str, device_name: str) -> NetworkDenoiser:
+    """:func:`load_autocast`, compiled where ``DODE_COMPILE`` is set: worth its minute where a GPU draws many images."""
+    found = load_autocast(p, checkpoint, device_name)
     if not os.environ.get("DODE_COMPILE") or not isinstance(found.network, UNet):
         return found
     compiled = copy.copy(found)
@@ -217,10 +217,10 @@ def fd_row(
 
     ``weights`` only names the cell: numbers of other weights are other cells.
     """
-    features, reference = yardstick(p, checkpoint, device_name)
+    features, reference = evaluator(p, checkpoint, device_name)
     tableau = variant_of(p, device_name, checkpoint, solver, variant, nfe, block)
     seeds = held_out_seeds(p.images, block)
-    model = swift(p, checkpoint, device_name)
+    model = load_compiled(p, checkpoint, device_name)
     found = measure(draw(model, tableau, seeds), features, reference)
     return dict(
         fd=f"{found['fd']:.5f}", n=found["n"], features=found["features"], seeds=f"{seeds.start}-{seeds.stop - 1}",

@@ -49,7 +49,7 @@ class Shard:
     def path(self) -> Path:
         """Figure, checkpoint, solver, block: for a file, and another one as soon as anything is measured otherwise."""
         digest = hashlib.sha256(repr((self.plan.preset, self.cells)).encode()).hexdigest()[:8]
-        return Path(self.plan.figure, sweeps.word(self.checkpoint), self.solver, f"{self.block}.{digest}.csv")
+        return Path(self.plan.figure, sweeps.file_stem(self.checkpoint), self.solver, f"{self.block}.{digest}.csv")
 
     @property
     def evaluations(self) -> int:
@@ -132,8 +132,8 @@ def _restore(before: str | None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """What can be said."""
-    told = argparse.ArgumentParser(prog="python -m dode.experiments.shard", description=__doc__.splitlines()[0])
-    add = told.add_argument
+    options = argparse.ArgumentParser(prog="python -m dode.experiments.shard", description=__doc__.splitlines()[0])
+    add = options.add_argument
     add("figure", help=", ".join(plans.PLANS))
     add("--preset", default="quick", help=", ".join(sweeps.PRESETS))
     add("--checkpoint", metavar="NAME", help="a name or a .safetensors file (default: all that the figure has)")
@@ -141,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
     add("--block", type=int, metavar="N", help="which block of seeds, from 0")
     add("--device", default="auto", help="cpu, cuda or auto (default)")
     add("--out", type=Path, metavar="FILE.csv", help="measure; without it, list the pieces")
-    return told
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:

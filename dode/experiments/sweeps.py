@@ -47,7 +47,7 @@ class Preset:
     downloads: bool  # whether training images may be fetched
     learn_images: int  # seeds of the fits of learned solvers
     trajectories: int  # noises that a designer is trained on
-    reference_calls: int  # of the long run whose samples FDs are taken to
+    reference_calls: int  # of the reference solution whose samples FDs are taken to
     fid: Mode | None = None  # measure networks that do not ship with dode by Inception's features, resized so
     rows_of: str = ""  # the preset whose committed rows and solvers its pages show; none: its own, measured if missing
 
@@ -121,7 +121,7 @@ def autocast(p: Preset, device_name: str) -> torch.dtype | None:
     return torch.bfloat16 if p.bf16 and has_bf16(device_name) else None
 
 
-def word(checkpoint: str) -> str:
+def file_stem(checkpoint: str) -> str:
     """A checkpoint in the names of files: its own name, or that of its file."""
     return Path(checkpoint).stem if names_a_file(checkpoint) else checkpoint
 
@@ -135,7 +135,7 @@ def checkpoints(name: str) -> list[str]:
     if not found and name in DATA_SETS:
         raise FileError(f"no checkpoint of {name} is here; train them with python -m dode.training {name} --out runs")
     if not found:
-        zoo.checkpoint_file(word(name))
+        zoo.checkpoint_file(file_stem(name))
     return found or [name]
 
 
@@ -159,8 +159,8 @@ def _commit() -> str:
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=home(), capture_output=True, text=True, check=True).stdout.strip()
 
-    if told := os.environ.get("DODE_COMMIT"):  # a copy of the tree without its history
-        return told
+    if value := os.environ.get("DODE_COMMIT"):  # a copy of the tree without its history
+        return value
     try:
         return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "--", "dode") else "")
     except (OSError, subprocess.CalledProcessError):
@@ -276,7 +276,7 @@ def jobs(device_name: str) -> int:
     """How many processes a sweep may use: ``DODE_JOBS``, or one for each core; on a GPU one."""
     if device_name.startswith("cuda"):
         return 1
-    told = os.environ.get("DODE_JOBS", "")
-    if told and not (told.isdecimal() and int(told)):
-        raise ValueError(f"DODE_JOBS is {told!r}; make it a number of processes, or unset it")
-    return int(told) if told else len(os.sched_getaffinity(0))
+    value = os.environ.get("DODE_JOBS", "")
+    if value and not (value.isdecimal() and int(value)):
+        raise ValueError(f"DODE_JOBS is {value!r}; make it a number of processes, or unset it")
+    return int(value) if value else len(os.sched_getaffinity(0))

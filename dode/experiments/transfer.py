@@ -8,9 +8,9 @@ from typing import Any
 
 from dode import distillation, zoo
 from dode.experiments import comparisons
-from dode.experiments.fits import made, yardsticks
+from dode.experiments.fits import evaluators, solver_of
 from dode.experiments.learned import reference_moments
-from dode.experiments.quality import draw, fast, held_out_seeds, load_cached, seeded
+from dode.experiments.quality import draw, held_out_seeds, load_autocast, load_cached, seeded
 from dode.experiments.sweeps import ARITHMETIC, Preset, autocast, provenance, results
 from dode.metrics import frechet_distance, rmse
 from dode.metrics import moments as moments_of
@@ -22,7 +22,7 @@ TRANSFER_KEYS = ("checkpoint", "weights", "made_for", "made_for_weights", "metho
 
 def table_of(p: Preset, device_name: str, made_for: str, method: str, nfe: int) -> Tableau:
     """The table that a method, or "start", makes for a network; ValueError if it designs one for each image."""
-    found = made(p, made_for, device_name, method, nfe)
+    found = solver_of(p, made_for, device_name, method, nfe)
     if not isinstance(found, Tableau):
         raise ValueError(f"{method} designs its table for each image of {made_for}; no other network can be given it")
     return found
@@ -54,14 +54,14 @@ def transfer_row(
     n: int,
     **_: str,
 ) -> dict[str, Any]:
-    """The distances of a cell: Fréchet to the training images and to the long run's samples, RMSE to its images."""
+    """The distances of a cell: Fréchet to the training images and to the reference's samples, RMSE to its images."""
     table = table_of(p, device_name, made_for, method, made_nfe)
     table = (table if nfe == made_nfe else distillation.resampled(table, nfe)).unbind()
-    features, data = yardsticks(device_name, checkpoint)[0]
+    features, data = evaluators(device_name, checkpoint)[0]
     aim, _critic = reference_moments(p, device_name, checkpoint)
     drawn = held_out_seeds(n)
-    seen = moments_of(draw(fast(p, checkpoint, device_name), table, drawn), features)
-    truth = comparisons.reference(checkpoint, device_name, p.zoo_images, p.reference_steps)
+    seen = moments_of(draw(load_autocast(p, checkpoint, device_name), table, drawn), features)
+    truth = comparisons.reference_images(checkpoint, device_name, p.zoo_images, p.reference_steps)
     model, noise = seeded(load_cached(checkpoint, device_name), held_out_seeds(p.zoo_images))
     end = sample(model, table, noise, batch_size=100).cpu()
     return dict(
@@ -71,7 +71,7 @@ def transfer_row(
     )  # fmt: skip
 
 
-def carry(p: Preset, device_name: str, cells: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+def measure(p: Preset, device_name: str, cells: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
     """The rows of :func:`transfer_cell`'s cells, measured where there are none."""
     cells = list(cells)
     work = functools.partial(transfer_row, p, device_name)

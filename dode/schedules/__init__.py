@@ -32,24 +32,7 @@ from dode.schedules.noise import (
 )
 
 __all__ = [
-    "EDM",
-    "Final",
-    "Flow",
-    "Schedule",
-    "Spacing",
-    "VPContinuous",
-    "VPDiscrete",
-    "check_grid",
-    "cosine",
-    "discrete",
-    "exponential",
-    "from_config",
-    "karras",
-    "log_snr",
-    "polyexponential",
-    "refine",
-    "scaled_linear",
-    "time_quadratic",
-    "time_uniform",
-    "vp_linear",
-]
+    "EDM", "Final", "Flow", "Schedule", "Spacing", "VPContinuous", "VPDiscrete", "check_grid", "cosine", "discrete",
+    "exponential", "from_config", "karras", "log_snr", "polyexponential", "refine", "scaled_linear", "time_quadratic",
+    "time_uniform", "vp_linear",
+]  # fmt: skip

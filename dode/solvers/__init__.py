@@ -7,30 +7,13 @@ can be had in the other basis with :meth:`dode.Tableau.to_basis`.
 """
 
 from dode.solvers.adams import ddim, deis, ipndm, ipndm_v, lms, pndm
-from dode.solvers.base import SOLVERS, Facts, get, parse, parse_options
+from dode.solvers.base import SOLVERS, SolverInfo, get, parse, parse_options
 from dode.solvers.exponential import dpm_solver_multistep, dpm_solver_pp, unipc
 from dode.solvers.rows import analytical_first_step
 from dode.solvers.singlestep import dpm_2, dpm_solver, dpm_solver_pp_singlestep, heun, split
 
 __all__ = [
-    "SOLVERS",
-    "Facts",
-    "analytical_first_step",
-    "ddim",
-    "deis",
-    "dpm_2",
-    "dpm_solver",
-    "dpm_solver_multistep",
-    "dpm_solver_pp",
-    "dpm_solver_pp_singlestep",
-    "get",
-    "heun",
-    "ipndm",
-    "ipndm_v",
-    "lms",
-    "parse",
-    "parse_options",
-    "pndm",
-    "split",
-    "unipc",
-]
+    "SOLVERS", "SolverInfo", "analytical_first_step", "ddim", "deis", "dpm_2", "dpm_solver", "dpm_solver_multistep",
+    "dpm_solver_pp", "dpm_solver_pp_singlestep", "get", "heun", "ipndm", "ipndm_v", "lms", "parse", "parse_options",
+    "pndm", "split", "unipc",
+]  # fmt: skip

@@ -50,7 +50,7 @@ class Maker(Protocol):
 
 
 @dataclass(frozen=True)
-class Facts:
+class SolverInfo:
     """What the field knows of a solver.
 
     ``basis`` is its own, ``orders`` those it can have, ``source`` who published it;
@@ -71,7 +71,7 @@ class Facts:
         return max(c for c in calls if c <= nfe)
 
 
-SOLVERS: dict[str, Facts] = {}
+SOLVERS: dict[str, SolverInfo] = {}
 
 
 def once_a_step(steps: int, zero: bool, options: Mapping[str, Any]) -> int:
@@ -140,7 +140,7 @@ def solver(
         special = [p.replace(kind=p.KEYWORD_ONLY) for p in list(own.values())[1:]]
         first = inspect.Parameter("grid", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         build.__signature__ = inspect.Signature([first, *special, *common])  # type: ignore[attr-defined]  # for help()
-        facts = Facts(make.__name__, title, basis, tuple(orders), source, calls, build)
+        facts = SolverInfo(make.__name__, title, basis, tuple(orders), source, calls, build)
         SOLVERS[facts.name] = facts
         return build
 
@@ -155,7 +155,7 @@ def _end(sigmas: Tensor, final: Final | None) -> Tensor:
 
 
 def _levels(
-    facts: Facts,
+    facts: SolverInfo,
     grid: Grid,
     nfe: int | None,
     steps: int | None,
@@ -184,7 +184,7 @@ def _levels(
     return grid(can[nfe])
 
 
-def _order(facts: Facts, order: int | None, usual: int, steps: int) -> int:
+def _order(facts: SolverInfo, order: int | None, usual: int, steps: int) -> int:
     """The order asked for, or the usual one as far as the grid carries it."""
     if order is None:
         return min(usual, steps)
@@ -196,14 +196,14 @@ def _order(facts: Facts, order: int | None, usual: int, steps: int) -> int:
     return order
 
 
-def get(name: str) -> Facts:
+def get(name: str) -> SolverInfo:
     """The solver called ``name``, or a ValueError with those there are."""
     if name not in SOLVERS:
         raise ValueError(f"no solver named {name!r}; there are: {', '.join(SOLVERS)}")
     return SOLVERS[name]
 
 
-def parse(spec: str) -> tuple[Facts, dict[str, Any]]:
+def parse(spec: str) -> tuple[SolverInfo, dict[str, Any]]:
     """A solver written as one word, ``"unipc"`` or ``"deis:order=4,variable=rho"``: the solver, and its options.
 
     ValueError for an unknown solver, an option that it has not, or a text that is not of this form.

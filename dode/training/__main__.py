@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from dode.training import RECIPES, Recipe, missing, networks, recipe_named, reference_moments, train
+from dode.training import TRAININGS, Training, missing, networks, train, training_named, write_moments
 from dode.utils.environment import has_bf16
 from dode.zoo.datasets import DATA_SETS
 
@@ -30,24 +30,28 @@ LATER = 75  # as in sysexits.h: try again
 
 def parser() -> argparse.ArgumentParser:
     """What can be said."""
-    told = argparse.ArgumentParser(
+    options = argparse.ArgumentParser(
         prog="python -m dode.training", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    told.add_argument("name", choices=[*RECIPES, *DATA_SETS], metavar="NAME", help=", ".join([*RECIPES, *DATA_SETS]))
-    told.add_argument("--out", type=Path, default=Path("runs"), help="folder for the state and the result (runs)")
-    told.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    told.add_argument("--threads", type=int, help="CPU threads (default: all)")
-    told.add_argument("--large", action="store_true", help="the larger denoisers of natural images, for a GPU")
-    told.add_argument("--steps", type=int, help="of Adam, in place of the recipe's")
-    told.add_argument("--minutes", type=float, help="of each denoiser's training: decides the number of steps")
-    told.add_argument("--stop-after", type=float, metavar="MINUTES", help="save and stop after so long; go on later")
-    told.add_argument("--ship", action="store_true", help="copy what is finished beside the package's own checkpoints")
-    return told
+    options.add_argument(
+        "name", choices=[*TRAININGS, *DATA_SETS], metavar="NAME", help=", ".join([*TRAININGS, *DATA_SETS])
+    )
+    options.add_argument("--out", type=Path, default=Path("runs"), help="folder for the state and the result (runs)")
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    options.add_argument("--large", action="store_true", help="the larger denoisers of Tiny ImageNet 32x32, for a GPU")
+    options.add_argument("--steps", type=int, help="of Adam, in place of the recipe's")
+    options.add_argument("--minutes", type=float, help="of each denoiser's training: decides the number of steps")
+    options.add_argument("--stop-after", type=float, metavar="MINUTES", help="save and stop after so long; go on later")
+    options.add_argument(
+        "--ship", action="store_true", help="copy what is finished beside the package's own checkpoints"
+    )
+    return options
 
 
-def wanted(name: str, args: argparse.Namespace) -> Recipe:
+def wanted(name: str, args: argparse.Namespace) -> Training:
     """The recipe with what command line and device say otherwise; the time is a denoiser's alone."""
-    recipe = recipe_named(name, args.large)
+    recipe = training_named(name, args.large)
     recipe = replace(recipe, bf16=recipe.bf16 and has_bf16(args.device))
     if args.steps:
         return replace(recipe, steps=args.steps, minutes=None)
@@ -61,7 +65,7 @@ def work(name: str, args: argparse.Namespace, patience: float) -> bool:
         print(f"stopped {name} at step {run.step} of {run.steps or '?'}; the same command goes on from there")
         return False
     if not run.recipe.denoises:
-        reference_moments(args.out, name, args.device)
+        write_moments(args.out, name, args.device)
     print(f"wrote {args.out / name}.safetensors")
     return True
 
@@ -76,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit("error: torch finds no CUDA device here; take --device cpu, or leave it out")
     names = networks.named(args.name, args.large)
     try:
-        for name in names if args.name in RECIPES else missing(names, args.out):
+        for name in names if args.name in TRAININGS else missing(names, args.out):
             left = 60 * args.stop_after - (time.perf_counter() - began) if args.stop_after else math.inf
             if left <= 0 or not work(name, args, left):
                 raise SystemExit(LATER)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dode.denoisers import NetworkDenoiser, expand
 from dode.schedules import VPDiscrete
-from dode.training.recipes import Recipe
+from dode.training.recipes import Training
 from dode.zoo import datasets
 
 Loss = Callable[[torch.Generator], Tensor]
@@ -64,13 +64,13 @@ class Taught(nn.Module):
         return self.network(x, label, self.kinds)
 
 
-def denoiser_loss(denoiser: NetworkDenoiser, images: Tensor, labels: Tensor, recipe: Recipe) -> Loss:
-    """The loss of a denoiser on uint8 ``images`` ``(N, C, H, W)`` and, where it is told them, their ``labels``.
+def denoiser_loss(denoiser: NetworkDenoiser, images: Tensor, labels: Tensor, recipe: Training) -> Loss:
+    """The loss of a denoiser on uint8 ``images`` ``(N, C, H, W)`` and, where it is class-conditional, their ``labels``.
 
     Images, labels and network live on one device.
     """
     denoiser.autocast = torch.bfloat16 if recipe.bf16 else None
-    device, classes = images.device, recipe.data.classes if recipe.data.told else 0
+    device, classes = images.device, recipe.data.classes if recipe.data.class_conditional else 0
     taught = Taught(denoiser.network)
     if classes:
         denoiser.network = taught
@@ -90,7 +90,7 @@ def denoiser_loss(denoiser: NetworkDenoiser, images: Tensor, labels: Tensor, rec
     return loss
 
 
-def classifier_loss(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> Loss:
+def classifier_loss(model: nn.Module, images: Tensor, labels: Tensor, recipe: Training) -> Loss:
     """Cross-entropy with random shifts of two pixels, and mirrored images where the recipe has them."""
     height, width = images.shape[2:]
 

@@ -16,7 +16,7 @@ from torch import nn
 from dode import metrics, zoo
 from dode.denoisers import NetworkDenoiser
 from dode.training.losses import Loss, accuracy, classifier_loss, denoiser_loss
-from dode.training.recipes import RECIPES, Recipe, build_classifier, build_denoiser, recipe_named
+from dode.training.recipes import TRAININGS, Training, build_classifier, build_denoiser, training_named
 from dode.utils.files import FileError, atomic
 from dode.utils.optimisation import Run
 
@@ -29,7 +29,7 @@ def describe(denoiser: NetworkDenoiser) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _begin(recipe: Recipe, device: str) -> tuple[nn.Module, Loss, dict[str, Any]]:
+def _begin(recipe: Training, device: str) -> tuple[nn.Module, Loss, dict[str, Any]]:
     """The untrained network on ``device``, its loss on the data, which are there too, and its description."""
     split = recipe.data.whole if recipe.denoises else "train"
     images, labels = (t.to(device) for t in recipe.data.load(split))
@@ -45,12 +45,12 @@ def _begin(recipe: Recipe, device: str) -> tuple[nn.Module, Loss, dict[str, Any]
 
 
 def train(
-    recipe: Recipe | str,
+    recipe: Training | str,
     folder: Path,
     device: str = "cpu",
     until: int | None = None,
     patience: float = math.inf,
-) -> Run[Recipe]:
+) -> Run[Training]:
     """Train the network of a recipe, or of a recipe's name, or go on where a killed run stopped.
 
     Writes its state into ``folder`` and, when it is finished, ``NAME.safetensors`` and ``NAME.csv``.
@@ -71,7 +71,7 @@ def train(
     FloatingPointError
         A loss was not finite; the last saved state is as it was.
     """
-    recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    recipe = training_named(recipe) if isinstance(recipe, str) else recipe
     model, loss, info = _begin(recipe, device)
     run = Run(recipe, model, folder, device)
     if run.resume():
@@ -82,7 +82,7 @@ def train(
     return run
 
 
-def _publish(run: Run[Recipe], info: dict[str, Any]) -> None:
+def _publish(run: Run[Training], info: dict[str, Any]) -> None:
     """Write the finished network and its log, with what a model card says of it."""
     recipe, model, device = run.recipe, run.model, str(run.device)
     cuda = device.startswith("cuda")
@@ -99,9 +99,9 @@ def _publish(run: Run[Recipe], info: dict[str, Any]) -> None:
     run.write_log(run.folder / f"{recipe.name}.csv")
 
 
-def reference_moments(folder: Path, name: str = "fashion-mnist-classifier", device: str = "cpu") -> Path:
+def write_moments(folder: Path, name: str = "fashion-mnist-classifier", device: str = "cpu") -> Path:
     """Mean and covariance of a trained classifier's features over the images that denoisers learn: FD's other side."""
-    features, known = metrics.classifier_features(folder / f"{name}.safetensors", device), recipe_named(name).data
+    features, known = metrics.classifier_features(folder / f"{name}.safetensors", device), training_named(name).data
     images, _ = known.load(known.whole)
     return metrics.moments(images, features, source=known.source).save(folder / zoo.moments_file(name))
 
@@ -109,7 +109,7 @@ def reference_moments(folder: Path, name: str = "fashion-mnist-classifier", devi
 def files(name: str) -> list[str]:
     """What a finished recipe leaves: the network, its log, and a classifier's moments."""
     found = [f"{name}.safetensors", f"{name}.csv"]
-    return found if recipe_named(name).denoises else [*found, zoo.moments_file(name)]
+    return found if training_named(name).denoises else [*found, zoo.moments_file(name)]
 
 
 def missing(names: Iterable[str], folder: Path) -> list[str]:
@@ -135,9 +135,9 @@ def ship(name: str, folder: Path) -> list[Path]:
 
 def named(word: str, large: bool = False) -> list[str]:
     """A recipe's name, or all recipes of a data set, those that measure first; ``large``: its denoisers alone."""
-    if word in RECIPES:
+    if word in TRAININGS:
         return [word]
-    found = [r for r in RECIPES.values() if word == r.data.name and (r.denoises or not large)]
+    found = [r for r in TRAININGS.values() if word == r.data.name and (r.denoises or not large)]
     if not found:
-        recipe_named(word)
+        training_named(word)
     return [r.name for r in sorted(found, key=lambda r: r.denoises)]

@@ -1,4 +1,4 @@
-"""Everything that decides a training run, as data: one row of :data:`RECIPES` for each network that dode trains."""
+"""Everything that decides a training run, as data: one row of :data:`TRAININGS` for each network that dode trains."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LABEL_SCALE = {"noise": 1.0, "data": 250.0}  # labels 0..1000, and ln(sigma) / 4
 
 
 @dataclass(frozen=True)
-class Recipe(Settings):
+class Training(Settings):
     """Everything that decides a training run.
 
     Parameters
@@ -35,7 +35,7 @@ class Recipe(Settings):
     bf16, compile
         Mixed precision; ``torch.compile`` where the device is a GPU.
     drop
-        The part of images whose class a denoiser is not told, so that it learns to draw any.
+        The part of images whose class is withheld from a denoiser, so that it learns to draw any.
     network
         Arguments of the network beside those that the data set decides.
     """
@@ -69,26 +69,26 @@ SMALL = dict(widths=(32, 64, 128))  # 2.7 M parameters, an hour on one core
 MEDIUM = dict(widths=(48, 96, 160))  # 4.7 M parameters, 9.4 MB in half precision, an hour on one core
 LARGE = dict(patch=1, widths=(64, 112, 160), blocks=2, heads=5)  # 7.8 M parameters, 15.5 MB, for a GPU
 
-RECIPES = {
+TRAININGS = {
     r.name: r
     for r in (
-        Recipe("fashion-mnist-noise", network=SMALL),
-        Recipe("fashion-mnist-data", network=SMALL),
-        Recipe("fashion-mnist-classifier", steps=2_000, rate=2e-3, warmup=100, bf16=False),
-        Recipe("fashion-mnist-critic", 5_000, rate=3e-3, seed=1, bf16=False, flips=True),
-        Recipe("fashion-mnist-observer", 2_000, rate=3e-3, warmup=200, seed=2, flips=True),
+        Training("fashion-mnist-noise", network=SMALL),
+        Training("fashion-mnist-data", network=SMALL),
+        Training("fashion-mnist-classifier", steps=2_000, rate=2e-3, warmup=100, bf16=False),
+        Training("fashion-mnist-critic", 5_000, rate=3e-3, seed=1, bf16=False, flips=True),
+        Training("fashion-mnist-observer", 2_000, rate=3e-3, warmup=200, seed=2, flips=True),
         *(
-            Recipe(f"imagenet32-{kind}", 5_000, rate=1.2e-3, flips=True, drop=0.1, network=MEDIUM)
+            Training(f"imagenet32-{kind}", 5_000, rate=1.2e-3, flips=True, drop=0.1, network=MEDIUM)
             for kind in LABEL_SCALE
         ),
-        Recipe(
+        Training(
             "imagenet32-classifier", 3_000, batch=256, rate=2e-3, flips=True, network=dict(width=32, features=128),
         ),
-        Recipe(
+        Training(
             "imagenet32-critic", 2_000, batch=256, rate=2e-3, seed=1, flips=True,
             network=dict(stem=24, widths=(64, 160)),
         ),
-        Recipe(
+        Training(
             "imagenet32-observer", 2_000, batch=256, rate=2e-3, seed=2, flips=True,
             network=dict(width=32, features=128),
         ),
@@ -96,40 +96,40 @@ RECIPES = {
 }  # fmt: skip
 
 
-# What a denoiser of natural images has otherwise where there is a GPU.
+# What a denoiser of Tiny ImageNet has otherwise where there is a GPU.
 ON_A_GPU: dict[str, Any] = dict(
     steps=20_000, batch=512, rate=1e-3, warmup=500, ema=0.9995, save_every=1_000, minutes=22, compile=True,
     network=LARGE,
 )  # fmt: skip
 
 
-def recipe_named(name: str, large: bool = False) -> Recipe:
+def training_named(name: str, large: bool = False) -> Training:
     """The recipe called ``name``, or the ``large`` one of that name, which wants a GPU.
 
     ValueError if there is none; it says which there are.
     """
-    if name not in RECIPES:
-        raise ValueError(f"no recipe named {name!r}; known: {', '.join(RECIPES)}")
-    found = RECIPES[name]
+    if name not in TRAININGS:
+        raise ValueError(f"no recipe named {name!r}; known: {', '.join(TRAININGS)}")
+    found = TRAININGS[name]
     if not large:
         return found
-    if not (found.denoises and found.data.told):
+    if not (found.denoises and found.data.class_conditional):
         raise ValueError(f"{name} has one size alone; leave out --large")
     return replace(found, **ON_A_GPU)
 
 
-def build_denoiser(recipe: Recipe | str) -> NetworkDenoiser:
+def build_denoiser(recipe: Training | str) -> NetworkDenoiser:
     """The untrained denoiser of a recipe or of a recipe's name."""
-    r = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    r = training_named(recipe) if isinstance(recipe, str) else recipe
     channels, size, _ = r.data.shape
-    classes = r.data.classes if r.data.told else 0
+    classes = r.data.classes if r.data.class_conditional else 0
     network = UNet(channels, size, label_scale=LABEL_SCALE[r.kind], classes=classes, **r.network)
     if r.kind == "noise":
         return NoisePrediction(network, r.data.shape, vp_linear(), name=r.name)
     return EDMPrediction(network, r.data.shape, EDM(), sigma_data=r.data.sigma_data, name=r.name)
 
 
-def build_classifier(recipe: Recipe | str) -> nn.Module:
+def build_classifier(recipe: Training | str) -> nn.Module:
     """The untrained classifier or critic of a recipe or of a recipe's name."""
-    r = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    r = training_named(recipe) if isinstance(recipe, str) else recipe
     return NETWORKS[r.kind](channels=r.data.shape[0], classes=r.data.classes, **r.network)

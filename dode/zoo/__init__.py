@@ -1,7 +1,7 @@
 """Networks and data sets: those that dode ships, and the checkpoints of the papers people use.
 
 >>> import dode
->>> model = dode.zoo.load("fashion-mnist-noise")  # shipped; dode.load is the same function
+>>> model = dode.zoo.load_denoiser("fashion-mnist-noise")  # shipped; dode.load is the same function
 >>> model = dode.zoo.load_published("edm-cifar10-32x32-cond-vp", labels=3)  # NVIDIA's pickle, read as data
 >>> print(*dode.zoo.NAMES, *dode.zoo.CATALOGUE)
 
@@ -11,20 +11,20 @@ ever executed.
 
 from dode.zoo import checkpoints
 from dode.zoo.blocks import Published
-from dode.zoo.catalogue import CATALOGUE, Row
+from dode.zoo.catalogue import CATALOGUE, Card
 from dode.zoo.checkpoints import (
     CHECKPOINTS,
     CLASSIFIERS,
     DENOISERS,
-    JUDGES,
+    EVALUATORS,
     NAMES,
     WRAPPERS,
     checkpoint_file,
     data_set_of,
     digest,
     known,
-    load,
-    load_classifier,
+    load_denoiser,
+    load_evaluator,
     metadata,
     moments_file,
     published,
@@ -35,28 +35,8 @@ from dode.zoo.guidance import ClassifierGuidance
 from dode.zoo.loading import load_noisy_classifier, load_published
 
 __all__ = [
-    "CATALOGUE",
-    "CHECKPOINTS",
-    "CLASSIFIERS",
-    "DENOISERS",
-    "JUDGES",
-    "NAMES",
-    "WRAPPERS",
-    "ClassifierGuidance",
-    "Published",
-    "Row",
-    "checkpoint_file",
-    "checkpoints",
-    "data_set_of",
-    "digest",
-    "fetch",
-    "known",
-    "load",
-    "load_classifier",
-    "load_noisy_classifier",
-    "load_published",
-    "metadata",
-    "moments_file",
-    "published",
-    "shipped",
-]
+    "CATALOGUE", "CHECKPOINTS", "CLASSIFIERS", "DENOISERS", "EVALUATORS", "NAMES", "WRAPPERS", "Card",
+    "ClassifierGuidance", "Published", "checkpoint_file", "checkpoints", "data_set_of", "digest", "fetch", "known",
+    "load_denoiser", "load_evaluator", "load_noisy_classifier", "load_published", "metadata", "moments_file",
+    "published", "shipped",
+]  # fmt: skip

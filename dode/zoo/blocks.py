@@ -127,12 +127,12 @@ class UNetBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv0(F.silu(self.norm0(x)))
-        told = self.affine(embedding)[:, :, None, None].to(h.dtype)
+        modulation = self.affine(embedding)[:, :, None, None].to(h.dtype)
         if self.adaptive:
-            scale, shift = told.chunk(2, dim=1)
+            scale, shift = modulation.chunk(2, dim=1)
             h = torch.addcmul(shift, self.norm1(h), 1 + scale)
         else:
-            h = self.norm1(h + told)
+            h = self.norm1(h + modulation)
         x = self.weight * (self.skip(x) + self.conv1(F.silu(h)))
         return self.weight * (x + self.attention(x)) if self.heads else x
 
@@ -144,7 +144,7 @@ class UNetBlock(nn.Module):
 
 
 class Published(ClassConditional):
-    """A published network as dode calls it, ``F(x, label)``: classes told, surplus channels cut off.
+    """A published network as dode calls it, ``F(x, label)``: with classes, surplus channels cut off.
 
     Parameters
     ----------
@@ -164,8 +164,8 @@ class Published(ClassConditional):
 
     @property
     def bottleneck(self) -> nn.Module:
-        """What solvers that look at the network read (:mod:`dode.distillation`)."""
+        """The feature that designed solvers read (:mod:`dode.distillation.designer`)."""
         return self.body.bottleneck  # type: ignore[return-value]
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        return self.body(x, self.label_scale * label, self.told(len(x)))[:, : self.channels]
+        return self.body(x, self.label_scale * label, self.classes_of(len(x)))[:, : self.channels]

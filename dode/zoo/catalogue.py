@@ -21,57 +21,32 @@ NON_COMMERCIAL = "CC BY-NC-SA 4.0"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Card:
     """One checkpoint.
 
-    Attributes
-    ----------
-    kind : str
-        What reads it: "edm" NVIDIA's pickles; "guided" OpenAI's diffusion networks, "guided-edm" the same with EDM's
-        preconditioning, "classifier" their noisy classifiers; "latent" the same network in a training state of latent
-        diffusion, without the autoencoder; "ddpm" DDPM's U-Net in PyTorch; "diffusers" a model of the hub, which
-        :mod:`dode.diffusers` reads.
-    file, url, page
-        The file's name; where it is; where a person finds it, if a program cannot fetch it.
-    digest : str
-        "sha256:..." or "md5:...", or "" if it is not known.
-    size : int
-        In bytes, 0 if it is not known.
-    licence, source : str
-        Of the weights; the paper.
-    shape : tuple
-        ``(C, H, W)`` of one image (of one latent for a latent model).
-    classes : int
-        0 for an unconditional network.
-    network : mapping
-        Arguments of the network; NVIDIA's pickles carry their own, and these are for looking at.
-    schedule : Schedule
-        ``None`` where the file says it (NVIDIA) or the hub does.
-    label_scale : float
-        Multiplies the schedule's label before the network sees it.
-    hub : str
-        The model's id on the Hugging Face hub.
-    settings : mapping
-        With which the authors sample: ``sigma_min``, ``sigma_max``, ``rho``, ``steps``, ``solver``; the stochastic
-        ``S_churn``, ``S_min``, ``S_max``, ``S_noise``; ``classifier`` (a row's name) and ``classifier_scale``;
-        ``guidance_scale`` (classifier-free).
+    ``kind`` says what reads it: "edm" NVIDIA's pickles; "guided" OpenAI's diffusion networks, "guided-edm" the same
+    with EDM's preconditioning, "classifier" their noisy classifiers; "latent" the same network in a training state of
+    latent diffusion, without the autoencoder; "ddpm" DDPM's U-Net in PyTorch; "diffusers" a model of the hub, which
+    :mod:`dode.diffusers` reads. ``settings`` are those with which the authors sample: ``sigma_min``, ``sigma_max``,
+    ``rho``, ``steps``, ``solver``; the stochastic ``S_churn``, ``S_min``, ``S_max``, ``S_noise``; ``classifier`` (a
+    card's name) and ``classifier_scale``; ``guidance_scale`` (classifier-free).
     """
 
     name: str
     kind: Kind
-    licence: str
-    source: str
-    shape: tuple[int, int, int]
+    licence: str  # of the weights
+    source: str  # the paper
+    shape: tuple[int, int, int]  # (C, H, W) of one image, or of one latent
     file: str = ""
     url: str = ""
-    page: str = ""
-    digest: str = ""
-    size: int = 0
-    classes: int = 0
-    network: Mapping[str, Any] = field(default_factory=dict)
-    schedule: Schedule | None = None
-    label_scale: float = 1.0
-    hub: str = ""
+    page: str = ""  # where a person finds it, if a program cannot fetch it
+    digest: str = ""  # "sha256:..." or "md5:...", or "" if it is not known
+    size: int = 0  # in bytes, 0 if it is not known
+    classes: int = 0  # 0 for an unconditional network
+    network: Mapping[str, Any] = field(default_factory=dict)  # its arguments; NVIDIA's pickles carry their own
+    schedule: Schedule | None = None  # None where the file says it (NVIDIA) or the hub does
+    label_scale: float = 1.0  # multiplies the schedule's label before the network sees it
+    hub: str = ""  # the model's id on the Hugging Face hub
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -92,7 +67,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = dict(
 )  # fmt: skip
 
 
-def _edm(stem: str, steps: int, digest: str = "", size: int = 0, **stochastic: float) -> Row:
+def _edm(stem: str, steps: int, digest: str = "", size: int = 0, **stochastic: float) -> Card:
     """One of NVIDIA's networks (config F), from its name: data set, size, condition and architecture."""
     _, data, sides, condition, architecture = stem.split("-")
     side, classes = int(sides.partition("x")[0]), CLASSES[data] if condition == "cond" else 0
@@ -100,7 +75,7 @@ def _edm(stem: str, steps: int, digest: str = "", size: int = 0, **stochastic: f
     network: dict[str, Any] = dict(
         img_resolution=side, in_channels=3, out_channels=3, label_dim=classes, channel_mult=widths
     )
-    return Row(
+    return Card(
         name=stem, kind="edm", file=f"{stem}.pkl", url=f"{NVIDIA}{stem}.pkl", digest=digest, size=size,
         licence=NON_COMMERCIAL, source="Karras et al. 2022", shape=(3, side, side), classes=classes,
         network=network | ARCHITECTURES[architecture],
@@ -108,9 +83,9 @@ def _edm(stem: str, steps: int, digest: str = "", size: int = 0, **stochastic: f
     )  # fmt: skip
 
 
-def _baseline(stem: str, side: int, origin: str, classes: int = 0) -> Row:
+def _baseline(stem: str, side: int, origin: str, classes: int = 0) -> Card:
     """The networks that EDM compares with (config A), in the same wrapping."""
-    return Row(
+    return Card(
         name=stem, kind="edm", file=f"{stem}.pkl", url=f"{NVIDIA}baseline/{stem}.pkl", classes=classes,
         licence=f"{NON_COMMERCIAL}, derived from {origin}", source="Karras et al. 2022", shape=(3, side, side),
     )  # fmt: skip
@@ -126,10 +101,10 @@ def _openai(
     name: str, kind: Kind, file: str, side: int, channels: int, blocks: int, *, source: str = "", classes: int = 0,
     digest: str = "", size: int = 0, schedule: Schedule | None = None, label_scale: float = 1.0,
     settings: Mapping[str, Any] | None = None, **flags: Any,
-) -> Row:  # fmt: skip
+) -> Card:  # fmt: skip
     """OpenAI's networks; ``file`` is the path at their address."""
     network = dict(image_size=side, num_channels=channels, num_res_blocks=blocks, channel_mult=MULTIPLES[side])
-    return Row(
+    return Card(
         name=name, kind=kind, file=file.rpartition("/")[2], url=OPENAI + file, digest=digest, size=size, licence="MIT",
         source=source or "Dhariwal and Nichol 2021", shape=(3, side, side), classes=classes, label_scale=label_scale,
         network=network | flags | (dict(num_classes=classes) if classes else {}), schedule=schedule or VPDiscrete(),
@@ -146,23 +121,23 @@ def _guidance(side: int, scale: float) -> dict[str, Any]:
     return dict(classifier=f"adm-imagenet-{side}-classifier", classifier_scale=scale)
 
 
-def _ddpm(name: str, side: int, mult: tuple[int, ...], **where: Any) -> Row:
+def _ddpm(name: str, side: int, mult: tuple[int, ...], **where: Any) -> Card:
     """DDPM's U-Net, betas linear from 1e-4 to 0.02 in 1000 steps."""
     where = dict(licence="MIT (github.com/pesser/pytorch_diffusion)", source="Ho et al. 2020") | where
-    return Row(
+    return Card(
         name=name, kind="ddpm", shape=(3, side, side), schedule=VPDiscrete(),
         network=dict(image_size=side, ch=128, ch_mult=mult, num_res_blocks=2, attn_resolutions=(16,)), **where,
     )  # fmt: skip
 
 
-def _hub(hub: str, side: int, licence: str, source: str, channels: int = 3, **settings: Any) -> Row:
-    return Row(
+def _hub(hub: str, side: int, licence: str, source: str, channels: int = 3, **settings: Any) -> Card:
+    return Card(
         name=hub, kind="diffusers", hub=hub, licence=licence, source=source, shape=(channels, side, side),
         settings=settings,
     )  # fmt: skip
 
 
-ROWS: tuple[Row, ...] = (
+ROWS: tuple[Card, ...] = (
     _edm("edm-cifar10-32x32-cond-vp", 18),
     _edm("edm-cifar10-32x32-cond-ve", 18),
     _edm("edm-cifar10-32x32-uncond-vp", 18, "sha256:4d5dcc1f1d0d41c8934ad21626eeddbdc0460182becf9fc059a0631b1eedb4da"),
@@ -214,7 +189,7 @@ ROWS: tuple[Row, ...] = (
     _ddpm("ddpm-lsun-bedroom-256", 256, (1, 1, 2, 2, 4, 4), file="ema_diffusion_lsun_bedroom_model-2388000.ckpt",
           url=f"{HEIBOX}b95206528f384185889b/?dl=1", digest="md5:1921fa46b66a3665e450e42f36c2720f"),
     # Latents of a VQ autoencoder, a quarter of the image's side.
-    Row(name="ldm-lsun-bedroom-256", kind="latent", file="lsun_bedrooms.zip", licence="MIT",
+    Card(name="ldm-lsun-bedroom-256", kind="latent", file="lsun_bedrooms.zip", licence="MIT",
         source="Rombach et al. 2022", url="https://ommer-lab.com/files/latent-diffusion/lsun_bedrooms.zip",
         shape=(3, 64, 64), schedule=VPDiscrete(kind="scaled_linear", beta_min=0.0015, beta_max=0.0195),
         network=dict(image_size=64, num_channels=224, num_res_blocks=2, channel_mult=(1, 2, 3, 4), learn_sigma=False,
@@ -227,10 +202,10 @@ ROWS: tuple[Row, ...] = (
     _hub("stable-diffusion-v1-5/stable-diffusion-v1-5", 64, "CreativeML OpenRAIL-M", "Rombach et al. 2022", 4,
          guidance_scale=7.5),
 )  # fmt: skip
-CATALOGUE: Mapping[str, Row] = {row.name: row for row in ROWS}
+CATALOGUE: Mapping[str, Card] = {row.name: row for row in ROWS}
 
 
-def find(name: str) -> Row:
+def find(name: str) -> Card:
     """The row of a name.  ValueError with the nearest names if there is none."""
     if name not in CATALOGUE:
         raise ValueError(f"no published checkpoint named {name!r}; the nearest: {nearest(name, CATALOGUE)}")

@@ -1,4 +1,4 @@
-"""Checkpoints by name: their files, :func:`load` for denoisers and :func:`load_classifier` for what measures them."""
+"""Checkpoints by name: their files, the denoisers in them, and the networks that evaluate samples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dode.denoisers import (
 )
 from dode.schedules import from_config
 from dode.utils.files import FileError, load_tensors, names_a_file, nearest
-from dode.zoo.catalogue import CATALOGUE, Row
+from dode.zoo.catalogue import CATALOGUE, Card
 from dode.zoo.classifiers import Classifier, Critic, Observer
 from dode.zoo.datasets import DATA_SETS, DataSet, data_set
 from dode.zoo.download import fetch
@@ -29,13 +29,13 @@ from dode.zoo.loading import load_noisy_classifier, load_published, settle
 from dode.zoo.unet import UNet
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
-Judge = Classifier | Critic | Observer
+Evaluator = Classifier | Critic | Observer
 DENOISERS = ("noise", "data")
-JUDGES: dict[str, type[Judge]] = {"classifier": Classifier, "critic": Critic, "observer": Observer}
+EVALUATORS: dict[str, type[Evaluator]] = {"classifier": Classifier, "critic": Critic, "observer": Observer}
 
 
 def known(kinds: Iterable[str]) -> list[str]:
-    """The names of the networks of these kinds (:data:`DENOISERS`, :data:`JUDGES`) of every data set."""
+    """The names of the networks of these kinds (:data:`DENOISERS`, :data:`EVALUATORS`) of every data set."""
     return [f"{name}-{kind}" for name in DATA_SETS for kind in kinds]
 
 
@@ -53,10 +53,10 @@ WRAPPERS: tuple[type[NetworkDenoiser], ...] = (
     ConsistencyPrediction,
 )
 # Of each data set the first measures, so nothing may be fitted with its features; that is what the others are for.
-CLASSIFIERS: dict[str, type[Judge]] = {name: JUDGES[name.rsplit("-", 1)[1]] for name in shipped(JUDGES)}
+CLASSIFIERS: dict[str, type[Evaluator]] = {name: EVALUATORS[name.rsplit("-", 1)[1]] for name in shipped(EVALUATORS)}
 
 
-def published(name: str | Path) -> Row | None:
+def published(name: str | Path) -> Card | None:
     """The row of a published checkpoint, by its name with or without the scale of a guidance; None of another's."""
     return CATALOGUE.get(str(name).partition("@")[0])
 
@@ -64,7 +64,7 @@ def published(name: str | Path) -> Row | None:
 def checkpoint_file(name: str | Path, kinds: Iterable[str] = DENOISERS) -> Path:
     """The file of a name of :func:`known`, of a published checkpoint, or a path to a ``.safetensors`` file.
 
-    The part of a name from "@" on is the scale of its guidance (:func:`load`) and no part of the file's.
+    The part of a name from "@" on is the scale of its guidance (:func:`load_denoiser`) and no part of the file's.
 
     Raises
     ------
@@ -97,8 +97,8 @@ def data_set_of(checkpoint: str | Path) -> DataSet:
     if not names_a_file(checkpoint):
         return data_set(str(checkpoint))
     facts = metadata(checkpoint)
-    told = [d for d in DATA_SETS.values() if facts.get("data") == d.source]
-    return told[0] if told else data_set(str(facts.get("name", checkpoint)))
+    matching = [d for d in DATA_SETS.values() if facts.get("data") == d.source]
+    return matching[0] if matching else data_set(str(facts.get("name", checkpoint)))
 
 
 def moments_file(classifier: str) -> str:
@@ -116,7 +116,7 @@ def metadata(name: str | Path) -> dict[str, Any]:
     return load_tensors(checkpoint_file(name), "network")[1]
 
 
-def load(
+def load_denoiser(
     name: str | Path,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -124,9 +124,9 @@ def load(
 ) -> NetworkDenoiser:
     """A denoiser from a shipped name or a file of :mod:`dode.training`, frozen and in eval mode.
 
-    A name of :data:`dode.zoo.CATALOGUE` does too: a class-conditional network tells all its classes in turn
-    (``model.of(seeds)``: to each seed its own); :func:`dode.zoo.load_published` takes other labels.  "NAME@1.25" is
-    guided by the classifier that goes with the network, scaled so.
+    A name of :data:`dode.zoo.CATALOGUE` does too: a class-conditional network draws all its classes, image ``i``
+    class ``i mod K`` (``model.of(seeds)``: by seed); :func:`dode.zoo.load_published` takes other labels.
+    "NAME@1.25" is guided by the classifier that goes with the network, scaled so.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def load(
     return denoiser
 
 
-def _guidance(row: Row, name: str) -> tuple[str, float] | None:
+def _guidance(row: Card, name: str) -> tuple[str, float] | None:
     """Classifier and scale of "NAME@1.25", None of a name alone; ValueError if there is none, or it is no number."""
     _, at, text = name.partition("@")
     if not at:
@@ -173,7 +173,7 @@ def _guidance(row: Row, name: str) -> tuple[str, float] | None:
     if "classifier" not in row.settings:
         raise ValueError(f"{name}: no classifier is published with {row.name}; leave out @{text}")
     if not row.classes:
-        raise ValueError(f"{name}: {row.name} is told no class; dode.zoo.ClassifierGuidance guides it to labels=")
+        raise ValueError(f"{name}: {row.name} has no class to draw; dode.zoo.ClassifierGuidance guides it to labels=")
     try:
         scale = float(text)
     except ValueError:
@@ -184,14 +184,14 @@ def _guidance(row: Row, name: str) -> tuple[str, float] | None:
 
 
 def _guided(denoiser: NetworkDenoiser, name: str, classifier: str, scale: float) -> ClassifierGuidance:
-    """A published network guided by its classifier; ValueError if it is told no classes."""
+    """A published network guided by its classifier; ValueError if it has no classes."""
     assert isinstance(denoiser, NoisePrediction)  # all that have a classifier are
     found = ClassifierGuidance(denoiser, load_noisy_classifier(classifier, denoiser.device), scale=scale)
     found.name = name
     return found
 
 
-def load_classifier(name: str | Path, device: str | torch.device = "cpu") -> tuple[Judge, str]:
+def load_evaluator(name: str | Path, device: str | torch.device = "cpu") -> tuple[Evaluator, str]:
     """A classifier from a shipped name or a file of :mod:`dode.training`, and the name of its features.
 
     The network is frozen and in eval mode, but its inputs are not: ``network.features(pixels)``, with float
@@ -207,10 +207,10 @@ def load_classifier(name: str | Path, device: str | torch.device = "cpu") -> tup
     FileError
         Missing, truncated or foreign file.
     """
-    path = checkpoint_file(name, JUDGES)
+    path = checkpoint_file(name, EVALUATORS)
     tensors, meta = load_tensors(path, "network")
     try:
-        architectures = {c.__name__: c for c in JUDGES.values()}
+        architectures = {c.__name__: c for c in EVALUATORS.values()}
         network = architectures[meta.get("architecture", "Classifier")](**meta["config"])  # the first has no entry
         network.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError):

@@ -4,8 +4,8 @@ Fashion-MNIST (Xiao et al. 2017, MIT licence) comes from the directory named by 
 (``fashion_mnist.npz`` with ``x_train``, ``y_train``, ``x_test``, ``y_test``) or, without it, from
 the originals, whose published digests are checked.
 
-The natural images, 200 classes of ImageNet (Deng et al. 2009) at 32 x 32, are under ImageNet's terms: research
-without commerce.  They come from that directory alone; dode neither holds nor fetches them.
+Tiny ImageNet 32x32, 200 classes of ImageNet (Deng et al. 2009), is under ImageNet's terms: research
+without commerce.  It comes from that directory alone; dode neither holds nor fetches it.
 """
 
 from __future__ import annotations
@@ -137,33 +137,20 @@ class DataSet:
     """Training images, and what networks and model cards must know of them.
 
     Checkpoints begin with its name: ``NAME-noise``, ``NAME-data``, ``NAME-classifier``, ``NAME-critic``.
-
-    Parameters
-    ----------
-    load
-        From a split to images ``(N, *shape)``, uint8, and labels ``(N,)``.
-    whole
-        The split that denoisers learn from and Fréchet distances are taken to; ``images`` are in it.
-    told
-        Whether denoisers are told the classes.
-    sigma_data
-        Standard deviation of the pixels in -1..1.
-    source, licence, scope
-        For model cards: what the images are, whose they are and what a network of them knows.
     """
 
     name: str
     title: str
     shape: tuple[int, int, int]
     classes: int
-    load: Callable[..., tuple[Tensor, Tensor]]
-    whole: str
-    images: int
-    told: bool
-    sigma_data: float
-    source: str
-    licence: str
-    scope: str
+    load: Callable[..., tuple[Tensor, Tensor]]  # from a split to images (N, *shape), uint8, and labels (N,)
+    whole: str  # the split that denoisers learn from and Fréchet distances are taken to
+    images: int  # in that split
+    class_conditional: bool  # whether denoisers are conditioned on the classes
+    sigma_data: float  # standard deviation of the pixels in -1..1
+    source: str  # for model cards: what the images are,
+    licence: str  # whose they are,
+    scope: str  # and what a network of them knows
 
 
 DATA_SETS = {
@@ -171,13 +158,14 @@ DATA_SETS = {
     for d in (
         DataSet(
             name="fashion-mnist", title="Fashion-MNIST", shape=(1, 28, 28), classes=10,
-            load=lambda split: fashion_mnist(split), whole="train", images=60_000, told=False, sigma_data=0.706,
+            load=lambda split: fashion_mnist(split), whole="train", images=60_000, class_conditional=False,
+            sigma_data=0.706,
             source="Fashion-MNIST, 60,000 training images", licence="MIT (data: MIT, Zalando Research)",
             scope="It knows ten kinds of garments in 28 x 28 grey pixels and nothing else.",
         ),
         DataSet(
             name="imagenet32", title="natural", shape=(3, 32, 32), classes=CLASSES,
-            load=lambda split: imagenet32(split), whole="all", images=50_000, told=True, sigma_data=0.53,
+            load=lambda split: imagenet32(split), whole="all", images=50_000, class_conditional=True, sigma_data=0.53,
             source="50,000 images of 200 ImageNet classes (Tiny ImageNet's training images halved to 32 x 32)",
             licence="non-commercial research only, by ImageNet's terms for the data (code: MIT)",
             scope="It knows 200 of ImageNet's classes in 32 x 32 pixels, 250 images of each, and nothing else.",

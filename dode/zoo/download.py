@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from dode.utils.environment import need, tqdm
 from dode.utils.files import FileError
-from dode.zoo.catalogue import Row
+from dode.zoo.catalogue import Card
 
 TRIES = 5  # connections for one file
 PAUSE = 1.0  # seconds before the second; each further one waits as much longer
@@ -36,12 +36,12 @@ def cache() -> Path:
     return Path(os.environ.get("DODE_CACHE") or _pooch().os_cache("dode")).expanduser()
 
 
-def place(row: Row) -> Path:
+def place(row: Card) -> Path:
     """Where the file of a row is, or would be."""
     return cache() / row.file
 
 
-def fetch(row: Row, *, progress: bool = True) -> Path:
+def fetch(row: Card, *, progress: bool = True) -> Path:
     """The file of a row, downloaded if it is not there, and checked.
 
     Raises
@@ -88,7 +88,7 @@ def quiet(logger: logging.Logger) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def check(row: Row, path: Path) -> None:
+def check(row: Card, path: Path) -> None:
     """Size and digest, as far as they are known.  FileError if they differ."""
     if row.size and path.stat().st_size != row.size:
         raise FileError(f"{path} has {path.stat().st_size:,} bytes, not {row.size:,}; delete it and fetch it again")
@@ -102,7 +102,7 @@ class Incomplete(Exception):
     """Why a file did not arrive."""
 
 
-def resuming(row: Row, progress: bool) -> Callable[[str, str, Any], None]:
+def resuming(row: Card, progress: bool) -> Callable[[str, str, Any], None]:
     """A downloader for pooch that goes on where a connection broke.  pooch removes what is incomplete."""
 
     def download(url: str, output: str, _: Any) -> None:
@@ -110,7 +110,7 @@ def resuming(row: Row, progress: bool) -> Callable[[str, str, Any], None]:
             desc=row.file, total=row.size or None, unit="B", unit_scale=True, disable=not progress,
             delay=1e-3,  # so it is not shown before something has come, and an error before that stands alone
         ) as bar:  # fmt: skip
-            for turn in range(TRIES):
+            for attempt in range(TRIES):
                 try:
                     if _receive(url, file, bar):
                         return
@@ -121,8 +121,8 @@ def resuming(row: Row, progress: bool) -> Callable[[str, str, Any], None]:
                     reason = str(getattr(error, "reason", error)) or type(error).__name__
                     if not file.tell():  # nothing ever came
                         raise Incomplete(reason) from None
-                if turn < TRIES - 1:
-                    time.sleep(PAUSE * (turn + 1))
+                if attempt < TRIES - 1:
+                    time.sleep(PAUSE * (attempt + 1))
             raise Incomplete(reason)
 
     return download

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dode.denoisers import Coefficients, Level, NoisePrediction, expand
-from dode.denoisers.conditioning import Images, Labels, Turn
+from dode.denoisers.conditioning import Conditioning, Images, Labels
 from dode.zoo.blocks import Published
 
 
@@ -34,7 +34,7 @@ class ClassifierGuidance(NoisePrediction):
         ``(x_t, label) -> logits (B, classes)``, trained on noisy images with the same labels:
         :func:`dode.zoo.load_noisy_classifier`.
     labels
-        The class to draw, or several in turn; by default the denoiser's, which is told it too.
+        The class to draw, or several in turn; by default the denoiser's, which is conditioned on it too.
     scale
         1 is Bayes' rule; a conditional denoiser usually takes about 1, an unconditional one up to 10.
 
@@ -57,7 +57,9 @@ class ClassifierGuidance(NoisePrediction):
             raise ValueError(f"classifier guidance shifts a predicted noise; {denoiser.name} predicts something else")
         found = network.labels if labels is None else torch.as_tensor(labels).reshape(-1)
         if found is None:
-            raise ValueError(f"{denoiser.name} is told no class; give labels=, one for all images or several in turn")
+            raise ValueError(
+                f"{denoiser.name} has no class to draw; give labels=, one for all images or several in turn"
+            )
         if network.classes and labels is not None:
             network.condition(labels)
         super().__init__(
@@ -65,21 +67,21 @@ class ClassifierGuidance(NoisePrediction):
             name=f"{denoiser.name}, guided {scale:g}",
         )  # fmt: skip
         self.classifier, self.scale = classifier, scale
-        self.labels, self._turn = found.to(denoiser.device, torch.int64), Turn(len(found))
+        self.labels, self._conditioning = found.to(denoiser.device, torch.int64), Conditioning(len(found))
 
     @property
-    def told(self) -> Turn:
-        """The classes that the gradient leads to, which a conditional network is told too."""
-        return self._turn
+    def conditioning(self) -> Conditioning:
+        """That of the gradient, and of a conditional network too."""
+        return self._conditioning
 
     def of(self, images: Images) -> ClassifierGuidance:
         found = copy.copy(self)
-        found.network, found._turn = self.network.of(images), self._turn.of(images)  # type: ignore[union-attr,operator]
+        found.network, found._conditioning = self.network.of(images), self._conditioning.of(images)  # type: ignore[union-attr,operator]
         return found
 
     def log_likelihood(self, x_t: Tensor, label: Tensor) -> Tensor:
         """``log p(y | x_t)``, ``(B,)``."""
-        labels = self.labels[self.told.places(len(x_t), self.labels.device)]
+        labels = self.labels[self.conditioning.places(len(x_t), self.labels.device)]
         logits = self.classifier(x_t, label)
         logs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=1)
         return logs.gather(1, labels[:, None])[:, 0]

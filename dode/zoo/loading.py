@@ -15,7 +15,7 @@ from dode.schedules import EDM, VPContinuous, cosine
 from dode.utils.files import FileError
 from dode.zoo import pickles
 from dode.zoo.blocks import Published
-from dode.zoo.catalogue import CATALOGUE, Kind, Row, find
+from dode.zoo.catalogue import CATALOGUE, Card, Kind, find
 from dode.zoo.ddpm import Model
 from dode.zoo.download import fetch
 from dode.zoo.nvidia import DhariwalUNet, SongUNet
@@ -84,12 +84,12 @@ def _preconditioning(
         return NoisePrediction, dict(schedule=VPContinuous(low, low + extent)), (facts["M"] - 1) / 999
     if kind == "VEPrecond":
         return VEPrediction, dict(schedule=EDM(float(facts["sigma_min"]), float(facts["sigma_max"]))), 1.0
-    if kind == "iDDPMPrecond" and (facts["C_1"], facts["C_2"]) == (0.001, 0.008):  # labels between two are told as such
+    if kind == "iDDPMPrecond" and (facts["C_1"], facts["C_2"]) == (0.001, 0.008):  # fractional labels stay so
         return NoisePrediction, dict(schedule=cosine(int(facts["M"]))), 1.0
     raise ValueError(f"preconditioning {kind!r}")
 
 
-def _openai(row: Row, path: Path) -> tuple[Published, Callable[..., NetworkDenoiser], dict[str, Any], tuple[int, ...]]:
+def _openai(row: Card, path: Path) -> tuple[Published, Callable[..., NetworkDenoiser], dict[str, Any], tuple[int, ...]]:
     """As :func:`_nvidia`, by the row's flags."""
     make = Model if row.kind == "ddpm" else UNetModel
     tensors = latent_tensors_of(path) if row.kind == "latent" else tensors_of(path)
@@ -99,7 +99,7 @@ def _openai(row: Row, path: Path) -> tuple[Published, Callable[..., NetworkDenoi
     return network, wrapper, dict(schedule=row.schedule), row.shape
 
 
-def locate(name: str | Path, like: str | None, progress: bool, classifier: bool = False) -> tuple[Path, Row | None]:
+def locate(name: str | Path, like: str | None, progress: bool, classifier: bool = False) -> tuple[Path, Card | None]:
     """The file, and the row that describes it if there is one; nothing is fetched of the other kind of network.
 
     A name of the catalogue is fetched.  A path is taken as it is; ``like``, or the file's own name, says what it is.
@@ -108,7 +108,7 @@ def locate(name: str | Path, like: str | None, progress: bool, classifier: bool 
     path = Path(text).expanduser()
     named = text in CATALOGUE and not like
     if named or (not path.suffix and not path.exists()):
-        row: Row | None = find(text)  # a ValueError if there is no such name
+        row: Card | None = find(text)  # a ValueError if there is no such name
     else:
         row = find(like) if like else next((r for r in CATALOGUE.values() if r.file == path.name), None)
     if row and row.kind == "classifier" and not classifier:

@@ -32,7 +32,7 @@ class SongUNet(nn.Module):
     label_dim
         Classes; 0 for none.
     augment_dim
-        Features that told the network of an augmentation in training; they are zero here, so theirs is a weight
+        Features of an augmentation in training; they are zero here, so theirs is a weight
         that is loaded and never used.
     channel_mult
         Channels of each resolution, finest first, in units of ``model_channels``.
@@ -120,10 +120,10 @@ class SongUNet(nn.Module):
             cosines, sines = sinusoids(label, self.features, endpoint=True)
         e = torch.cat([sines, cosines], dim=1).to(self.map_layer0.weight.dtype)
         if self.map_label is not None:
-            told = torch.zeros(len(e), self.label_dim, dtype=e.dtype, device=e.device)
+            one_hot = torch.zeros(len(e), self.label_dim, dtype=e.dtype, device=e.device)
             if classes is not None:
-                told.scatter_(1, classes[:, None], math.sqrt(self.label_dim))
-            e = e + self.map_label(told)
+                one_hot.scatter_(1, classes[:, None], math.sqrt(self.label_dim))
+            e = e + self.map_label(one_hot)
         return F.silu(self.map_layer1(F.silu(self.map_layer0(e))))
 
     def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:

@@ -65,12 +65,12 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.in_layers["2"](self.resample(F.silu(self.in_layers["0"](x))))
-        told = self.emb_layers["1"](F.silu(embedding))[:, :, None, None].to(h.dtype)
+        modulation = self.emb_layers["1"](F.silu(embedding))[:, :, None, None].to(h.dtype)
         if self.scale_shift:
-            scale, shift = told.chunk(2, dim=1)
+            scale, shift = modulation.chunk(2, dim=1)
             h = torch.addcmul(shift, self.out_layers["0"](h), 1 + scale)
         else:
-            h = self.out_layers["0"](h + told)
+            h = self.out_layers["0"](h + modulation)
         return self.skip_connection(self.resample(x)) + self.out_layers["3"](F.silu(h))
 
 

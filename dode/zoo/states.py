@@ -2,7 +2,7 @@
 
 Everything goes through ``torch.load(weights_only=True)``, which looks up no name and calls nothing but what makes a
 tensor.  A training state of PyTorch Lightning's names classes of its program as well; in their place stands an object
-that ignores what it is told.
+that ignores its arguments.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def read(path: Path, ignored: tuple[str, ...] = ()) -> Any:
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
     except Exception as error:
-        told = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line] or [str(error).split("\n")[0]]
-        raise FileError(f"{path} is not a file of weights alone ({told[0][:200]}); nothing in it was run") from None
+        reasons = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line] or [str(error).split("\n")[0]]
+        raise FileError(f"{path} is not a file of weights alone ({reasons[0][:200]}); nothing in it was run") from None
 
 
 def tensors_of(path: Path) -> dict[str, Tensor]:

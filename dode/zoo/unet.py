@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dode.denoisers.conditioning import ClassConditional, Labels, Turn
+from dode.denoisers.conditioning import ClassConditional, Conditioning, Labels
 
 
 def group_count(channels: int, size: int = 16) -> int:
@@ -88,7 +88,7 @@ class Attention(nn.Module):
 class UNet(ClassConditional):
     """``(B, C, H, W)`` images and ``(B,)`` noise labels to ``(B, C, H, W)``.
 
-    With ``classes``, :meth:`condition` tells it what to draw; told nothing, it draws any of them.
+    With ``classes``, :meth:`condition` sets what it draws; without labels it draws any of them.
 
     Parameters
     ----------
@@ -153,13 +153,13 @@ class UNet(ClassConditional):
 
     @property
     def bottleneck(self) -> nn.Module:
-        """The last middle block: its output is the feature that learned solvers look at."""
+        """The last middle block: its output is the feature that designed solvers read."""
         return self.middle[-1]
 
     def condition(self, labels: Labels) -> Self:
         """As :meth:`ClassConditional.condition`; None: any class."""
         if self.classes and labels is None:
-            self.labels, self.turn = None, Turn()
+            self.labels, self.conditioning = None, Conditioning()
             return self
         return super().condition(labels)
 
@@ -167,8 +167,8 @@ class UNet(ClassConditional):
         """What every block sees of noise label and class, ``(B, 4 widths[0])``."""
         found = self.embed(label.expand(images))
         if self.classes:
-            told = self.told(images) if kinds is None else kinds
-            found = found + (self.kinds.weight[-1] if told is None else self.kinds(told)).to(found.dtype)
+            classes = self.classes_of(images) if kinds is None else kinds
+            found = found + (self.kinds.weight[-1] if classes is None else self.kinds(classes)).to(found.dtype)
         return F.silu(found)
 
     def forward(self, x: Tensor, label: Tensor, kinds: Tensor | None = None) -> Tensor:

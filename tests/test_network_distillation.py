@@ -13,7 +13,7 @@ from dode import schedules, solvers
 from dode.denoisers import ConsistencyPrediction, MixtureDenoiser
 from dode.experiments import network_distillation
 from dode.sampling import initial_noise, sample
-from dode.training import Recipe, build_denoiser, describe
+from dode.training import Training, build_denoiser, describe
 from dode.utils.files import save_tensors
 
 MIXTURE = MixtureDenoiser(
@@ -24,7 +24,7 @@ IMAGES = torch.randint(256, (20, 1, 28, 28), generator=torch.Generator().manual_
 
 def tiny(name: str = "fashion-mnist-data") -> network_distillation.NetworkDenoiser:
     torch.manual_seed(0)
-    return build_denoiser(Recipe(name, network=dict(widths=(8, 16))))
+    return build_denoiser(Training(name, network=dict(widths=(8, 16))))
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def teacher(tmp_path: Path) -> str:
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step is saved, and arithmetic is float32."""
-    made = lambda *args, **kwargs: Recipe(*args, **(kwargs | dict(save_every=1, bf16=False)))  # noqa: E731
-    monkeypatch.setattr(network_distillation, "Recipe", made)
+    made = lambda *args, **kwargs: Training(*args, **(kwargs | dict(save_every=1, bf16=False)))  # noqa: E731
+    monkeypatch.setattr(network_distillation, "Training", made)
 
 
 # --- the targets ----------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def test_both_losses_can_be_learnt(kind: str, left: float, teacher: str) -> None
     student = network_distillation._trainable(teacher, "cpu", wrapper)
     make = getattr(network_distillation, f"{kind}_loss")
     grid = schedules.karras(8, 0.002, 80.0, final="zero" if kind == "progressive" else "sigma_min")
-    loss = make(student, dode.load(teacher), grid, IMAGES, Recipe("any", batch=6))
+    loss = make(student, dode.load(teacher), grid, IMAGES, Training("any", batch=6))
     optimizer = torch.optim.Adam(student.network.parameters(), lr=3e-3)
     draw = lambda: loss(torch.Generator().manual_seed(1))  # noqa: E731
     first = draw().item()

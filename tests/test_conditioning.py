@@ -1,4 +1,4 @@
-"""Conditions told in turn: an image's class is decided by its number alone, in samples, fits and sweeps."""
+"""Conditioning: an image's class is decided by its number alone, in samples, fits and sweeps."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 import dode
 from dode import distillation, experiments, solvers
 from dode.denoisers import GaussianDenoiser, NoisePrediction
-from dode.denoisers.conditioning import Turn, spread
+from dode.denoisers.conditioning import Conditioning, spread
 from dode.experiments import quality
 from dode.schedules import VPDiscrete
-from dode.zoo import CATALOGUE, ClassifierGuidance, Published, load
+from dode.zoo import CATALOGUE, ClassifierGuidance, Published, load_published
 from dode.zoo.nvidia import SongUNet
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def conditional(labels: Any, classes: int = 10) -> NoisePrediction:
 
 @given(st.integers(1, 7), st.lists(st.integers(0, 10**9), min_size=1, max_size=20), st.integers(1, 6))
 def test_a_part_of_a_part_is_a_part(rows: int, seeds: list[int], size: int) -> None:
-    whole = Turn(rows).of(seeds)
+    whole = Conditioning(rows).of(seeds)
     assert whole.places(len(seeds), CPU).tolist() == [seed % rows for seed in seeds]
     for first in range(0, len(seeds), size):
         part = slice(first, min(first + size, len(seeds)))
@@ -63,12 +63,12 @@ def test_a_part_of_a_part_is_a_part(rows: int, seeds: list[int], size: int) -> N
 
 def test_a_batch_of_other_images_is_refused() -> None:
     with pytest.raises(ValueError, match=r"was made for 3 images, each with its condition, and is given 2$"):
-        Turn(2).of(range(3)).places(2, CPU)
+        Conditioning(2).of(range(3)).places(2, CPU)
     with pytest.raises(ValueError, match=r"a multiple of 2 images, got 3; \.of\(seeds\) tells it which"):
-        Turn(2).places(3, CPU)
-    assert Turn(1).of(range(3)).places(5, CPU).tolist() == [0] * 5
+        Conditioning(2).places(3, CPU)
+    assert Conditioning(1).of(range(3)).places(5, CPU).tolist() == [0] * 5
     for model in (conditional(3), GaussianDenoiser(torch.zeros(1, 2), 1.0)):
-        assert model.of(range(3)) is model and model.turn == 1
+        assert model.of(range(3)) is model and model.conditions == 1
     with pytest.raises(ValueError, match="was made for 4 images"):
         dode.sample(conditional([1, 2]).of(range(4)), solvers.ddim(conditional(1).grid(2)), torch.zeros(3, 1, 4, 4))
 
@@ -89,9 +89,9 @@ def test_parts_count_with_the_whole() -> None:
     model = conditional([1, 2, 3])
     part = model.of([0, 1])
     part(torch.zeros(2, 1, 4, 4), 1.0)
-    assert (part.nfe, part.images, model.nfe, model.images) == (1, 2, 1, 2) and part.turn == 3
+    assert (part.nfe, part.evaluations, model.nfe, model.evaluations) == (1, 2, 1, 2) and part.conditions == 3
     model.reset()
-    assert part.images == 0
+    assert part.evaluations == 0
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
@@ -100,23 +100,23 @@ def test_a_fit_does_not_depend_on_the_batches(size: int) -> None:
     seeds, labels = range(13), [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7]
     model = conditional(labels)
     noise, table = dode.initial_noise(model.shape, seeds), solvers.ipndm(model.grid(3))
-    told = model.of(seeds)
-    fit = lambda **options: dode.distillation.d_ode(told, table, noise, scale=2, **options)  # noqa: E731
+    conditioned = model.of(seeds)
+    fit = lambda **options: dode.distillation.d_ode(conditioned, table, noise, scale=2, **options)  # noqa: E731
     torch.testing.assert_close(fit(batch_size=size).full, fit().full, rtol=1e-4, atol=1e-5)
     free = dict(space=distillation.Space(table), teacher=solvers.ddim(model.grid(6)), iterations=2)
-    again, whole = (distillation.gauss_newton(told, table, noise, batch_size=b, **free) for b in (size, 100))  # type: ignore[arg-type]
+    again, whole = (distillation.gauss_newton(conditioned, table, noise, batch_size=b, **free) for b in (size, 100))  # type: ignore[arg-type]
     torch.testing.assert_close(again.full, whole.full, rtol=1e-3, atol=1e-3)
     assert whole.metadata["cost"][-1] < whole.metadata["cost"][0]
     other = dode.distillation.d_ode(conditional(labels[::-1]).of(seeds), table, noise, scale=2)
     assert (other.full - fit().full).abs().max() > 1e-3  # the classes do matter
 
 
-@pytest.mark.parametrize("method", list(distillation.RECIPES))
+@pytest.mark.parametrize("method", list(distillation.DISTILLERS))
 def test_every_method_takes_as_many_conditions_as_images(method: str) -> None:
     model = conditional("all").of(range(40, 53))
     noise, table = dode.initial_noise(model.shape, range(40, 53)), solvers.ddim(model.grid, nfe=2, basis="data")
     make = lambda levels: solvers.ddim(levels, basis="data")  # noqa: E731
-    found = distillation.RECIPES[method](distillation.Task(model, table, make, noise, trajectories=64))
+    found = distillation.DISTILLERS[method](distillation.Problem(model, table, make, noise, trajectories=64))
     assert torch.isfinite(dode.sample(model, found, noise, batch_size=4)).all()
 
 
@@ -158,16 +158,16 @@ def swept(nvidia: Nvidia, rows: Any, tmp_path: Path) -> str:
 def test_a_class_conditional_network_is_swept(swept: str) -> None:
     """Each seed has its class, whatever the batches; all ten classes come equally often."""
     model = experiments.load_cached(swept, "cpu")
-    assert model.turn == 10 == CATALOGUE[swept].classes
+    assert model.conditions == 10 == CATALOGUE[swept].classes
     table, seeds = solvers.ddim(model.grid(2)), list(experiments.held_out_seeds(12))
     whole, cut = (torch.cat(list(experiments.draw(model, table, seeds, batch_size=size))) for size in (12, 5))
     torch.testing.assert_close(whole, cut, rtol=1e-4, atol=1e-4)
     for k in (0, 3, 11):
-        own = load(swept, labels=spread(10)[seeds[k] % 10])
+        own = load_published(swept, labels=spread(10)[seeds[k] % 10])
         alone = dode.sample(own, table, dode.initial_noise(model.shape, seeds[k : k + 1]))
         torch.testing.assert_close(whole[k : k + 1], alone, rtol=1e-4, atol=1e-4)
     learned = experiments.distilled(model, table, 7, block=1, scale=2)
-    told = load(swept, labels=[spread(10)[seed % 10] for seed in range(1000, 1007)])
+    conditioned = load_published(swept, labels=[spread(10)[seed % 10] for seed in range(1000, 1007)])
     noise = dode.initial_noise(model.shape, range(1000, 1007))
-    wanted = dode.distillation.d_ode(told, table, noise, scale=2)
+    wanted = dode.distillation.d_ode(conditioned, table, noise, scale=2)
     torch.testing.assert_close(learned.full, wanted.full, rtol=1e-3, atol=1e-3)

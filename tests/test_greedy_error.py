@@ -33,13 +33,13 @@ def cell(checkpoint: str, solver: str, variant: str, nfe: int) -> dict[str, obje
 @pytest.mark.slow
 @pytest.mark.parametrize("name, solver, nfe", [(DATA, "ddim", 3), (NOISE, "unipc", 4), (DATA, "heun", 3)])
 def test_a_row_is_what_a_fit_and_two_long_runs_give(project: Path, name: str, solver: str, nfe: int) -> None:
-    row = greedy_error.greed_row(P, "cpu", **cell(name, solver, "d-ode", nfe))  # type: ignore[arg-type]
+    row = greedy_error.greedy_error_row(P, "cpu", **cell(name, solver, "d-ode", nfe))  # type: ignore[arg-type]
     model = dode.load(name)
     noise = dode.initial_noise(model.shape, range(1_000_000, 1_000_002))
     plain = solvers.get(solver).make(model.grid, nfe=nfe)
     learned = dode.distillation.d_ode(model, plain, dode.initial_noise(model.shape, range(P.fit_images)))
     images, teacher = (dode.sample(model, t, noise) for t in (learned, distillation.make_teacher(plain)))
-    truth = comparisons.reference(name, "cpu", 2, 20)
+    truth = comparisons.reference_images(name, "cpu", 2, 20)
     close = lambda value: pytest.approx(value, rel=1e-3, abs=2e-5)  # noqa: E731
     assert float(row["rmse"]) == close(rmse(images, truth)) and float(row["rmse"]) > 0.01
     assert float(row["rmse_teacher"]) == close(rmse(images, teacher))
@@ -76,7 +76,7 @@ def test_lambdas_of_zero_change_no_distance(project: Path) -> None:
 
 
 def test_a_plain_row_has_no_fit_and_keeps_its_distances(project: Path) -> None:
-    row = greedy_error.greed_row(P, "cpu", **cell(DATA, "ddim", "plain", 3))  # type: ignore[arg-type]
+    row = greedy_error.greedy_error_row(P, "cpu", **cell(DATA, "ddim", "plain", 3))  # type: ignore[arg-type]
     table = experiments.base_solver("ddim", dode.load(DATA), 3)
     assert row["lambdas"] == row["fit_rmse"] == row["plain_rmse"] == row["fit_seeds"] == ""
     assert greedy_error.numbers(row["lambdas"]) == []
@@ -92,9 +92,9 @@ def test_the_gain_of_a_step_is_a_geometric_mean() -> None:
 
 
 def test_cells_can_be_made_and_no_two_are_one() -> None:
-    cells = greedy_error.greed_cells({"ddim": (5, 10), "heun": (5, 10), "unipc": (5,)}, [NOISE, DATA], 4, 50)
+    cells = greedy_error.greedy_error_cells({"ddim": (5, 10), "heun": (5, 10), "unipc": (5,)}, [NOISE, DATA], 4, 50)
     assert len({tuple(c.values()) for c in cells}) == len(cells)
-    assert all(tuple(c) == greedy_error.GREED_KEYS for c in cells)
+    assert all(tuple(c) == greedy_error.GREEDY_ERROR_KEYS for c in cells)
     assert {c["nfe"] for c in cells if c["solver"] == "heun"} == {5, 9}
     assert {(c["checkpoint"], c["solver"]) for c in cells if c["variant"] == greedy_error.OWN} == {(NOISE, "unipc")}
     for c in cells:

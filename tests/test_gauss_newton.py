@@ -17,13 +17,13 @@ from dode.distillation import (
     GridSpace,
     Space,
     cheapest_path,
+    clipped,
     descend,
     gauss_newton,
     gits,
     pixels,
     random_features,
     resampled,
-    seen,
     stack,
     step_costs,
 )
@@ -89,7 +89,7 @@ def test_what_may_not_move_stays() -> None:
 
 @pytest.mark.parametrize("table", STARTS.values(), ids=STARTS)
 def test_the_first_level_moves_only_if_asked(table: Tableau) -> None:
-    space = Space(table, top=True)
+    space = Space(table, first_level=True)
     vector = space.pack(table)
     moved = space.table(vector + 0.1 * torch.ones_like(vector))
     assert float(moved.sigmas[0] / table.sigmas[0]) == pytest.approx(math.exp(0.1))
@@ -126,7 +126,7 @@ biased = pytest.mark.parametrize(("table", "bias"), [*((table, 3.0) for table in
 @pytest.mark.parametrize("top", [False, True])
 def test_the_normal_equations_are_those_of_the_whole_solver(table: Tableau, top: bool) -> None:
     """Against central differences of complete runs: which rows a number touches is right."""
-    space = Space(table, top=top)
+    space = Space(table, first_level=top)
     goal = pixels(sample(MIXTURE, TEACHER, NOISE[:8]))
     examples = Examples(pixels, TEACHER, NOISE[:8], goal, NOISE[8:9], goal[:1])
     problem = _Problem(MIXTURE, space, examples, 3)
@@ -143,7 +143,7 @@ def test_the_normal_equations_are_those_of_the_whole_solver(table: Tableau, top:
 def test_the_bias_is_in_the_normal_equations(table: Tableau, bias: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against central differences of the error: ``mean |r|^2 + bias |mean r|^2``, the mean over all batches."""
     monkeypatch.setitem(_Problem.normal.__globals__, "DIFFERENCE", 1e-5)
-    space, noise = Space(table, top=True), NOISE[:8]
+    space, noise = Space(table, first_level=True), NOISE[:8]
     residual = lambda x: x * torch.tensor([1.0, 2.0, -0.5])  # noqa: E731
     goal = residual(sample(MIXTURE, TEACHER, noise))
     examples = Examples(residual, TEACHER, noise, goal, noise[:2], goal[:2], bias)
@@ -168,7 +168,7 @@ def test_the_states_on_the_way_are_in_the_normal_equations(
 ) -> None:
     """The cost by hand, and its slope by central differences."""
     monkeypatch.setitem(_Problem.normal.__globals__, "DIFFERENCE", 1e-5)
-    space, noise = Space(table, top=True), NOISE[:8]
+    space, noise = Space(table, first_level=True), NOISE[:8]
     examples = Examples.make(MIXTURE, noise, TEACHER, pixels, 0.25, bias)
     fit, vector = _Problem(MIXTURE, space, examples, 4, 0.7), space.pack(table) + 0.1
     walk, exact = (trajectory(MIXTURE, t, examples.noise) for t in (space.table(vector), TEACHER))
@@ -190,11 +190,11 @@ def test_an_image_counts_no_more_than_the_limit() -> None:
     table, noise = STARTS["ipndm"], NOISE[:8]
     examples = replace(Examples.make(MIXTURE, noise, TEACHER, pixels, 0.25), limit=0.3)
     far = torch.tensor([[0.3, 0.4], [30.0, 40.0]])
-    squares = examples.bounded(far).square().sum(1).tolist()
+    squares = examples.capped(far).square().sum(1).tolist()
     assert squares == pytest.approx([0.25 * 0.3 / (0.25 + 0.3), 0.3], rel=1e-3)
-    assert torch.equal(replace(examples, limit=0.0).bounded(far), far)
+    assert torch.equal(replace(examples, limit=0.0).capped(far), far)
     e = pixels(sample(MIXTURE, table, examples.noise) - sample(MIXTURE, TEACHER, examples.noise)).square().sum(1)
-    assert examples.limited(MIXTURE, table, 5.0).limit == pytest.approx(5 * float(e.median()))
+    assert examples.with_limit(MIXTURE, table, 5.0).limit == pytest.approx(5 * float(e.median()))
     by_hand = (e * 0.3 / (e + 0.3)).mean()
     assert examples.error(MIXTURE, table, examples.noise, examples.goal) == pytest.approx(float(by_hand))
 
@@ -264,7 +264,7 @@ def test_the_end_is_nearer_on_seeds_that_no_fit_saw(name: str, tmp_path) -> None
 def test_evaluations_are_counted_and_too_few_images_refused() -> None:
     MIXTURE.reset()
     found = gauss_newton(MIXTURE, STARTS["ddim"], NOISE[:8], teacher=TEACHER, iterations=2)
-    assert found.metadata["network_evaluations"] == MIXTURE.images > 8 * 60
+    assert found.metadata["network_evaluations"] == MIXTURE.evaluations > 8 * 60
     with pytest.raises(ValueError, match="four images or more, got 3"):
         gauss_newton(MIXTURE, STARTS["ddim"], NOISE[:3], teacher=TEACHER)
 
@@ -272,7 +272,7 @@ def test_evaluations_are_counted_and_too_few_images_refused() -> None:
 # --- descent --------------------------------------------------------------------------------------
 
 SPACES = {
-    "all": Space(STARTS["3M"], top=True),
+    "all": Space(STARTS["3M"], first_level=True),
     "noise basis": Space(STARTS["ipndm"]),
     "grid": GridSpace(STARTS["to sigma_min"], make=solvers.dpm_solver_pp),
 }
@@ -296,7 +296,7 @@ def test_the_gradient_is_that_of_the_sampler(space: Space) -> None:
 def test_descent_comes_nearer_and_moves_only_what_it_may(kinds: tuple[Kind, ...]) -> None:
     table = STARTS["3M"]
     space = Space(table)
-    options = dict(space=space, method="test", turns=[kinds], teacher=TEACHER, epochs=8, rate=0.05)
+    options = dict(space=space, method="test", phases=[kinds], teacher=TEACHER, epochs=8, rate=0.05)
     learned = descend(MIXTURE, table, NOISE, **options)
     other = initial_noise((3,), range(1000, 1200), dtype=torch.float64)
     truth = sample(MIXTURE, TEACHER, other)
@@ -311,7 +311,7 @@ def test_descent_counts_a_backward_pass_as_two_calls_and_never_ends_behind_its_s
     MIXTURE.reset()
     table = STARTS["3M"]
     found = descend(MIXTURE, table, NOISE[:8], space=Space(table), method="t", teacher=TEACHER, epochs=1, rate=1.5)
-    assert found.metadata["network_evaluations"] == MIXTURE.images + 2 * 4 * 6
+    assert found.metadata["network_evaluations"] == MIXTURE.evaluations + 2 * 4 * 6
     assert found.metadata["cost"][1] > found.metadata["cost"][0] and torch.equal(found.full, table.full)
 
 
@@ -375,9 +375,9 @@ def test_a_found_grid_serves_ddim_better_than_the_usual_one() -> None:
 def test_what_no_file_can_hold_is_not_compared() -> None:
     images = torch.tensor([-3.0, -1.0, -0.5, 0.9, 1.0, 7.0]).reshape(1, 1, 2, 3)
     beyond = torch.where(images.abs() >= 1, images.sign(), images)
-    assert torch.equal(seen(pixels)(images), pixels(beyond)) and not torch.equal(pixels(images), pixels(beyond))
-    twice = stack((2.0, seen(pixels)), (1.0, seen(pixels)))
-    assert torch.equal(seen(stack((2.0, pixels), (1.0, pixels)))(images), twice(images))
+    assert torch.equal(clipped(pixels)(images), pixels(beyond)) and not torch.equal(pixels(images), pixels(beyond))
+    twice = stack((2.0, clipped(pixels)), (1.0, clipped(pixels)))
+    assert torch.equal(clipped(stack((2.0, pixels), (1.0, pixels)))(images), twice(images))
 
 
 def test_random_features_over_the_whole_image_are_the_mesh_averaged() -> None:
