@@ -89,3 +89,11 @@ def test_quick_shows_rows_and_adds_none() -> None:
     with pytest.raises(FileError):
         fits.fit(p, "fashion-mnist-data", "cpu", "gauss-newton", 77)
     assert p.live.images < 1000 < p.images and experiments.preset("standard").live.images == p.images
+
+
+def test_what_is_measured_again_has_the_committed_solvers() -> None:
+    p = experiments.preset("quick")
+    found = fits.fit(p.again, "fashion-mnist-data", "cpu", "gauss-newton", 3)
+    assert found.digest == fits.fit(p, "fashion-mnist-data", "cpu", "gauss-newton", 3).digest
+    assert p.again.images == p.live.images and not fits.solver_file(p.live, "a", "b", 3).is_relative_to("results")
+    assert experiments.preset("standard").again == experiments.preset("standard")

@@ -133,10 +133,13 @@ def _descend(problem: Problem, space: Space, method: str, **options: Any) -> Tab
     )  # fmt: skip
 
 
-def dlms(problem: Problem, **options: bool) -> Designed:
-    """DLMS: a designer that reads the bottleneck, Algorithm 1; ``options`` are those of :func:`begin_dlms`."""
+def dlms(problem: Problem, rate: float | None = None, **options: bool) -> Designed:
+    """DLMS: a designer that reads the bottleneck, Algorithm 1; ``options`` are those of :func:`begin_dlms`.
+
+    ``rate`` is Adam's: by default 2.5e-4, eight times that where nothing is read.
+    """
     start = begin_dlms(problem.training_denoiser, problem.table, **options)
-    return _train(problem, start, "dlms", rate=2.5e-4 if start.reads else 2e-3)
+    return _train(problem, start, "dlms", rate=rate or (2.5e-4 if start.reads else 2e-3))
 
 
 def dlms_fixed(problem: Problem) -> Tableau:

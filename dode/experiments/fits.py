@@ -26,7 +26,7 @@ from dode.zoo.datasets import DataSet
 
 LEARNED = ("d-ode", *problem.DISTILLERS)
 START_OPTIONS = ("afs", "grid", "base")  # of a method in a cell: "dlms:afs=False"
-DESIGN_OPTIONS = ("features", "scaling", "adaptive")
+DESIGN_OPTIONS = ("features", "scaling", "adaptive", "rate")
 SEARCH_OPTIONS = ("bias", "path", "limit", "top")
 FIT_OPTIONS = (*START_OPTIONS, *DESIGN_OPTIONS, *SEARCH_OPTIONS, "residual", "images", "trajectories", "near")
 
