@@ -13,7 +13,10 @@
 # %% [markdown]
 # # Start here
 #
-# Load a denoiser, sample, distil a solver, save it, load it, sample again.
+# ```{admonition} In short
+# This page loads a network, samples with DDIM, distils DDIM into D-DDIM, saves the result and samples with it.
+# Both take 5 network evaluations (NFE) an image. The RMSE to a reference solution of the same seeds is printed below.
+# ```
 
 # %% tags=["parameters"]
 preset = "quick"  # smoke, quick, standard or full
@@ -24,8 +27,8 @@ seeds = None  # how many images to draw; None: 16
 # %% [markdown]
 # ## A denoiser
 #
-# A denoiser is a function $D(x, \sigma)$ that takes a noisy image and its noise level and returns its guess of the
-# clean one. Everything else (what the network was trained to predict, its time labels, its scaling) is inside.
+# A denoiser is a function $D(x, \sigma)$. It takes a noisy image and its noise level, and returns an estimate of the clean
+# image. It knows what its network predicts (noise, data or $v$), how it labels time and how it scales its input.
 
 # %%
 from pathlib import Path
@@ -51,8 +54,8 @@ print(
 # %% [markdown]
 # ## A solver
 #
-# A solver is a table made from a *grid* of noise levels. `model.grid(n)` is the customary one for the model: uniform
-# in time for a variance-preserving chain, Karras's otherwise. Image $k$ of a batch depends on seed $k$ alone.
+# A solver is a table of numbers on a *grid* of noise levels. `model.grid(n)` is the usual grid of the model: uniform in
+# time for a variance-preserving process, that of Karras et al. otherwise. Image $k$ depends on seed $k$ alone.
 
 # %%
 noise = dode.initial_noise(model.shape, experiments.held_out_seeds(seeds or 16), device=model.device)
@@ -63,8 +66,8 @@ print(solver)
 # %% [markdown]
 # ## Distil it
 #
-# One batch of 100 noises is walked by a teacher of ten times as many steps and by the student side by side. At each step
-# the student's next state is a straight line in its $\lambda$, so the best $\lambda$ is one division.
+# The teacher is DDIM with ten times as many steps. Teacher and student start from the same 100 noises. At each step
+# the student's next state is linear in its $\lambda$, so least squares gives the best $\lambda$ in one division.
 
 # %%
 fit_noise = dode.initial_noise(model.shape, experiments.fit_seeds(p.fit_images), device=model.device)
@@ -78,7 +81,7 @@ for i, value in enumerate(learned.metadata["lambdas"]):
 # %% [markdown]
 # ## Save, load, sample
 #
-# The file holds a few hundred numbers and says in its header what they are.
+# The file holds the table. Its header names the method, the teacher, the network and the seeds.
 
 # %%
 path = learned.save(Path("_build") / "start-here.safetensors")
@@ -86,7 +89,7 @@ again = dode.Tableau.load(path)
 print(f"{path.name}: {path.stat().st_size} bytes")
 print({k: again.metadata[k] for k in ("solver", "model", "teacher", "teacher_nfe", "images", "network_evaluations")})
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "start-here", "caption": "Held-out seeds: the plain solver, the distilled one read back from its file, and the many-step solution."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "start-here", "caption": "Held-out seeds: DDIM, D-DDIM read from its file, and the reference solution (DDIM with many steps)."}}
 many = min(p.reference_steps, 100)  # its own error is a tenth of what is shown
 exact = dode.sample(model, dode.solvers.ddim(model.grid(many)), noise)
 figure, axes = plt.subplots(1, 3, figsize=(9, 3.2))
@@ -99,14 +102,14 @@ plt.show()
 from dode.metrics import rmse
 
 print(
-    f"RMSE to the many-step solution: DDIM {rmse(images, exact):.3f}, D-DDIM {rmse(dode.sample(model, again, noise), exact):.3f}"
+    f"RMSE to the reference solution, {len(noise)} held-out seeds: DDIM {rmse(images, exact):.3f}, D-DDIM {rmse(dode.sample(model, again, noise), exact):.3f}"
 )
 
 # %% [markdown]
 # ## What it costs
 #
-# One run of the teacher and one of the student over the batch, and hardly anything else: the time of `d_ode` over the time of the bare
-# network calls of both, measured in turn in one process (`benchmarks/distillation_cost.py`; median, and range over rounds).
+# A fit costs one run of the teacher and one of the student. The table has the time of `d_ode` divided by the time of the
+# same network evaluations alone (`benchmarks/distillation_cost.py`: median and range over rounds in one process).
 
 # %% tags=["hide-input"]
 import pandas as pd
@@ -119,8 +122,8 @@ plots.listing(
 # %% [markdown]
 # ## Your own model
 #
-# Any callable `D(x, sigma)` will do. A network that predicts noise, data or $v$ becomes one with
-# `dode.denoisers.NoisePrediction(network, shape, schedule)` and its siblings.
+# Any callable `D(x, sigma)` is a denoiser. `dode.denoisers` has one wrapper for each kind of prediction, for example
+# `NoisePrediction(network, shape, schedule)`. [Your own model](your_model) trains a network and distils a solver for it.
 
 # %% tags=["remove-input"]
 plots.provenance(dict(preset=preset, checkpoint=checkpoint, **experiments.provenance(experiments.device(device))))

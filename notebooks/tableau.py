@@ -13,20 +13,25 @@
 # %% [markdown]
 # # The solver is a tableau
 #
+# ```{admonition} In short
+# DDIM, Heun's method, iPNDM and every distilled solver of this book are one object: a basis, a grid of noise levels and
+# a triangular matrix of weights. One loop runs them all. The orders measured at the end of this page confirm it.
+# ```
+#
 # In the coordinates $x/\alpha$ every Gaussian diffusion is one equation {cite:p}`karras2022edm`,
 #
 # $$\frac{\mathrm dx}{\mathrm d\sigma} = \varepsilon(x, \sigma) = \frac{x - D(x, \sigma)}{\sigma},$$
 #
-# and DDIM {cite:p}`song2021ddim` is Euler's method on it. A solver walks down a grid $\sigma_0 > \dots > \sigma_N$.
-# Row $i$ of its **tableau** evaluates the denoiser once, keeps an output $d_i$, and moves on by a weighted sum of the outputs so far:
+# and DDIM {cite:p}`song2021ddim` is Euler's method for it. A solver steps through a grid $\sigma_0 > \dots > \sigma_N$.
+# Row $i$ of its **tableau** evaluates the denoiser once, keeps the output $d_i$, and adds a weighted sum of the outputs so far:
 #
 # | basis | output | next state | row sum |
 # |---|---|---|---|
 # | noise | $d_i = (x_i - D_i)/\sigma_i$ | $x_{i+1} = x_i + \sum_j W_{ij} d_j$ | $\sigma_{i+1} - \sigma_i$ |
 # | data | $d_i = D_i$ | $x_{i+1} = \frac{\sigma_{i+1}}{\sigma_i} x_i + \sum_j W_{ij} d_j$ | $1 - \sigma_{i+1}/\sigma_i$ |
 #
-# The row sum is *consistency*: a constant output is integrated exactly. The starting noise $z$ stands in as an output
-# before the first, so a first step can lean on it without a network call.
+# The row sum is the condition of *consistency*: a constant output is integrated exactly. The starting noise $z$ counts as
+# an output before the first one. A first step can use it without a network evaluation.
 
 # %% tags=["parameters"]
 preset = "quick"  # smoke, quick, standard or full
@@ -51,13 +56,13 @@ model = dode.load(checkpoint, device=experiments.device(device))
 grid = model.grid(5)
 
 # %% [markdown]
-# ## Four solvers, four pictures
+# ## Four solvers
 #
-# Each row is scaled to its largest weight; blue adds, red subtracts. DDIM looks at the newest output alone. iPNDM
-# {cite:p}`zhang2023deis` extrapolates from the last four. Heun's method {cite:p}`karras2022edm` makes two rows of each
-# step: the second stays where it is and trades half of the first slope for the second.
+# Each row is scaled to its largest weight; blue adds, red subtracts. DDIM uses the newest output only. iPNDM
+# {cite:p}`zhang2023deis` extrapolates from the last four. Heun's method {cite:p}`karras2022edm` has two rows a step:
+# the second corrects the first and does not change the noise level.
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "tables", "caption": "Tableaux on a five-step grid; rows are network calls, with the noise levels they lead from and to, columns are the outputs they use. Heun needs nine calls for the five steps."}}
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "tables", "caption": "Tableaux on a five-step grid; rows are network evaluations (NFE) with the noise levels they lead from and to, columns are the outputs they use. Heun's method needs 9 NFE for five steps."}}
 figure, axes = plt.subplots(2, 2, figsize=(10, 7))
 learned = experiments.distilled(model, solvers.ddim(grid, basis=model.prediction), p.live.fit_images)
 for ax, table, title in [
@@ -70,13 +75,13 @@ for ax, table, title in [
 plt.show()
 
 # %% [markdown]
-# D-DDIM is DDIM with a second diagonal: eq. (10) of the paper, $O_t = d_t + \lambda_t (d_t - d_{t+1})$, only moves weight from
-# one output to the one before, so every row still sums to what it must.
+# D-DDIM is DDIM with a second diagonal. Eq. (10) of the paper, $O_t = d_t + \lambda_t (d_t - d_{t+1})$, moves weight from
+# the previous output to the newest one. The row sum does not change.
 #
 # ## The two bases hold the same solvers
 #
-# Every state is a combination of the starting noise and the denoiser's outputs, so a tableau can be rewritten in the
-# other basis exactly. The states agree to rounding for any denoiser:
+# Every state is a linear combination of the starting noise and the denoiser's outputs. A tableau can therefore be written
+# in the other basis exactly. For any denoiser the states agree up to rounding:
 
 # %% tags=["nbval-check-output"]
 mixture = MixtureDenoiser(
@@ -94,9 +99,9 @@ for table in (solvers.ddim(grid), solvers.ipndm(grid), solvers.heun(grid), learn
 # %% [markdown]
 # ## Orders, measured
 #
-# On a mixture of Gaussians the denoiser is known exactly. Twice as many steps divide the error by $2^p$ for a method of order
-# $p$. iPNDM's weights are those of equal steps; on Karras's grid, where no two steps are equal, its fourth order is not there,
-# and its low-order start shows.
+# For a mixture of Gaussians the denoiser is known exactly. For a method of order $p$, twice as many steps divide the error
+# by $2^p$. The weights of iPNDM are those of equal steps. On Karras's grid the steps are not equal, and iPNDM does not
+# reach its fourth order.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "orders", "caption": "Error against the number of steps on a mixture of three Gaussians (Karras grid, 20 to 0.01, float64)."}}
 steps = [20, 40, 80, 160] if preset != "smoke" else [20, 40, 80]
