@@ -217,10 +217,7 @@ class Tableau:
     def load(path: str | Path) -> Tableau:
         """Read a file of :meth:`save`, bit for bit.
 
-        Raises
-        ------
-        FileError
-            No such file, truncated, of another program or kind, or not a valid tableau.
+        FileError for a file that is missing, truncated, of another program or kind, or holds no valid tableau.
         """
         tensors, metadata = load_tensors(path, "tableau")
         try:

@@ -53,11 +53,8 @@ def make_teacher(tableau: Tableau, teacher: Teacher = "ddim", scale: int = 10, a
 def target_states(student: Tableau, teacher: Tableau, align: Align) -> list[int]:
     """For each student row, the teacher state (0..teacher.nfe) that its next state is fitted to.
 
-    Raises
-    ------
-    ValueError
-        The teacher does not pass through the student's levels ("time"), or its number of levels is
-        no multiple of the student's ("index").
+    ValueError for a teacher that does not pass through the student's levels ("time"), or whose number of levels is no
+    multiple of the student's ("index").
     """
     levels, counts = torch.unique_consecutive(teacher.sigmas, return_counts=True)
     arrival = counts.cumsum(0) - 1  # the last state at each level: after any corrector

@@ -30,16 +30,12 @@ Loss = Callable[[torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Student:
-    """A distilled network on disk.
-
-    ``nfe`` is what it is made for, ``seconds`` and ``evaluations`` (images times forward passes, a backward pass
-    as two) what all training up to it cost.
-    """
+    """A distilled network on disk."""
 
     file: Path
-    nfe: int
-    seconds: float
-    evaluations: int
+    nfe: int  # what it is made for
+    seconds: float  # of all training up to it
+    evaluations: int  # in that: images times forward passes, a backward pass as two
 
 
 def ddim_step(x: Tensor, estimate: Tensor, sigma: Tensor, to: Tensor) -> Tensor:
@@ -153,16 +149,9 @@ def progressive(
 ) -> Iterator[Student]:
     """Students of ``first / 2``, ``first / 4``, ..., 1 DDIM steps on Karras's grid, as each is ready.
 
-    Parameters
-    ----------
-    teacher
-        A data-predicting checkpoint's name or file.
-    images
-        Training images ``(N, C, H, W)``, uint8.
-    folder
-        For the students and the state of an unfinished round; the same call goes on from there.
-    steps
-        Of Adam in each round.
+    ``teacher`` is a data-predicting checkpoint's name or file, ``images`` ``(N, C, H, W)`` uint8 to train on, ``steps``
+    Adam's in each round; ``folder`` keeps the students and the state of an unfinished round, from which the same call
+    goes on.
     """
     seconds, evaluations, guide = 0.0, 0, teacher
     grid = progressive_grid(zoo.load_denoiser(teacher, device), first, first)

@@ -82,11 +82,7 @@ def merge(plan: Plan, files: Iterable[str | Path]) -> Sweep:
     """Add the rows of shards to the project's results, which is the same file whatever the order of ``files``.
 
     Rows that are there stay as they are; new ones come after them, in the plan's order.
-
-    Raises
-    ------
-    FileError
-        A shard is missing, or two have different rows of one cell; the results are then as they were.
+    FileError if a shard is missing, or two have different rows of one cell; the results are then as they were.
     """
     sweep, found = plan.sweep(), dict[str, tuple[dict[str, str], Path]]()
     for path in map(Path, files):

@@ -76,10 +76,7 @@ def present(path: str | Path) -> Path:
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a file of :func:`save_tensors`: ``(tensors, metadata)``.
 
-    Raises
-    ------
-    FileError
-        The file is missing, a folder, truncated, not safetensors, not dode's, or of another kind.
+    FileError for a file that is missing, a folder, truncated, not safetensors, not dode's, or of another kind.
     """
     from safetensors import SafetensorError, safe_open
 

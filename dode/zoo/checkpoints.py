@@ -66,13 +66,9 @@ def checkpoint_file(name: str | Path, kinds: Iterable[str] = DENOISERS) -> Path:
 
     The part of a name from "@" on is the scale of its guidance (:func:`load_denoiser`) and no part of the file's.
 
-    Raises
-    ------
-    ValueError
-        No such name; the message gives the nearest ones.  Or a pipeline of diffusers, which has no file.
-    FileError
-        A published one (:data:`dode.zoo.CATALOGUE`) that is not here and cannot be fetched, or one of dode's own
-        that does not ship; the message says how to train it.
+    ValueError for another name, with the nearest ones, or a pipeline of diffusers, which has no file.  FileError for a
+    published one (:data:`dode.zoo.CATALOGUE`) that is not here and cannot be fetched, or one of dode's own that does
+    not ship; the message says how to train it.
     """
     if kinds is DENOISERS and (row := published(name)):
         return fetch(row)
@@ -200,12 +196,7 @@ def load_evaluator(name: str | Path, device: str | torch.device = "cpu") -> tupl
     The features' name holds the first digits of the weights' SHA-256, so that statistics of a retrained
     classifier are refused, not compared.
 
-    Raises
-    ------
-    ValueError
-        Unknown name.
-    FileError
-        Missing, truncated or foreign file.
+    ValueError for an unknown name, FileError for a missing, truncated or foreign file.
     """
     path = checkpoint_file(name, EVALUATORS)
     tensors, meta = load_tensors(path, "network")

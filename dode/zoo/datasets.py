@@ -46,12 +46,8 @@ def fashion_mnist(split: Split = "train") -> tuple[Tensor, Tensor]:
 
     Downloads are checked against the published digests, a local copy's training images too.
 
-    Raises
-    ------
-    FileError
-        ``DODE_DATA`` is set but holds no such file, or the images are not the published ones.
-    ImportError
-        It is not set, and pooch, which fetches the originals, is not installed.
+    FileError if ``DODE_DATA`` is set but holds no such file, or the images are not the published ones; ImportError if
+    it is not set, and pooch, which fetches the originals, is not installed.
     """
     if folder := os.environ.get("DODE_DATA"):
         path = Path(folder) / "fashion_mnist.npz"
@@ -96,12 +92,7 @@ def imagenet32(split: Split | Literal["all"] = "all") -> tuple[Tensor, Tensor]:
     the place of its wnid among the sorted ones.  ``split="test"``: the last row of each sheet (5,000 images), which a
     classifier does not learn from; ``"train"``: the other 45,000.
 
-    Raises
-    ------
-    FileError
-        The folder is not there, or holds other sheets.
-    ImportError
-        Pillow, which reads them, is not installed.
+    FileError if the folder is not there or holds other sheets, ImportError without Pillow, which reads them.
     """
     image = need("PIL.Image", "cli", "reading sheets of images")
     home = os.environ.get("DODE_DATA")

@@ -89,18 +89,10 @@ class Reader(pickle._Unpickler):
 
 @dataclass(frozen=True)
 class Module:
-    """A pickled module: the name of its class, and its attributes.
+    """A pickled module: the name of its class, and its attributes."""
 
-    Attributes
-    ----------
-    kind : str
-        e.g. "EDMPrecond".
-    state : dict
-        The instance's ``__dict__``: plain values, tensors, and more :class:`Module`.
-    """
-
-    kind: str
-    state: dict[str, Any]
+    kind: str  # e.g. "EDMPrecond"
+    state: dict[str, Any]  # the instance's ``__dict__``: plain values, tensors, and more :class:`Module`
 
     @property
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -234,10 +226,7 @@ ADMITTED = frozenset(READERS)
 def read(path: str | Path) -> Any:
     """The pickle as records: containers, numbers, text, bytes and :class:`Record`.  Nothing has been called.
 
-    Raises
-    ------
-    FileError
-        The file is missing, a folder or no pickle, ends early, or asks for what is not on the list: one line.
+    FileError for a file that is missing, a folder or no pickle, ends early, or asks for what is not on the list.
     """
     path = present(path)
     with path.open("rb") as file:
@@ -260,11 +249,7 @@ def network(path: str | Path) -> Module:
     """The module in a checkpoint of NVIDIA's: the entry "ema" of a dictionary, or a module alone.
 
     Parameters and buffers are CPU tensors in the file's dtype.
-
-    Raises
-    ------
-    FileError
-        As :func:`read`, and for a file that holds no module.
+    FileError as of :func:`read`, and for a file that holds no module.
     """
     root = read(path)
     node = root.get("ema") if isinstance(root, dict) else root
