@@ -28,11 +28,12 @@ from dode.distillation.teachers import Align, Recording, Teacher, make_teacher, 
 from dode.sampling import AnyDenoiser, State, advance, combine, evaluate, for_images, initial_state
 from dode.tableau import Tableau, check_model
 from dode.utils.environment import tqdm
+from dode.utils.files import one_of
 
-
-def _versions() -> dict[str, str]:
-    packages = dict(dode=__version__, torch=torch.__version__, safetensors=safetensors.__version__)
-    return packages | {"python": platform.python_version()}
+Estimates = Literal["prediction", "own"]
+VERSIONS = dict(
+    dode=__version__, torch=torch.__version__, safetensors=safetensors.__version__, python=platform.python_version()
+)
 
 
 class _Spool:
@@ -107,9 +108,8 @@ class _RowFit:
         return combine(self.terms, s.outputs, s.x, self.ratio)
 
     def moves(self, s: State) -> list[Tensor]:
-        known = [
-            [(j, w) for j, w in direction if j in s.outputs] for direction in self.directions
-        ]  # D_{-1} = 0 in the data basis
+        # D_{-1} = 0 in the data basis
+        known = [[(j, w) for j, w in direction if j in s.outputs] for direction in self.directions]
         return [combine(direction, s.outputs, torch.zeros_like(s.x)) for direction in known]
 
     def add(self, s: State, target: Tensor) -> None:
@@ -129,9 +129,9 @@ class _RowFit:
         """The lambdas ``(K,)``; asked for when every batch is in."""
         if len(self.directions) == 1:
             return self.ur / self.uu[0] if self.uu > 0 else torch.zeros_like(self.ur)
-        return (
-            torch.linalg.lstsq(self.uu, self.ur, rcond=1e-13, driver="gelsd").solution if self.directions else self.ur
-        )
+        if not self.directions:
+            return self.ur
+        return torch.linalg.lstsq(self.uu, self.ur, rcond=1e-13, driver="gelsd").solution
 
     def move(self, _: int, s: State, t: State) -> tuple[State, State]:
         x = self.plain(s)
@@ -156,7 +156,7 @@ def d_ode(
     align: Align = "time",
     first_step: FirstStep | None = None,
     equation: Equation = 10,
-    basis: Literal["prediction", "own"] = "prediction",
+    basis: Estimates = "prediction",
     batch_size: int | None = None,
     seeds: Iterable[int] | None = None,
     progress: bool = False,
@@ -208,8 +208,7 @@ def d_ode(
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be one or more, got {batch_size}")
-    if basis not in ("prediction", "own"):
-        raise ValueError(f"basis must be 'prediction' or 'own', got {basis!r}")
+    one_of("basis", basis, Estimates)
     prediction = getattr(denoiser, "prediction", None)
     if basis == "prediction" and prediction in ("noise", "data"):
         tableau = tableau.to_basis(prediction)
@@ -275,5 +274,5 @@ def d_ode(
         seeds=None if seeds is None else list(seeds), teacher=guide.metadata.get("solver", "tableau"),
         teacher_nfe=guide.nfe, scale=scale, align=align, first_step=first_step or default_first_step(tableau),
         network_evaluations=images * (tableau.nfe + targets[-1]),
-        grid=tableau.levels.tolist(), versions=_versions(),
+        grid=tableau.levels.tolist(), versions=VERSIONS,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from dode import solvers
 from dode.denoisers import Denoiser
 from dode.distillation.losses import Residual
 from dode.sampling import AnyDenoiser, State, Walker, advance, initial_state, sample
-from dode.schedules import refine
+from dode.schedules import Align, refine
 from dode.tableau import Tableau
 
 
@@ -32,7 +32,6 @@ class Recording:
         return State(self.states[row], {}, row)
 
 
-Align = Literal["time", "index"]
 Teacher = Literal["ddim"] | Tableau | Recording | Callable[[Tensor], Tableau]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from dode.schedules import Final, check_grid
 from dode.solvers.rows import analytical_first_step
 from dode.tableau import Basis, Tableau
+from dode.utils.files import one_of
 
 Grid = Tensor | Callable[[int], Tensor]
 SolverType = Literal["midpoint", "heun"]  # of DPM-Solver: how its second order is written
@@ -123,8 +124,8 @@ def solver(
             afs: bool = False,
             **options: Any,
         ) -> Tableau:
-            if final not in (None, "zero", "sigma_min"):
-                raise ValueError(f"final must be 'zero' or 'sigma_min', got {final!r}")
+            if final is not None:
+                one_of("final", final, Final)
             sigmas = check_grid(_end(_levels(facts, grid, nfe, steps, final, afs, options), final))
             if "order" in own:
                 options["order"] = _order(facts, options.get("order"), own["order"].default, len(sigmas) - 1)

@@ -13,6 +13,7 @@ import torch
 
 from dode.training import TRAININGS, Training, missing, networks, train, training_named, write_moments
 from dode.utils.environment import has_bf16
+from dode.utils.files import first_line
 from dode.zoo.datasets import DATA_SETS
 
 ABOUT = """Train a network that ships with dode, or all networks of a data set; a classifier's moments too.
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in names if args.ship else ():
             print("shipped", *(path.name for path in networks.ship(name, args.out)))
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        raise SystemExit(f"error: {str(error).splitlines()[0]}") from None
+        raise SystemExit(f"error: {first_line(error)}") from None
     except KeyboardInterrupt:
         raise SystemExit("stopped; the same command goes on from the last saved step") from None
 

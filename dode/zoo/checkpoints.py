@@ -19,7 +19,7 @@ from dode.denoisers import (
     VPrediction,
 )
 from dode.schedules import from_config
-from dode.utils.files import FileError, load_tensors, names_a_file, nearest
+from dode.utils.files import FileError, first_line, load_tensors, names_a_file, nearest
 from dode.zoo.catalogue import CATALOGUE, Card
 from dode.zoo.classifiers import Classifier, Critic, Observer
 from dode.zoo.datasets import DATA_SETS, DataSet, data_set
@@ -155,8 +155,7 @@ def load_denoiser(
             network, meta["shape"], from_config(meta["schedule"]), autocast=autocast, name=meta["name"], **extra
         )
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise FileError(f"{path} does not hold a denoiser of this version of dode ({reason})") from None
+        raise FileError(f"{path} does not hold a denoiser of this version of dode ({first_line(error)})") from None
     settle(network, device, dtype)
     return denoiser
 

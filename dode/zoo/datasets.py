@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from dode.utils.environment import need
-from dode.utils.files import FileError
+from dode.utils.files import FileError, first_line
 
 FASHION_MNIST_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 # file -> md5 of the published archive
@@ -115,7 +115,7 @@ def _sheet(path: Path, image: Any) -> Tensor:
         with image.open(path) as opened:
             pixels = np.array(opened)
     except (OSError, ValueError, SyntaxError) as error:  # Pillow has all three for damaged files
-        raise FileError(f"{path} cannot be read ({str(error).splitlines()[0]}); copy it again") from None
+        raise FileError(f"{path} cannot be read ({first_line(error)}); copy it again") from None
     rows, columns = SHEET
     if pixels.shape != (rows * SIDE, columns * SIDE, 3):
         wanted = f"{rows} rows of {columns} RGB images of {SIDE} x {SIDE}"

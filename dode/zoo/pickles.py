@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dode.utils.files import FileError, present
+from dode.utils.files import FileError, first_line, present
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 CONTAINERS = ("ModuleDict", "ModuleList", "Sequential")
@@ -121,7 +121,7 @@ def _storage(raw: bytes) -> torch.storage.TypedStorage:
         found = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except Exception as error:
         name = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"for {name[1]!r}" if name else f"to read bytes that torch cannot ({_line(error)})"
+        reason = f"for {name[1]!r}" if name else f"to read bytes that torch cannot ({first_line(error)})"
         raise Refused(f"asks, inside a tensor, {reason}") from None
     if not isinstance(found, torch.storage.TypedStorage):
         raise Refused(f"has a {type(found).__name__} where a tensor's numbers belong")
@@ -242,7 +242,7 @@ def read(path: str | Path) -> Any:
             what = f"uses the pickle opcode {NAMES[code]}, which no network needs" if foreign else "is damaged"
             raise FileError(f"{path} is refused: it {what}; nothing in it was run") from None
         except Exception as error:  # whatever a damaged program does to the machine
-            raise FileError(f"{path} is not a whole pickle ({_line(error)}); get it again") from None
+            raise FileError(f"{path} is not a whole pickle ({first_line(error)}); get it again") from None
 
 
 def network(path: str | Path) -> Module:
@@ -260,9 +260,4 @@ def network(path: str | Path) -> Module:
     except Refused as refusal:
         raise FileError(f"{path} is refused: it {refusal}; nothing in it was run") from None
     except Exception as error:
-        raise FileError(f"{path} does not describe a network ({_line(error)}); get it again") from None
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error, with its type where it says nothing."""
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise FileError(f"{path} does not describe a network ({first_line(error)}); get it again") from None
