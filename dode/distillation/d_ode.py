@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
@@ -81,13 +81,6 @@ class _Spool:
             else:
                 self.memory = pair
         self.rows = (pair[0].row, pair[1].row)
-
-
-def _batches(noise: Tensor | Iterable[Tensor], batch_size: int | None) -> Iterator[Tensor]:
-    if isinstance(noise, Tensor):
-        yield from noise.split(batch_size or len(noise))
-    else:
-        yield from noise
 
 
 class _RowFit:
@@ -224,7 +217,7 @@ def d_ode(
     with tempfile.TemporaryDirectory(prefix="dode-") as folder:
         spool, images, pixels, shape = _Spool(Path(folder)), 0, 0, tuple[int, ...]()
         parts = list[AnyDenoiser]()
-        for batch in _batches(noise, batch_size):
+        for batch in noise.split(batch_size or len(noise)) if isinstance(noise, Tensor) else noise:
             check_model(tableau.metadata, getattr(denoiser, "name", None), tuple(batch.shape[1:]))
             spool.append((initial_state(tableau, batch), initial_state(guide, batch)))
             parts.append(for_images(denoiser, range(images, images + len(batch))))

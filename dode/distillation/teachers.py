@@ -19,14 +19,11 @@ from dode.tableau import Tableau
 
 @dataclass(frozen=True)
 class Recording:
-    """A teacher's finished run: students on the same levels may be fitted to it without running it again.
-
-    ``states[row]`` is ``(B, ...)``, the state before the teacher's row ``row``, for the rows that students may ask for.
-    """
+    """A teacher's finished run: students on the same levels may be fitted to it without running it again."""
 
     tableau: Tableau
     noise: Tensor
-    states: dict[int, Tensor]
+    states: dict[int, Tensor]  # (B, ...) before each of the teacher's rows that students may ask for
 
     def state(self, row: int) -> State:
         return State(self.states[row], {}, row)

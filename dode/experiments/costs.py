@@ -119,9 +119,8 @@ def train_students(p: Preset, checkpoint: str, device_name: str) -> None:
 
 COST_KEYS = ("checkpoint", "weights", "method", "stage")
 STUDENT_KEYS = (*COST_KEYS, "calls", "block")
-SECOND_LEVEL = (
-    1.5  # where consistency's second call begins: the best of 0.3, 0.8, 1.5, 3, 6 on seeds that nothing else uses
-)
+# Where consistency's second call begins: the best of 0.3, 0.8, 1.5, 3, 6 on seeds that nothing else uses.
+SECOND_LEVEL = 1.5
 
 
 def cost_cells(p: Preset, checkpoint: str, solver_nfes: Mapping[str, Iterable[int]]) -> list[dict[str, Any]]:

@@ -128,9 +128,7 @@ def data_moments(data_set: str, device_name: str = "cpu", evaluator: str = "clas
     return features, Moments.load(zoo.CHECKPOINTS / zoo.moments_file(name))
 
 
-def fashion_moments(device_name: str = "cpu") -> tuple[Features, Moments]:
-    """:func:`data_moments` of Fashion-MNIST."""
-    return data_moments("fashion-mnist", device_name)
+fashion_moments = functools.partial(data_moments, "fashion-mnist")
 
 
 def evaluator(p: Preset, checkpoint: str, device_name: str) -> tuple[Features, Moments]:

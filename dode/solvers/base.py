@@ -52,18 +52,14 @@ class Maker(Protocol):
 
 @dataclass(frozen=True)
 class SolverInfo:
-    """What the field knows of a solver.
-
-    ``basis`` is its own, ``orders`` those it can have, ``source`` who published it;
-    ``calls(steps, ends_at_zero, options)`` are the network evaluations on a grid of so many steps.
-    """
+    """What the field knows of a solver."""
 
     name: str
     title: str
-    basis: Basis
-    orders: tuple[int, ...]
-    source: str
-    calls: Calls
+    basis: Basis  # its own
+    orders: tuple[int, ...]  # those it can have
+    source: str  # who published it
+    calls: Calls  # (steps, ends at zero, options): the network evaluations on a grid of so many steps
     make: Maker
 
     def most_calls(self, nfe: int, options: Mapping[str, Any]) -> int:

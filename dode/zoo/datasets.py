@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dode.utils.environment import need
 from dode.utils.files import FileError, first_line
@@ -179,6 +180,15 @@ def data_set(name: str) -> DataSet:
 def to_signal(images: Tensor) -> Tensor:
     """uint8 0..255 to float32 -1..1."""
     return images.float() / 127.5 - 1
+
+
+def mosaic(images: Tensor, columns: int) -> np.ndarray:
+    """``(B, C, H, W)`` in -1..1 as one picture, uint8 ``(rows, columns[, C])`` (no ``C`` of 1), white in between."""
+    b, c, h, w = images.shape
+    sheet = torch.full((-(-b // columns) * columns, c, h + 1, w + 1), 255, dtype=torch.uint8)
+    sheet[:b, :, :h, :w] = to_uint8(images.detach()).cpu()
+    sheet = sheet.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    return F.pad(sheet, (1, 0, 1, 0), value=255).permute(1, 2, 0).squeeze(-1).contiguous().numpy()
 
 
 def to_uint8(x: Tensor) -> Tensor:

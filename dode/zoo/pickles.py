@@ -171,21 +171,6 @@ class Tree:
         """An ``OrderedDict`` or ``EasyDict``: pairs among the arguments, or items set one by one."""
         return {**dict(*self.value(record.args)), **self.value(record.items)}
 
-    def members(self, record: Record) -> set[Any]:
-        return set(*self.value(record.args))
-
-    def storage(self, record: Record) -> torch.storage.TypedStorage:
-        return _storage(*record.args)
-
-    def tensor(self, record: Record) -> Tensor:
-        return _tensor(*self.value(record.args))
-
-    def parameter(self, record: Record) -> Tensor:
-        return self.value(record.args[0])
-
-    def dtype(self, record: Record) -> np.dtype:
-        return _dtype(record)
-
     def scalar(self, record: Record) -> float | int | bool:
         dtype, raw = self.value(record.args)
         return np.frombuffer(raw, dtype, count=1)[0].item()
@@ -210,11 +195,11 @@ READERS: dict[str, Callable[[Tree, Record], Any]] = {
     PERSISTENT: Tree.persistent,
     "dnnlib.util.EasyDict": Tree.mapping,
     "collections.OrderedDict": Tree.mapping,
-    "builtins.set": Tree.members,
-    "torch.storage._load_from_bytes": Tree.storage,
-    "torch._utils._rebuild_tensor_v2": Tree.tensor,
-    "torch._utils._rebuild_parameter": Tree.parameter,
-    "numpy.dtype": Tree.dtype,
+    "builtins.set": lambda tree, record: set(*tree.value(record.args)),
+    "torch.storage._load_from_bytes": lambda tree, record: _storage(*record.args),
+    "torch._utils._rebuild_tensor_v2": lambda tree, record: _tensor(*tree.value(record.args)),
+    "torch._utils._rebuild_parameter": lambda tree, record: tree.value(record.args[0]),
+    "numpy.dtype": lambda tree, record: _dtype(record),
     "numpy.ndarray": lambda tree, record: None,  # an argument of `_reconstruct`
     **{f"{core}.multiarray.scalar": Tree.scalar for core in ("numpy.core", "numpy._core")},
     **{f"{core}.multiarray._reconstruct": Tree.array for core in ("numpy.core", "numpy._core")},
