@@ -114,7 +114,7 @@ class Jobs:
 
     def before(self, name: str) -> list[str]:
         """The stamps of the pages that page ``name`` waits for."""
-        after = AFTER if self.preset in pages.TRANSIENT else AFTER_KEPT
+        after = {"smoke": AFTER, "quick": {}}.get(self.preset, AFTER_KEPT)  # quick shows rows that are there
         return [self.stamp(other) for other in after.get(name, ()) if other in self.stale]
 
     def shard_file(self, shard: Shard) -> str:
@@ -139,6 +139,10 @@ class Jobs:
                     todo[words] = Path(self.shard_file(shard)).with_suffix(".log")
             todo[name] = Path(self.log(name))
         return todo
+
+    def shares(self, name: str) -> bool:
+        """Whether page ``name`` adds to files that other pages add to."""
+        return name in SHARE and self.preset != "quick"
 
     def priority(self, name: str) -> int:
         """What starts earlier has more."""

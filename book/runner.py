@@ -135,7 +135,7 @@ class Progress:
         if seconds and name in self.jobs.pages:
             self.took[name] = int(seconds[1])
             self.jobs.measured.write_text(json.dumps(self.jobs.seconds | self.took, indent=1) + "\n")
-        shown = f"{outcome.removeprefix(DONE):>7}" if seconds else "FAILED" if outcome.startswith(FAILED) else outcome
+        shown = f"{seconds[1] + ' s':>6}" if seconds else UNCHANGED if outcome == UNCHANGED else "FAILED"
         total = len(self.done + self.todo)
         left = self.remaining() if seconds and len(self.outcomes) < total else ""
         line = f"[{len(self.outcomes):>{len(str(total))}}/{total}] {name:<{self.width}}  {shown}"

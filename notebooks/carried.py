@@ -20,11 +20,13 @@
 
 # %% tags=["parameters"]
 preset = "quick"  # smoke, quick, standard or full
-checkpoint = None  # a name, or all; None: the data-predicting network, at standard and full both
+checkpoint = None  # a name, or all; None: both networks, at smoke the data-predicting one
 device = "auto"  # cpu, cuda or auto
 seeds = None  # how many images behind a distance on another network or number of calls; None: 500, fewer if small
 
 # %% tags=["hide-input"]
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -252,6 +254,23 @@ for nfe in READ:
 #   On the way back it loses little: 1.2 times. A solver is to be fitted for the network that it samples from.
 # - **Another number of calls**: read with a call less or more, the second-order fit is nearer to the data than any other table that was read so, and 1.1 to 1.2 times as far as its own fit of that many calls. In RMSE it is behind the start at 4. The tables of S4S and of DLMS without features, read at 4, are *better* than those trained at 4. DLMS's training
 #   goes astray early there ([its page](dlms)). For a second-order fit it is no better start than the usual one ([Second-order fitting](second_order)).
+
+# %% tags=["hide-input"]
+live = experiments.Live("carried", p, where)
+if live.active:
+    again = partial(learned.learned_row, p.again, where, {})
+    every = {(r["checkpoint"], r["method"], r["nfe"], r["block"]): r for r in rows}
+    for method in ("gauss-newton", "dlms"):
+        row = every[names[0], method, "3", "0"]
+        live.check(row, {k: row[k] for k in learned.LEARNED_KEYS} | dict(nfe=3, block=0), again, "fd_reference")
+    row = next(r for r in compared if (r["checkpoint"], r["method"], r["nfe"]) == (names[0], "ld3", "3"))
+    live.check(row, {k: row[k] for k in learned.LEARNED_KEYS} | dict(nfe=3, block=0), again, "fd_reference_critic")
+    for part, made_for, nfe in ((moved, names[-1], at), (reading, names[0], at - 1)):
+        row = part[(part.made_for == made_for) & (part.checkpoint == names[0]) & (part.method == "gauss-newton")]
+        row = row[(row.made_nfe == at) & (row.nfe == nfe)].iloc[0]
+        asked = {k: row[k] for k in transfer.TRANSFER_KEYS} | dict(made_nfe=at, nfe=nfe, n=p.again.images)
+        live.check(row, asked, partial(transfer.transfer_row, p.again, where), "fd_data")
+live.show()
 
 # %% tags=["remove-input"]
 plots.provenance(experiments.origin(rows))

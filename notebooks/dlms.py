@@ -27,6 +27,7 @@ seeds = None  # how many samples behind a Fréchet distance; None: the preset's 
 
 # %% tags=["hide-input"]
 from dataclasses import replace
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,14 +38,13 @@ from IPython.display import display
 import dode
 from dode import distillation, experiments, zoo
 from dode.experiments import fits, learned, plots
-from dode.utils.files import FileError
 
 plots.style()
 p = experiments.preset(preset)
 p = replace(p, images=seeds or p.images)
 where = experiments.device(device)
-small = preset in ("smoke", "quick")  # fewer variants, no handcrafted solvers: the book is built in minutes
-NFES = {"smoke": (3,), "quick": (4,)}.get(preset, (4, 6, 8, 10))
+small = preset == "smoke"  # fewer variants, no handcrafted solvers
+NFES = (3,) if small else (4, 6, 8, 10)
 AT = NFES[0] if small else 6  # where other rates are tried
 TRAJECTORIES = min(1600, p.trajectories)
 FULL = "dlms" if p.trajectories <= 1600 else "dlms:trajectories=1600"
@@ -57,11 +57,9 @@ VARIANTS = {
     "without time scaling": "scaling=False",
     "without the adaptive schedule": "adaptive=False",
 }
-less = {
-    "smoke": list(VARIANTS)[:3:2],
-    "quick": ["DLMS", "without the bottleneck feature", "without the adaptive schedule"],
-}
-VARIANTS = {k: FULL + (":" if FULL == "dlms" and v else "," if v else "") + v for k, v in VARIANTS.items() if k in less.get(preset, VARIANTS)}  # fmt: skip
+if small:
+    VARIANTS = {k: VARIANTS[k] for k in list(VARIANTS)[:3:2]}
+VARIANTS = {k: FULL + (":" if FULL == "dlms" and v else "," if v else "") + v for k, v in VARIANTS.items()}
 
 # %% [markdown]
 # ## The method in short
@@ -93,7 +91,7 @@ print(
 
 # %% tags=["hide-input"]
 def measured(methods: list[str]) -> list[dict[str, str]]:
-    """A row for each method and NFE: in a small preset no handcrafted solver, whose grid would have to be chosen."""
+    """A row for each method and NFE: at smoke no handcrafted solver, whose grid would have to be chosen."""
     jobs = 1 if preset == "smoke" else experiments.jobs(where)  # a process costs more than two steps of training
     asked = [*(() if small else learned.HANDCRAFTED), "start", *methods]
     return learned.compare(p, where, [checkpoint], NFES, asked, jobs)[0]
@@ -105,28 +103,9 @@ print(f"{len(rows)} solvers measured on {p.images:,} samples, each variant train
 # %% tags=["hide-input"]
 RATES = (5e-3,) if small else (1e-3, 5e-3)
 
-
-def at_rate(rate: float, nfe: int) -> distillation.Designed:
-    """The full method with another rate of Adam, from its file or trained now."""
-    file = fits.solver_file(p, checkpoint, f"dlms:rate={rate:g},trajectories={TRAJECTORIES}", nfe)
-    try:
-        if (found := distillation.load_solver(file)).metadata.get("weights") == zoo.digest(checkpoint):
-            return found
-    except FileError:
-        pass
-    quick, own = fits.load_autocast(p, checkpoint, where), experiments.fit_seeds(p.learn_images)
-    found = distillation.train(
-        distillation.begin_dlms(quick, fits.initial_solver("dlms", checkpoint, where, nfe)[0]), quick, method="dlms", rate=rate,
-        trajectories=TRAJECTORIES, batch_size=32, residual=fits.loss(where), seeds=own,
-        check=dode.initial_noise(quick.shape, own, device=quick.device),
-    )  # fmt: skip
-    found.metadata["weights"] = zoo.digest(checkpoint)
-    found.save(file)
-    return found
-
-
 trained = {2.5e-4: fits.fit(p, checkpoint, where, VARIANTS["DLMS"], AT)}
-trained |= {rate: at_rate(rate, AT) for rate in RATES}
+for rate in RATES:
+    trained[rate] = fits.fit(p, checkpoint, where, f"dlms:rate={rate:g},trajectories={TRAJECTORIES}", AT)
 
 
 def seen(solver: distillation.Designed) -> np.ndarray:
@@ -436,6 +415,21 @@ if not small and p.trajectories < 20_000:
 # - **Beside a table that is one for all images**: the second-order fit is nearer than DLMS at each of these numbers of calls ([the next page](second_order)).
 #
 # **Differences of setting**: a twelfth of the paper's 20,000 trajectories where nothing else is said, a lower rate, a small network and easy data.
+
+# %% tags=["hide-input"]
+live = experiments.Live("dlms", p, where)
+if live.active:
+    cell = dict(checkpoint=checkpoint, weights=zoo.digest(checkpoint), nfe=NFES[0], block=0)
+    committed = {(row["method"], row["nfe"]): row for row in rows}
+    shorter = f"{FULL}:trajectories=96"
+    for again, method, like in (
+        (p.again, "start", "start"),
+        (p.again, VARIANTS["without AFS"], VARIANTS["without AFS"]),
+        (p.live, shorter, FULL),  # trained now
+    ):
+        row = committed[like, str(NFES[0])]
+        live.check(row, cell | dict(method=method), partial(learned.learned_row, again, where, {}), "fd_reference")
+live.show()
 
 # %% tags=["remove-input"]
 plots.provenance(experiments.origin(rows))

@@ -151,7 +151,8 @@ for stored in rows:
         for column in ("rmse_plain", "rmse_distilled"):
             live.check(stored, {k: stored[k] for k in sweep.keys} | dict(nfe=int(stored["nfe"]), n=count), row, column)
 live.show(
-    f"Pictures (distilled on {sizes.fit_images} images; many-step solution of {sizes.reference_steps} steps)", "Table"
+    f"Pictures (to 10 calls, fits of {sizes.fit_images} images, many-step solution of {sizes.reference_steps} steps)",
+    "Table",
 )
 
 # %% tags=["remove-input"]

@@ -21,12 +21,13 @@
 
 # %% tags=["parameters"]
 preset = "quick"  # smoke, quick, standard or full
-checkpoint = None  # a name, or all; None: the data-predicting network, at standard and full both
+checkpoint = None  # a name, or all; None: both networks, at smoke the data-predicting one
 device = "auto"  # cpu, cuda or auto
 seeds = None  # how many images are measured; None: the preset's number
 
 # %% tags=["hide-input"]
 from dataclasses import replace
+from functools import partial
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -35,8 +36,8 @@ from IPython.display import HTML
 from matplotlib.lines import Line2D
 
 import dode
-from dode import experiments, solvers
-from dode.experiments import fits, learned, papers, plots
+from dode import experiments
+from dode.experiments import fits, greedy_error, learned, papers, plots
 
 plots.style()
 p = experiments.preset(preset)
@@ -129,7 +130,7 @@ found["gain"] = found.fd_reference / found.fd_reference_best
 begun = found[found.method == "start"].set_index(["checkpoint", "nfe"]).fd_reference
 found = found.join(begun.rename("fd_start"), on=["checkpoint", "nfe"])
 wide, n = found.set_index(["checkpoint", "nfe", "method"]), int(found.n.max())
-floors = {name: learned.floors(p, where, name) for name in names}
+floors = learned.floors(replace(p, images=n), where, names)
 
 # %% [markdown]
 # ## Quality against calls
@@ -282,15 +283,7 @@ def levels_of(name: str, solver: object, count: int = 64) -> tuple[torch.Tensor,
     return levels.mean(1).exp(), levels.std(1).exp()
 
 
-def solver_of(name: str, method: str) -> object:
-    if method in learned.HANDCRAFTED:
-        return solvers.get(method).make(fits.grid_of(grids[name, method, at], name, where), nfe=at)
-    return (
-        fits.initial_solver("dlms", name, where, at)[0] if method == "start" else fits.fit(p, name, where, method, at)
-    )
-
-
-tables = {name: {m: solver_of(name, m) for m in chosen_for[name]} for name in names}
+tables = {name: {m: learned.compared_solver(p, where, grids, name, m, at) for m in chosen_for[name]} for name in names}
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "learned-levels", "caption": "The noise levels at which each solver calls the network, handcrafted ones on their best grids. For solvers that design a table for each image (DLMS, AMED): the geometric mean over 64 images, with one standard deviation as a bar."}}
 figure, axes = plt.subplots(
@@ -357,12 +350,15 @@ plt.show()
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "learned-paths", "caption": "Mean Euclidean distance of a solver's states to the exact path of the same noise, over the size of a state, against the noise level; the last point of a line, at the right, is the image itself (level 0). Grey: handcrafted solvers on their best grids; dotted: the start."}}
 count = min(64, p.zoo_images)
+asked = {name: [m for m in ordered if m in tables[name] and m != "amed"] for name in names}
+paths = learned.paths(p, where, grids, asked, at, count)
 figure, axes = plt.subplots(1, len(names), figsize=(max(7, 5.5 * len(names)), 4.2), sharey=True, squeeze=False)
 ends = {}
 for ax, name in zip(axes[0], names, strict=True):
     floor = 0.5 * min(float(t.sigmas[-2]) for t in tables[name].values() if isinstance(t, dode.Tableau))
-    for method in (m for m in ordered if m in tables[name] and m != "amed"):
-        levels, apart = learned.path_distances(name, where, tables[name][method], count)
+    for row in (row for row in paths if row["checkpoint"] == name):
+        method = row["method"]
+        levels, apart = (torch.tensor(greedy_error.numbers(row[column])) for column in ("levels", "distances"))
         ends[name, method] = apart
         grey = method in learned.HANDCRAFTED
         look = dict(linewidth=1, markersize=4) if grey else dict(linewidth=1.8, markersize=6)
@@ -428,6 +424,31 @@ for name in names:
 #   larger images, longer trainings and, for GITS, 5 calls and more.
 # - **Which to use**: the second-order fit, where its evaluations can be paid. On the data-predicting network S4S-Alt, for 0.4 to 0.6 of them, is ahead of every handcrafted solver with 3 to 7 calls as well.
 # - **Differences of setting**: the data set is easy and the networks are small; the distances are those of a small classifier, and two others, which enter the fits, are relatives of it.
+
+# %% tags=["hide-input"]
+live = experiments.Live("learned", p, where)
+name = names[0]
+if live.active:
+    cell = dict(checkpoint=name, weights=dode.zoo.digest(name))
+    of_method = {m: wide.loc[name, k, m] for m, k in (("deis", 3), ("dlms", 5), ("gauss-newton", 3))}
+    for method, nfe in (("deis", 3), ("dlms", 5)):  # as committed
+        asked = cell | dict(method=method, nfe=nfe, block=0)
+        live.check(of_method[method], asked, partial(learned.learned_row, p.again, where, grids), "fd_reference")
+    asked = cell | dict(method="gauss-newton:images=16", nfe=3, block=0)  # fitted now
+    live.check(of_method["gauss-newton"], asked, partial(learned.learned_row, p.live, where, grids), "fd_reference")
+    asked = cell | dict(solver="deis", grid="time", nfe=3)
+    (row,) = (row for row in chosen if all(row[k] == str(v) for k, v in asked.items()))
+    live.check(row, asked, partial(learned.grid_row, p.again, where), "fd_reference")
+    live.check(
+        floors[name] | dict(n=n),
+        learned.floor_cell(p.again, name),
+        partial(learned.floor_row, p.again, where),
+        "fd_data",
+    )
+    (row,) = (row for row in paths if (row["checkpoint"], row["method"]) == (name, "dlms"))
+    asked = cell | dict(method="dlms", nfe=at, n=8)
+    live.check(row, asked, partial(learned.path_row, p.again, where, grids), "image")
+live.show()
 
 # %% tags=["remove-input"]
 plots.provenance(experiments.origin(rows))

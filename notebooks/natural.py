@@ -21,7 +21,7 @@
 
 # %% tags=["parameters"]
 preset = "quick"  # smoke, quick, standard or full
-checkpoint = None  # a name or imagenet32; None: the data-predicting network, at standard and full both
+checkpoint = None  # a name or imagenet32; None: both networks, at smoke the data-predicting one
 device = "auto"  # cpu, cuda or auto
 seeds = None  # how many images of each solver are shown, at most; None: 12
 
@@ -41,8 +41,11 @@ from dode.experiments.quality import possible_nfe
 
 plots.style()
 p = experiments.preset(preset)
-if preset == "standard":
+if "standard" in (preset, p.rows_of):
     p = replace(p, images=2_000, zoo_images=32)  # a call of these networks costs several of the other ones'
+elif preset == "smoke":
+    p = replace(p, images=24, fit_images=4, learn_images=2, zoo_images=2, path_images=4, reference_steps=20)
+small = replace(p.live, images=64, zoo_images=12, path_images=8, fit_images=16, reference_steps=30) if p.rows_of else p
 where = experiments.device(device)
 names = experiments.checkpoints(checkpoint or ("imagenet32" if p.kept else "imagenet32-data"))[::-1]
 NFES, BLOCKS = ((3, 5, 10), (0, 1, 2)) if p.kept else ((3,), (0,))  # calls; blocks of seeds
@@ -63,7 +66,9 @@ KIN = {name: f"fashion-mnist-{word(name)}" for name in names}  # the network of 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "natural-samples", "caption": "DDIM with 50 network calls, seeds not selected."}}
 figure, axes = plt.subplots(len(names), 1, figsize=(9, 2.5 * len(names)), squeeze=False)
 for ax, name in zip(axes[:, 0], names, strict=True):
-    model, noise = experiments.seeded(dode.load(name, device=where), experiments.held_out_seeds(min(48, p.path_images)))
+    model, noise = experiments.seeded(
+        dode.load(name, device=where), experiments.held_out_seeds(min(48, small.path_images))
+    )
     plots.show(ax, dode.sample(model, dode.solvers.ddim(model.grid(50)), noise), 16, f"{word(name)} prediction")
 plt.show()
 
@@ -140,7 +145,7 @@ for name in names:
     some = dict.fromkeys(["ddim", *OTHERS[word(name)]], FEW)
     wanted += greedy_error.greedy_error_cells(some, [name], p.zoo_images, p.reference_steps)
 wanted = [asked for asked in wanted if asked["variant"] != greedy_error.OWN]
-pixels = experiments.Sweep(experiments.results_file("natural_pixels", preset), greedy_error.GREEDY_ERROR_KEYS)
+pixels = experiments.results("natural_pixels", p, greedy_error.GREEDY_ERROR_KEYS)
 pixels.run(wanted, partial(greedy_error.greedy_error_row, p, where), experiments.jobs(where))
 measured = pd.DataFrame(pixels.select(wanted)).astype(dict(nfe=int, rmse=float))
 rmse = measured.set_index([*cell, "variant"]).rmse.unstack()
@@ -170,16 +175,16 @@ found = every[every.block == 0].astype(dict(rmse=float, n_rmse=int))
 n, n_rmse = found.n.max(), found.n_rmse.max()
 print(f"{len(found)} solvers, blocks of seeds: {len(BLOCKS)}, n = {n:,} images each; {n_rmse} for RMSE")
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "natural-pictures", "caption": "The same seeds through DDIM, its distilled version and the second-order fit, each with so few calls, and through the long run that RMSE is to."}}
-few, count = max(nfe for nfe in NFES if nfe <= 5), min(seeds or 12, p.zoo_images)
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "natural-pictures", "caption": "The same seeds through DDIM, its distilled version and the second-order fit, each with so few calls, and through a long run."}}
+few, count = max(nfe for nfe in NFES if nfe <= 5), min(seeds or 12, small.zoo_images)
 figure, axes = plt.subplots(4 * len(names), 1, figsize=(9, 3.1 * len(names)), squeeze=False)
 for k, name in enumerate(names):
     model, noise = experiments.seeded(dode.load(name, device=where), experiments.held_out_seeds(count))
     solvers = {f"DDIM, {few}": dode.solvers.ddim(model.grid(few))}
     solvers |= {f"{plots.NAMES[m]}, {few}": fits.fit(p, name, where, m, few) for m in LEARNED}
     strips = {label: dode.sample(model, solver, noise) for label, solver in solvers.items()}
-    long = comparisons.reference_images(name, where, p.zoo_images, p.reference_steps)[:count]
-    strips |= {f"long run, {p.reference_steps}": long}
+    long = comparisons.reference_images(name, where, small.zoo_images, small.reference_steps)[:count]
+    strips |= {f"long run, {small.reference_steps}": long}
     for ax, (label, images) in zip(axes[4 * k :, 0], strips.items(), strict=False):
         plots.strip(ax, images, label)
     axes[4 * k, 0].set_title(f"{word(name)} prediction")
@@ -191,7 +196,7 @@ MEASURES = {
     "fd_data": f"FD to the data, n = {n:,}",
     "rmse": f"RMSE, n = {n_rmse}",
 }
-floors = {name: learned.floors(p, where, name) for name in names}
+floors = learned.floors(p, where, names)
 figure, axes = plt.subplots(len(names), 3, figsize=(11, 3.9 * len(names)), squeeze=False)
 for line, name in zip(axes, names, strict=True):
     for ax, (column, label) in zip(line, MEASURES.items(), strict=True):
@@ -283,6 +288,31 @@ print(f"{len(tables)} tables made for garments: levels fall: {fall}; the parts o
 # - **Which handcrafted solver is best** is another one than on garments: iPNDM on the data-predicting network, on the other DPM-Solver++(3M) with 3 calls, DDIM with 5 and DEIS with 10. The start, which is among the best there, is far behind here. The fit begins there all the same.
 # - **A table made for garments is no substitute.** The second-order ones are far ahead of the start that they were made from (0.05 to 0.44 of its distance), so part of what they learned belongs to the noise levels, and the more the more calls there are: they are 5.7 to 18.1 times as far as the table made for the network that samples with 3 calls, 4.8 to 6.7 with 5 and 1.2 to 1.8 with 10. They are behind the best handcrafted solver in four of six cases.
 # - **Differences of setting**: the networks are small and draw texture; the classifier behind the distances is of the same size; the papers have larger networks and FIDs of 50,000 images.
+
+# %% tags=["hide-input"]
+live = experiments.Live("natural", p, where)
+if live.active:
+    name, again = names[0], replace(small, name=p.name, rows_of=p.rows_of)  # the latter: with the committed solvers
+    (row,) = (
+        r for r in pairs if (r["checkpoint"], r["solver"], r["variant"], r["nfe"]) == (name, "ddim", "d-ode", "5")
+    )
+    asked = {k: row[k] for k in experiments.FD_KEYS} | dict(nfe=5, block=0)
+    live.check(row, asked, partial(experiments.fd_row, small, where), "fd")  # fitted now
+    asked = dict(checkpoint=name, weights=row["weights"], solver="ddim", variant="d-ode", nfe=5)
+    row = measured.set_index([*asked]).loc[tuple(asked.values())]
+    asked |= dict(n=small.zoo_images, reference_calls=small.reference_steps)
+    live.check(row, asked, partial(greedy_error.greedy_error_row, small, where), "rmse")
+    (row,) = (
+        r for r in rows if (r["checkpoint"], r["method"], r["nfe"], r["block"]) == (name, "gauss-newton", "3", "0")
+    )
+    asked = {k: row[k] for k in learned.LEARNED_KEYS} | dict(nfe=3, block=0)
+    live.check(row, asked, partial(learned.learned_row, again, where, {}), "fd_reference")
+    row = moved[(moved.checkpoint == name) & (moved.method == "gauss-newton") & (moved.nfe == 3)].iloc[0]
+    asked = {k: row[k] for k in transfer.TRANSFER_KEYS} | dict(made_nfe=3, nfe=3, n=again.images)
+    live.check(row, asked, partial(transfer.transfer_row, again, where), "fd_reference")
+    asked = learned.floor_cell(again, name)
+    live.check(floors[name] | dict(n=p.images), asked, partial(learned.floor_row, again, where), "fd_data")
+live.show()
 
 # %% tags=["remove-input"]
 plots.provenance(experiments.origin([*rows, *pairs, *moved.astype(str).to_dict("records")]))

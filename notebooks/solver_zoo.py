@@ -173,6 +173,8 @@ problems = {
     "Karras": orders.Problem(mixture, noise, lambda n: schedules.karras(n, 1.0, 10.0)),
     "equal steps in σ": orders.Problem(mixture, noise, lambda n: torch.linspace(10.0, 1.0, n + 1, dtype=torch.float64)),
 }
+if preset == "smoke":
+    problems = {"Karras": problems["Karras"]}
 measured = []
 for label, name, options, promised in CASES:
     make = lambda s, name=name, options=options: solvers.get(name).make(s, **options)  # noqa: E731

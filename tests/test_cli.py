@@ -204,6 +204,16 @@ def test_an_older_file_is_replaced_and_a_checkpoint_is_not(here: Path, capsys: p
     assert run(f"{options} --out ./mine.safetensors") == 2 and mine.read_bytes() == before
 
 
+def test_a_solver_for_a_shipped_network_is_sampled_without_its_name(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file says which network it is for."""
+    assert run(f"distill --checkpoint {NOISE} --solver ddim --nfe 1 --images 1 --scale 2 --out d.safetensors") == 0
+    command = capsys.readouterr().out.splitlines()[-1]
+    assert "--checkpoint" not in command
+    assert run(f"sample {command.partition(' sample ')[2]} --seeds 1000") == 0 and Path("d.png").is_file()
+
+
 # --- sample --------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import torch
 from dode import experiments, solvers, zoo
 from dode.experiments import ablations, costs, network_distillation
 from dode.experiments.quality import VARIANT_OPTIONS
+from dode.utils.files import FileError
 
 DATA = "fashion-mnist-data"
 
@@ -34,7 +35,7 @@ def test_a_fit_is_paid_for_with_its_teacher() -> None:
 def test_the_unit_is_timed_in_arithmetic_that_the_processor_has(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has}, raising=False)
     used = set()
-    monkeypatch.setattr(costs, "draw", lambda model, *_: used.add(model.autocast) or iter([torch.zeros(1)]))
+    monkeypatch.setattr(costs.quality, "draw", lambda model, *_: used.add(model.autocast) or iter([torch.zeros(1)]))
     costs.unit_seconds(experiments.preset("standard"), DATA, "cpu", 1)
     assert used == {torch.bfloat16 if has else None}
 
@@ -61,6 +62,16 @@ def test_an_evaluation_in_training_is_timed_against_one_in_sampling() -> None:
     costs.time_of_an_evaluation.cache_clear()
     p = replace(experiments.preset("smoke"), images=4)
     assert 0.05 < costs.time_of_an_evaluation(p, DATA, "cpu", "consistency") < 50
+
+
+def test_where_rows_are_frozen_no_student_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "train_students", lambda *_: pytest.fail("trained"))
+    spent, quality = (
+        experiments.Sweep(tmp_path / f"{keys[-1]}.csv", keys, frozen=True)
+        for keys in (costs.COST_KEYS, costs.STUDENT_KEYS)
+    )
+    with pytest.raises(FileError, match="no row of .*progressive, stage 32"):
+        costs.measure_students(experiments.preset("quick"), DATA, "cpu", spent, quality, jobs=1)
 
 
 def test_without_downloads_students_learn_from_the_teachers_samples() -> None:

@@ -52,6 +52,18 @@ def test_a_number_outside_three_spreads_ends_the_page(live, value: float, inside
     assert "the 1 numbers below" in capsys.readouterr().out
 
 
+def test_a_counted_number_must_be_equal(live, capsys) -> None:
+    cell, committed = dict(checkpoint="c", nfe=9), dict(evaluations=5900)
+    live(record=True).check(committed, cell, lambda **_: dict(evaluations=1888), "evaluations", rounding=0)
+    page = live()
+    page.check(committed, cell, lambda **_: dict(evaluations=1888), "evaluations")
+    page.show("", "Table")
+    assert "csv). The 1 numbers below: computed now" in capsys.readouterr().out
+    page.check(committed, cell, lambda **_: dict(evaluations=1889), "evaluations")
+    with pytest.raises(ValueError, match="nfe 9: 1889"):
+        page.show()
+
+
 def test_other_presets_recompute_nothing(live, capsys) -> None:
     page = live("smoke")
     page.check(COMMITTED, CELL, lambda **_: pytest.fail("measured"), "fd")
@@ -77,3 +89,11 @@ def test_quick_shows_rows_and_adds_none() -> None:
     with pytest.raises(FileError):
         fits.fit(p, "fashion-mnist-data", "cpu", "gauss-newton", 77)
     assert p.live.images < 1000 < p.images and experiments.preset("standard").live.images == p.images
+
+
+def test_what_is_measured_again_has_the_committed_solvers() -> None:
+    p = experiments.preset("quick")
+    found = fits.fit(p.again, "fashion-mnist-data", "cpu", "gauss-newton", 3)
+    assert found.digest == fits.fit(p, "fashion-mnist-data", "cpu", "gauss-newton", 3).digest
+    assert p.again.images == p.live.images and not fits.solver_file(p.live, "a", "b", 3).is_relative_to("results")
+    assert experiments.preset("standard").again == experiments.preset("standard")

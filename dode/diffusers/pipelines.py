@@ -11,14 +11,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from dode.denoisers import (
-    DataPrediction,
-    EDMPrediction,
-    FlowPrediction,
-    NetworkDenoiser,
-    NoisePrediction,
-    VPrediction,
-)
+from dode.denoisers import DataPrediction, EDMPrediction, FlowPrediction, NetworkDenoiser, NoisePrediction, VPrediction
 from dode.diffusers import flux, support
 from dode.diffusers.conditions import Conditions, translate
 from dode.diffusers.networks import Conditioned

@@ -186,7 +186,7 @@ class DodeScheduler(SchedulerMixin, ConfigMixin):
         return found
 
     def set_timesteps(self, num_inference_steps: int | None = None, device: Any = None, mu: Any = None) -> None:
-        """Begin a run (a flow's ``mu`` is not used); ValueError for other steps than ours or the pipeline's default."""
+        """Begin a run (a flow's ``mu`` is not used); ValueError for another number of steps."""
         rows = len(self._rows)
         if num_inference_steps not in (None, rows) and num_inference_steps != usual_steps():
             raise ValueError(f"this solver makes {rows} calls: num_inference_steps={rows}, not {num_inference_steps}")

@@ -120,7 +120,7 @@ def descend(
     method
         Goes into the metadata and the solver's name.
     phases
-        The kinds of numbers that next_state, epoch by epoch in turn.
+        The kinds of numbers that move, a phase an epoch, again and again.
     radius
         How far a student's noise may be moved from the teacher's, of the noise's own norm; 0: not at all.
     rate

@@ -51,7 +51,7 @@ def next_state(basis: Basis, x: Tensor, terms: list[tuple[Tensor, Tensor]], sigm
 
 
 def bottleneck(denoiser: Denoiser) -> nn.Module:
-    """The module of a U-Net whose output is its coarsest: ours, diffusers' or guided-diffusion's; else a ValueError."""
+    """The module of a U-Net whose output is its coarsest: dode's, diffusers' or OpenAI's; else a ValueError."""
     network = getattr(denoiser, "network", None)
     for name in ("bottleneck", "mid_block", "middle_block"):
         if isinstance(found := getattr(network, name, None), nn.Module):
@@ -136,7 +136,7 @@ class Designed:
 
     @property
     def reads(self) -> bool:
-        """Whether it looks at the bottleneck at all."""
+        """Whether it reads the bottleneck at all."""
         return bool(self.designer.config["features"])
 
     def begin(self, noise: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:

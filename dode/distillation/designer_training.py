@@ -3,7 +3,7 @@ r"""Algorithm 1 of DLMS: a designer trained by gradient through the frozen netwo
 Student and teacher start from the same noise.  After each of the student's rows the teacher, running on its own, goes
 to the same level, and the states are compared.  The graph never spans more than two rows: the state a row starts from
 was made from the state before with nothing but the design in the graph, and the level a loss is taken at is fixed.
-At the last row the images are compared in the eyes of a residual: features, as published.
+At the last row the residuals of the images are compared: features, as published.
 """
 
 from __future__ import annotations

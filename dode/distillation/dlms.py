@@ -57,9 +57,9 @@ class DLMS(Designed):
         return {j: d for j, d in outputs.items() if j > row + 1 - self.options["window"]}
 
     def freeze(self) -> Tableau:
-        """The table of a solver that looks at no feature; a ValueError for one that does."""
+        """The table of a solver that reads no features; a ValueError for one that does."""
         if self.reads:
-            raise ValueError("a solver that looks at features has a table for each image, not one")
+            raise ValueError("a solver that reads features has a table for each image, not one")
         with torch.no_grad():
             level, sigma_in = self.begin(torch.zeros(1, 1), {})
             levels, sigmas_in = [level], [sigma_in]

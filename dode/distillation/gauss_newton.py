@@ -5,8 +5,8 @@ to take by differences, and Gauss-Newton's step then moves all rows, levels and 
 
     min_theta  sum_images | R(x_N(theta)) - R(teacher) |^2 ,
 
-where R is any map of an image (pixels, features).  Nothing is greedy: what a row does early is judged by the end.
-(Ours; the papers fit step by step, or by gradient descent.)
+where R is any map of an image (pixels, features).  Nothing is greedy: the error of an early row counts by
+what becomes of it at the end.  (No paper's; the papers fit step by step, or by gradient descent.)
 """
 
 from __future__ import annotations
@@ -149,10 +149,10 @@ def gauss_newton(
         How much more the mean of all images' errors counts; see :class:`~dode.distillation.teachers.Examples`.
     path
         What the states on the way count, mean squared pixels over ``1 + sigma^2``, against the teacher's path; 0: the
-        last image alone is compared.  Early selection looks at that alone in any case.
+        last image alone is compared.  Early selection compares that alone in any case.
     limit
         What one image's error can count at most, in medians of the start's; 0: all of it.  Some noises end as another
-        garment whatever a few calls do, and of few images one of these is half of the error.
+        object whatever a few calls do, and of few images one of these is half of the error.
     held_back
         Part of the images that no step sees: the solver that is best on them is returned, and the search ends when
         ``patience`` steps have brought nothing there.

@@ -24,7 +24,7 @@ def features(network: nn.Module, scale: float = 1.0) -> Residual:
     """The features of a classifier of :mod:`dode.zoo.classifiers`, each weighed by ``scale``.
 
     ``network.features`` takes grey values of 0..255, which are not rounded here: a fit wants slopes.  Never measure
-    with the network that a fit has seen: it would find what that network cannot tell apart.
+    with the network that a fit used: it would find what that network cannot tell apart.
     """
     return lambda images: network.features(images.float() * 127.5 + 127.5) * scale  # type: ignore[operator]
 
@@ -51,10 +51,10 @@ def random_features(channels: int, seed: int = 0, mesh: int = 4) -> Residual:
 
 
 def clipped(residual: Residual) -> Residual:
-    """``residual`` of the image that a file would hold: clipped to -1..1, as whoever measures will see it.
+    """``residual`` of the image that a file would hold: clipped to -1..1, as evaluation clips it.
 
-    A few steps leave black at -1.1 as easily as at -0.9.  Only the second can be seen, and a fit that is to undo both
-    spends its few numbers on what nobody looks at.  Not for latents, which no file clips.
+    A few steps leave black at -1.1 as easily as at -0.9.  Only the second changes the file; a fit to both spends its
+    few numbers on values that no file can hold.  Not for latents, which no file clips.
     """
     return lambda images: residual(images.clamp(-1, 1))
 

@@ -150,7 +150,6 @@ class GridSpace(Space):
     weights: bool = False
 
     def table(self, vector: Tensor) -> Tableau:
-        """The table of a vector."""
         moved = super().table(vector)
         assert self.make is not None and not self.weights, "a grid space needs make=, and has no free weights"
         made = self.make(moved.sigmas)

@@ -1,4 +1,4 @@
-"""The zoo compared: which solvers, on which grids, how far from a long run on the same seeds."""
+"""The zoo compared: which solvers, on which grids, how far from a reference solution on the same seeds."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from dode.zoo.datasets import DataSet
 
 LEARNED = ("d-ode", *problem.DISTILLERS)
 START_OPTIONS = ("afs", "grid", "base")  # of a method in a cell: "dlms:afs=False"
-DESIGN_OPTIONS = ("features", "scaling", "adaptive")
+DESIGN_OPTIONS = ("features", "scaling", "adaptive", "rate")
 SEARCH_OPTIONS = ("bias", "path", "limit", "top")
 FIT_OPTIONS = (*START_OPTIONS, *DESIGN_OPTIONS, *SEARCH_OPTIONS, "residual", "images", "trajectories", "near")
 
@@ -105,8 +105,8 @@ def initial_solver(
 ) -> tuple[Tableau, Any]:
     """Where a method starts, and the same solver as a function of levels.
 
-    LMS distillation, S4S and ours from Adams-Bashforth in ``ln sigma`` (``base="deis"``; or any solver's name) with an
-    analytical first step; LD3 from UniPC and GITS from iPNDM without one, as published.
+    LMS distillation, S4S and Gauss-Newton from Adams-Bashforth in ``ln sigma`` (``base="deis"``; or any solver's name)
+    with an analytical first step; LD3 from UniPC and GITS from iPNDM without one, as published.
     """
     where = grid_of(grid, checkpoint, device_name)
     if method in ("ld3", "gits", "d-ode"):
@@ -166,7 +166,7 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
 
 
 def solver_of(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> Tableau | distillation.Designed:
-    """:func:`fit`, or for the method "start" the table that LMS distillation and ours begin at."""
+    """:func:`fit`, or for the method "start" the table that LMS distillation and Gauss-Newton begin at."""
     if method == "start":
         return initial_solver("dlms", checkpoint, device_name, nfe)[0]
     return fit(p, checkpoint, device_name, method, nfe)

@@ -1,7 +1,7 @@
 """Learned solvers measured: fitted once, kept as files, and compared on seeds that no fit saw.
 
-Every row has three distances: Fréchet to the training images, Fréchet to the samples of a long run from other seeds,
-and RMSE to that long run's images from the same seeds.  The critic's features enter fits; the classifier's measure.
+Every row has three distances: Fréchet to the training images, Fréchet to the samples of a reference solution from other
+seeds, and RMSE to its images from the same seeds.  The critic's features enter fits; the classifier's measure.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dode.distillation.designer_training import OnlineTeacher
 from dode.experiments import comparisons, papers
 from dode.experiments.fits import evaluators, grid_of, solver_of
 from dode.experiments.quality import draw, held_out_seeds, load_autocast, load_cached, seeded
-from dode.experiments.sweeps import ARITHMETIC, Preset, checkpoints, home, provenance, results
+from dode.experiments.sweeps import ARITHMETIC, Preset, autocast, checkpoints, home, provenance, results
 from dode.metrics import Moments, frechet_distance, rmse
 from dode.metrics import moments as moments_of
 from dode.sampling import sample, trajectory
@@ -28,12 +28,14 @@ from dode.utils.files import FileError
 
 HANDCRAFTED = ("ddim", "ipndm", "deis", "dpm_solver_pp", "unipc")
 LEARNED_KEYS = ("checkpoint", "weights", "method", "nfe", "block")
+FLOOR_KEYS = ("checkpoint", "weights", "n", "reference_calls")
+PATH_KEYS = ("checkpoint", "weights", "method", "nfe", "n")
 GRID_KEYS = ("checkpoint", "weights", "solver", "grid", "nfe")
 EVERYWHERE = (*HANDCRAFTED, "start", "ld3", "s4s-alt", "dlms", "gauss-newton")  # the others on the first network alone
 SMALL = {
     "smoke": ("deis", "start", "gits", "gauss-newton"),
 }
-REFERENCE_SEEDS = 50_000_000  # the first of the long run's own; nothing else uses them
+REFERENCE_SEEDS = 50_000_000  # the first of the reference solution's own; nothing else uses them
 SELECTION_BLOCK = 7  # whose held-out seeds choose grids, and measure nothing
 
 
@@ -50,13 +52,13 @@ def asked(preset: str, checkpoint: str | None = None) -> tuple[tuple[int, ...], 
 
 
 def reference_solver(denoiser: Denoiser, calls: int) -> Tableau:
-    """The long run: UniP-3 on the denoiser's own grid."""
+    """The reference solution: UniP-3 on the denoiser's own grid."""
     return solvers.deis(denoiser.grid, nfe=calls, variable="log_rho", basis="data")
 
 
 @functools.cache
 def reference_moments(p: Preset, device_name: str, checkpoint: str) -> tuple[Moments, Moments]:
-    """Moments of the long run's samples in both networks' features; kept in the project's ``_build``."""
+    """Moments of the reference solution's samples in both networks' features; kept in the project's ``_build``."""
     folder = home() / "_build" / "references"
     n, calls, model = p.images, p.reference_calls, load_autocast(p, checkpoint, device_name)
     arithmetic = ARITHMETIC[model.autocast].split()[0]
@@ -76,21 +78,41 @@ def reference_moments(p: Preset, device_name: str, checkpoint: str) -> tuple[Mom
     return found[0], found[1]
 
 
-def floors(p: Preset, device_name: str, checkpoint: str) -> dict[str, float]:
-    """The least distances that can be told from zero, by column of the rows.
+def floor_row(
+    p: Preset, device_name: str, *, checkpoint: str, weights: str, n: int, reference_calls: int
+) -> dict[str, Any]:
+    """The least distances that can be told from zero, by column of the rows; ``n`` and the calls are the preset's.
 
-    ``fd_reference``: what two sets of ``p.images`` normal draws with the moments of the long run's features are apart.
-    ``fd_data``: how far the long run itself is from the training images, which is what the *network* does wrong.
+    ``fd_reference``: what two sets of ``n`` normal draws with the moments of its features are apart.
+    ``fd_data``: how far the reference solution itself is from the training images: the error of the *network*.
     """
     aim, _ = reference_moments(p, device_name, checkpoint)
     values, vectors = torch.linalg.eigh(aim.cov)
     root, draws = vectors * values.clamp(min=0).sqrt(), torch.Generator().manual_seed(0)
     one, other = (
-        Moments("normal", aim.dim).update(torch.randn(p.images, aim.dim, generator=draws, dtype=torch.float64) @ root.T)
+        Moments("normal", aim.dim).update(torch.randn(n, aim.dim, generator=draws, dtype=torch.float64) @ root.T)
         for _ in range(2)
     )
     data = evaluators(device_name, checkpoint)[0][1]
-    return dict(fd_reference=frechet_distance(one, other), fd_data=frechet_distance(aim, data))
+    return dict(
+        fd_reference=f"{frechet_distance(one, other):.5f}", fd_data=f"{frechet_distance(aim, data):.5f}",
+        seeds=f"{REFERENCE_SEEDS}-{REFERENCE_SEEDS + n - 1}", network=ARITHMETIC[autocast(p, device_name)],
+        preset=p.name, **provenance(device_name),
+    )  # fmt: skip
+
+
+def floor_cell(p: Preset, checkpoint: str) -> dict[str, Any]:
+    """The cell of :func:`floor_row` that a preset has of a checkpoint."""
+    return dict(
+        checkpoint=checkpoint, weights=zoo.digest(checkpoint), n=p.images, reference_calls=p.reference_calls
+    )  # fmt: skip
+
+
+def floors(p: Preset, device_name: str, checkpoints: Iterable[str]) -> dict[str, dict[str, float]]:
+    """By checkpoint the distances of :func:`floor_row`, measured where there is no row."""
+    cells = [floor_cell(p, name) for name in checkpoints]
+    rows = results("floors", p, FLOOR_KEYS).run(cells, functools.partial(floor_row, p, device_name)).select(cells)
+    return {row["checkpoint"]: {k: float(row[k]) for k in ("fd_reference", "fd_data")} for row in rows}
 
 
 # --- handcrafted solvers, each on its best grid ----------------------------------------------------
@@ -110,7 +132,7 @@ def grid_cells(checkpoints: Iterable[str], nfes: Iterable[int]) -> list[dict[str
 def grid_row(
     p: Preset, device_name: str, *, checkpoint: str, weights: str, solver: str, grid: str, nfe: int
 ) -> dict[str, Any]:
-    """Fréchet distance to the long run's samples, from few seeds that choose the grid and measure nothing."""
+    """Fréchet distance to the reference solution's samples, from few seeds that choose the grid and measure nothing."""
     table = solvers.get(solver).make(grid_of(grid, checkpoint, device_name), nfe=nfe)
     n = min(500, max(p.images // 5, 64))
     seeds = held_out_seeds(n, SELECTION_BLOCK)
@@ -201,19 +223,47 @@ def path_distances(
     return levels, distances
 
 
+def compared_solver(
+    p: Preset, device_name: str, grids: dict[tuple[str, str, int], str], checkpoint: str, method: str, nfe: int
+) -> Tableau | distillation.Designed:
+    """A handcrafted solver on the grid that ``grids`` says, the start, or a learned one (fitted if not there)."""
+    if method not in HANDCRAFTED:
+        return solver_of(p, checkpoint, device_name, method, nfe)
+    return solvers.get(method).make(grid_of(grids[checkpoint, method, nfe], checkpoint, device_name), nfe=nfe)
+
+
+def path_row(
+    p: Preset, device_name: str, grids: dict[tuple[str, str, int], str], *, checkpoint: str, weights: str,
+    method: str, nfe: int, n: int,
+) -> dict[str, Any]:  # fmt: skip
+    """:func:`path_distances` of a solver on ``n`` images; ``image`` is the last of them."""
+    solver = compared_solver(p, device_name, grids, checkpoint, method, nfe)
+    levels, apart = (v.tolist() for v in path_distances(checkpoint, device_name, solver, n))
+    return dict(
+        image=f"{apart[-1]:.5f}", levels=" ".join(f"{v:.5g}" for v in levels),
+        distances=" ".join(f"{v:.5g}" for v in apart), network="float32", preset=p.name, **provenance(device_name),
+    )  # fmt: skip
+
+
+def paths(
+    p: Preset, device_name: str, grids: dict[tuple[str, str, int], str], methods: dict[str, list[str]], nfe: int, n: int
+) -> list[dict[str, str]]:
+    """The rows of :func:`path_row` for each network's methods, measured where there are none."""
+    cells = [
+        dict(checkpoint=name, weights=zoo.digest(name), method=method, nfe=nfe, n=n)
+        for name, some in methods.items()
+        for method in some
+    ]
+    return results("paths", p, PATH_KEYS).run(cells, functools.partial(path_row, p, device_name, grids)).select(cells)
+
+
 def learned_row(
     p: Preset, device_name: str, grids: dict[tuple[str, str, int], str], *, checkpoint: str, weights: str,
     method: str, nfe: int, block: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure one cell: a handcrafted solver on its best grid, the start, or a learned one (fitted if not there)."""
-    where = "time" if method == "start" else ""
-    if method in HANDCRAFTED:
-        where = grids[checkpoint, method, nfe]
-        solver: Tableau | distillation.Designed = solvers.get(method).make(
-            grid_of(where, checkpoint, device_name), nfe=nfe
-        )
-    else:
-        solver = solver_of(p, checkpoint, device_name, method, nfe)
+    """Measure one cell; ``weights`` only names it."""
+    solver = compared_solver(p, device_name, grids, checkpoint, method, nfe)
+    where = grids[checkpoint, method, nfe] if method in HANDCRAFTED else "time" if method == "start" else ""
     facts = solver.metadata
     return dict(
         **distances(p, device_name, checkpoint, solver, block), grid=where,

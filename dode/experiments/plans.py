@@ -113,7 +113,7 @@ def checkpoints(name: str) -> tuple[str, ...]:
 def price(row: papers.Parameters) -> int:
     """Network evaluations of the samples that a row of a paper takes, without fits: counted, for no file is opened."""
     p = sweeps.preset("paper")
-    if row.notebook == "learned":  # distances, the long run they are to, and RMSE with its own
+    if row.notebook == "learned":  # distances, the reference solution they are to, and RMSE
         calls = len(papers.METHODS) * sum(row.nfes)
         return p.images * (calls + p.reference_calls) + p.zoo_images * (calls + p.reference_steps)
     stands_in = "fashion-mnist-noise" if row.notebook == "figure_3" else "fashion-mnist-data"

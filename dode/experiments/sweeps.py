@@ -47,7 +47,7 @@ class Preset:
     downloads: bool  # whether training images may be fetched
     learn_images: int  # seeds of the fits of learned solvers
     trajectories: int  # noises that a designer is trained on
-    reference_calls: int  # of the long run whose samples FDs are taken to
+    reference_calls: int  # of the reference solution whose samples FDs are taken to
     fid: Mode | None = None  # measure networks that do not ship with dode by Inception's features, resized so
     rows_of: str = ""  # the preset whose committed rows and solvers its pages show; none: its own, measured if missing
 
@@ -61,6 +61,11 @@ class Preset:
         """The sizes of what a page computes whenever it runs: small ones where its rows are another preset's."""
         return LIVE if self.rows_of else self
 
+    @property
+    def again(self) -> Preset:
+        """``live``, but its solvers are those of the preset whose rows are shown, not fitted anew."""
+        return replace(self.live, name=self.name, rows_of=self.rows_of)
+
 
 DDIM_NFES, HEUN_NFES, ZOO_NFES = (2, 5, 10, 25, 50), (3, 5, 9, 25, 49), (3, 5, 8, 10, 20)
 ARITHMETIC = {None: "float32", torch.bfloat16: "bf16 autocast"}  # as rows call it
@@ -70,7 +75,7 @@ PRESETS = {
         Preset(
             name="smoke", images=64, repeats=1, fit_images=16, reference_steps=50, path_images=16,
             nfes=(2, 5), heun_nfes=(3, 5), bf16=False, zoo_images=4, zoo_nfes=(3, 5), student_steps=1, downloads=False,
-            learn_images=8, trajectories=64, reference_calls=10,
+            learn_images=4, trajectories=32, reference_calls=10,
         ),
         Preset(
             name="standard", images=5_000, repeats=3, fit_images=100, reference_steps=1000,

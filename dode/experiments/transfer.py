@@ -54,7 +54,7 @@ def transfer_row(
     n: int,
     **_: str,
 ) -> dict[str, Any]:
-    """The distances of a cell: Fréchet to the training images and to the long run's samples, RMSE to its images."""
+    """The distances of a cell: Fréchet to the training images and to the reference's samples, RMSE to its images."""
     table = table_of(p, device_name, made_for, method, made_nfe)
     table = (table if nfe == made_nfe else distillation.resampled(table, nfe)).unbind()
     features, data = evaluators(device_name, checkpoint)[0]

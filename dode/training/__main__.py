@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("runs"), help="folder for the state and the result (runs)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--threads", type=int, help="CPU threads (default: all)")
-    add("--large", action="store_true", help="the larger denoisers of natural images, for a GPU")
+    add("--large", action="store_true", help="the larger denoisers of Tiny ImageNet 32x32, for a GPU")
     add("--steps", type=int, help="of Adam, in place of the recipe's")
     add("--minutes", type=float, help="of each denoiser's training: decides the number of steps")
     add("--stop-after", type=float, metavar="MINUTES", help="save and stop after so long; go on later")

@@ -84,7 +84,7 @@ TRAININGS = {
 }  # fmt: skip
 
 
-# What a denoiser of natural images has otherwise where there is a GPU.
+# What a denoiser of Tiny ImageNet has otherwise where there is a GPU.
 ON_A_GPU: dict[str, Any] = dict(
     steps=20_000, batch=512, rate=1e-3, warmup=500, ema=0.9995, save_every=1_000, minutes=22, compile=True,
     network=LARGE,

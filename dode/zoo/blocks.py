@@ -164,7 +164,7 @@ class Published(ClassConditional):
 
     @property
     def bottleneck(self) -> nn.Module:
-        """What solvers that look at the network read (:mod:`dode.distillation`)."""
+        """The feature that designed solvers read (:mod:`dode.distillation.designer`)."""
         return self.body.bottleneck  # type: ignore[return-value]
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:

@@ -120,9 +120,9 @@ def load_denoiser(
 ) -> NetworkDenoiser:
     """A denoiser from a shipped name or a file of :mod:`dode.training`, frozen and in eval mode.
 
-    A name of :data:`dode.zoo.CATALOGUE` does too: a class-conditional network tells all its classes in turn
-    (``model.of(seeds)``: to each seed its own); :func:`dode.zoo.load_published` takes other labels.  "NAME@1.25" is
-    guided by the classifier that goes with the network, scaled so.
+    A name of :data:`dode.zoo.CATALOGUE` does too: a class-conditional network draws all its classes, image ``i``
+    class ``i mod K`` (``model.of(seeds)``: by seed); :func:`dode.zoo.load_published` takes other labels.
+    "NAME@1.25" is guided by the classifier that goes with the network, scaled so.
 
     Parameters
     ----------

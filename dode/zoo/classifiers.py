@@ -102,7 +102,7 @@ class Critic(nn.Module):
 
 
 class Observer(_Averaging):
-    """A third classifier, unlike both others: fits may look through its eyes as well as through the critic's.
+    """A third classifier, unlike both others: its features may enter fits beside the critic's.
 
     Two convolutions at full resolution, where the critic averages at once: it sees grain and edges that few-step
     solvers get wrong.  Takes and gives what :class:`Critic` does; :meth:`features` ``(B, features)`` has kinks, so it

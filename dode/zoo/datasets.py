@@ -4,8 +4,8 @@ Fashion-MNIST (Xiao et al. 2017, MIT licence) comes from the directory named by 
 (``fashion_mnist.npz`` with ``x_train``, ``y_train``, ``x_test``, ``y_test``) or, without it, from
 the originals, whose published digests are checked.
 
-The natural images, 200 classes of ImageNet (Deng et al. 2009) at 32 x 32, are under ImageNet's terms: research
-without commerce.  They come from that directory alone; dode neither holds nor fetches them.
+Tiny ImageNet 32x32, 200 classes of ImageNet (Deng et al. 2009), is under ImageNet's terms: research
+without commerce.  It comes from that directory alone; dode neither holds nor fetches it.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Attention(nn.Module):
 class UNet(ClassConditional):
     """``(B, C, H, W)`` images and ``(B,)`` noise labels to ``(B, C, H, W)``.
 
-    With ``classes``, :meth:`condition` tells it what to draw; without labels it draws any of them.
+    With ``classes``, :meth:`condition` sets what it draws; without labels it draws any of them.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ class UNet(ClassConditional):
 
     @property
     def bottleneck(self) -> nn.Module:
-        """The last middle block: its output is the feature that learned solvers look at."""
+        """The last middle block: its output is the feature that designed solvers read."""
         return self.middle[-1]
 
     def condition(self, labels: Labels) -> Self:
