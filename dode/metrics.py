@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dode.utils.files import FileError, load_tensors, save_tensors
+from dode.utils.files import FileError, load_tensors, one_of, save_tensors
 from dode.zoo import load_evaluator
 from dode.zoo.datasets import to_uint8
 
@@ -227,8 +227,7 @@ def inception_features(mode: Mode = "clean", device: str | torch.device = "cpu")
     :class:`~dode.utils.files.FileError` names file and place when they are absent or not the published
     ones; ImportError when clean-fid is not installed.
     """
-    if mode not in ("clean", "legacy_tensorflow"):
-        raise ValueError(f"mode must be 'clean' or 'legacy_tensorflow', got {mode!r}")
+    one_of("mode", mode, Mode)
     try:
         from cleanfid.inception_torchscript import InceptionV3W
         from cleanfid.resize import build_resizer

@@ -26,13 +26,10 @@ AnyDenoiser = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass
 class State:
-    """Where a run is: before row ``row``, at ``x``, with the outputs that later rows still need.
-
-    ``outputs[j]`` is ``d_j``; ``outputs[-1]`` the starting noise (noise basis).
-    """
+    """Where a run is: before row ``row``, at ``x``, with the outputs that later rows still need."""
 
     x: Tensor
-    outputs: dict[int, Tensor] = field(default_factory=dict)
+    outputs: dict[int, Tensor] = field(default_factory=dict)  # ``d_j`` by ``j``; -1: the starting noise (noise basis)
     row: int = 0
     level: Tensor | None = None  # of each image, where they differ
 
@@ -144,17 +141,13 @@ def advance(denoiser: AnyDenoiser, tableau: Tableau, state: State) -> State:
 
 @dataclass(frozen=True)
 class Step:
-    """What a callback sees after each row.
+    """What a callback sees after each row."""
 
-    ``index`` of the row, ``sigma`` before it (its mean where images differ), ``x`` and ``output`` there, ``batch`` the
-    slice of images of the whole run.
-    """
-
-    index: int
-    sigma: float
-    x: Tensor
+    index: int  # of the row
+    sigma: float  # before it; its mean where images differ
+    x: Tensor  # there
     output: Tensor
-    batch: slice
+    batch: slice  # of images of the whole run
 
 
 def _walk(denoiser: AnyDenoiser, tableau: Tableau | Walker, noise: Tensor) -> Iterator[tuple[State, Tensor | None]]:

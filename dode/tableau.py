@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dode.utils.files import FileError, load_tensors, save_tensors
+from dode.utils.files import FileError, load_tensors, one_of, save_tensors
 
 Basis = Literal["noise", "data"]
 
@@ -87,8 +87,7 @@ class Tableau:
 
     def _check(self) -> None:
         n = self.nfe
-        if self.basis not in ("noise", "data"):
-            raise ValueError(f"basis must be 'noise' or 'data', got {self.basis!r}")
+        one_of("basis", self.basis, Basis)
         if n < 1:
             raise ValueError("a tableau needs one row (one network evaluation) or more")
         for name, shape in (("sigmas", (n + 1,)), ("weights", (n, n)), ("noise_weights", (n,)), ("sigmas_in", (n,))):
@@ -217,10 +216,7 @@ class Tableau:
     def load(path: str | Path) -> Tableau:
         """Read a file of :meth:`save`, bit for bit.
 
-        Raises
-        ------
-        FileError
-            No such file, truncated, of another program or kind, or not a valid tableau.
+        FileError for a file that is missing, truncated, of another program or kind, or holds no valid tableau.
         """
         tensors, metadata = load_tensors(path, "tableau")
         try:

@@ -278,16 +278,6 @@ def test_a_picture_in_colour(here: Path) -> None:
     assert (sheet[:, 7:12, 6:10] == 255).all()
 
 
-@pytest.mark.slow
-def test_a_picture_looks_as_in_the_book() -> None:
-    plots = pytest.importorskip("dode.experiments.plots")
-    images = torch.rand(6, 1, 5, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    book = torch.from_numpy(plots.mosaic(images, 4)) * 255
-    picture = drawing.picture(images, 4)
-    ours = torch.tensor(list(picture.tobytes())).reshape(picture.height, picture.width)
-    assert (ours - book).abs().max() <= 0.5001
-
-
 def test_a_file_is_known_by_its_ending_in_capitals_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "MINE.SAFETENSORS").write_bytes((ROOT / f"dode/checkpoints/{NOISE}.safetensors").read_bytes())
     assert run("distill --checkpoint MINE.SAFETENSORS --solver ddim --nfe 1 --images 1 --out D.Safetensors") == 0

@@ -35,7 +35,7 @@ def test_a_fit_is_paid_for_with_its_teacher() -> None:
 def test_the_unit_is_timed_in_arithmetic_that_the_processor_has(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has}, raising=False)
     used = set()
-    monkeypatch.setattr(costs, "draw", lambda model, *_: used.add(model.autocast) or iter([torch.zeros(1)]))
+    monkeypatch.setattr(costs.quality, "draw", lambda model, *_: used.add(model.autocast) or iter([torch.zeros(1)]))
     costs.unit_seconds(experiments.preset("standard"), DATA, "cpu", 1)
     assert used == {torch.bfloat16 if has else None}
 

@@ -143,7 +143,7 @@ def test_trained_betas() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(kind="sigmoid"), "kind must be one of linear, scaled_linear, cosine, trained, got 'sigmoid'"),
+        (dict(kind="sigmoid"), "kind must be 'linear', 'scaled_linear', 'cosine' or 'trained', got 'sigmoid'"),
         (dict(kind="trained"), "a chain of 1000 labels has as many betas"),
         (dict(steps=2, betas=(0.1, 0.2)), "got 2 for 'linear'"),
         (dict(steps=2, kind="trained", betas=(0.1, 1.0)), "trained betas must lie between 0 and 1"),

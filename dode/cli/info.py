@@ -112,7 +112,9 @@ def table_lines(table: Tableau) -> list[str]:
     reach = max(max((k + 1 for k, w in enumerate(weights) if w != "0"), default=0) for weights in newest)
     start = any(row[-1] != "0" for row in rows)
     head += ["newest", *(f"-{k}" for k in range(1, reach))][:reach] + ["noise"] * start
-    shown = [row[:3] + _padded(weights, reach) + row[-1:] * start for row, weights in zip(rows, newest, strict=True)]
+    shown = [
+        row[:3] + (weights + [""] * reach)[:reach] + row[-1:] * start for row, weights in zip(rows, newest, strict=True)
+    ]
     shown.append([str(len(rows)), number(float(table.sigmas[-1]))])
     widths = [max(map(len, column)) for column in zip_longest(head, *shown, fillvalue="")]
     output = "noise estimates" if table.basis == "noise" else "clean-image estimates"
@@ -120,7 +122,3 @@ def table_lines(table: Tableau) -> list[str]:
         f"weights of the {output}, the newest first" + ("; noise: weight of the starting noise" if start else ""),
         *("  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=False)).rstrip() for line in [head, *shown]),
     ]
-
-
-def _padded(weights: list[str], reach: int) -> list[str]:
-    return [*weights[:reach], *[""] * (reach - len(weights))]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dode import zoo
 from dode.cli.options import refuse_conditioning
 from dode.denoisers import NetworkDenoiser
+from dode.utils.files import first_line
 
 
 def choose_device(device: str) -> str:
@@ -39,8 +40,7 @@ def open_model(args: argparse.Namespace, checkpoint: str | None) -> tuple[Networ
 
 def sentence(error: Exception) -> str:
     """The first sentence of what went wrong, without asides in parentheses."""
-    line = str(error).strip().split("\n")[0]
-    plain = re.sub(r"\s+\([^()]*\)", "", line)
+    plain = re.sub(r"\s+\([^()]*\)", "", first_line(error))
     return plain.split(". ")[0].rstrip(". ") or type(error).__name__
 
 

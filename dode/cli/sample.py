@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dode import distillation, solvers, zoo
 from dode.cli.distill import build
@@ -16,7 +15,7 @@ from dode.sampling import initial_noise, sample
 from dode.tableau import Tableau
 from dode.utils.environment import need
 from dode.utils.files import atomic, names_a_file, nearest
-from dode.zoo.datasets import to_uint8
+from dode.zoo.datasets import mosaic
 
 
 def run(args: argparse.Namespace) -> None:
@@ -58,10 +57,4 @@ def check_solver(args: argparse.Namespace, stored: bool) -> None:
 def picture(images: Tensor, columns: int) -> Any:
     """``(B, C, H, W)`` in -1..1 as one ``PIL.Image.Image``, grey or RGB, with a white line between images."""
     image = need("PIL.Image", "cli", "writing a picture")
-    b, c, h, w = images.shape
-    columns = min(columns, b)
-    sheet = torch.full((-(-b // columns) * columns, c, h + 1, w + 1), 255, dtype=torch.uint8)
-    sheet[:b, :, :h, :w] = to_uint8(images).cpu()
-    sheet = sheet.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
-    sheet = F.pad(sheet, (1, 0, 1, 0), value=255)
-    return image.fromarray(sheet[0].numpy() if c == 1 else sheet.permute(1, 2, 0).contiguous().numpy())
+    return image.fromarray(mosaic(images, min(columns, len(images))))

@@ -15,15 +15,9 @@ batch the coefficients are plain numbers, computed once, and what the solver nee
 from dode.denoisers.base import Affine, Coefficients, Denoiser, Level, expand
 from dode.denoisers.exact import GaussianDenoiser, MixtureDenoiser
 from dode.denoisers.networks import (
-    ConsistencyPrediction,
-    DataPrediction,
-    EDMPrediction,
-    FlowPrediction,
-    NetworkDenoiser,
-    NoisePrediction,
-    VEPrediction,
-    VPrediction,
-)
+    ConsistencyPrediction, DataPrediction, EDMPrediction, FlowPrediction, NetworkDenoiser, NoisePrediction,
+    VEPrediction, VPrediction,
+)  # fmt: skip
 
 __all__ = [
     "Affine", "Coefficients", "ConsistencyPrediction", "DataPrediction", "Denoiser", "EDMPrediction", "FlowPrediction",

@@ -134,10 +134,7 @@ class Denoiser:
     def affine(self, x: Tensor, sigma: float) -> Affine:
         """One evaluation at one level for the whole batch, in parts: ``D(x, sigma) = skip x + out raw``.
 
-        Raises
-        ------
-        ValueError
-            ``x`` is not ``(B, *shape)``.
+        ValueError unless ``x`` is ``(B, *shape)``.
         """
         self._admit(x)
         return self.affine_parts(x, sigma)

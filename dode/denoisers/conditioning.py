@@ -83,11 +83,7 @@ class ClassConditional(nn.Module):
         """Set the classes: one for all images, or several (image ``i`` gets ``i mod K``); returns self.
 
         "all" is every class once, in an order whose consecutive pieces are even over the whole.
-
-        Raises
-        ------
-        ValueError
-            Classes for an unconditional network, none for a conditional one, or out of range.
+        ValueError for classes of an unconditional network, none of a conditional one, or classes out of range.
         """
         if not self.classes:
             if labels is not None:

@@ -59,21 +59,19 @@ class NetworkDenoiser(Denoiser):
         raise NotImplementedError
 
     @property
-    def _dtype(self) -> torch.dtype:
-        if isinstance(self.network, nn.Module):
-            return next((p.dtype for p in self.network.parameters()), torch.float32)
-        return torch.float32
+    def _own(self) -> Tensor:
+        """A tensor of the network's device and dtype; the CPU's and float32 where it has no parameters."""
+        parameters = self.network.parameters() if isinstance(self.network, nn.Module) else iter(())
+        return next(parameters, torch.empty(0, dtype=torch.float32, device="cpu"))
 
     @property
     def device(self) -> torch.device:
         """Where the network lives."""
-        if isinstance(self.network, nn.Module):
-            return next((p.device for p in self.network.parameters()), torch.device("cpu"))
-        return torch.device("cpu")
+        return self._own.device
 
     def raw(self, x: Tensor, c: Coefficients | Level) -> Tensor:
         """The bare network ``F`` at preconditioned input, in the network's dtype."""
-        own, images = self._dtype, x.shape[0]
+        own, images = self._own.dtype, x.shape[0]
         wide = torch.promote_types(own, torch.float32)  # labels up to 1000 do not fit half precision
         if isinstance(c, Level):
             scaled, label = x * c.inp, torch.full((images,), c.label, dtype=wide, device=x.device)

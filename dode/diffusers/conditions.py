@@ -23,10 +23,7 @@ def translate(
     Whole numbers are class labels; ``negative`` is then the label of no class, which DiT's networks know themselves.
     A float tensor ``(K, L, C)`` is what cross-attention sees; a mapping has the network's own argument names.
 
-    Raises
-    ------
-    ValueError
-        Prompts without a pipeline that can read them, or guidance without its counterpart.
+    ValueError for prompts without a pipeline that can read them, or guidance without its counterpart.
     """
     if conditions is None:
         if guided:

@@ -26,11 +26,8 @@ class Conditioned(nn.Module):
     Classifier-free guidance (Ho and Salimans 2022), as in diffusers: ``F = F_without + scale (F_with - F_without)``.
     One call of this is one network evaluation, of as many images as ``x`` holds: what papers count.
 
-    Raises
-    ------
-    ValueError
-        Rows disagree, the network wants a condition that is not there or has no such class, or a batch has other images
-        than :meth:`of` was given.
+    ValueError if rows disagree, the network wants a condition that is not there or has no such class, or a batch has
+    other images than :meth:`of` was given.
     """
 
     def __init__(

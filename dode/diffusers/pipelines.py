@@ -5,25 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from dode.denoisers import (
-    DataPrediction,
-    EDMPrediction,
-    FlowPrediction,
-    NetworkDenoiser,
-    NoisePrediction,
-    VPrediction,
-)
+from dode.denoisers import DataPrediction, EDMPrediction, FlowPrediction, NetworkDenoiser, NoisePrediction, VPrediction
 from dode.diffusers import flux, support
 from dode.diffusers.conditions import Conditions, translate
 from dode.diffusers.networks import Conditioned
 from dode.diffusers.scheduler import Process
 from dode.schedules import EDM, Flow, Schedule, VPDiscrete
+from dode.schedules.noise import Betas
 
 WRAPPERS: dict[str, type[NetworkDenoiser]] = {
     "epsilon": NoisePrediction,
@@ -31,11 +25,7 @@ WRAPPERS: dict[str, type[NetworkDenoiser]] = {
     "v_prediction": VPrediction,
     "flow_prediction": FlowPrediction,
 }
-KINDS: dict[str, Literal["linear", "scaled_linear", "cosine"]] = {
-    "linear": "linear",
-    "scaled_linear": "scaled_linear",
-    "squaredcos_cap_v2": "cosine",
-}
+KINDS: dict[str, Betas] = dict(linear="linear", scaled_linear="scaled_linear", squaredcos_cap_v2="cosine")
 
 
 def from_diffusers(
@@ -111,13 +101,10 @@ def from_diffusers(
     sign = -1.0 if edm and process.prediction == "v_prediction" else 1.0  # diffusers' EDM: v is minus what EDM predicts
     inner = Conditioned(network, shape[0], given, against, guidance_scale or 1.0, sign)
     options: dict[str, Any] = dict(autocast=autocast, name=name or checkpoint_name(pipeline))
-    patch = _patch(network)
-    own = schedule(process, config, math.prod(shape[1:]) // patch**2)
+    own = schedule(process, config, math.prod(shape[1:]) // _patch(network) ** 2)
     if edm:
-        found: NetworkDenoiser = EDMPrediction(inner, shape, own, sigma_data=process.sigma_data, **options)
-    else:
-        found = WRAPPERS[process.prediction](inner, shape, own, **options)
-    return found
+        return EDMPrediction(inner, shape, own, sigma_data=process.sigma_data, **options)
+    return WRAPPERS[process.prediction](inner, shape, own, **options)
 
 
 def schedule(process: Process, config: Mapping[str, Any], tokens: int = 0) -> Schedule:

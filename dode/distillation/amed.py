@@ -24,11 +24,9 @@ class AMED(Designed):
 
     @property
     def nfe(self) -> int:
-        """Network evaluations."""
         return 2 * self.base.nfe - int(self.options["afs"])
 
     def begin(self, noise: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """First level ``(B,)`` and the level given to the network, float64."""
         top = self.base.sigmas[0].to(noise.device).expand(len(noise))
         first = self._design(0, None, top, memory) if self.options["afs"] else top
         return first, first
@@ -46,7 +44,6 @@ class AMED(Designed):
         return step, not second
 
     def plan(self, row: int, feature: Tensor | None, level: Tensor, memory: Memory) -> Plan:
-        """The rest of row ``row``."""
         step, starts = self._place(row)
         if starts:
             middle = self._design(step, feature, level, memory)
@@ -61,7 +58,6 @@ class AMED(Designed):
         return not self._place(row)[1]
 
     def forget(self, row: int, outputs: dict[int, Tensor]) -> dict[int, Tensor]:
-        """The outputs that rows after ``row`` may use."""
         return {j: d for j, d in outputs.items() if j >= row - 1}
 
 

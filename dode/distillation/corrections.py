@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dode.tableau import Tableau
+from dode.utils.files import one_of
 
 FirstStep = Literal["noise", "none"]
 Equation = Literal[8, 9, 10]
@@ -21,15 +22,15 @@ def default_first_step(tableau: Tableau) -> FirstStep:
 
 def _estimates(tableau: Tableau, first_step: FirstStep | None) -> tuple[Tensor, Tensor, FirstStep]:
     """``dhat_i`` of each row as weights on the outputs ``(N, N + 1)``, their scale ``c`` ``(N, 1)``, the first step."""
-    if first_step not in (None, "noise", "none"):
-        raise ValueError(f"first_step must be 'noise' or 'none', got {first_step!r}")
+    first_step = first_step or default_first_step(tableau)
+    one_of("first_step", first_step, FirstStep)
     full, sums = tableau.full, tableau.row_sums
     stays = tableau.sigmas[1:] == tableau.sigmas[:-1]
     last_call = torch.zeros_like(full)
     last_call[:, 1:].fill_diagonal_(1.0)
     scale = torch.where(stays, tableau.weights.diagonal(), sums)[:, None]
     # schemes with a corrector compare raw outputs, all others their combinations
-    return last_call if stays.any() else full / scale, scale, first_step or default_first_step(tableau)
+    return last_call if stays.any() else full / scale, scale, first_step
 
 
 def directions(tableau: Tableau, first_step: FirstStep | None = None) -> Tensor:
@@ -64,8 +65,7 @@ def families(tableau: Tableau, equation: Equation = 10, first_step: FirstStep | 
     combination at all, consistent or not.  The starting noise counts as an earlier estimate with
     ``first_step="noise"``.  A row without a direction has ``K_i = 0``.
     """
-    if equation not in (8, 9, 10):
-        raise ValueError(f"equation must be 8, 9 or 10, got {equation!r}")
+    one_of("equation", equation, Equation)
     if equation == 10:
         along = directions(tableau, first_step)
         return [row[None][: int(row.any())] for row in along]

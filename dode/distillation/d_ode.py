@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
@@ -28,11 +28,12 @@ from dode.distillation.teachers import Align, Recording, Teacher, make_teacher, 
 from dode.sampling import AnyDenoiser, State, advance, combine, evaluate, for_images, initial_state
 from dode.tableau import Tableau, check_model
 from dode.utils.environment import tqdm
+from dode.utils.files import one_of
 
-
-def _versions() -> dict[str, str]:
-    packages = dict(dode=__version__, torch=torch.__version__, safetensors=safetensors.__version__)
-    return packages | {"python": platform.python_version()}
+Estimates = Literal["prediction", "own"]
+VERSIONS = dict(
+    dode=__version__, torch=torch.__version__, safetensors=safetensors.__version__, python=platform.python_version()
+)
 
 
 class _Spool:
@@ -82,13 +83,6 @@ class _Spool:
         self.rows = (pair[0].row, pair[1].row)
 
 
-def _batches(noise: Tensor | Iterable[Tensor], batch_size: int | None) -> Iterator[Tensor]:
-    if isinstance(noise, Tensor):
-        yield from noise.split(batch_size or len(noise))
-    else:
-        yield from noise
-
-
 class _RowFit:
     """Row ``i`` of the fit: where the plain step leads, which ways lambda turns it, and the sums over batches."""
 
@@ -107,9 +101,8 @@ class _RowFit:
         return combine(self.terms, s.outputs, s.x, self.ratio)
 
     def moves(self, s: State) -> list[Tensor]:
-        known = [
-            [(j, w) for j, w in direction if j in s.outputs] for direction in self.directions
-        ]  # D_{-1} = 0 in the data basis
+        # D_{-1} = 0 in the data basis
+        known = [[(j, w) for j, w in direction if j in s.outputs] for direction in self.directions]
         return [combine(direction, s.outputs, torch.zeros_like(s.x)) for direction in known]
 
     def add(self, s: State, target: Tensor) -> None:
@@ -129,9 +122,9 @@ class _RowFit:
         """The lambdas ``(K,)``; asked for when every batch is in."""
         if len(self.directions) == 1:
             return self.ur / self.uu[0] if self.uu > 0 else torch.zeros_like(self.ur)
-        return (
-            torch.linalg.lstsq(self.uu, self.ur, rcond=1e-13, driver="gelsd").solution if self.directions else self.ur
-        )
+        if not self.directions:
+            return self.ur
+        return torch.linalg.lstsq(self.uu, self.ur, rcond=1e-13, driver="gelsd").solution
 
     def move(self, _: int, s: State, t: State) -> tuple[State, State]:
         x = self.plain(s)
@@ -156,7 +149,7 @@ def d_ode(
     align: Align = "time",
     first_step: FirstStep | None = None,
     equation: Equation = 10,
-    basis: Literal["prediction", "own"] = "prediction",
+    basis: Estimates = "prediction",
     batch_size: int | None = None,
     seeds: Iterable[int] | None = None,
     progress: bool = False,
@@ -208,8 +201,7 @@ def d_ode(
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be one or more, got {batch_size}")
-    if basis not in ("prediction", "own"):
-        raise ValueError(f"basis must be 'prediction' or 'own', got {basis!r}")
+    one_of("basis", basis, Estimates)
     prediction = getattr(denoiser, "prediction", None)
     if basis == "prediction" and prediction in ("noise", "data"):
         tableau = tableau.to_basis(prediction)
@@ -225,7 +217,7 @@ def d_ode(
     with tempfile.TemporaryDirectory(prefix="dode-") as folder:
         spool, images, pixels, shape = _Spool(Path(folder)), 0, 0, tuple[int, ...]()
         parts = list[AnyDenoiser]()
-        for batch in _batches(noise, batch_size):
+        for batch in noise.split(batch_size or len(noise)) if isinstance(noise, Tensor) else noise:
             check_model(tableau.metadata, getattr(denoiser, "name", None), tuple(batch.shape[1:]))
             spool.append((initial_state(tableau, batch), initial_state(guide, batch)))
             parts.append(for_images(denoiser, range(images, images + len(batch))))
@@ -275,5 +267,5 @@ def d_ode(
         seeds=None if seeds is None else list(seeds), teacher=guide.metadata.get("solver", "tableau"),
         teacher_nfe=guide.nfe, scale=scale, align=align, first_step=first_step or default_first_step(tableau),
         network_evaluations=images * (tableau.nfe + targets[-1]),
-        grid=tableau.levels.tolist(), versions=_versions(),
+        grid=tableau.levels.tolist(), versions=VERSIONS,
     )  # fmt: skip

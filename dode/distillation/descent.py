@@ -165,14 +165,7 @@ def descend(
         if history[-1] == min(history):
             best = vector.clone()
     bar.close()
-    walked = BACKWARD * tableau.nfe * len(examples.noise) * epochs
+
     found = space.table(best) if min(history) < history[0] else tableau
-    return examples.label(
-        found,
-        denoiser,
-        tableau,
-        method,
-        seeds,
-        cost=history,
-        network_evaluations=denoiser.evaluations - before + walked,
-    )
+    spent = denoiser.evaluations - before + BACKWARD * tableau.nfe * len(examples.noise) * epochs
+    return examples.label(found, denoiser, tableau, method, seeds, cost=history, network_evaluations=spent)

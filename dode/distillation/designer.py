@@ -122,14 +122,11 @@ class Designer(nn.Module):
 
 @dataclass
 class Designed:
-    """A solver that :func:`dode.sample` runs, row by row as ``designer`` has it; it starts out as ``base``.
-
-    ``options`` are those of the kind of solver, for :meth:`save`.
-    """
+    """A solver that :func:`dode.sample` runs, row by row as ``designer`` has it; it starts out as ``base``."""
 
     base: Tableau
     designer: Designer
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)  # of the kind of solver, for :meth:`save`
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @property

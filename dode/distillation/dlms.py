@@ -20,7 +20,6 @@ class DLMS(Designed):
     """
 
     def begin(self, noise: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """First level ``(B,)`` and the level given to the network, float64."""
         level = self.base.sigmas[0].to(noise.device).expand(len(noise))
         if not self.options["afs"]:
             return level, level * self._scale(0)
@@ -55,7 +54,6 @@ class DLMS(Designed):
         return torch.exp(level.log() + share * (end.to(level) - level.log()))
 
     def forget(self, row: int, outputs: dict[int, Tensor]) -> dict[int, Tensor]:
-        """The outputs that rows after ``row`` may use."""
         return {j: d for j, d in outputs.items() if j > row + 1 - self.options["window"]}
 
     def freeze(self) -> Tableau:

@@ -33,11 +33,7 @@ def cheapest_path(costs: Tensor, steps: int, growth: float = 1.0) -> list[int]:
     """The ``steps + 1`` indices from 0 to the last along which the costs sum to least.
 
     Each error is multiplied by ``growth`` in every step after it: what is missed early has longer to grow.
-
-    Raises
-    ------
-    ValueError
-        There are not so many steps to take.
+    ValueError if there are not so many steps to take.
     """
     last = len(costs) - 1
     if not 1 <= steps <= last:

@@ -85,16 +85,9 @@ def named_loss(kind: str, channels: int, trained: Callable[[str], Residual] | No
     in more features; "raw" is the same of images as they are, "seen-KIND" another mix of clipped ones.  "judge",
     the features that measure, no honest fit may use: it shows what the others miss.
 
-    Parameters
-    ----------
-    trained
-        From "critic", "observer" or "judge" to the features of that classifier; None, where none knows the images:
-        pixels and random features are what is left of a mix.
-
-    Raises
-    ------
-    ValueError
-        No such mix, or it is of a classifier's features alone and there is none.
+    ``trained`` goes from "critic", "observer" or "judge" to the features of that classifier; None, where none knows the
+    images: pixels and random features are what is left of a mix.  ValueError for another mix, or one of a classifier's
+    features alone where there is none.
     """
     if kind.startswith("seen-"):
         return clipped(named_loss(kind.removeprefix("seen-"), channels, trained))

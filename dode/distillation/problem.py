@@ -31,21 +31,16 @@ from dode.tableau import Tableau
 
 @dataclass
 class Problem:
-    """A solver to distil.
-
-    ``make`` writes the solver for a grid; ``table`` is it on the usual one, the start.  ``noise`` ``(B, ...)`` is
-    fitted on, ``seeds`` are its seeds; ``residual`` says what is compared at the end.  ``autocast`` is the same model
-    in cheaper arithmetic, for what is trained long; ``folder`` keeps a long training's state.
-    """
+    """A solver to distil."""
 
     denoiser: Denoiser
-    table: Tableau
-    make: Callable[[Tensor], Tableau]
-    noise: Tensor
-    residual: Residual = pixels
-    seeds: Iterable[int] | None = None
-    autocast: Denoiser | None = None
-    folder: Path | None = None
+    table: Tableau  # on the usual grid: the start
+    make: Callable[[Tensor], Tableau]  # the same solver for a grid
+    noise: Tensor  # (B, ...) to fit on
+    residual: Residual = pixels  # what is compared at the end
+    seeds: Iterable[int] | None = None  # of the noise
+    autocast: Denoiser | None = None  # the same model in cheaper arithmetic, for what is trained long
+    folder: Path | None = None  # keeps a long training's state
     trajectories: int = 20_000
     progress: bool = False
     levels: Callable[[int], Tensor] | None = None  # AMED's grid function, which must not end at 0; None: Karras's

@@ -27,10 +27,7 @@ class Space:
       teacher's start to there, learned.
     - *Levels given to the network* as ``ln(sigmas_in / sigmas)``: DLMS's time scaling.
 
-    Raises
-    ------
-    ValueError
-        ``base`` repeats a level (Heun's corrector) or uses an output outside the window.
+    ValueError for a ``base`` that repeats a level (Heun's corrector) or uses an output outside the window.
     """
 
     base: Tableau
@@ -153,7 +150,6 @@ class GridSpace(Space):
     weights: bool = False
 
     def table(self, vector: Tensor) -> Tableau:
-        """The table of a vector."""
         moved = super().table(vector)
         assert self.make is not None and not self.weights, "a grid space needs make=, and has no free weights"
         made = self.make(moved.sigmas)
@@ -168,10 +164,7 @@ def resampled(table: Tableau, nfe: int) -> Tableau:
     old row that is nearest in that share, the newest first; what it has no output for goes to the newest.  A start,
     not a solver: fit it.
 
-    Raises
-    ------
-    ValueError
-        A step that stays at its level (a corrector), or fewer than one call is asked for.
+    ValueError for a step that stays at its level (a corrector), or if fewer than one call is asked for.
     """
     if nfe < 1:
         raise ValueError(f"a solver needs one call or more, got {nfe}")

@@ -13,26 +13,22 @@ from dode import solvers
 from dode.denoisers import Denoiser
 from dode.distillation.losses import Residual
 from dode.sampling import AnyDenoiser, State, Walker, advance, initial_state, sample
-from dode.schedules import refine
+from dode.schedules import Align, refine
 from dode.tableau import Tableau
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A teacher's finished run: students on the same levels may be fitted to it without running it again.
-
-    ``states[row]`` is ``(B, ...)``, the state before the teacher's row ``row``, for the rows that students may ask for.
-    """
+    """A teacher's finished run: students on the same levels may be fitted to it without running it again."""
 
     tableau: Tableau
     noise: Tensor
-    states: dict[int, Tensor]
+    states: dict[int, Tensor]  # (B, ...) before each of the teacher's rows that students may ask for
 
     def state(self, row: int) -> State:
         return State(self.states[row], {}, row)
 
 
-Align = Literal["time", "index"]
 Teacher = Literal["ddim"] | Tableau | Recording | Callable[[Tensor], Tableau]
 
 
@@ -53,11 +49,8 @@ def make_teacher(tableau: Tableau, teacher: Teacher = "ddim", scale: int = 10, a
 def target_states(student: Tableau, teacher: Tableau, align: Align) -> list[int]:
     """For each student row, the teacher state (0..teacher.nfe) that its next state is fitted to.
 
-    Raises
-    ------
-    ValueError
-        The teacher does not pass through the student's levels ("time"), or its number of levels is
-        no multiple of the student's ("index").
+    ValueError for a teacher that does not pass through the student's levels ("time"), or whose number of levels is no
+    multiple of the student's ("index").
     """
     levels, counts = torch.unique_consecutive(teacher.sigmas, return_counts=True)
     arrival = counts.cumsum(0) - 1  # the last state at each level: after any corrector

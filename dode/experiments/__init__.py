@@ -3,36 +3,13 @@
 from dode.experiments.live import Live
 from dode.experiments.plans import Plan, plan
 from dode.experiments.quality import (
-    FD_KEYS,
-    base_solver,
-    committed,
-    data_moments,
-    distilled,
-    draw,
-    fashion_moments,
-    fd_cells,
-    fd_row,
-    fit_seeds,
-    held_out_seeds,
-    load_cached,
-    seeded,
-    variant_of,
-)
+    FD_KEYS, base_solver, committed, data_moments, distilled, draw, fashion_moments, fd_cells, fd_row, fit_seeds,
+    held_out_seeds, load_cached, seeded, variant_of,
+)  # fmt: skip
 from dode.experiments.sweeps import (
-    PRESETS,
-    Preset,
-    Sweep,
-    checkpoints,
-    device,
-    home,
-    jobs,
-    origin,
-    preset,
-    processor,
-    provenance,
-    results,
+    PRESETS, Preset, Sweep, checkpoints, device, home, jobs, origin, preset, processor, provenance, results,
     results_file,
-)
+)  # fmt: skip
 
 __all__ = [
     "FD_KEYS", "PRESETS", "Live", "Plan", "Preset", "Sweep", "base_solver", "checkpoints", "committed", "data_moments",

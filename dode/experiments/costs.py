@@ -21,17 +21,7 @@ from torch import Tensor
 
 from dode import distillation, solvers, zoo
 from dode.denoisers import NetworkDenoiser
-from dode.experiments import network_distillation
-from dode.experiments.quality import (
-    base_solver,
-    data_moments,
-    draw,
-    fit_seeds,
-    held_out_seeds,
-    load_autocast,
-    load_cached,
-    seeded,
-)
+from dode.experiments import network_distillation, quality
 from dode.experiments.sweeps import ARITHMETIC, Preset, Sweep, autocast, home, provenance
 from dode.metrics import measure
 from dode.sampling import initial_noise
@@ -48,11 +38,11 @@ def unit_seconds(p: Preset, checkpoint: str, device_name: str, images: int = 500
 
     In the arithmetic that the preset samples with: bf16 only where the device has it.
     """
-    denoiser = load_autocast(p, checkpoint, device_name)
-    tableau, seeds = base_solver("ddim", denoiser, CALLS), range(images)
-    next(iter(draw(denoiser, tableau, range(16))))  # warm
+    denoiser = quality.load_autocast(p, checkpoint, device_name)
+    tableau, seeds = quality.base_solver("ddim", denoiser, CALLS), range(images)
+    next(iter(quality.draw(denoiser, tableau, range(16))))  # warm
     started = time.perf_counter()
-    for batch in draw(denoiser, tableau, seeds):
+    for batch in quality.draw(denoiser, tableau, seeds):
         batch.sum().item()  # waits for a GPU
     return (time.perf_counter() - started) * DRAWN / images
 
@@ -62,9 +52,9 @@ def training_images(p: Preset, checkpoint: str, device_name: str) -> Tensor:
     if p.downloads:
         known = zoo.data_set_of(checkpoint)
         return known.load(known.whole)[0]
-    denoiser = load_autocast(p, checkpoint, device_name)
+    denoiser = quality.load_autocast(p, checkpoint, device_name)
     count = min(2_000, p.images)
-    samples = torch.cat(list(draw(denoiser, base_solver("ddim", denoiser, CALLS), range(count))))
+    samples = torch.cat(list(quality.draw(denoiser, quality.base_solver("ddim", denoiser, CALLS), range(count))))
     return datasets.to_uint8(samples).cpu()
 
 
@@ -119,9 +109,8 @@ def train_students(p: Preset, checkpoint: str, device_name: str) -> None:
 
 COST_KEYS = ("checkpoint", "weights", "method", "stage")
 STUDENT_KEYS = (*COST_KEYS, "calls", "block")
-SECOND_LEVEL = (
-    1.5  # where consistency's second call begins: the best of 0.3, 0.8, 1.5, 3, 6 on seeds that nothing else uses
-)
+# Where consistency's second call begins: the best of 0.3, 0.8, 1.5, 3, 6 on seeds that nothing else uses.
+SECOND_LEVEL = 1.5
 
 
 def cost_cells(p: Preset, checkpoint: str, solver_nfes: Mapping[str, Iterable[int]]) -> list[dict[str, Any]]:
@@ -147,9 +136,9 @@ def time_of_an_evaluation(p: Preset, checkpoint: str, device_name: str, method: 
 
 def fit_cost(p: Preset, checkpoint: str, device_name: str, method: str, stage: int) -> tuple[float, int]:
     """Seconds and evaluations of one fit of "d-ode SOLVER" with ``stage`` calls, its teacher's included."""
-    model, noise = seeded(load_cached(checkpoint, device_name, None), fit_seeds(p.fit_images))
+    model, noise = quality.seeded(quality.load_cached(checkpoint, device_name, None), quality.fit_seeds(p.fit_images))
     started = time.perf_counter()
-    found = distillation.d_ode(model, base_solver(method.removeprefix("d-ode "), model, stage), noise).metadata
+    found = distillation.d_ode(model, quality.base_solver(method.removeprefix("d-ode "), model, stage), noise).metadata
     return time.perf_counter() - started, found["network_evaluations"]
 
 
@@ -189,7 +178,7 @@ def student_cells(p: Preset, checkpoint: str) -> list[dict[str, Any]]:
 
 def _draw_student(student: NetworkDenoiser, method: str, calls: int, seeds: range) -> Iterator[Tensor]:
     if method == "progressive":
-        yield from draw(student, solvers.ddim(network_distillation.progressive_grid(student, calls)), seeds)
+        yield from quality.draw(student, solvers.ddim(network_distillation.progressive_grid(student, calls)), seeds)
         return
     for k in range(0, len(seeds), 250):
         noise, fresh = (
@@ -204,9 +193,9 @@ def student_row(
 ) -> dict[str, Any]:
     """The Fréchet distance of one student's samples on the block's held-out seeds."""
     file = folder(p) / f"{checkpoint}-{method}-{stage}.safetensors"
-    student = load_cached(str(file), device_name, autocast(p, device_name))
-    features, reference = data_moments(zoo.data_set_of(checkpoint).name, device_name)
-    seeds = held_out_seeds(p.images, block)
+    student = quality.load_cached(str(file), device_name, autocast(p, device_name))
+    features, reference = quality.data_moments(zoo.data_set_of(checkpoint).name, device_name)
+    seeds = quality.held_out_seeds(p.images, block)
     found = measure(_draw_student(student, method, calls, seeds), features, reference)
     return dict(
         fd=f"{found['fd']:.5f}", n=found["n"], features=found["features"], seeds=f"{seeds.start}-{seeds.stop - 1}",

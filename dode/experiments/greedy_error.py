@@ -40,7 +40,7 @@ def greedy_error_cells(
     plan: Mapping[str, Iterable[int]], checkpoints: Iterable[str], n: int, reference_calls: int
 ) -> list[dict[str, Any]]:
     """Cells of every variant; ``plan`` maps solvers to NFEs.  Those that share a teacher stand together."""
-    cells = [
+    return [
         dict(
             checkpoint=name, weights=zoo.digest(name), solver=solver, variant=variant, nfe=possible_nfe(solver, nfe),
             n=n, reference_calls=reference_calls,
@@ -51,7 +51,6 @@ def greedy_error_cells(
         if nfe in nfes
         for variant in variants(name, solver)
     ]  # fmt: skip
-    return cells
 
 
 def _batches(model: Denoiser, n: int) -> list[tuple[Denoiser, Tensor]]:
@@ -62,9 +61,7 @@ def _batches(model: Denoiser, n: int) -> list[tuple[Denoiser, Tensor]]:
 def _teacher(checkpoint: str, device_name: str, n: int, levels: tuple[float, ...]) -> dict[float, Tensor]:
     """States ``(n, C, H, W)`` of the fit's teacher at each level after the first, on the first ``n`` held-out seeds."""
     model = load_cached(checkpoint, device_name, None)
-    student = solvers.ddim(
-        torch.tensor(levels, dtype=torch.float64)
-    )  # any solver through these levels has this teacher
+    student = solvers.ddim(torch.tensor(levels, dtype=torch.float64))  # as any solver through these levels
     runs = [distillation.record(conditioned, student, noise) for conditioned, noise in _batches(model, n)]
     rows = distillation.target_states(student, runs[0].tableau, "time")
     return {

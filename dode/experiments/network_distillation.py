@@ -30,16 +30,12 @@ Loss = Callable[[torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Student:
-    """A distilled network on disk.
-
-    ``nfe`` is what it is made for, ``seconds`` and ``evaluations`` (images times forward passes, a backward pass
-    as two) what all training up to it cost.
-    """
+    """A distilled network on disk."""
 
     file: Path
-    nfe: int
-    seconds: float
-    evaluations: int
+    nfe: int  # what it is made for
+    seconds: float  # of all training up to it
+    evaluations: int  # in that: images times forward passes, a backward pass as two
 
 
 def ddim_step(x: Tensor, estimate: Tensor, sigma: Tensor, to: Tensor) -> Tensor:
@@ -127,10 +123,13 @@ def _trainable(name: str | Path, device: str, wrapper: type[EDMPrediction] = EDM
     return wrapper(found.network, found.shape, found.schedule, sigma_data=found.sigma_data, name=found.name)
 
 
-def _store(run: Run[Training], student: EDMPrediction, file: Path, **facts: Any) -> None:
+def _store(
+    run: Run[Training], student: EDMPrediction, file: Path, method: str, nfe: int, seconds: float, evaluations: int
+) -> Student:
     """The run's averaged weights as a network of :func:`dode.load`, with what it cost."""
-    more = dict(name=file.stem, config=run.model.config, recipe=run.recipe.facts, **facts)
-    run.publish(file, describe(student) | more)
+    more = dict(method=method, nfe=nfe, seconds=seconds, evaluations=evaluations, name=file.stem)
+    run.publish(file, describe(student) | more | dict(config=run.model.config, recipe=run.recipe.facts))
+    return Student(file, nfe, seconds, evaluations)
 
 
 def _stored(file: Path, recipe: Training) -> Student | None:
@@ -153,16 +152,9 @@ def progressive(
 ) -> Iterator[Student]:
     """Students of ``first / 2``, ``first / 4``, ..., 1 DDIM steps on Karras's grid, as each is ready.
 
-    Parameters
-    ----------
-    teacher
-        A data-predicting checkpoint's name or file.
-    images
-        Training images ``(N, C, H, W)``, uint8.
-    folder
-        For the students and the state of an unfinished round; the same call goes on from there.
-    steps
-        Of Adam in each round.
+    ``teacher`` is a data-predicting checkpoint's name or file, ``images`` ``(N, C, H, W)`` uint8 to train on, ``steps``
+    Adam's in each round; ``folder`` keeps the students and the state of an unfinished round, from which the same call
+    goes on.
     """
     seconds, evaluations, guide = 0.0, 0, teacher
     grid = progressive_grid(zoo.load_denoiser(teacher, device), first, first)
@@ -181,9 +173,8 @@ def progressive(
             run.resume()
             run.train(loss)
             cost = evaluations + steps * batch * (2 + 1 + BACKWARD)
-            _store(run, student, file, method="progressive", nfe=nfe, seconds=seconds + run.seconds, evaluations=cost)
+            found = _store(run, student, file, "progressive", nfe, seconds + run.seconds, cost)
             run.state_file.unlink(missing_ok=True)
-            found = Student(file, nfe, seconds + run.seconds, cost)
         yield found
         seconds, evaluations, guide, grid = found.seconds, found.evaluations, str(file), grid[::2]
 
@@ -215,9 +206,7 @@ def consistency(
         found = _stored(file, recipe)
         if found is None:
             run.train(loss, until=stop)
-            cost = stop * batch * (2 + 1 + 1 + BACKWARD)
-            _store(run, student, file, method="consistency", nfe=1, seconds=run.seconds, evaluations=cost)
-            found = Student(file, 1, run.seconds, cost)
+            found = _store(run, student, file, "consistency", 1, run.seconds, stop * batch * (2 + 1 + 1 + BACKWARD))
         yield found
     run.state_file.unlink(missing_ok=True)
 

@@ -53,7 +53,7 @@ class Problem:
     known: dict[tuple[float, ...], Tensor] = field(default_factory=dict)
 
     def exact(self, n: int, given: int) -> Tensor:
-        """The true states on the grid of ``n`` steps, the first ``given`` after the start and the last; computed once."""
+        """The true states on the grid of ``n`` steps, the first ``given`` and the last; computed once."""
         grid = self.grid(n)
         levels = torch.cat([grid[:-1][: given + 1], grid[-1:]])
         key = tuple(round(level, 12) for level in levels.tolist())  # grids of all n have one end

@@ -94,19 +94,9 @@ PLANS: dict[str, Callable[..., Plan]] = {"figure_3": figure_3, "figure_4": figur
 def plan(figure: str, preset: str, checkpoint: str | None = None, seeds: int | None = None) -> Plan:
     """What ``figure``, one of :data:`PLANS`, measures at ``preset``.
 
-    Parameters
-    ----------
-    checkpoint
-        A name, a data set, "all", or a ``.safetensors`` file; by default what the page has.
-    seeds
-        How many blocks of seeds; by default the preset's number.
-
-    Raises
-    ------
-    ValueError
-        No such figure, preset or checkpoint; the message says which there are.
-    FileError
-        The file is not there, or holds no network.
+    ``checkpoint`` is a name, a data set, "all", or a ``.safetensors`` file, by default what the page has; ``seeds`` the
+    number of blocks of seeds, by default the preset's.  ValueError for an unknown figure, preset or checkpoint, with
+    those there are; FileError for a file that is not there, or holds no network.
     """
     if figure not in PLANS:
         raise ValueError(f"no plan named {figure!r}; there are: {', '.join(PLANS)}")

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
@@ -19,6 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dode.tableau import Tableau
+from dode.zoo.datasets import mosaic
 
 COLOURS = dict(
     zip(("ddim", "heun", "ipndm", "teacher"), [*sns.color_palette("colorblind", 3), (0.25, 0.25, 0.25)], strict=True)
@@ -117,28 +117,16 @@ def plain_ticks(axis: Axis) -> None:
     axis.set_minor_locator(plt.NullLocator())
 
 
-def mosaic(images: Tensor, columns: int, pad: int = 1) -> np.ndarray:
-    """``(B, C, H, W)`` in -1..1 to one picture ``(rows, columns, C)`` in 0..1, white between images."""
-    pictures = ((images.detach().float().cpu() + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    b, h, w, c = pictures.shape
-    rows = -(-b // columns)
-    sheet = np.ones((rows * (h + pad) + pad, columns * (w + pad) + pad, c))
-    for k, picture in enumerate(pictures):
-        y, x = divmod(k, columns)
-        sheet[pad + y * (h + pad) :, pad + x * (w + pad) :][:h, :w] = picture
-    return sheet.squeeze(-1) if c == 1 else sheet
-
-
 def show(ax: Axes, images: Tensor, columns: int, title: str = "") -> None:
     """Draw a mosaic without axes."""
-    ax.imshow(mosaic(images, columns), cmap="gray", vmin=0, vmax=1)
+    ax.imshow(mosaic(images, columns), cmap="gray", vmin=0, vmax=255)
     ax.set_title(title)
     ax.set_axis_off()
 
 
 def strip(ax: Axes, images: Tensor, label: str) -> None:
     """Draw ``(B, C, H, W)`` as one row with ``label``, a line for each part between commas, on its left."""
-    ax.imshow(mosaic(images, len(images)), cmap="gray", vmin=0, vmax=1)
+    ax.imshow(mosaic(images, len(images)), cmap="gray", vmin=0, vmax=255)
     ax.set(xticks=[], yticks=[])
     ax.set_ylabel(label.replace(", ", "\n"), rotation=0, ha="right", va="center")
     ax.spines[:].set_visible(False)
@@ -148,19 +136,15 @@ def grid_of_samples(samples: Mapping[str, Mapping[str, Tensor]], columns: int = 
     """Rows (solvers) by columns (NFEs) of mosaics; ``samples[row][column]`` is ``(B, C, H, W)``."""
     heads = list(dict.fromkeys(c for row in samples.values() for c in row))
     count = -(-len(next(iter(next(iter(samples.values())).values()))) // columns)
-    figure, axes = plt.subplots(
-        len(samples),
-        len(heads),
-        squeeze=False,
-        figsize=(width, width / len(heads) * len(samples) * count / columns + 0.4),
-    )
+    height = width / len(heads) * len(samples) * count / columns + 0.4
+    figure, axes = plt.subplots(len(samples), len(heads), squeeze=False, figsize=(width, height))
     for r, (name, row) in enumerate(samples.items()):
         for c, head in enumerate(heads):
             ax = axes[r, c]
             ax.set(xticks=[], yticks=[])
             sns.despine(ax=ax, left=True, bottom=True)
             if head in row:
-                ax.imshow(mosaic(row[head], columns), cmap="gray", vmin=0, vmax=1)
+                ax.imshow(mosaic(row[head], columns), cmap="gray", vmin=0, vmax=255)
             else:
                 ax.set_axis_off()
             if r == 0:
@@ -182,20 +166,9 @@ def table(ax: Axes, tableau: Tableau, title: str = "", numbers: bool = True, alo
         shown = -shown
     ax.imshow(torch.where(full == 0, torch.nan, shown).numpy(), cmap="RdBu", norm=TwoSlopeNorm(0, -1, 1), aspect="auto")
     n = tableau.nfe
-    if numbers:
-        for i in range(n):
-            for j in range(n + 1):
-                if full[i, j] != 0:
-                    dark = abs(float(shown[i, j])) > 0.6
-                    ax.text(
-                        j,
-                        i,
-                        f"{full[i, j]:.2g}",
-                        ha="center",
-                        va="center",
-                        fontsize=7,
-                        color="white" if dark else "black",
-                    )
+    for i, j in full.nonzero().tolist() if numbers else []:
+        colour = "white" if abs(float(shown[i, j])) > 0.6 else "black"
+        ax.text(j, i, f"{full[i, j]:.2g}", ha="center", va="center", fontsize=7, color=colour)
     symbol = "d" if tableau.basis == "noise" else "D"
     ax.set_xticks(range(n + 1), ["z", *(f"${symbol}_{{{j}}}$" for j in range(n))])
     ax.set_yticks(

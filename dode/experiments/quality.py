@@ -128,9 +128,7 @@ def data_moments(data_set: str, device_name: str = "cpu", evaluator: str = "clas
     return features, Moments.load(zoo.CHECKPOINTS / zoo.moments_file(name))
 
 
-def fashion_moments(device_name: str = "cpu") -> tuple[Features, Moments]:
-    """:func:`data_moments` of Fashion-MNIST."""
-    return data_moments("fashion-mnist", device_name)
+fashion_moments = functools.partial(data_moments, "fashion-mnist")
 
 
 def evaluator(p: Preset, checkpoint: str, device_name: str) -> tuple[Features, Moments]:
@@ -205,11 +203,6 @@ def load_compiled(p: Preset, checkpoint: str, device_name: str) -> NetworkDenois
     return compiled
 
 
-def _flat(lambdas: Iterable[Any]) -> list[float]:
-    """A number a row, or a list a row, as one list."""
-    return [v for row in lambdas for v in (row if isinstance(row, list) else [row])]
-
-
 def fd_row(
     p: Preset, device_name: str, *, checkpoint: str, weights: str, solver: str, variant: str, nfe: int, block: int
 ) -> dict[str, Any]:
@@ -222,9 +215,10 @@ def fd_row(
     seeds = held_out_seeds(p.images, block)
     model = load_compiled(p, checkpoint, device_name)
     found = measure(draw(model, tableau, seeds), features, reference)
+    lambdas = (row if isinstance(row, list) else [row] for row in tableau.metadata.get("lambdas", []))
     return dict(
         fd=f"{found['fd']:.5f}", n=found["n"], features=found["features"], seeds=f"{seeds.start}-{seeds.stop - 1}",
-        lambdas=" ".join(f"{v:.5f}" for v in _flat(tableau.metadata.get("lambdas", []))),
+        lambdas=" ".join(f"{v:.5f}" for row in lambdas for v in row),
         evaluations=tableau.metadata.get("network_evaluations", 0),
         network=ARITHMETIC[model.autocast] + ", compiled" * isinstance(model.network, Compiled),
         preset=p.name, **provenance(device_name),

@@ -40,10 +40,13 @@ class Shard:
     block: int
 
     @property
+    def key(self) -> tuple[str, str, int]:
+        return self.checkpoint, self.solver, self.block
+
+    @property
     def cells(self) -> list[dict[str, Any]]:
         """Its part of the plan's cells, in their order."""
-        mine = (self.checkpoint, self.solver, self.block)
-        return [cell for cell in self.plan.cells if (cell["checkpoint"], cell["solver"], cell["block"]) == mine]
+        return [cell for cell in self.plan.cells if (cell["checkpoint"], cell["solver"], cell["block"]) == self.key]
 
     @property
     def path(self) -> Path:
@@ -82,11 +85,7 @@ def merge(plan: Plan, files: Iterable[str | Path]) -> Sweep:
     """Add the rows of shards to the project's results, which is the same file whatever the order of ``files``.
 
     Rows that are there stay as they are; new ones come after them, in the plan's order.
-
-    Raises
-    ------
-    FileError
-        A shard is missing, or two have different rows of one cell; the results are then as they were.
+    FileError if a shard is missing, or two have different rows of one cell; the results are then as they were.
     """
     sweep, found = plan.sweep(), dict[str, tuple[dict[str, str], Path]]()
     for path in map(Path, files):
@@ -150,22 +149,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         plan = plans.plan(args.figure, args.preset, args.checkpoint)
         wanted = (args.checkpoint, args.solver, args.block)
-        known = shards(plan)
-        found = [
-            s
-            for s in known
-            if all(b in (None, a) for a, b in zip((s.checkpoint, s.solver, s.block), wanted, strict=True))
-        ]
+        found = [s for s in shards(plan) if all(b in (None, a) for a, b in zip(s.key, wanted, strict=True))]
         if args.out is None:
             for s in found:
-                print(
-                    f"--checkpoint {s.checkpoint} --solver {s.solver} --block {s.block}   {s.evaluations:,} evaluations"
-                )
+                options = f"--checkpoint {s.checkpoint} --solver {s.solver} --block {s.block}"
+                print(f"{options}   {s.evaluations:,} evaluations")
             return 0
         if len(found) != 1:
-            raise ValueError(
-                f"{len(found)} pieces of {args.figure} are meant; name one with --checkpoint, --solver and --block"
-            )
+            name = "name one with --checkpoint, --solver and --block"
+            raise ValueError(f"{len(found)} pieces of {args.figure} are meant; {name}")
         with one_gpu():
             rows = found[0].run(args.out, sweeps.device(args.device)).rows
         print(f"{len(rows)} numbers\ndone in {time.perf_counter() - start:.0f} s")

@@ -195,14 +195,8 @@ def origin(rows: Iterable[Mapping[str, str]]) -> dict[str, str]:
 class Sweep:
     """A CSV file that grows by one row for each finished cell.
 
-    Parameters
-    ----------
-    path
-        The file; made on the first row, replaced whole (never half-written) on each.
-    keys
-        The columns that identify a cell.
-    frozen
-        Rows are shown and none is added.
+    ``path`` is made on the first row, replaced whole (never half-written) on each; ``keys`` are the columns that
+    identify a cell; where it is ``frozen``, rows are shown and none is added.
     """
 
     def __init__(self, path: str | Path, keys: Iterable[str], frozen: bool = False) -> None:

@@ -7,32 +7,15 @@ for networks that expect ``alpha * x``.  A *grid* is a float64 tensor of ``n + 1
 """
 
 from dode.schedules.grids import (
-    Final,
-    Spacing,
-    check_grid,
-    discrete,
-    exponential,
-    karras,
-    log_snr,
-    polyexponential,
-    refine,
-    time_quadratic,
+    Align, Final, Spacing, check_grid, discrete, exponential, karras, log_snr, polyexponential, refine, time_quadratic,
     time_uniform,
-)
+)  # fmt: skip
 from dode.schedules.noise import (
-    EDM,
-    Flow,
-    Schedule,
-    VPContinuous,
-    VPDiscrete,
-    cosine,
-    from_config,
-    scaled_linear,
-    vp_linear,
-)
+    EDM, Flow, Schedule, VPContinuous, VPDiscrete, cosine, from_config, scaled_linear, vp_linear,
+)  # fmt: skip
 
 __all__ = [
-    "EDM", "Final", "Flow", "Schedule", "Spacing", "VPContinuous", "VPDiscrete", "check_grid", "cosine", "discrete",
-    "exponential", "from_config", "karras", "log_snr", "polyexponential", "refine", "scaled_linear", "time_quadratic",
-    "time_uniform", "vp_linear",
+    "EDM", "Align", "Final", "Flow", "Schedule", "Spacing", "VPContinuous", "VPDiscrete", "check_grid", "cosine",
+    "discrete", "exponential", "from_config", "karras", "log_snr", "polyexponential", "refine", "scaled_linear",
+    "time_quadratic", "time_uniform", "vp_linear",
 ]  # fmt: skip

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from dode.schedules.noise import Schedule, VPDiscrete, vp_linear
+from dode.utils.files import one_of
 
+Align = Literal["time", "index"]
 Final = Literal["sigma_min", "zero"]
 Spacing = Literal["trailing", "leading", "linspace"]
 
@@ -37,8 +39,7 @@ def _ramp(n: int, sigma_min: float, sigma_max: float, final: Final) -> Tensor:
         raise ValueError(f"a grid needs one step or more, got n = {n}")
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"need 0 < sigma_min < sigma_max, got {sigma_min:g} and {sigma_max:g}")
-    if final not in ("sigma_min", "zero"):
-        raise ValueError(f"final must be 'sigma_min' or 'zero', got {final!r}")
+    one_of("final", final, Final)
     points = n + (final == "sigma_min")
     return torch.arange(points, dtype=torch.float64) / max(points - 1, 1)
 
@@ -65,9 +66,7 @@ def log_snr(n: int, sigma_min: float, sigma_max: float, final: Final = "sigma_mi
     return _finish(torch.exp(math.log(sigma_max) + u * math.log(sigma_min / sigma_max)), sigma_min, sigma_max, final)
 
 
-def exponential(n: int, sigma_min: float, sigma_max: float, final: Final = "sigma_min") -> Tensor:
-    """k-diffusion's name for :func:`log_snr`."""
-    return log_snr(n, sigma_min, sigma_max, final)
+exponential = log_snr  # k-diffusion's name
 
 
 def polyexponential(n: int, sigma_min: float, sigma_max: float, rho: float = 1.0, final: Final = "sigma_min") -> Tensor:
@@ -90,11 +89,7 @@ def _time_grid(
     u = torch.arange(n + 1, dtype=torch.float64) / n
     start, stop = (float(ends[0]) - zero) ** (1 / power), (stop - zero) ** (1 / power)
     sigmas = schedule.sigma((start + u * (stop - start)) ** power + zero)
-    if final == "zero":
-        sigmas[-1] = 0.0
-    else:
-        sigmas[-1] = sigma_min
-    sigmas[0] = sigma_max
+    sigmas[0], sigmas[-1] = sigma_max, 0.0 if final == "zero" else sigma_min
     return check_grid(sigmas)
 
 
@@ -129,11 +124,7 @@ def _labels(n: int, steps: int, spacing: Spacing, final: Final) -> np.ndarray:
 
 
 def discrete(
-    n: int,
-    schedule: VPDiscrete | None = None,
-    spacing: Spacing = "trailing",
-    offset: int = 0,
-    final: Final = "zero",
+    n: int, schedule: VPDiscrete | None = None, spacing: Spacing = "trailing", offset: int = 0, final: Final = "zero"
 ) -> Tensor:
     """``n`` steps from labels of the chain itself (default: the linear VP chain), spaced as diffusers spaces them.
 
@@ -152,8 +143,7 @@ def discrete(
         raise ValueError(f"a discrete grid needs a chain of labels (VPDiscrete), got {type(chain).__name__}")
     _ramp(n, chain.sigma_min, chain.sigma_max, final)
     n = int(n)
-    if spacing not in ("trailing", "leading", "linspace"):
-        raise ValueError(f"spacing must be 'trailing', 'leading' or 'linspace', got {spacing!r}")
+    one_of("spacing", spacing, Spacing)
     if offset < 0 or offset != int(offset) or (offset and spacing != "leading"):
         raise ValueError(f"offset must be 0, or for leading spacing a whole number above, got {offset}")
     fits = lambda n: n <= chain.steps and bool((np.diff(_labels(n, chain.steps, spacing, final)) < 0).all())  # noqa: E731
@@ -171,7 +161,7 @@ def discrete(
     return check_grid(torch.cat([sigmas, sigmas.new_zeros(1)]) if final == "zero" else sigmas)
 
 
-def refine(sigmas: Tensor, scale: int, align: Literal["time", "index"] = "time", rho: float = 7) -> Tensor:
+def refine(sigmas: Tensor, scale: int, align: Align = "time", rho: float = 7) -> Tensor:
     """The teacher's grid: ``scale`` times as many steps as ``sigmas``, float64 ``(scale * N + 1,)``.
 
     ``align="time"``: every interval is divided in ``scale``, so teacher level ``scale * i`` *is*
@@ -187,8 +177,7 @@ def refine(sigmas: Tensor, scale: int, align: Literal["time", "index"] = "time",
     sigmas = check_grid(sigmas)
     if scale < 1 or scale != int(scale):
         raise ValueError(f"the teacher's scale must be a whole number of one or more, got {scale}")
-    if align not in ("time", "index"):
-        raise ValueError(f"align must be 'time' or 'index', got {align!r}")
+    one_of("align", align, Align)
     root = sigmas ** (1 / rho)
     steps = len(sigmas) - 1
     keep_zero = align == "index" and bool(sigmas[-1] == 0) and steps > 1

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+
+from dode.utils.files import one_of
+
+Betas = Literal["linear", "scaled_linear", "cosine", "trained"]
 
 
 class Schedule(Protocol):
@@ -48,15 +52,14 @@ class VPDiscrete:
     """
 
     steps: int = 1000
-    kind: Literal["linear", "scaled_linear", "cosine", "trained"] = "linear"
+    kind: Betas = "linear"
     beta_min: float = 1e-4
     beta_max: float = 0.02
     betas: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))  # a list, where it comes from a file
-        if self.kind not in (kinds := ("linear", "scaled_linear", "cosine", "trained")):
-            raise ValueError(f"kind must be one of {', '.join(kinds)}, got {self.kind!r}")
+        one_of("kind", self.kind, Betas)
         if len(self.betas) != (self.steps if self.kind == "trained" else 0):
             raise ValueError(
                 f"a chain of {self.steps} labels has as many betas, and has them only if its kind is 'trained'; "
@@ -222,19 +225,10 @@ class Flow:
         return t / (1 - t)
 
 
-def vp_linear(steps: int = 1000) -> VPDiscrete:
-    """The linear VP chain, betas 1e-4..0.02."""
-    return VPDiscrete(steps=steps)
-
-
-def cosine(steps: int = 1000) -> VPDiscrete:
-    """The cosine VP chain."""
-    return VPDiscrete(steps=steps, kind="cosine")
-
-
-def scaled_linear(steps: int = 1000) -> VPDiscrete:
-    """Stable Diffusion's VP chain: roots of the betas linear, betas 0.00085..0.012."""
-    return VPDiscrete(steps=steps, kind="scaled_linear", beta_min=0.00085, beta_max=0.012)
+# VP chains of so many ``steps``: DDPM's linear one, betas 1e-4..0.02; the cosine one; Stable Diffusion's.
+vp_linear = partial(VPDiscrete, kind="linear")
+cosine = partial(VPDiscrete, kind="cosine")
+scaled_linear = partial(VPDiscrete, kind="scaled_linear", beta_min=0.00085, beta_max=0.012)
 
 
 def from_config(config: dict[str, Any]) -> Schedule:

@@ -15,7 +15,10 @@ from dode.solvers.base import solver
 from dode.solvers.quadrature import gauss, lagrange, log_step
 from dode.solvers.rows import Stages, gain, multistep, orders_of_steps
 from dode.tableau import Basis, Tableau
+from dode.utils.files import one_of
 
+Variable = Literal["t", "rho", "log_rho"]
+WarmUp = Literal["none", "heun", "runge_kutta"]
 ADAMS_BASHFORTH = {
     1: [1.0],
     2: [3 / 2, -1 / 2],
@@ -97,7 +100,7 @@ def _time(schedule: Schedule, sigma: np.ndarray) -> np.ndarray:
 def deis(
     sigmas: Tensor,
     order: int = 3,
-    variable: Literal["t", "rho", "log_rho"] = "t",
+    variable: Variable = "t",
     schedule: Schedule | None = None,
     basis: Basis = "noise",
     lower_order_final: bool = False,
@@ -119,8 +122,7 @@ def deis(
         raise ValueError("deis integrates clean-image estimates in ln sigma; take variable='log_rho' with basis='data'")
     if variable == "t" and not np.isfinite(_time(schedule, np.zeros(1))).all():
         raise ValueError("deis in t needs a schedule with a time of its own (VP); take variable='rho' or 'log_rho'")
-    if variable not in ("t", "rho", "log_rho"):
-        raise ValueError(f"variable must be 't', 'rho' or 'log_rho', got {variable!r}")
+    one_of("variable", variable, Variable)
     cuts: Any = schedule.sigmas.numpy() if isinstance(schedule, VPDiscrete) and variable == "t" else []
     with np.errstate(divide="ignore"):
         tau = {"t": lambda: _time(schedule, s), "rho": lambda: s, "log_rho": lambda: np.log(s)}[variable]()
@@ -151,11 +153,7 @@ def _pndm_calls(steps: int, zero: bool, options: Mapping[str, Any]) -> int:
 
 
 @solver("PNDM", "noise", [4], "Liu, Ren, Lin and Zhao 2022, arXiv:2202.09778", _pndm_calls)
-def pndm(
-    sigmas: Tensor,
-    warm_up: Literal["none", "heun", "runge_kutta"] = "heun",
-    schedule: Schedule | None = None,
-) -> Tableau:
+def pndm(sigmas: Tensor, warm_up: WarmUp = "heun", schedule: Schedule | None = None) -> Tableau:
     """PNDM: Adams-Bashforth of order 4 after a warm-up; in x / alpha its transfer function is Euler's step.
 
     ``warm_up`` "runge_kutta": three steps of the classical method, four evaluations each, with the middle
@@ -163,8 +161,7 @@ def pndm(
     order (PLMS); "none": rising order from the start, which is iPNDM.
     """
     s, schedule = sigmas.tolist(), schedule or vp_linear()
-    if warm_up not in WARM_UP_STEPS:
-        raise ValueError(f"warm_up must be one of {', '.join(WARM_UP_STEPS)}, got {warm_up!r}")
+    one_of("warm_up", warm_up, WarmUp)
     staged = WARM_UP_STEPS[warm_up]
     if s[-1] == 0 and len(s) - 1 <= staged > 0:
         raise ValueError(

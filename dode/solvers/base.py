@@ -18,6 +18,7 @@ from torch import Tensor
 from dode.schedules import Final, check_grid
 from dode.solvers.rows import analytical_first_step
 from dode.tableau import Basis, Tableau
+from dode.utils.files import one_of
 
 Grid = Tensor | Callable[[int], Tensor]
 SolverType = Literal["midpoint", "heun"]  # of DPM-Solver: how its second order is written
@@ -51,18 +52,14 @@ class Maker(Protocol):
 
 @dataclass(frozen=True)
 class SolverInfo:
-    """What the field knows of a solver.
-
-    ``basis`` is its own, ``orders`` those it can have, ``source`` who published it;
-    ``calls(steps, ends_at_zero, options)`` are the network evaluations on a grid of so many steps.
-    """
+    """What the field knows of a solver."""
 
     name: str
     title: str
-    basis: Basis
-    orders: tuple[int, ...]
-    source: str
-    calls: Calls
+    basis: Basis  # its own
+    orders: tuple[int, ...]  # those it can have
+    source: str  # who published it
+    calls: Calls  # (steps, ends at zero, options): the network evaluations on a grid of so many steps
     make: Maker
 
     def most_calls(self, nfe: int, options: Mapping[str, Any]) -> int:
@@ -123,8 +120,8 @@ def solver(
             afs: bool = False,
             **options: Any,
         ) -> Tableau:
-            if final not in (None, "zero", "sigma_min"):
-                raise ValueError(f"final must be 'zero' or 'sigma_min', got {final!r}")
+            if final is not None:
+                one_of("final", final, Final)
             sigmas = check_grid(_end(_levels(facts, grid, nfe, steps, final, afs, options), final))
             if "order" in own:
                 options["order"] = _order(facts, options.get("order"), own["order"].default, len(sigmas) - 1)

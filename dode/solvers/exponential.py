@@ -17,18 +17,15 @@ from dode.solvers.base import SolverType, solver
 from dode.solvers.quadrature import moments
 from dode.solvers.rows import from_rows, gain, multistep, orders_of_steps
 from dode.tableau import Basis, Tableau
+from dode.utils.files import one_of
 
-
-def check_type(solver_type: str) -> None:
-    """ValueError unless it is one of the two ways to weigh a slope."""
-    if solver_type not in ("midpoint", "heun"):
-        raise ValueError(f"solver_type must be 'midpoint' or 'heun', got {solver_type!r}")
+Variant = Literal["bh1", "bh2"]
 
 
 def _dpm_multistep(
     basis: Basis, s: list[float], order: int, solver_type: SolverType, lower_order_final: bool
 ) -> Tableau:
-    check_type(solver_type)
+    one_of("solver_type", solver_type, SolverType)
 
     def weights(i: int, p: int) -> Sequence[float]:
         if p == 1:
@@ -79,7 +76,7 @@ def dpm_solver_pp(
 def unipc(
     sigmas: Tensor,
     order: int = 3,
-    variant: Literal["bh1", "bh2"] = "bh2",
+    variant: Variant = "bh2",
     corrector: bool = True,
     basis: Basis = "data",
     lower_order_final: bool = True,
@@ -91,8 +88,7 @@ def unipc(
     UniP alone.  ``variant`` chooses ``B(h) = h`` ("bh1") or ``e^h - 1`` ("bh2"), which matters only where the
     published code fixes a weight at 1/2: UniP-2 and UniC-1.
     """
-    if variant not in ("bh1", "bh2"):
-        raise ValueError(f"variant must be 'bh1' or 'bh2', got {variant!r}")
+    one_of("variant", variant, Variant)
     s = sigmas.tolist()
     orders = orders_of_steps(s, order, lower_order_final, exponential=True)
 

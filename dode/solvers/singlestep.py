@@ -10,10 +10,10 @@ from typing import Literal
 from torch import Tensor
 
 from dode.solvers.base import SolverType, solver, twice_a_step
-from dode.solvers.exponential import check_type
 from dode.solvers.quadrature import moments
 from dode.solvers.rows import Stages, gain
 from dode.tableau import Basis, Tableau
+from dode.utils.files import one_of
 
 Inner = Literal["log_snr", "grid"]
 
@@ -64,9 +64,8 @@ def split(nfe: int, order: int, ends_at_zero: bool = False) -> list[int]:
 
 
 def _singlestep(basis: Basis, s: list[float], order: int, inner: Inner, solver_type: SolverType) -> Tableau:
-    check_type(solver_type)
-    if inner not in ("log_snr", "grid"):
-        raise ValueError(f"inner must be 'log_snr' or 'grid', got {inner!r}")
+    one_of("solver_type", solver_type, SolverType)
+    one_of("inner", inner, Inner)
     orders = split(len(s) - 1, order, s[-1] == 0)
     table = Stages(basis, s[0])
     for first, last in pairwise(accumulate(orders, initial=0)):

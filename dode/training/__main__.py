@@ -13,6 +13,7 @@ import torch
 
 from dode.training import TRAININGS, Training, missing, networks, train, training_named, write_moments
 from dode.utils.environment import has_bf16
+from dode.utils.files import first_line
 from dode.zoo.datasets import DATA_SETS
 
 ABOUT = """Train a network that ships with dode, or all networks of a data set; a classifier's moments too.
@@ -33,19 +34,16 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="python -m dode.training", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument(
-        "name", choices=[*TRAININGS, *DATA_SETS], metavar="NAME", help=", ".join([*TRAININGS, *DATA_SETS])
-    )
-    options.add_argument("--out", type=Path, default=Path("runs"), help="folder for the state and the result (runs)")
-    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options.add_argument("--threads", type=int, help="CPU threads (default: all)")
-    options.add_argument("--large", action="store_true", help="the larger denoisers of Tiny ImageNet 32x32, for a GPU")
-    options.add_argument("--steps", type=int, help="of Adam, in place of the recipe's")
-    options.add_argument("--minutes", type=float, help="of each denoiser's training: decides the number of steps")
-    options.add_argument("--stop-after", type=float, metavar="MINUTES", help="save and stop after so long; go on later")
-    options.add_argument(
-        "--ship", action="store_true", help="copy what is finished beside the package's own checkpoints"
-    )
+    add, names = options.add_argument, [*TRAININGS, *DATA_SETS]
+    add("name", choices=names, metavar="NAME", help=", ".join(names))
+    add("--out", type=Path, default=Path("runs"), help="folder for the state and the result (runs)")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--threads", type=int, help="CPU threads (default: all)")
+    add("--large", action="store_true", help="the larger denoisers of Tiny ImageNet 32x32, for a GPU")
+    add("--steps", type=int, help="of Adam, in place of the recipe's")
+    add("--minutes", type=float, help="of each denoiser's training: decides the number of steps")
+    add("--stop-after", type=float, metavar="MINUTES", help="save and stop after so long; go on later")
+    add("--ship", action="store_true", help="copy what is finished beside the package's own checkpoints")
     return options
 
 
@@ -87,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in names if args.ship else ():
             print("shipped", *(path.name for path in networks.ship(name, args.out)))
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        raise SystemExit(f"error: {str(error).splitlines()[0]}") from None
+        raise SystemExit(f"error: {first_line(error)}") from None
     except KeyboardInterrupt:
         raise SystemExit("stopped; the same command goes on from the last saved step") from None
 

@@ -45,11 +45,7 @@ def _begin(recipe: Training, device: str) -> tuple[nn.Module, Loss, dict[str, An
 
 
 def train(
-    recipe: Training | str,
-    folder: Path,
-    device: str = "cpu",
-    until: int | None = None,
-    patience: float = math.inf,
+    recipe: Training | str, folder: Path, device: str = "cpu", until: int | None = None, patience: float = math.inf
 ) -> Run[Training]:
     """Train the network of a recipe, or of a recipe's name, or go on where a killed run stopped.
 

@@ -25,26 +25,14 @@ LABEL_SCALE = {"noise": 1.0, "data": 250.0}  # labels 0..1000, and ln(sigma) / 4
 class Training(Settings):
     """Everything that decides a training run.
 
-    Parameters
-    ----------
-    name
-        The data set's, then "-" and a :data:`Kind` where :func:`dode.training.train` is to
-        know what to build.
-    flips
-        Half of the images are seen mirrored.
-    bf16, compile
-        Mixed precision; ``torch.compile`` where the device is a GPU.
-    drop
-        The part of images whose class is withheld from a denoiser, so that it learns to draw any.
-    network
-        Arguments of the network beside those that the data set decides.
+    Its name is the data set's, then "-" and a :data:`Kind` where :func:`dode.training.train` is to know what to build.
     """
 
-    bf16: bool = True
-    flips: bool = False
-    compile: bool = False
-    drop: float = 0.0
-    network: dict[str, Any] = field(default_factory=dict)
+    bf16: bool = True  # mixed precision
+    flips: bool = False  # half of the images are seen mirrored
+    compile: bool = False  # ``torch.compile`` where the device is a GPU
+    drop: float = 0.0  # the part of images whose class is withheld from a denoiser, so that it learns to draw any
+    network: dict[str, Any] = field(default_factory=dict)  # its arguments beside those that the data set decides
 
     @property
     def data(self) -> DataSet:

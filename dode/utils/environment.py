@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 def need(module: str, extra: str, what: str) -> Any:
     """Import ``module``, which ``pip install 'dode[extra]'`` brings.
 
-    Raises
-    ------
-    ImportError
-        It is not installed; the message says ``what`` needs it, and the command that brings it.
+    ImportError if it is not installed; the message says ``what`` needs it, and the command that brings it.
     """
     try:
         return importlib.import_module(module)

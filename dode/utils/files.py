@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,10 +76,7 @@ def present(path: str | Path) -> Path:
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a file of :func:`save_tensors`: ``(tensors, metadata)``.
 
-    Raises
-    ------
-    FileError
-        The file is missing, a folder, truncated, not safetensors, not dode's, or of another kind.
+    FileError for a file that is missing, a folder, truncated, not safetensors, not dode's, or of another kind.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -109,6 +106,18 @@ def nearest(name: str, known: Iterable[str], most: int = 2) -> str:
     known = list(known)
     begun = [one for one in known if name and one.startswith(name)]
     return ", ".join(difflib.get_close_matches(name, begun or known, n=most, cutoff=0.0))
+
+
+def one_of(name: str, value: object, choices: Any) -> None:
+    """ValueError unless the argument ``name`` is one of ``choices``, a ``Literal``."""
+    *others, last = known = get_args(choices)
+    if value not in known:
+        raise ValueError(f"{name} must be {', '.join(map(repr, others))} or {last!r}, got {value!r}")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def names_a_file(name: str | Path) -> bool:

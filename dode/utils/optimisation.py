@@ -28,10 +28,7 @@ BACKWARD = 2  # a backward pass is counted as this many network calls
 
 @dataclass(frozen=True)
 class Settings:
-    """How Adam runs; a run that was killed goes on only with the settings it began with.
-
-    ``minutes``, if given, finds ``steps`` from the speed of the first ones, so that the run takes about so long.
-    """
+    """How Adam runs; a run that was killed goes on only with the settings it began with."""
 
     name: str
     steps: int = 6_500
@@ -41,7 +38,7 @@ class Settings:
     ema: float = 0.999
     seed: int = 0
     save_every: int = 500
-    minutes: float | None = None
+    minutes: float | None = None  # if given, ``steps`` follows from the speed of the first, so that a run takes so long
 
     @property
     def facts(self) -> dict[str, Any]:

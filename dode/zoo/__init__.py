@@ -13,23 +13,9 @@ from dode.zoo import checkpoints
 from dode.zoo.blocks import Published
 from dode.zoo.catalogue import CATALOGUE, Card
 from dode.zoo.checkpoints import (
-    CHECKPOINTS,
-    CLASSIFIERS,
-    DENOISERS,
-    EVALUATORS,
-    NAMES,
-    WRAPPERS,
-    checkpoint_file,
-    data_set_of,
-    digest,
-    known,
-    load_denoiser,
-    load_evaluator,
-    metadata,
-    moments_file,
-    published,
-    shipped,
-)
+    CHECKPOINTS, CLASSIFIERS, DENOISERS, EVALUATORS, NAMES, WRAPPERS, checkpoint_file, data_set_of, digest, known,
+    load_denoiser, load_evaluator, metadata, moments_file, published, shipped,
+)  # fmt: skip
 from dode.zoo.download import fetch
 from dode.zoo.guidance import ClassifierGuidance
 from dode.zoo.loading import load_noisy_classifier, load_published

@@ -19,7 +19,7 @@ from dode.denoisers import (
     VPrediction,
 )
 from dode.schedules import from_config
-from dode.utils.files import FileError, load_tensors, names_a_file, nearest
+from dode.utils.files import FileError, first_line, load_tensors, names_a_file, nearest
 from dode.zoo.catalogue import CATALOGUE, Card
 from dode.zoo.classifiers import Classifier, Critic, Observer
 from dode.zoo.datasets import DATA_SETS, DataSet, data_set
@@ -66,13 +66,9 @@ def checkpoint_file(name: str | Path, kinds: Iterable[str] = DENOISERS) -> Path:
 
     The part of a name from "@" on is the scale of its guidance (:func:`load_denoiser`) and no part of the file's.
 
-    Raises
-    ------
-    ValueError
-        No such name; the message gives the nearest ones.  Or a pipeline of diffusers, which has no file.
-    FileError
-        A published one (:data:`dode.zoo.CATALOGUE`) that is not here and cannot be fetched, or one of dode's own
-        that does not ship; the message says how to train it.
+    ValueError for another name, with the nearest ones, or a pipeline of diffusers, which has no file.  FileError for a
+    published one (:data:`dode.zoo.CATALOGUE`) that is not here and cannot be fetched, or one of dode's own that does
+    not ship; the message says how to train it.
     """
     if kinds is DENOISERS and (row := published(name)):
         return fetch(row)
@@ -159,8 +155,7 @@ def load_denoiser(
             network, meta["shape"], from_config(meta["schedule"]), autocast=autocast, name=meta["name"], **extra
         )
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise FileError(f"{path} does not hold a denoiser of this version of dode ({reason})") from None
+        raise FileError(f"{path} does not hold a denoiser of this version of dode ({first_line(error)})") from None
     settle(network, device, dtype)
     return denoiser
 
@@ -200,12 +195,7 @@ def load_evaluator(name: str | Path, device: str | torch.device = "cpu") -> tupl
     The features' name holds the first digits of the weights' SHA-256, so that statistics of a retrained
     classifier are refused, not compared.
 
-    Raises
-    ------
-    ValueError
-        Unknown name.
-    FileError
-        Missing, truncated or foreign file.
+    ValueError for an unknown name, FileError for a missing, truncated or foreign file.
     """
     path = checkpoint_file(name, EVALUATORS)
     tensors, meta = load_tensors(path, "network")

@@ -21,9 +21,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dode.utils.environment import need
-from dode.utils.files import FileError
+from dode.utils.files import FileError, first_line
 
 FASHION_MNIST_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 # file -> md5 of the published archive
@@ -46,12 +47,8 @@ def fashion_mnist(split: Split = "train") -> tuple[Tensor, Tensor]:
 
     Downloads are checked against the published digests, a local copy's training images too.
 
-    Raises
-    ------
-    FileError
-        ``DODE_DATA`` is set but holds no such file, or the images are not the published ones.
-    ImportError
-        It is not set, and pooch, which fetches the originals, is not installed.
+    FileError if ``DODE_DATA`` is set but holds no such file, or the images are not the published ones; ImportError if
+    it is not set, and pooch, which fetches the originals, is not installed.
     """
     if folder := os.environ.get("DODE_DATA"):
         path = Path(folder) / "fashion_mnist.npz"
@@ -96,12 +93,7 @@ def imagenet32(split: Split | Literal["all"] = "all") -> tuple[Tensor, Tensor]:
     the place of its wnid among the sorted ones.  ``split="test"``: the last row of each sheet (5,000 images), which a
     classifier does not learn from; ``"train"``: the other 45,000.
 
-    Raises
-    ------
-    FileError
-        The folder is not there, or holds other sheets.
-    ImportError
-        Pillow, which reads them, is not installed.
+    FileError if the folder is not there or holds other sheets, ImportError without Pillow, which reads them.
     """
     image = need("PIL.Image", "cli", "reading sheets of images")
     home = os.environ.get("DODE_DATA")
@@ -124,7 +116,7 @@ def _sheet(path: Path, image: Any) -> Tensor:
         with image.open(path) as opened:
             pixels = np.array(opened)
     except (OSError, ValueError, SyntaxError) as error:  # Pillow has all three for damaged files
-        raise FileError(f"{path} cannot be read ({str(error).splitlines()[0]}); copy it again") from None
+        raise FileError(f"{path} cannot be read ({first_line(error)}); copy it again") from None
     rows, columns = SHEET
     if pixels.shape != (rows * SIDE, columns * SIDE, 3):
         wanted = f"{rows} rows of {columns} RGB images of {SIDE} x {SIDE}"
@@ -188,6 +180,15 @@ def data_set(name: str) -> DataSet:
 def to_signal(images: Tensor) -> Tensor:
     """uint8 0..255 to float32 -1..1."""
     return images.float() / 127.5 - 1
+
+
+def mosaic(images: Tensor, columns: int) -> np.ndarray:
+    """``(B, C, H, W)`` in -1..1 as one picture, uint8 ``(rows, columns[, C])`` (no ``C`` of 1), white in between."""
+    b, c, h, w = images.shape
+    sheet = torch.full((-(-b // columns) * columns, c, h + 1, w + 1), 255, dtype=torch.uint8)
+    sheet[:b, :, :h, :w] = to_uint8(images.detach()).cpu()
+    sheet = sheet.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    return F.pad(sheet, (1, 0, 1, 0), value=255).permute(1, 2, 0).squeeze(-1).contiguous().numpy()
 
 
 def to_uint8(x: Tensor) -> Tensor:

@@ -44,13 +44,9 @@ def place(row: Card) -> Path:
 def fetch(row: Card, *, progress: bool = True) -> Path:
     """The file of a row, downloaded if it is not there, and checked.
 
-    Raises
-    ------
-    ValueError
-        The row is a pipeline of diffusers, which has no file of its own.
-    FileError
-        The file has other bytes than it should (a file that was there is kept, a download is not), or is not there
-        and cannot be fetched: one line that says which file to put where.
+    ValueError for a pipeline of diffusers, which has no file of its own.  FileError for a file of other bytes than it
+    should have (one that was there is kept, a download is not), or one that is not there and cannot be fetched: a line
+    that says which file to put where.
     """
     if row.hub:
         pipeline = f"diffusers.DiffusionPipeline.from_pretrained({row.hub!r})"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction, VEPrediction
 from dode.denoisers.conditioning import Labels
 from dode.schedules import EDM, VPContinuous, cosine
-from dode.utils.files import FileError
+from dode.utils.files import FileError, first_line
 from dode.zoo import pickles
 from dode.zoo.blocks import Published
 from dode.zoo.catalogue import CATALOGUE, Card, Kind, find
@@ -34,8 +34,7 @@ def build(
         with torch.device("meta"):  # shapes alone: nothing is initialised only to be overwritten
             network = make(*positional, **named)
     except Exception as error:  # the arguments may come from the file
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise FileError(f"{path} holds a network that dode cannot build ({reason})") from None
+        raise FileError(f"{path} holds a network that dode cannot build ({first_line(error)})") from None
     wanted = {name: tuple(t.shape) for name, t in network.state_dict().items()}
     given = {name: tuple(t.shape) for name, t in tensors.items()}
     lacking, foreign = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
@@ -174,7 +173,7 @@ def settle(network: nn.Module, device: str | torch.device, dtype: torch.dtype) -
     try:
         network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"cannot use device {str(device)!r}: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"cannot use device {str(device)!r}: {first_line(error)}") from None
     network.eval().requires_grad_(False)
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dode.utils.files import FileError, present
+from dode.utils.files import FileError, first_line, present
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 CONTAINERS = ("ModuleDict", "ModuleList", "Sequential")
@@ -89,18 +89,10 @@ class Reader(pickle._Unpickler):
 
 @dataclass(frozen=True)
 class Module:
-    """A pickled module: the name of its class, and its attributes.
+    """A pickled module: the name of its class, and its attributes."""
 
-    Attributes
-    ----------
-    kind : str
-        e.g. "EDMPrecond".
-    state : dict
-        The instance's ``__dict__``: plain values, tensors, and more :class:`Module`.
-    """
-
-    kind: str
-    state: dict[str, Any]
+    kind: str  # e.g. "EDMPrecond"
+    state: dict[str, Any]  # the instance's ``__dict__``: plain values, tensors, and more :class:`Module`
 
     @property
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -129,7 +121,7 @@ def _storage(raw: bytes) -> torch.storage.TypedStorage:
         found = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except Exception as error:
         name = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"for {name[1]!r}" if name else f"to read bytes that torch cannot ({_line(error)})"
+        reason = f"for {name[1]!r}" if name else f"to read bytes that torch cannot ({first_line(error)})"
         raise Refused(f"asks, inside a tensor, {reason}") from None
     if not isinstance(found, torch.storage.TypedStorage):
         raise Refused(f"has a {type(found).__name__} where a tensor's numbers belong")
@@ -179,21 +171,6 @@ class Tree:
         """An ``OrderedDict`` or ``EasyDict``: pairs among the arguments, or items set one by one."""
         return {**dict(*self.value(record.args)), **self.value(record.items)}
 
-    def members(self, record: Record) -> set[Any]:
-        return set(*self.value(record.args))
-
-    def storage(self, record: Record) -> torch.storage.TypedStorage:
-        return _storage(*record.args)
-
-    def tensor(self, record: Record) -> Tensor:
-        return _tensor(*self.value(record.args))
-
-    def parameter(self, record: Record) -> Tensor:
-        return self.value(record.args[0])
-
-    def dtype(self, record: Record) -> np.dtype:
-        return _dtype(record)
-
     def scalar(self, record: Record) -> float | int | bool:
         dtype, raw = self.value(record.args)
         return np.frombuffer(raw, dtype, count=1)[0].item()
@@ -218,11 +195,11 @@ READERS: dict[str, Callable[[Tree, Record], Any]] = {
     PERSISTENT: Tree.persistent,
     "dnnlib.util.EasyDict": Tree.mapping,
     "collections.OrderedDict": Tree.mapping,
-    "builtins.set": Tree.members,
-    "torch.storage._load_from_bytes": Tree.storage,
-    "torch._utils._rebuild_tensor_v2": Tree.tensor,
-    "torch._utils._rebuild_parameter": Tree.parameter,
-    "numpy.dtype": Tree.dtype,
+    "builtins.set": lambda tree, record: set(*tree.value(record.args)),
+    "torch.storage._load_from_bytes": lambda tree, record: _storage(*record.args),
+    "torch._utils._rebuild_tensor_v2": lambda tree, record: _tensor(*tree.value(record.args)),
+    "torch._utils._rebuild_parameter": lambda tree, record: tree.value(record.args[0]),
+    "numpy.dtype": lambda tree, record: _dtype(record),
     "numpy.ndarray": lambda tree, record: None,  # an argument of `_reconstruct`
     **{f"{core}.multiarray.scalar": Tree.scalar for core in ("numpy.core", "numpy._core")},
     **{f"{core}.multiarray._reconstruct": Tree.array for core in ("numpy.core", "numpy._core")},
@@ -234,10 +211,7 @@ ADMITTED = frozenset(READERS)
 def read(path: str | Path) -> Any:
     """The pickle as records: containers, numbers, text, bytes and :class:`Record`.  Nothing has been called.
 
-    Raises
-    ------
-    FileError
-        The file is missing, a folder or no pickle, ends early, or asks for what is not on the list: one line.
+    FileError for a file that is missing, a folder or no pickle, ends early, or asks for what is not on the list.
     """
     path = present(path)
     with path.open("rb") as file:
@@ -253,18 +227,14 @@ def read(path: str | Path) -> Any:
             what = f"uses the pickle opcode {NAMES[code]}, which no network needs" if foreign else "is damaged"
             raise FileError(f"{path} is refused: it {what}; nothing in it was run") from None
         except Exception as error:  # whatever a damaged program does to the machine
-            raise FileError(f"{path} is not a whole pickle ({_line(error)}); get it again") from None
+            raise FileError(f"{path} is not a whole pickle ({first_line(error)}); get it again") from None
 
 
 def network(path: str | Path) -> Module:
     """The module in a checkpoint of NVIDIA's: the entry "ema" of a dictionary, or a module alone.
 
     Parameters and buffers are CPU tensors in the file's dtype.
-
-    Raises
-    ------
-    FileError
-        As :func:`read`, and for a file that holds no module.
+    FileError as of :func:`read`, and for a file that holds no module.
     """
     root = read(path)
     node = root.get("ema") if isinstance(root, dict) else root
@@ -275,9 +245,4 @@ def network(path: str | Path) -> Module:
     except Refused as refusal:
         raise FileError(f"{path} is refused: it {refusal}; nothing in it was run") from None
     except Exception as error:
-        raise FileError(f"{path} does not describe a network ({_line(error)}); get it again") from None
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error, with its type where it says nothing."""
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise FileError(f"{path} does not describe a network ({first_line(error)}); get it again") from None

@@ -33,17 +33,9 @@ class Ignored:
 
 
 def read(path: Path, ignored: tuple[str, ...] = ()) -> Any:
-    """What torch finds in a file.
+    """What torch finds in a file; objects whose names begin with one of ``ignored`` may be there, as :class:`Ignored`.
 
-    Parameters
-    ----------
-    ignored
-        Beginnings of the names whose objects may be there, as :class:`Ignored`.
-
-    Raises
-    ------
-    FileError
-        Missing, a folder, not torch's, damaged, or asking for more than tensors.
+    FileError for a file that is missing, a folder, not torch's, damaged, or asks for more than tensors.
     """
     whole = zipfile.is_zipfile(present(path))
     try:
@@ -60,10 +52,7 @@ def read(path: Path, ignored: tuple[str, ...] = ()) -> Any:
 def tensors_of(path: Path) -> dict[str, Tensor]:
     """The state dictionary in a file; of the lists that DDIM's program writes, the averaged weights.
 
-    Raises
-    ------
-    FileError
-        As :func:`read`, and for a file that holds anything else.
+    FileError as of :func:`read`, and for a file that holds anything else.
     """
     state = read(path)
     if isinstance(state, (list, tuple)) and state:  # network, optimizer, epoch, step, and averages if there are any
@@ -78,11 +67,7 @@ def latent_tensors_of(path: Path) -> dict[str, Tensor]:
 
     Its autoencoder stays out.  The weights are the averaged ones, with which the authors sample, if they are there:
     they are stored under the parameter's name without its dots.
-
-    Raises
-    ------
-    FileError
-        As :func:`read`, and for a file that holds no such denoiser.
+    FileError as of :func:`read`, and for a file that holds no such denoiser.
     """
     found = read(unpacked(path), LIGHTNING)
     state = found.get("state_dict") if isinstance(found, dict) else None
@@ -103,10 +88,7 @@ def _is_state(found: Any) -> bool:
 def unpacked(path: Path) -> Path:
     """The training state in a zip file, unpacked beside it once, whole or not at all; another file as it is.
 
-    Raises
-    ------
-    FileError
-        The file is missing; or it is a zip file that holds no such state, or is damaged.
+    FileError for a missing file, or a zip file that holds no such state or is damaged.
     """
     if not zipfile.is_zipfile(present(path)):
         return path
