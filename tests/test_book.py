@@ -80,9 +80,9 @@ def test_the_published_page_is_executed_and_current(name: str) -> None:
     assert cells_as_written(notebook) == cells_as_written(pages.read_source(name)), f"{name} is stale: make publish"
     cells = code_cells(notebook)
     assert cells and all(c.execution_count for c in cells), f"{name} has cells that were not run"
-    told = [o for c in cells for o in c.outputs]
-    assert not [o for o in told if o.output_type == "error" or o.get("name") == "stderr"], f"{name} warns or fails"
-    assert told, f"{name} shows nothing"
+    outputs = [o for c in cells for o in c.outputs]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"], f"{name} warns or fails"
+    assert outputs, f"{name} shows nothing"
     assert notebook.metadata.dode.preset in build.PRESETS
     assert not [key for c in notebook.cells for key in ("papermill", "execution") if key in c.metadata]
 

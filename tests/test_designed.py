@@ -115,7 +115,7 @@ def test_ddim_needs_a_window_of_one() -> None:
 
 @settings(max_examples=30)
 @given(st.sampled_from(list(BASES)), st.integers(0, 2**31), st.floats(0.01, 0.7), st.booleans(), st.booleans())
-def test_whatever_the_numbers_are_the_frozen_table_is_the_walk(
+def test_a_frozen_designer_has_the_same_states(
     name: str, seed: int, size: float, scaling: bool, adaptive: bool
 ) -> None:
     solver = shaken(dlms(name, scaling=scaling, adaptive=adaptive), size, seed)
@@ -312,7 +312,7 @@ def slopes(solver: Designed) -> list[Tensor]:
 @pytest.mark.parametrize(
     "solver", [dlms("as published"), dlms("ipndm"), amed(4), amed(5)], ids=["afs", "not", "4", "5"]
 )
-def test_the_losses_are_distances_of_the_walk_to_a_teacher_on_its_own(solver: Designed) -> None:
+def test_step_losses_are_distances_to_an_online_teacher(solver: Designed) -> None:
     shaken(solver)
     weighed = lambda x: x * torch.tensor([1.0, 2.0, -3.0])  # noqa: E731
     teacher, wanted = OnlineTeacher(MIXTURE, NOISE, 20.0, 3), list[Tensor]()

@@ -107,7 +107,7 @@ def test_ways_to_say_the_same(kind: str) -> None:
 
 @pytest.mark.parametrize("sizes", [[6], [2, 4], [4, 2], [2, 2, 2]])
 def test_an_images_condition_does_not_depend_on_the_batches(sizes: list[int]) -> None:
-    """Image ``i`` of all images is told condition ``i mod K``, however they are cut."""
+    """Image ``i`` of all images gets condition ``i mod K``, however they are cut."""
     network = classes()
     model = from_diffusers(network, DDIM, conditions=[3, 1])
     got = torch.cat([model(part, 1.0) for part in X.split(sizes)])
@@ -158,15 +158,15 @@ class Told(nn.Module):
         return (self.weight * (sample / 3 + class_labels.to(sample).view(-1, 1, 1, 1)),)
 
 
-def told(labels: list[int]) -> NetworkDenoiser:
+def class_conditional(labels: list[int]) -> NetworkDenoiser:
     return from_diffusers(Told(), DDIMScheduler(prediction_type="sample"), conditions=labels, shape=(2, 3, 3))
 
 
 @pytest.mark.parametrize("method", ["d-ode", "gauss-newton", "ld3", "s4s-alt", "gits", "dlms-fixed"])
 def test_every_distiller_leaves_each_image_its_condition(method: str) -> None:
-    """No fit breaks off; and fitted to itself, a solver has nothing to learn, if both are told the same."""
+    """No fit breaks off; and fitted to itself, a solver has nothing to learn, if both get the same classes."""
     labels = [-2, 0, 1, 5]
-    model = told(labels)
+    model = class_conditional(labels)
     noise, table = dode.initial_noise(model.shape, range(16)), solvers.ddim(model.grid, nfe=2, basis="data")
     if method == "d-ode":
         learned = dode.distillation.d_ode(model, table, noise, teacher=table, batch_size=4)
@@ -183,7 +183,7 @@ def test_every_distiller_leaves_each_image_its_condition(method: str) -> None:
 def test_a_descent_shuffles_whole_turns() -> None:
     """Where student and teacher are one solver, every image of the one is one of the other: noise and condition."""
     labels, seen = [-2, 0, 1, 5], list[Tensor]()
-    model = told(labels)
+    model = class_conditional(labels)
     noise, table = dode.initial_noise(model.shape, range(16)), solvers.ddim(model.grid, nfe=2, basis="data")
 
     def look(x: Tensor) -> Tensor:

@@ -50,8 +50,8 @@ def distance(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).abs().max() / b.abs().max())
 
 
-def told(table: Tableau) -> Tableau:
-    """The table with other levels told to the network than it is at."""
+def with_other_sigma_in(table: Tableau) -> Tableau:
+    """The table, with noise levels given to the network that differ from those of the state."""
     factors = torch.linspace(0.9, 1.1, table.nfe, dtype=torch.float64)
     return Tableau(
         table.basis, table.sigmas, table.weights, table.noise_weights, factors * table.sigmas_in, table.metadata
@@ -70,7 +70,7 @@ TABLES: dict[str, Callable[[NetworkDenoiser], Tableau]] = {
     "heun": lambda m: solvers.heun(m.grid, nfe=5),
     "two calls a step": lambda m: solvers.dpm_2(m.grid, nfe=4, final="sigma_min"),
     "afs": lambda m: solvers.ipndm(m.grid, nfe=4, afs=True),
-    "told": lambda m: told(solvers.deis(m.grid, nfe=4)),
+    "other_sigma_in": lambda m: with_other_sigma_in(solvers.deis(m.grid, nfe=4)),
     "distilled": distilled,
 }
 
@@ -157,7 +157,7 @@ def test_every_prediction_type(process: str) -> None:
     run_pixels("unipc", process)
 
 
-@tables("afs", "told")
+@tables("afs", "other_sigma_in")
 def test_a_stored_pipeline_keeps_its_solver(table: str, tmp_path: Path) -> None:
     run_pixels(table, "v_prediction", tmp_path)
     config = json.loads((tmp_path / "scheduler/scheduler_config.json").read_text(encoding="utf-8"))
@@ -213,7 +213,7 @@ def dit() -> DiTPipeline:
     return quiet(DiTPipeline(transformer.eval(), autoencoder().eval(), DDIMScheduler()))
 
 
-@pytest.mark.parametrize(("table", "scale"), [("ddim", 1.0), ("told", 4.0)])
+@pytest.mark.parametrize(("table", "scale"), [("ddim", 1.0), ("other_sigma_in", 4.0)])
 def test_dit_pipeline(table: str, scale: float) -> None:
     pipe, labels = dit(), [7, 300, 7]
     pipe.register_modules(scheduler=DDIMScheduler())
@@ -372,9 +372,9 @@ def test_stable_diffusion_3(table: str, clip: Callable[..., tuple[Any, Any]]) ->
         assert distance(got, dode.sample(model, solver, drawn((2, 4, 8, 8)))) < FLOW
 
 
-@tables("told", "distilled")
+@tables("other_sigma_in", "distilled")
 def test_a_flow_with_a_text(table: str) -> None:
-    """Stable Diffusion 3's network and loop, guided, told tensors: what runs without a text encoder too."""
+    """Stable Diffusion 3's network and loop, guided, given tensors: what runs without a text encoder too."""
     transformer = flow_transformer()
     text = {"encoder_hidden_states": drawn((2, 5, 20)).float(), "pooled_projections": drawn((2, 16)).float()}
     none = {name: torch.zeros_like(rows) for name, rows in text.items()}
@@ -388,8 +388,8 @@ def test_a_flow_with_a_text(table: str) -> None:
     ours.set_timesteps(solver.nfe, device="cpu")
     for t in ours.timesteps:
         said = transformer(hidden_states=torch.cat([x, x]), timestep=t.expand(4), **both, return_dict=False)[0]
-        plain, told_so = said.chunk(2)
-        x = ours.step(plain + 4.0 * (told_so - plain), t, x, return_dict=False)[0]
+        plain, conditioned = said.chunk(2)
+        x = ours.step(plain + 4.0 * (conditioned - plain), t, x, return_dict=False)[0]
     assert distance(x, dode.sample(model, solver, noise)) < FLOW
 
 

@@ -81,7 +81,7 @@ def test_the_python_versions_agree() -> None:
     assert "version_info < (3, 11)" in makefile and "--python-version 3.11" in makefile
 
 
-def test_the_version_is_the_one_to_cite_and_the_changes_are_told() -> None:
+def test_the_version_is_the_one_to_cite_and_has_its_changes() -> None:
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == dode.__version__
     changes = re.findall(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert changes[0] == dode.__version__

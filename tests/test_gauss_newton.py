@@ -206,7 +206,7 @@ def test_an_image_counts_no_more_than_the_limit() -> None:
     assert (slopes[1] - slopes[2]).norm() < 0.2 * (slopes[0] - slopes[2]).norm()
 
 
-def test_a_fit_that_minds_the_way_stays_nearer_to_it() -> None:
+def test_a_path_weight_keeps_the_states_nearer_to_the_reference_path() -> None:
     """At the price of the image."""
     table, other = STARTS["ipndm"], initial_noise((3,), range(1000, 1400), dtype=torch.float64)
     exact = trajectory(MIXTURE, TEACHER, other)

@@ -255,7 +255,7 @@ def test_a_designed_solver_has_a_path_too() -> None:
 # --- what fits look at -----------------------------------------------------------------------------
 
 
-def test_a_fit_never_looks_through_the_eyes_that_measure() -> None:
+def test_no_loss_uses_the_evaluation_classifier() -> None:
     honest = {kind: mix for kind, mix in losses.LOSSES.items() if kind != "judge"}
     assert all("judge" not in mix for mix in honest.values()) and fits.EXTRACTORS["judge"] == "classifier"
     names = {zoo_name: dode.zoo.load_evaluator(f"fashion-mnist-{zoo_name}")[1] for zoo_name in fits.EXTRACTORS.values()}
@@ -322,7 +322,7 @@ def test_the_trainings_at_other_rates_are_kept(rate: float) -> None:
     assert found.metadata["trajectories"] == 1600 and min(found.metadata["cost"]) < found.metadata["cost"][0]
 
 
-def test_a_rate_is_told_to_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rate_reaches_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = list[float]()
 
     def train(start: distillation.Designed, *_: object, rate: float, **more: object) -> distillation.Designed:

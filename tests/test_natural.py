@@ -123,7 +123,7 @@ def test_an_image_has_the_class_of_its_seed_however_the_seeds_are_cut(trained: P
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_row_is_measured_by_the_judges_of_natural_images(name: str, trained: Path) -> None:
+def test_a_row_is_measured_by_the_classifier_of_its_data_set(name: str, trained: Path) -> None:
     (cell,) = experiments.fd_cells(P, {(name, "ddim"): [2]}, ["d-ode"])
     row = experiments.fd_row(P, "cpu", **cell)
     assert row["features"].startswith("imagenet32-classifier-") and row["n"] == 24 and float(row["fd"]) > 0

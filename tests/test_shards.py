@@ -202,27 +202,29 @@ def test_the_number_of_processes_can_be_set(monkeypatch: pytest.MonkeyPatch) -> 
             experiments.jobs("cpu")
 
 
-@pytest.mark.parametrize("told", [None, "4,7"])
-def test_jobs_side_by_side_have_a_gpu_each(told: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("visible", [None, "4,7"])
+def test_jobs_side_by_side_have_a_gpu_each(
+    visible: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a machine with two; a third job has to share."""
-    first, second = (told or "0,1").split(",")
+    first, second = (visible or "0,1").split(",")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if told:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", told)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     seen = lambda: os.environ.get("CUDA_VISIBLE_DEVICES")  # noqa: E731
     with shard.one_gpu():
         assert seen() == first
         with pytest.MonkeyPatch.context() as patch:  # another job's environment
-            patch.setenv("CUDA_VISIBLE_DEVICES", told) if told else patch.delenv("CUDA_VISIBLE_DEVICES")
+            patch.setenv("CUDA_VISIBLE_DEVICES", visible) if visible else patch.delenv("CUDA_VISIBLE_DEVICES")
             with shard.one_gpu():
                 assert seen() == second
                 with pytest.MonkeyPatch.context() as third:
                     third.setenv("CUDA_VISIBLE_DEVICES", f"{first},{second}")
                     with shard.one_gpu():
                         assert seen() == f"{first},{second}"
-    assert seen() == told
+    assert seen() == visible
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")  # a scheduler has chosen
     with shard.one_gpu():
         assert seen() == "5"

@@ -102,14 +102,14 @@ def test_what_is_done_is_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(Jobs("smoke", tmp_path, names=("figure_4",), sharded=True).shards("figure_4")) == 6
 
 
-def test_a_run_is_told_in_words_that_come_back(tmp_path: Path) -> None:
-    told = Jobs("paper", tmp_path, True, {"checkpoint": "a.safetensors"}, ("figure_3",), False)
-    words = runner.command(told, None, 2)
+def test_the_command_line_of_a_run_gives_its_jobs_back(tmp_path: Path) -> None:
+    given = Jobs("paper", tmp_path, True, {"checkpoint": "a.safetensors"}, ("figure_3",), False)
+    words = runner.command(given, None, 2)
     config = dict(word.split("=", 1) for word in words[words.index("--config") + 1 : words.index("--workflow-profile")])
-    assert Jobs.of(config) == told
+    assert Jobs.of(config) == given
     assert words[-5:] == ["--default-resources", "gpu=1", "--resources", "gpu=2", "sharing=1"]
-    assert "--cores" not in runner.command(told, str(PROFILES / "slurm"), 2)
-    assert told.options == ["--checkpoint", "a.safetensors", "--force"]
+    assert "--cores" not in runner.command(given, str(PROFILES / "slurm"), 2)
+    assert given.options == ["--checkpoint", "a.safetensors", "--force"]
     with pytest.raises(pages.BookError, match="^no page named figure_7; there are: index, "):
         _ = Jobs("quick", tmp_path, names=("figure_7",)).pages
     assert set(jobs.EARLY) | set(jobs.SHARE) | set(jobs.AFTER_KEPT).union(*jobs.AFTER_KEPT.values()) <= set(PAGES)

@@ -81,7 +81,7 @@ def reference_moments(p: Preset, device_name: str, checkpoint: str) -> tuple[Mom
 def floor_row(
     p: Preset, device_name: str, *, checkpoint: str, weights: str, n: int, reference_calls: int
 ) -> dict[str, Any]:
-    """The least distances that can be told from zero, by column of the rows; ``n`` and the calls are the preset's.
+    """The floors of the distances, by column of the rows; ``n`` and the calls are the preset's.
 
     ``fd_reference``: what two sets of ``n`` normal draws with the moments of its features are apart.
     ``fd_data``: how far the reference solution itself is from the training images: the error of the *network*.

@@ -153,7 +153,7 @@ DATA_SETS = {
             load=lambda split: fashion_mnist(split), whole="train", images=60_000, class_conditional=False,
             sigma_data=0.706,
             source="Fashion-MNIST, 60,000 training images", licence="MIT (data: MIT, Zalando Research)",
-            scope="It knows ten kinds of garments in 28 x 28 grey pixels and nothing else.",
+            scope="It knows the ten classes of Fashion-MNIST in 28 x 28 grey pixels and nothing else.",
         ),
         DataSet(
             name="imagenet32", title="natural", shape=(3, 32, 32), classes=CLASSES,
