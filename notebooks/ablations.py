@@ -46,8 +46,8 @@ names = experiments.checkpoints(checkpoint)
 NFE = 5
 small = preset == "smoke"  # a shorter list, one network and fewer samples
 names = names[:1] if small else names
-lists = dict(scales=(2, 10, 20), images=(5, 25, 100)) if small else {}
-p = p if small else replace(p, images=p.images * 2 // 5)
+lists = dict(scales=(2, 10), images=(5, 100)) if small else {}
+p = replace(p, fit_images=4) if small else replace(p, images=p.images * 2 // 5)
 SOLVERS = {
     "fashion-mnist-noise": {"ipndm": "D-iPNDM", "deis:order=4": "D-DEIS-3"},
     "fashion-mnist-data": {"heun": "D-EDM", "dpm_solver_pp:order=2": "D-DPM-Solver++(2M)", "unipc": "D-UniPC-3"},

@@ -47,10 +47,9 @@ plots.style()
 p = experiments.preset(preset)
 where = experiments.device(device)
 names = experiments.checkpoints(checkpoint)
-sizes = (
-    replace(p.live, fit_images=8) if p.rows_of else p
-)  # at quick: small ones for the figures, and the committed table
-count = seeds or sizes.path_images
+fewer = {"smoke": 2, "quick": 8}  # images of a fit
+sizes = replace(p.live, fit_images=fewer.get(preset, p.fit_images))  # of the figures; at quick the table is committed
+count = seeds or (4 if preset == "smoke" else sizes.path_images)
 models = {name: dode.load(name, device=where) for name in names}
 SOLVERS = {
     "noise": {"ddim": 10, "ipndm": 10, "dpm_solver": 10, "deis:order=4": 10},
@@ -179,7 +178,7 @@ def row(checkpoint: str, weights: str, solver: str, n: int) -> dict:
     )
 
 
-n = seeds or p.path_images
+n = seeds or (p.path_images if p.rows_of else count)
 cells = [dict(checkpoint=name, weights=dode.zoo.digest(name), solver=solver, n=n) for name, solver in runs]
 rows = sweep.run(cells, row).select(cells)
 table = pd.DataFrame(rows)[["checkpoint", "solver", "n", "rmse_step_5", "rmse_end", "norm_ratio_end"]]

@@ -38,7 +38,8 @@ from dode.metrics import rmse
 
 plots.style()
 p = experiments.preset(preset)
-sizes = replace(p.live, fit_images=8) if p.rows_of else p  # at quick pictures are of small fits, the table is committed
+fewer = {"smoke": 4, "quick": 8}  # images of a fit
+sizes = replace(p.live, fit_images=fewer.get(preset, p.fit_images))  # of the pictures; at quick the table is committed
 where = experiments.device(device)
 names = experiments.checkpoints(checkpoint)
 count = seeds or 9

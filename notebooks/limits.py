@@ -32,6 +32,7 @@ device = "auto"  # cpu, cuda or auto
 seeds = None  # how many images; None: the preset's number
 
 # %% tags=["hide-input"]
+from dataclasses import replace
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -45,6 +46,7 @@ from dode.experiments import comparisons, greedy_error, plots
 
 plots.style()
 p = experiments.preset(preset)
+p = replace(p, fit_images=4) if preset == "smoke" else p
 where = experiments.device(device)
 names = experiments.checkpoints(checkpoint)
 count = seeds or p.zoo_images
@@ -132,7 +134,7 @@ for name in names:
 # $-1$ takes the whole correction back.
 
 # %% tags=["hide-input"]
-nfes = (3, 5) if preset == "smoke" else (5, 10, 25)
+nfes = (3,) if preset == "smoke" else (5, 10, 25)
 plan = dict.fromkeys(SOLVERS, nfes)
 cells = greedy_error.greedy_error_cells(plan, names, count, p.reference_steps)
 sweep = experiments.results("limits", p, greedy_error.GREEDY_ERROR_KEYS)

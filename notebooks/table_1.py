@@ -39,7 +39,7 @@ from dode.experiments import costs, plots
 
 plots.style()
 p = experiments.preset(preset)
-p = replace(p, repeats=seeds or p.repeats)
+p = replace(p, repeats=seeds or p.repeats, images=16 if preset == "smoke" else p.images)
 where = experiments.device(device)
 jobs = experiments.jobs(where)
 NFES = {"ddim": [n for n in p.nfes if n > 2], "heun": p.heun_nfes}

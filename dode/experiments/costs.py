@@ -23,6 +23,7 @@ from dode import distillation, solvers, zoo
 from dode.denoisers import NetworkDenoiser
 from dode.experiments import network_distillation, quality
 from dode.experiments.sweeps import ARITHMETIC, Preset, Sweep, autocast, home, provenance
+from dode.experiments.sweeps import jobs as jobs_of
 from dode.metrics import measure
 from dode.sampling import initial_noise
 from dode.utils.files import FileError
@@ -73,10 +74,11 @@ def _students(
     p: Preset, checkpoint: str, device_name: str, method: str, where: Path, steps: int | None = None
 ) -> Iterator[network_distillation.Student]:
     """Train the students of one method as they are asked for; ``steps`` of Adam in place of the preset's."""
-    images = training_images(p, checkpoint, device_name)
+    images, few = training_images(p, checkpoint, device_name), dict(batch=16) if p.name == "smoke" else {}
     if method == "progressive":
-        return network_distillation.progressive(checkpoint, images, where, steps or p.student_steps, device_name)
-    return network_distillation.consistency(checkpoint, images, where, [steps] if steps else stops(p), device_name)
+        return network_distillation.progressive(checkpoint, images, where, steps or p.student_steps, device_name, **few)
+    until = [steps] if steps else stops(p)
+    return network_distillation.consistency(checkpoint, images, where, until, device_name, **few)
 
 
 def _train(p: Preset, checkpoint: str, device_name: str, method: str) -> None:
@@ -91,9 +93,12 @@ def _train(p: Preset, checkpoint: str, device_name: str, method: str) -> None:
 
 
 def train_students(p: Preset, checkpoint: str, device_name: str) -> None:
-    """Train all students that are not there yet: on a CPU both methods side by side, a thread each."""
+    """Train all students that are not there yet: on a CPU both methods side by side, a thread each.
+
+    One after the other on a GPU, or where ``DODE_JOBS`` is 1.
+    """
     work = functools.partial(_train, p, checkpoint, device_name)
-    if device_name.startswith("cuda"):
+    if jobs_of(device_name) == 1:
         for method in METHODS:
             work(method)
         return
