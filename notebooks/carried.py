@@ -37,6 +37,7 @@ from dode.experiments import fits, learned, plots, transfer
 plots.style()
 p = experiments.preset(preset)
 where = experiments.device(device)
+jobs = 1 if preset == "smoke" else experiments.jobs(where)  # a process costs more than the work of a smoke run
 nfes, chosen_for = learned.asked(preset, checkpoint)
 names = list(chosen_for)
 methods = chosen_for[names[0]]
@@ -54,7 +55,7 @@ AGAIN = [m for m in ("dlms", "gauss-newton") if m in methods]
 rows = list[dict]()
 for name in names:
     asked = [*(m for m in learned.HANDCRAFTED if m in methods), *AGAIN]
-    rows += learned.compare(p, where, [name], EARLY, asked, experiments.jobs(where), BLOCKS)[0]
+    rows += learned.compare(p, where, [name], EARLY, asked, jobs, BLOCKS)[0]
 blocks = pd.DataFrame(rows).astype(dict(fd_reference=float, nfe=int, block=int, n=int))
 lowest = blocks[blocks.method.isin(learned.HANDCRAFTED)].groupby(["checkpoint", "nfe", "block"]).fd_reference.min()
 blocks = blocks.join(lowest.rename("best"), on=["checkpoint", "nfe", "block"])
@@ -95,7 +96,7 @@ plots.listing(pd.DataFrame(lines))
 # %% tags=["hide-input"] mystnb={"figure": {"name": "carried-critic", "caption": "Fréchet distance to the long run over the best handcrafted solver's in the same features: in those of the critic, which entered the fits (across), and in those of the classifier, which did not (up). A point is one learned solver at one NFE, larger with more calls."}}
 compared = list[dict]()
 for name in names:
-    compared += learned.compare(p, where, [name], nfes, chosen_for[name], experiments.jobs(where))[0]
+    compared += learned.compare(p, where, [name], nfes, chosen_for[name], jobs)[0]
 columns = dict(fd_reference=float, fd_reference_critic=float, nfe=int)
 found = pd.DataFrame(compared).astype(columns)
 crafted = found[found.method.isin(learned.HANDCRAFTED)].groupby(["checkpoint", "nfe"])[list(columns)[:2]].min()

@@ -43,6 +43,7 @@ plots.style()
 p = experiments.preset(preset)
 p = replace(p, images=seeds or p.images)
 where = experiments.device(device)
+jobs = 1 if preset == "smoke" else experiments.jobs(where)  # a process costs more than the work of a smoke run
 TITLES = {m: plots.NAMES[m] for m in papers.METHODS}
 nfes, chosen_for = learned.asked(preset, checkpoint)
 names = list(chosen_for)
@@ -115,7 +116,7 @@ for dataset in table5.columns.levels[0]:
 # %%
 rows, chosen = list[dict](), list[dict]()
 for name in names:
-    of_one = learned.compare(p, where, [name], nfes, chosen_for[name], experiments.jobs(where))
+    of_one = learned.compare(p, where, [name], nfes, chosen_for[name], jobs)
     rows, chosen = rows + of_one[0], chosen + of_one[1]
 print(f"{len(rows)} solvers, n = {int(rows[0]['n']):,} images each, {rows[0]['n_rmse']} for RMSE")
 

@@ -47,6 +47,7 @@ elif preset == "smoke":
     p = replace(p, images=24, fit_images=4, learn_images=2, zoo_images=2, path_images=4, reference_steps=20)
 small = replace(p.live, images=64, zoo_images=12, path_images=8, fit_images=16, reference_steps=30) if p.rows_of else p
 where = experiments.device(device)
+jobs = 1 if preset == "smoke" else experiments.jobs(where)  # a process costs more than the work of a smoke run
 names = experiments.checkpoints(checkpoint or ("imagenet32" if p.kept else "imagenet32-data"))[::-1]
 NFES, BLOCKS = ((3, 5, 10), (0, 1, 2)) if p.kept else ((3,), (0,))  # calls; blocks of seeds
 CRAFTED = list(learned.HANDCRAFTED) if p.kept else ["deis"]
@@ -146,7 +147,7 @@ for name in names:
     wanted += greedy_error.greedy_error_cells(some, [name], p.zoo_images, p.reference_steps)
 wanted = [asked for asked in wanted if asked["variant"] != greedy_error.OWN]
 pixels = experiments.results("natural_pixels", p, greedy_error.GREEDY_ERROR_KEYS)
-pixels.run(wanted, partial(greedy_error.greedy_error_row, p, where), experiments.jobs(where))
+pixels.run(wanted, partial(greedy_error.greedy_error_row, p, where), jobs)
 measured = pd.DataFrame(pixels.select(wanted)).astype(dict(nfe=int, rmse=float))
 rmse = measured.set_index([*cell, "variant"]).rmse.unstack()
 order = {solver: k for k, (_, solver) in enumerate(calls)}
@@ -169,7 +170,7 @@ plots.listing(told.rename(columns=titles))
 
 # %% tags=["hide-input"]
 methods = [*CRAFTED, "start", *LEARNED]
-rows, _ = learned.compare(p, where, names, NFES, methods, experiments.jobs(where), BLOCKS)
+rows, _ = learned.compare(p, where, names, NFES, methods, jobs, BLOCKS)
 every = pd.DataFrame(rows).astype(dict(fd_reference=float, fd_data=float, nfe=int, n=int, block=int, evaluations=int))
 found = every[every.block == 0].astype(dict(rmse=float, n_rmse=int))
 n, n_rmse = found.n.max(), found.n_rmse.max()

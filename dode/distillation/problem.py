@@ -74,8 +74,9 @@ def images_within_budget(table: Tableau) -> int:
 
 
 def distil_gauss_newton(
-    problem: Problem, bias: float = 5.0, path: float = 0.0, limit: float | None = None, top: bool | None = None
-) -> Tableau:
+    problem: Problem, bias: float = 5.0, path: float = 0.0, limit: float | None = None, top: bool | None = None,
+    steps: int = STEPS,
+) -> Tableau:  # fmt: skip
     """Gauss-Newton on weights, levels and input levels; with an analytical first step, the first level too.
 
     ``limit`` is 5 where there are fewer than 128 images, so that none of them leads the fit, and else 0.  The budget
@@ -87,7 +88,7 @@ def distil_gauss_newton(
     limit = 5.0 * (images < 128) if limit is None else limit
     return gauss_newton(
         problem.denoiser, problem.table, problem.noise, space=space, residual=problem.residual, bias=bias, path=path,
-        limit=limit, held_back=0.125, iterations=STEPS, patience=3, budget=budget, seeds=problem.seeds,
+        limit=limit, held_back=0.125, iterations=steps, patience=3, budget=budget, seeds=problem.seeds,
         progress=problem.progress,
     )  # fmt: skip
 

@@ -27,7 +27,7 @@ from dode.zoo.datasets import DataSet
 LEARNED = ("d-ode", *problem.DISTILLERS)
 START_OPTIONS = ("afs", "grid", "base")  # of a method in a cell: "dlms:afs=False"
 DESIGN_OPTIONS = ("features", "scaling", "adaptive", "rate")
-SEARCH_OPTIONS = ("bias", "path", "limit", "top")
+SEARCH_OPTIONS = ("bias", "path", "limit", "top", "steps")
 FIT_OPTIONS = (*START_OPTIONS, *DESIGN_OPTIONS, *SEARCH_OPTIONS, "residual", "images", "trajectories", "near")
 
 
@@ -159,7 +159,7 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     trajectories = trajectories if p.kept else min(trajectories, p.trajectories)
     task = Problem(model, table, make, noise, compared, seeds, quick, folder, trajectories)
     began = time.perf_counter()
-    solver = _fit(name, task, options)
+    solver = _fit(name, task, dict(steps=p.fit_steps) | options)
     solver.metadata.update(seconds=round(time.perf_counter() - began, 2), weights=zoo.digest(checkpoint))
     solver.save(file)
     return solver

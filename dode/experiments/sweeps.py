@@ -48,6 +48,7 @@ class Preset:
     learn_images: int  # seeds of the fits of learned solvers
     trajectories: int  # noises that a designer is trained on
     reference_calls: int  # of the reference solution whose samples FDs are taken to
+    fit_steps: int = 10  # of a Gauss-Newton fit, at most
     fid: Mode | None = None  # measure networks that do not ship with dode by Inception's features, resized so
     rows_of: str = ""  # the preset whose committed rows and solvers its pages show; none: its own, measured if missing
 
@@ -75,7 +76,7 @@ PRESETS = {
         Preset(
             name="smoke", images=64, repeats=1, fit_images=16, reference_steps=50, path_images=16,
             nfes=(2, 5), heun_nfes=(3, 5), bf16=False, zoo_images=4, zoo_nfes=(3, 5), student_steps=1, downloads=False,
-            learn_images=4, trajectories=32, reference_calls=10,
+            learn_images=4, trajectories=32, reference_calls=10, fit_steps=2,
         ),
         Preset(
             name="standard", images=5_000, repeats=3, fit_images=100, reference_steps=1000,
