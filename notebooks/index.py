@@ -12,13 +12,6 @@
 
 # %% [markdown]
 # # dode: fast diffusion sampling with distilled solvers
-#
-# A diffusion model draws an image by solving an ordinary differential equation. Each step of the solver costs one network
-# evaluation (NFE). With many steps the image is right and slow; with few it is fast and wrong.
-#
-# A **D-ODE solver** {cite:p}`kim2024dode` is a few-step solver with one more number a step, $\lambda_t$. The numbers are
-# fitted once to a many-step solver, the teacher. The network does not change, the fit has a closed form, and the result
-# is a table of numbers in a small file.
 
 # %% tags=["parameters", "remove-input"]
 preset = "quick"  # smoke, quick, standard or full
@@ -61,6 +54,14 @@ for name in dict.fromkeys([checkpoint, "imagenet32-data"]):
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
 Markdown(result)
+
+# %% [markdown]
+# A diffusion model draws an image by solving an ordinary differential equation. Each step of the solver costs one network
+# evaluation (NFE). With many steps the image is right and slow; with few it is fast and wrong.
+#
+# A **D-ODE solver** {cite:p}`kim2024dode` is a few-step solver with one more number a step, $\lambda_t$. The numbers are
+# fitted once to a many-step solver, the teacher. The network does not change, the fit has a closed form, and the result
+# is a table of numbers in a small file.
 
 # %% tags=["remove-input", "thumbnail"] mystnb={"figure": {"name": "front", "caption": "The same seeds through DDIM with 5 NFE, D-DDIM with 5 NFE, and a reference solution of many steps. Left: Fashion-MNIST. Right: Tiny ImageNet 32x32, where this small network has learned texture more than objects."}}
 figure, axes = plt.subplots(3, len(pictures), figsize=(5.2 * len(pictures), 2.75), squeeze=False)

@@ -12,17 +12,32 @@
 
 # %% [markdown]
 # # Start here
-#
-# ```{admonition} In short
-# This page loads a network, samples with DDIM, distils DDIM into D-DDIM, saves the result and samples with it.
-# Both take 5 network evaluations (NFE) an image. The RMSE to a reference solution of the same seeds is printed below.
-# ```
 
 # %% tags=["parameters"]
 preset = "quick"  # smoke, quick, standard or full
 checkpoint = "fashion-mnist-noise"  # or fashion-mnist-data
 device = "auto"  # cpu, cuda or auto
 seeds = None  # how many images to draw; None: 16
+
+# %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
+import pandas as pd
+from IPython.display import Markdown
+
+from dode import experiments
+
+rows = pd.read_csv(experiments.results_file("limits", "standard"))
+rows = rows[(rows.checkpoint == checkpoint) & (rows.solver == "ddim") & (rows.nfe == 5)].set_index("variant")
+found = (
+    f" The RMSE to the reference solution falls from {rows.rmse['plain']:.2f} to {rows.rmse['d-ode']:.2f} "
+    f"(n = {rows.n['plain']} held-out seeds)."
+    if len(rows)
+    else ""
+)
+Markdown(
+    "```{admonition} In short\n"
+    "This page loads a network, samples with DDIM, distils DDIM into D-DDIM, saves it and samples with it. "
+    f"Both take 5 network evaluations (NFE) an image.{found}\n```"
+)
 
 # %% [markdown]
 # ## A denoiser

@@ -47,7 +47,7 @@ def test_a_number_outside_three_spreads_ends_the_page(live, value: float, inside
     if inside:
         page.show()
     else:
-        with pytest.raises(ValueError, match=f"not as expected: checkpoint c, nfe 5: {value:.3f}, expected 5.200"):
+        with pytest.raises(ValueError, match=f"not as expected: fd: c, NFE 5: {value:.3f}, expected 5.200"):
             page.show()
     assert "the 1 numbers below" in capsys.readouterr().out
 
@@ -60,7 +60,7 @@ def test_a_counted_number_must_be_equal(live, capsys) -> None:
     page.show("", "Table")
     assert "csv). The 1 numbers below: computed now" in capsys.readouterr().out
     page.check(committed, cell, lambda **_: dict(evaluations=1889), "evaluations")
-    with pytest.raises(ValueError, match="nfe 9: 1889"):
+    with pytest.raises(ValueError, match="NFE 9: 1889"):
         page.show()
 
 

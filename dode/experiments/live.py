@@ -9,6 +9,7 @@ is *expected at its own size*: the mean and the standard deviation over blocks o
 from __future__ import annotations
 
 import os
+import re
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -75,11 +76,13 @@ class Live:
         if not found:
             raise FileError(f"{self.expected.path} has no value of {self.page}: {word}; DODE_RECORD=1 measures it")
         value, expected, spread = (float(v) for v in (row[column], found[0]["expected"], found[0]["spread"]))
+        short = re.sub(r"\b(checkpoint|solver|variant|method) ", "", word).replace("nfe ", "NFE ")
         self.checks.append(
             {
-                "recomputed": word, "number": column, "committed": f"{float(committed[column]):.3f}",
-                "n": committed.get("n", ""), "expected at the live n": f"{expected:.3f} ± {spread:.3f}",
-                "live": f"{value:.3f}", "live n": n, "inside": abs(value - expected) <= ALLOWED * spread,
+                "recomputed": f"{column}: {short}", "committed": f"{float(committed[column]):.3f}",
+                "n": committed.get("n", ""), "computed now": f"{value:.3f}", "n now": n,
+                "expected at n now": f"{expected:.3f} ± {spread:.3f}",
+                "as expected": "yes" if abs(value - expected) <= ALLOWED * spread else "no",
             }
         )  # fmt: skip
 
@@ -126,9 +129,9 @@ class Live:
         )
         if self.checks:
             import pandas as pd  # the library itself needs neither
-            from IPython.display import display
+            from IPython.display import HTML, display
 
-            display(pd.DataFrame(self.checks).style.hide(axis="index"))
-        if outside := [f"{c['recomputed']}: {c['live']}, expected {c['expected at the live n']}"
-                       for c in self.checks if not c["inside"]]:  # fmt: skip
+            display(HTML(pd.DataFrame(self.checks).to_html(index=False, border=0)))
+        if outside := [f"{c['recomputed']}: {c['computed now']}, expected {c['expected at n now']}"
+                       for c in self.checks if c["as expected"] == "no"]:  # fmt: skip
             raise ValueError("recomputed numbers are not as expected: " + "; ".join(outside))
