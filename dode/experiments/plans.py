@@ -49,7 +49,8 @@ class Plan:
 
     def run(self, device_name: str) -> Sweep:
         """Measure what has no row yet; the sweep then has one for each cell."""
-        return self.sweep().run(self.cells, self.row(device_name), sweeps.jobs(device_name))
+        jobs = sweeps.jobs(device_name) if self.preset.kept else 1  # a process costs more than the work of a smoke run
+        return self.sweep().run(self.cells, self.row(device_name), jobs)
 
     @property
     def evaluations(self) -> int:
