@@ -175,7 +175,7 @@ for row in rows:
     if (row["solver"], row["nfe"], row["block"]) == ("ddim", "5", "0") and row["variant"] in ("plain", "d-ode"):
         cell = {k: row[k] for k in experiments.FD_KEYS} | dict(nfe=5, block=0)
         live.check(row, cell, partial(experiments.fd_row, plan.preset.live, where), "fd")
-live.show()
+live.show("")
 
 # %% tags=["remove-input"]
 plots.provenance(experiments.origin(rows))
