@@ -353,3 +353,10 @@ def test_floors_are_rows(project: Path) -> None:
     assert 0 < found["fd_reference"] < found["fd_data"]  # of draws with one set of moments
     sweep = experiments.results("floors", P, learned.FLOOR_KEYS)
     assert sweep.done(learned.floor_cell(P, DATA)) and len(sweep.rows) == 1
+
+
+def test_floors_are_in_the_arithmetic_of_the_rows_beside_them() -> None:
+    columns = ("checkpoint", "weights", "n", "reference_calls", "network")
+    read = lambda name: experiments.Sweep(RESULTS / f"{name}.standard.csv", columns).rows  # noqa: E731
+    floors = [tuple(row[c] for c in columns) for row in read("floors")]
+    assert len(floors) == 4 and set(floors) <= {tuple(row[c] for c in columns) for row in read("learned")}
