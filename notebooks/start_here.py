@@ -25,7 +25,7 @@ from IPython.display import Markdown
 
 from dode import experiments
 
-rows = pd.read_csv(experiments.results_file("limits", "standard"))
+rows = pd.read_csv(experiments.home() / "results" / "limits.standard.csv")
 rows = rows[(rows.checkpoint == checkpoint) & (rows.solver == "ddim") & (rows.nfe == 5)].set_index("variant")
 found = (
     f" The RMSE to the reference solution falls from {rows.rmse['plain']:.2f} to {rows.rmse['d-ode']:.2f} "

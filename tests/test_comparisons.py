@@ -74,6 +74,7 @@ def best() -> dict[tuple[str, int, str], float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["UniPC-3", "DDIM"])
 def test_a_committed_distance_can_be_measured_again(project: Path, solver: str) -> None:
     """On eight of the seeds; a short reference will do, because these solvers are far from it."""

@@ -185,6 +185,7 @@ def committed(checkpoint: str = DATA) -> dict[tuple[str, int], dict[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_every_number_says_where_it_comes_from() -> None:
     for row in committed().values():
         assert all(row[c] for c in PROVENANCE)
@@ -337,6 +338,7 @@ def test_a_rate_reaches_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rates == [2.5e-4, 2e-3, 3e-3]
 
 
+@pytest.mark.slow
 def test_rows_of_paths_are_what_is_measured(project: Path) -> None:
     (row,) = learned.paths(P, "cpu", {(DATA, "deis", 3): "time"}, {DATA: ["deis"]}, 3, 2)
     table = solvers.deis(fits.grid_of("time", DATA, "cpu"), nfe=3)

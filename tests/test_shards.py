@@ -91,6 +91,7 @@ def test_the_pieces_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 # -- measuring and merging -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pieces_measure_what_one_run_measures(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
