@@ -49,7 +49,7 @@ test: $(READY) ## run the tests, notebooks and pages included, a process a core
 	@$(BIN)/python -m pytest $(SPREAD)
 
 test-fast: $(READY) ## run the tests that start no other program and end within a minute
-	@$(BIN)/python -m pytest $(SPREAD) -m 'not slow' --hypothesis-profile fast
+	@$(BIN)/python -m pytest $(SPREAD) -p no:nbval -m 'not slow' --hypothesis-profile fast
 
 lint: $(READY) ## check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

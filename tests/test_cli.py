@@ -563,6 +563,7 @@ def test_one_line_says_what_is_wrong(
     assert message in refused(command, files, capsys)
 
 
+@pytest.mark.slow
 def test_the_critic_looks_only_at_what_it_knows(
     small: Networks, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

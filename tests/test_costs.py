@@ -24,6 +24,7 @@ def test_both_network_distillations_cost_the_same(name: str) -> None:
     assert stages == [*costs.ROUNDS, *costs.stops(p)]
 
 
+@pytest.mark.slow
 def test_a_fit_is_paid_for_with_its_teacher() -> None:
     p = replace(experiments.preset("smoke"), fit_images=4)
     row = costs.cost_row(p, "cpu", checkpoint=DATA, weights="", method="d-ode ddim", stage=2)

@@ -206,6 +206,7 @@ def test_an_image_counts_no_more_than_the_limit() -> None:
     assert (slopes[1] - slopes[2]).norm() < 0.2 * (slopes[0] - slopes[2]).norm()
 
 
+@pytest.mark.slow
 def test_a_path_weight_keeps_the_states_nearer_to_the_reference_path() -> None:
     """At the price of the image."""
     table, other = STARTS["ipndm"], initial_noise((3,), range(1000, 1400), dtype=torch.float64)
@@ -292,6 +293,7 @@ def test_the_gradient_is_that_of_the_sampler(space: Space) -> None:
     assert jacobian(space, vector).shape[0] == len(vector)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [("weight",), ("level", "level_in")])
 def test_descent_comes_nearer_and_moves_only_what_it_may(kinds: tuple[Kind, ...]) -> None:
     table = STARTS["3M"]

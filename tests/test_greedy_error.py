@@ -51,6 +51,7 @@ def test_a_row_is_what_a_fit_and_two_long_runs_give(project: Path, name: str, so
     assert row["seeds"] == "1000000-1000001" and row["fit_seeds"] == "0-3"
 
 
+@pytest.mark.slow
 def test_the_path_is_measured_level_by_level_in_unit_variance(project: Path) -> None:
     model, n = dode.load(NOISE), 2
     plain = solvers.heun(model.grid, nfe=5)  # states twice at a level: predictor and corrector
@@ -91,6 +92,7 @@ def test_the_gain_of_a_step_is_a_geometric_mean() -> None:
     assert str(greedy_error.step_gain(dict(fit_rmse="", plain_rmse=""))) == "nan"
 
 
+@pytest.mark.slow
 def test_cells_can_be_made_and_no_two_are_one() -> None:
     cells = greedy_error.greedy_error_cells({"ddim": (5, 10), "heun": (5, 10), "unipc": (5,)}, [NOISE, DATA], 4, 50)
     assert len({tuple(c.values()) for c in cells}) == len(cells)

@@ -148,6 +148,7 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[plans.Pla
     yield plan, files
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.randoms(use_true_random=False), st.integers(0, 40))
 def test_the_order_of_the_pieces_does_not_matter(

@@ -71,6 +71,7 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 # --- resuming ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -119,6 +120,7 @@ def test_killed_between_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert_same(state(whole), state(resumed))
 
 
+@pytest.mark.slow
 def test_seed_decides(tmp_path: Path) -> None:
     name = "fashion-mnist-data"
     torch.manual_seed(123)  # whatever happened before
