@@ -74,7 +74,7 @@ def _students(
     p: Preset, checkpoint: str, device_name: str, method: str, where: Path, steps: int | None = None
 ) -> Iterator[network_distillation.Student]:
     """Train the students of one method as they are asked for; ``steps`` of Adam in place of the preset's."""
-    images, few = training_images(p, checkpoint, device_name), dict(batch=16) if p.name == "smoke" else {}
+    images, few = training_images(p, checkpoint, device_name), dict(batch=48) if p.name == "smoke" else {}
     if method == "progressive":
         return network_distillation.progressive(checkpoint, images, where, steps or p.student_steps, device_name, **few)
     until = [steps] if steps else stops(p)
