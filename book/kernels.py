@@ -35,11 +35,14 @@ def warm_kernels() -> Iterator[None]:
         spec.parent.mkdir(parents=True)
         spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
         os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (folder, before)))
-        server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve()), "server", address],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env={**os.environ, "MPLBACKEND": INLINE}, start_new_session=True,
-        )  # fmt: skip
+        with socket.socket(socket.AF_UNIX) as listener:  # it listens at once, so that no client comes too early
+            listener.bind(address)
+            listener.listen(100)
+            server = subprocess.Popen(
+                [sys.executable, str(Path(__file__).resolve()), "server", str(listener.fileno())],
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                env={**os.environ, "MPLBACKEND": INLINE}, start_new_session=True, pass_fds=[listener.fileno()],
+            )  # fmt: skip
         try:
             yield
         finally:
@@ -49,15 +52,13 @@ def warm_kernels() -> Iterator[None]:
                 os.environ["JUPYTER_PATH"] = before
 
 
-def serve(address: str) -> None:
-    """Fork a kernel for each client, until the standard input is closed."""
+def serve(listener: int) -> None:
+    """Fork a kernel for each client of a listening socket, until the standard input is closed."""
     import gc
     import importlib
 
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(address)
-        server.listen(100)  # clients wait for the imports
-        for name in IMPORTS:
+    with socket.socket(fileno=listener) as server:
+        for name in IMPORTS:  # clients wait
             importlib.import_module(name)
         gc.freeze()  # a collection would copy the pages that the forks share
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no one waits for the forks
@@ -121,6 +122,6 @@ def ask(address: str, arguments: list[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "server":
         sys.path[0] = str(Path(__file__).resolve().parents[1])
-        serve(sys.argv[2])
+        serve(int(sys.argv[2]))
     else:
         ask(sys.argv[2], sys.argv[3:])
