@@ -25,7 +25,7 @@ SPREAD := -n auto --dist loadfile --no-loadscope-reorder
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 
-book: $(READY) ## run every notebook (PRESET=smoke|quick|standard|full|paper; default quick: some 8 minutes on two cores), build the book
+book: $(READY) ## run every notebook (PRESET=smoke|quick|standard|full|paper; default quick: some 4 minutes on two cores), build the book
 	@$(BIN)/python book/build.py run --preset $(PRESET) --profile '$(PROFILE)'
 
 html: $(READY) ## build the committed book as it is; runs nothing

@@ -212,13 +212,13 @@ def train(
         state = dict(cost=history, losses=rows, network_evaluations=spent + denoiser.evaluations - before, step=checked)
         save_tensors(best, {f"kept.{k}": v for k, v in kept.items()}, "best designer", state)
     bar.close()
-    walked = spent + denoiser.evaluations - before + BACKWARD * solver.nfe * batch_size * steps
+    training_evaluations = spent + denoiser.evaluations - before + BACKWARD * solver.nfe * batch_size * steps
     found_designer = _copy(solver, kept).requires_grad_(False)
     metadata = dict(
         solver=f"{method}-{solver.base.metadata.get('solver', 'solver')}", method=method, nfe=solver.nfe,
         model=getattr(denoiser, "name", None), shape=list(denoiser.shape), cost=history, losses=rows,
         trajectories=steps * batch_size, check_seeds=None if seeds is None else list(seeds),
-        network_evaluations=walked, teacher="deis, online",
+        network_evaluations=training_evaluations, teacher="deis, online",
         teacher_nfe=points * sum(map(solver.matched, range(solver.nfe))),
     )  # fmt: skip
     return replace(solver, designer=found_designer, metadata=metadata)

@@ -58,8 +58,8 @@ class _Problem:
             table = self.space.table(vector)
         except ValueError:
             return float("inf")
-        walked = ((trajectory(model, table, noise)[1:], goal, path) for model, (noise, goal, path) in self._batches())
-        found = self.examples.norm((self._residuals(table, *batch) for batch in walked), len(self.examples.noise))
+        runs = ((trajectory(model, table, noise)[1:], goal, path) for model, (noise, goal, path) in self._batches())
+        found = self.examples.norm((self._residuals(table, *batch) for batch in runs), len(self.examples.noise))
         return found if found == found else float("inf")
 
     def normal(self, vector: Tensor) -> tuple[Tensor, Tensor]:

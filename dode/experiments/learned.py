@@ -211,10 +211,10 @@ def path_distances(
     model, noise = seeded(load_cached(checkpoint, device_name), held_out_seeds(count))
     teacher, found = OnlineTeacher(model, noise, model.sigma_max, points), list[tuple[float, float]]()
     if isinstance(solver, Tableau):
-        walked: Iterable[tuple[Any, Tensor]] = zip(solver.sigmas, trajectory(model, solver, noise), strict=True)
+        states: Iterable[tuple[Any, Tensor]] = zip(solver.sigmas, trajectory(model, solver, noise), strict=True)
     else:
-        walked = ((state.level, state.x) for state, _ in solver.walk(model, noise))
-    for level, x in walked:
+        states = ((state.level, state.x) for state, _ in solver.walk(model, noise))
+    for level, x in states:
         level = level.to(noise.device).double().expand(count)
         aim = teacher.run_to(level) if (level < teacher.level).any() else teacher.x
         apart = (x - aim).flatten(1).norm(dim=1) / (1 + level**2).sqrt()
