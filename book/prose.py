@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from dode import zoo
-from dode.experiments import FD_KEYS, Sweep, plots
+from dode.experiments import Sweep, fd, plots
 from dode.experiments.learned import HANDCRAFTED
 from dode.training import training_named
 from dode.utils.files import write_text
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def committed_fd(preset: str = "standard", figure: str = "figure_4") -> list[dict[str, str]]:
     """The rows of a committed run of Figure 4 (or "natural": the same for natural images); none if there is no run."""
-    return Sweep(ROOT / "results" / f"{figure}.{preset}.csv", FD_KEYS).rows
+    return Sweep(ROOT / "results" / f"{figure}.{preset}.csv", fd.keys).rows
 
 
 def readme_table() -> str:

@@ -23,7 +23,6 @@ device = "auto"  # cpu, cuda or auto
 seeds = None  # how many images; None: the preset's number
 
 # %% tags=["hide-input"]
-from functools import partial
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -240,16 +239,15 @@ plt.show()
 # of sigma), all ending at 0, against a long run.
 
 # %% tags=["hide-input"]
-sweep = experiments.results("solver_zoo", p, comparisons.RMSE_KEYS)
+run = experiments.Run(p, where)
 cells = comparisons.rmse_cells(names, p.zoo_nfes, count, p.reference_steps)
 doubt = {}  # how far the long run is from one of half its calls, on a few of the seeds
 for name in names:
     many, steps = (p.live.zoo_images, p.live.reference_steps) if p.rows_of else (count, p.reference_steps)
     few = min(many, 16)
-    long = comparisons.reference_images(name, where, many, steps)[:few]
-    doubt[name] = rmse(comparisons.reference_images(name, where, few, steps // 2), long)
-rows = sweep.run(cells, partial(comparisons.rmse_row, where), jobs=experiments.jobs(where)).select(cells)
-data = pd.DataFrame(rows).astype(dict(rmse=float, nfe=int))
+    long = run.reference_images(name, many, steps)[:few]
+    doubt[name] = rmse(run.reference_images(name, few, steps // 2), long)
+data = comparisons.rmse.rows(run, cells)
 data["calls"] = data.nfe.map(lambda n: min(c for c in p.zoo_nfes if c >= n))  # Heun's 9 stands with the others' 10
 best = data.loc[data.groupby(["checkpoint", "solver", "calls"]).rmse.idxmin()]
 for name, gap in doubt.items():
@@ -327,12 +325,10 @@ plt.show()
 
 # %% tags=["hide-input"]
 live = experiments.Live("solver_zoo", p, where)
-for row in rows:
-    if row["solver"] in ("DDIM", "UniPC-3") and (row["grid"], row["nfe"]) == ("time", "5"):
-        cell = {k: row[k] for k in comparisons.RMSE_KEYS} | dict(nfe=5, n=p.live.zoo_images)
-        cell |= dict(reference_calls=p.live.reference_steps)
-        live.check(row, cell, partial(comparisons.rmse_row, where), "rmse")
+fewer = dict(n=p.live.zoo_images, reference_calls=p.live.reference_steps)
+for _, row in data.query("solver in ['DDIM', 'UniPC-3'] and grid == 'time' and nfe == 5").iterrows():
+    live.check(row, comparisons.rmse, "rmse", **fewer)
 live.show()
 
 # %% tags=["remove-input"]
-plots.provenance(dict(preset=preset, **experiments.origin(rows)))
+plots.provenance(dict(preset=preset, **experiments.origin(data)))

@@ -163,7 +163,7 @@ def parser(prog: str = "dode") -> Parser:
     """All commands and options."""
     whole = Parser(prog=prog, description=ABOUT)
     whole.add_argument("--version", action="version", version=f"dode {__version__}")
-    commands = whole.add_subparsers(required=True, metavar="distill | sample | solvers | info")
+    commands = whole.add_subparsers(required=True, metavar="distill | sample | solvers | info | run")
     distil = commands.add_parser("distill", description=DISTILL, help="fit a solver to a many-step teacher, store it")
     draw = commands.add_parser("sample", description=SAMPLE, help="draw images with a stored or a named solver")
     listing = commands.add_parser("solvers", description=SOLVERS, help="list the handcrafted solvers")
@@ -194,6 +194,7 @@ def parser(prog: str = "dode") -> Parser:
     draw.set_defaults(run=late("sample"))
     listing.set_defaults(run=late("info", "list_solvers"))
     show.set_defaults(run=late("info"))
+    importlib.import_module("dode.cli.run").add_parser(commands)  # it imports this module
     return whole
 
 

@@ -16,7 +16,7 @@ from dode import distillation, solvers, zoo
 from dode.distillation import d_ode, losses, problem
 from dode.distillation.problem import Problem
 from dode.experiments import comparisons
-from dode.experiments.quality import data_moments, fit_seeds, inception_moments, load_autocast, load_cached
+from dode.experiments.run import Run, data_moments, fit_seeds, inception_moments, load_cached
 from dode.experiments.sweeps import Preset, file_stem, home
 from dode.metrics import Features, Moments
 from dode.sampling import initial_noise
@@ -36,10 +36,7 @@ def grid_of(name: str, checkpoint: str, device_name: str) -> Any:
 
     "Karras" and "log SNR" end at ``sigma_min``: their last level is that itself, and a call spent there is lost.
     """
-    model = load_cached(checkpoint, device_name)
-    if name in ("time", "quadratic"):
-        return comparisons.grid_function(name, model)
-    return lambda n: comparisons.GRIDS[name](n, model.sigma_min, model.sigma_max)
+    return comparisons.grid_function(name, load_cached(checkpoint, device_name), to_zero=False)
 
 
 def known_data(checkpoint: str) -> DataSet | None:
@@ -139,7 +136,7 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     if p.rows_of:
         raise FileError(f"{file} is of other weights; the preset standard fits {method} again")
     name, options = solvers.parse_options(method, FIT_OPTIONS)
-    model, quick = load_cached(checkpoint, device_name), load_autocast(p, checkpoint, device_name)
+    model, quick = load_cached(checkpoint, device_name), Run(p, device_name).fast(checkpoint)
     where = {k: options[k] for k in START_OPTIONS if k in options}
     below = where.pop("base") if where.get("base") in problem.DISTILLERS else None
     table, make = initial_solver(name, checkpoint, device_name, nfe, **where)
