@@ -16,7 +16,7 @@ import dode
 from dode import distillation, experiments, solvers
 from dode.denoisers import GaussianDenoiser, NoisePrediction
 from dode.denoisers.conditioning import Conditioning, spread
-from dode.experiments import quality
+from dode.experiments import run as runs
 from dode.schedules import VPDiscrete
 from dode.zoo import CATALOGUE, ClassifierGuidance, Published, load_published
 from dode.zoo.nvidia import SongUNet
@@ -150,7 +150,7 @@ def swept(nvidia: Nvidia, rows: Any, tmp_path: Path) -> str:
     facts = dict(sigma_min=0, sigma_max=float("inf"), sigma_data=0.5, label_dim=10)
     (tmp_path / "cache").mkdir()
     nvidia.dump(tmp_path / "cache" / row.file, dict(ema=precond(nvidia, body, "EDMPrecond", config=config, **facts)))
-    quality.load_cached.cache_clear()
+    runs.load_cached.cache_clear()
     return row.name
 
 

@@ -14,6 +14,7 @@ from book import prose
 from dode import experiments, zoo
 from dode.denoisers.conditioning import Compiled
 from dode.experiments import fits, quality
+from dode.experiments import run as runs
 from dode.training import TRAININGS, Run, networks
 from dode.training.__main__ import main
 from dode.utils.files import FileError, load_tensors
@@ -70,7 +71,7 @@ def call(command: list[str]) -> int:
 def forget() -> None:
     """What is kept by name is of other weights now."""
     experiments.load_cached.cache_clear()
-    quality.data_moments.cache_clear()
+    runs.data_moments.cache_clear()
     quality._recorded.cache_clear()
 
 
@@ -125,8 +126,8 @@ def test_an_image_has_the_class_of_its_seed_however_the_seeds_are_cut(trained: P
 @pytest.mark.parametrize("name", NAMES)
 def test_a_row_is_measured_by_the_classifier_of_its_data_set(name: str, trained: Path) -> None:
     (cell,) = experiments.fd_cells(P, {(name, "ddim"): [2]}, ["d-ode"])
-    row = experiments.fd_row(P, "cpu", **cell)
-    assert row["features"].startswith("imagenet32-classifier-") and row["n"] == 24 and float(row["fd"]) > 0
+    row = experiments.fd(experiments.Run(P), **cell)
+    assert row["features"].startswith("imagenet32-classifier-") and row["n"] == "24" and float(row["fd"]) > 0
     (features, data), (critic, critic_data) = fits.evaluators("cpu", name)
     assert features.name == row["features"] == data.features and data.n == critic_data.n == 500
     assert critic.name.startswith("imagenet32-critic-") and critic.name == critic_data.features
@@ -137,10 +138,10 @@ def test_a_row_is_measured_by_the_classifier_of_its_data_set(name: str, trained:
 
 
 def test_sweeps_may_sample_with_a_compiled_network(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = quality.load_compiled.__wrapped__(P, NAMES[0], "cpu")
+    plain = experiments.Run.compiled.__wrapped__(experiments.Run(P), NAMES[0])
     monkeypatch.setenv("DODE_COMPILE", "1")
-    compiled = quality.load_compiled.__wrapped__(P, NAMES[0], "cpu")
-    assert plain is quality.load_autocast(P, NAMES[0], "cpu") and not isinstance(plain.network, Compiled)
+    compiled = experiments.Run.compiled.__wrapped__(experiments.Run(P), NAMES[0])
+    assert plain is experiments.Run(P).fast(NAMES[0]) and not isinstance(plain.network, Compiled)
     assert isinstance(compiled.network, Compiled) and compiled.conditions == 200 and compiled.name == plain.name
     assert isinstance(compiled.of([3, 4]).network, Compiled)
 
