@@ -36,10 +36,9 @@ def run(args: argparse.Namespace) -> None:
     from dode.experiments.run import Run
 
     if args.figure is None:
-        for name, make in plans.PLANS.items():
-            print(f"{name:18} {(make.__doc__ or '').splitlines()[0]}")
-        for name, found in sorted(measurements.known().items()):
-            print(f"{name:18} {(found.__doc__ or '').splitlines()[0]}{'' if found.planned else ' (by its page)'}")
+        for name, found in (plans.PLANS | dict(sorted(measurements.known().items()))).items():
+            by_page = isinstance(found, measurements.Measurement) and not found.planned
+            print(f"{name:18} {(found.__doc__ or '').partition(chr(10))[0]}{' (by its page)' * by_page}")
         return
     plan = plans.plan(args.figure, args.preset, args.checkpoint)
     chosen = {k: v for k in ("solver", "block") if (v := getattr(args, k)) is not None}
