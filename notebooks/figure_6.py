@@ -28,12 +28,14 @@ seeds = None  # how many images in each grid; None: 9
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
+import seaborn as sns
 import torch
 
 import dode
 from dode import experiments
 from dode.experiments import plots
 from dode.metrics import rmse
+from dode.zoo.datasets import mosaic
 
 plots.style()
 p = experiments.preset(preset)
@@ -73,6 +75,28 @@ todo.sort(key=lambda job: (job[0], job[2]))  # solvers with the same levels shar
 pictures = {job: samples(*job) for job in todo}
 
 
+def grid_of_samples(samples: dict[str, dict[str, torch.Tensor]], columns: int = 3, width: float = 9.0) -> plt.Figure:
+    """Rows (solvers) by columns (NFEs) of mosaics; ``samples[row][column]`` is ``(B, C, H, W)``."""
+    heads = list(dict.fromkeys(c for row in samples.values() for c in row))
+    count = -(-len(next(iter(next(iter(samples.values())).values()))) // columns)
+    height = width / len(heads) * len(samples) * count / columns + 0.4
+    figure, axes = plt.subplots(len(samples), len(heads), squeeze=False, figsize=(width, height))
+    for r, (name, row) in enumerate(samples.items()):
+        for c, head in enumerate(heads):
+            ax = axes[r, c]
+            ax.set(xticks=[], yticks=[])
+            sns.despine(ax=ax, left=True, bottom=True)
+            if head in row:
+                ax.imshow(mosaic(row[head], columns), cmap="gray", vmin=0, vmax=255)
+            else:
+                ax.set_axis_off()
+            if r == 0:
+                ax.set_title(head)
+            if c == 0:
+                ax.set_ylabel(name)
+    return figure
+
+
 def draw(prediction: str, solvers: list[str], images: int = count) -> None:
     """The grid of some solvers on one network, if this run has them."""
     for name in (n for n in names if n.endswith(prediction)):
@@ -84,7 +108,7 @@ def draw(prediction: str, solvers: list[str], images: int = count) -> None:
             for solver in solvers
             for label in (solver, f"d-{solver}")
         }
-        plots.grid_of_samples(rows, columns=3).suptitle(name, fontsize="medium")
+        grid_of_samples(rows).suptitle(name, fontsize="medium")
         plt.show()
 
 

@@ -24,6 +24,8 @@ seeds = None  # how many images; None: the preset's number
 
 # %% tags=["hide-input"]
 
+from functools import partial
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
@@ -213,7 +215,7 @@ for row in measured:
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "zoo-mixture", "caption": "RMSE to the exact solution on a mixture of three Gaussians, from 10 to 0.05 on a grid of equal steps in ln sigma; every solver starts on its own. Left: noise basis; right: data basis."}}
 problem = orders.Problem(mixture, noise, lambda n: schedules.log_snr(n, 0.05, 10.0))
-bases = {entry: comparisons.build(entry, karras, 8).basis for entry in comparisons.ENTRIES}
+bases = {entry: comparisons.on_grid(spec, karras, 8).basis for entry, spec in comparisons.ENTRIES.items()}
 STYLE = {}  # one colour for each solver of a basis; dashed in the noise basis, solid in the data basis
 for basis, dash in (("noise", "--"), ("data", "-")):
     members = [entry for entry in comparisons.ENTRIES if bases[entry] == basis]
@@ -221,10 +223,10 @@ for basis, dash in (("noise", "--"), ("data", "-")):
         STYLE[entry] = dict(color=colour, marker=mark, linestyle=dash, linewidth=1.5, markersize=5, label=entry)
 calls = [4, 6, 8, 12, 16, 24, 32, 48]
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
-for entry, (name, _) in comparisons.ENTRIES.items():
+for entry, spec in comparisons.ENTRIES.items():
     ax = axes[int(bases[entry] == "data")]
-    steps = [n - (name == "pndm") if name not in ("heun", "dpm_2") else n // 2 for n in calls]
-    errors = [problem.error(lambda s, e=entry: comparisons.build(e, s), n) for n in steps]
+    steps = [n - (spec == "pndm") if spec not in ("heun", "dpm_2") else n // 2 for n in calls]
+    errors = [problem.error(partial(comparisons.on_grid, spec), n) for n in steps]
     ax.plot(calls, errors, **STYLE[entry])
 for ax, title in zip(axes, ("noise basis", "data basis"), strict=True):
     plots.log_axes(ax, calls, "RMSE to the exact solution" if title.startswith("noise") else "")

@@ -55,12 +55,6 @@ def test_students_are_trained_once_counted_and_priced(tmp_path: Path, monkeypatc
     assert costs.cost(run, checkpoint=DATA, method="consistency", stage=2)["seconds"] == row["seconds"]
 
 
-@pytest.mark.slow
-def test_an_evaluation_in_training_is_timed_against_one_in_sampling() -> None:
-    costs.time_of_an_evaluation.cache_clear()
-    assert 0.05 < costs.time_of_an_evaluation(Run(replace(SMOKE, images=4)), DATA, "consistency") < 50
-
-
 def test_without_downloads_students_learn_from_the_teachers_samples() -> None:
     images = costs.training_images(Run(replace(SMOKE, images=5)), DATA)
     assert images.shape == (5, 1, 28, 28) and images.dtype == torch.uint8

@@ -65,18 +65,6 @@ def test_the_path_is_measured_level_by_level_in_unit_variance(project: Path) -> 
         assert path[i] == pytest.approx(rmse(states[i + 1], aim) / (1 + sigma**2) ** 0.5, rel=1e-3)
 
 
-def test_lambdas_of_zero_change_no_distance(project: Path) -> None:
-    plain = solvers.ipndm(dode.load(NOISE).grid, nfe=3)
-    base, same, other = (
-        greedy_error.distances(RUN, NOISE, distillation.corrected(plain, lambdas), 2, 20)
-        for lambdas in ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.3, 0.0])
-    )
-    untouched = greedy_error.distances(RUN, NOISE, plain, 2, 20)
-    assert base == same == untouched and base["rmse"] != other["rmse"] and base["teacher_rmse"] == other["teacher_rmse"]
-    kept, moved = (experiments.numbers(found["path"]) for found in (base, other))
-    assert kept[0] == moved[0] and kept[1] != moved[1]
-
-
 def test_a_plain_row_has_no_fit_and_keeps_its_distances(project: Path) -> None:
     row = row_of(DATA, "ddim", "plain", 3)
     table = experiments.base_solver("ddim", dode.load(DATA), 3)

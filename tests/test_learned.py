@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 
 import dode
 from dode import distillation, experiments, solvers
-from dode.distillation import losses, problem
+from dode.distillation import losses
 from dode.distillation.teachers import default_teacher
 from dode.experiments import fits, learned, papers
 from dode.metrics import frechet_distance, moments, rmse
@@ -121,14 +120,6 @@ def test_a_fit_may_begin_at_that_of_another_number_of_calls(project: Path, monke
     assert not fits.solver_file(P, DATA, "dlms", 2).exists()
 
 
-@pytest.mark.slow
-def test_a_fit_may_mind_the_way(project: Path) -> None:
-    plain, held = (fits.fit(P, DATA, "cpu", f"gauss-newton{option}", 2) for option in ("", ":path=10"))
-    assert isinstance(plain, Tableau) and isinstance(held, Tableau)
-    assert (plain.full - held.full).abs().max() > 1e-3
-    assert held.metadata["network_evaluations"] > plain.metadata["network_evaluations"] * 0.5
-
-
 # --- the committed run -----------------------------------------------------------------------------
 
 
@@ -140,23 +131,6 @@ def test_every_learned_row_has_its_solver(method: str) -> None:
         assert solver.nfe == row.nfe and solver.metadata["weights"] == row.weights
         assert row.evaluations == solver.metadata["network_evaluations"] > 0
         assert isinstance(solver, distillation.Designed) == (method in ("dlms", "amed"))
-
-
-def test_the_published_numbers_name_their_source() -> None:
-    with open(RESULTS / "published_dlms.csv", newline="") as f:
-        rows = list(csv.DictReader(f))
-    assert all(row["source"] and float(row["fid"]) > 1 for row in rows)
-    fid = {(r["dataset"], r["solver"], int(r["nfe"])): float(r["fid"]) for r in rows}
-    assert len(fid) == len(rows)
-    handcrafted = ("DEIS", "DPM-Solver++", "UniPC")
-    assert fid["CIFAR-10", "DLMS", 5] == 3.23 and min(fid["CIFAR-10", s, 5] for s in handcrafted) == 14.39
-    behind = {
-        (data, nfe)
-        for data in ("CIFAR-10", "FFHQ-64", "ImageNet-64")
-        for nfe in range(4, 11)
-        if fid[data, "DLMS", nfe] >= min(fid[data, s, nfe] for s in handcrafted)
-    }
-    assert behind == {("FFHQ-64", 10)}
 
 
 # --- paths -----------------------------------------------------------------------------------------
@@ -211,13 +185,6 @@ def test_mixes_are_what_they_say() -> None:
         fits.loss("cpu", "pixel")
 
 
-def test_a_second_order_fit_has_the_seeds_that_its_budget_pays() -> None:
-    p, table = experiments.preset("standard"), lambda nfe: fits.initial_solver("gauss-newton", DATA, "cpu", nfe)[0]
-    found = {nfe: fits._images(p, "gauss-newton", table(nfe)) for nfe in (3, 5, 6, 10)}
-    assert found == {3: 191, 5: 136, 6: 116, 10: 72} and fits._images(p, "s4s", table(3)) == 128
-    assert fits._images(experiments.preset("smoke"), "gauss-newton", table(3)) == 8  # twice the others'
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("images", (5, 18))
 def test_a_second_order_fit_stays_within_its_budget(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,28 +214,7 @@ def test_a_designer_stands_on_a_table_that_was_fitted_before(project: Path) -> N
         fits.fit(P, DATA, "cpu", "gauss-newton:base=dlms", 2)
 
 
-# --- rates, paths and floors -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rate", [1e-3, 5e-3])
-def test_the_trainings_at_other_rates_are_kept(rate: float) -> None:
-    found = fits.fit(experiments.preset("quick"), DATA, "cpu", f"dlms:rate={rate:g},trajectories=1600", 6)
-    assert found.metadata["trajectories"] == 1600 and min(found.metadata["cost"]) < found.metadata["cost"][0]
-
-
-def test_a_rate_reaches_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    rates = list[float]()
-
-    def train(start: distillation.Designed, *_: object, rate: float, **more: object) -> distillation.Designed:
-        rates.append(rate)
-        return start
-
-    monkeypatch.setattr(problem, "train", train)
-    table, make = fits.initial_solver("dlms", DATA, "cpu", 3)
-    task = problem.Problem(experiments.load_cached(DATA, "cpu"), table, make, torch.zeros(1, 1, 28, 28))
-    for options in ({}, dict(features=False), dict(rate=3e-3)):
-        fits._fit("dlms", task, options)
-    assert rates == [2.5e-4, 2e-3, 3e-3]
+# --- floors ----------------------------------------------------------------------------------------
 
 
 def test_floors_are_rows(project: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dode.experiments import papers, sweeps
@@ -19,8 +18,7 @@ from dode.experiments.measurements import Cell, Measurement, known
 from dode.experiments.quality import OWN, fd, fd_cells
 from dode.experiments.rows import Sweep
 from dode.experiments.run import Run, load_cached, possible_nfe
-from dode.experiments.sweeps import Preset
-from dode.utils.files import FileError, names_a_file
+from dode.experiments.sweeps import Preset, checkpoints
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,13 +109,6 @@ def plan(figure: str, preset: str, checkpoint: str | None = None, seeds: int | N
     p, found = _sizes(preset, seeds), planned[figure]
     assert found.planned
     return Plan(figure, p, tuple(found.planned(p, checkpoint)), found)
-
-
-def checkpoints(name: str) -> tuple[str, ...]:
-    """As :func:`dode.experiments.checkpoints`, and any ``.safetensors`` file that is there."""
-    if names_a_file(name) and not Path(name).is_file():
-        raise FileError(f"{name} does not exist; check the path")
-    return (name,) if names_a_file(name) else tuple(sweeps.checkpoints(name))
 
 
 def price(row: papers.Parameters) -> int:

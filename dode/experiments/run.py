@@ -48,13 +48,13 @@ def grid_function(name: str, denoiser: Denoiser, to_zero: bool = True) -> Callab
     return functools.partial(GRIDS[name], **options)
 
 
-def on_grid(spec: str, grid: Grid, nfe: int) -> Tableau:
-    """The solver ``spec`` (see :func:`dode.solvers.parse`) with ``nfe`` evaluations on a grid.
+def on_grid(spec: str, grid: Grid, nfe: int | None = None) -> Tableau:
+    """The solver ``spec`` (see :func:`dode.solvers.parse`) on a grid, or with ``nfe`` evaluations on a grid function.
 
     An order in the spec is the highest: with fewer evaluations it is their number.
     """
     facts, options = solvers.parse(spec)
-    if "order" in options:
+    if nfe and "order" in options:
         options["order"] = min(options["order"], nfe)
     return facts.make(grid, nfe=nfe, **options)
 

@@ -15,7 +15,7 @@ import torch
 from dode import zoo
 from dode.metrics import Mode
 from dode.utils.environment import has_bf16
-from dode.utils.files import FileError, names_a_file, nearest
+from dode.utils.files import FileError, names_a_file, nearest, present
 from dode.zoo.datasets import DATA_SETS, data_set
 
 if TYPE_CHECKING:
@@ -64,39 +64,29 @@ class Preset:
 
 DDIM_NFES, HEUN_NFES, ZOO_NFES = (2, 5, 10, 25, 50), (3, 5, 9, 25, 49), (3, 5, 8, 10, 20)
 ARITHMETIC = {None: "float32", torch.bfloat16: "bf16 autocast"}  # as rows call it
-PRESETS = {
-    p.name: p
-    for p in (
-        Preset(
-            name="smoke", images=64, repeats=1, fit_images=16, reference_steps=50, path_images=16,
-            nfes=(2, 5), heun_nfes=(3, 5), bf16=False, zoo_images=4, zoo_nfes=(3, 5), student_steps=1, downloads=False,
-            learn_images=4, trajectories=32, reference_calls=10, fit_steps=2,
-        ),
-        Preset(
-            name="standard", images=5_000, repeats=3, fit_images=100, reference_steps=1000,
-            path_images=100, nfes=DDIM_NFES, heun_nfes=HEUN_NFES, bf16=True, zoo_images=128, zoo_nfes=ZOO_NFES,
-            student_steps=800, downloads=True, learn_images=128, trajectories=1_600, reference_calls=60,
-        ),
-        Preset(
-            name="full", images=50_000, repeats=3, fit_images=100, reference_steps=1000,
-            path_images=1000, nfes=(*DDIM_NFES, 100, 250), heun_nfes=(*HEUN_NFES, 99, 249), bf16=False,
-            zoo_images=1000, zoo_nfes=ZOO_NFES, student_steps=20_000, downloads=True,
-            learn_images=512, trajectories=20_000, reference_calls=100,
-        ),
-    )
-}  # fmt: skip
-PRESETS = {
-    "smoke": PRESETS["smoke"],
-    "quick": replace(PRESETS["standard"], name="quick", rows_of="standard"),  # shows rows; computes with LIVE's sizes
-    **PRESETS,
-}
-LIVE = Preset(
-    name="live", images=200, repeats=1, fit_images=32, reference_steps=100, path_images=16, nfes=(2, 5),
-    heun_nfes=(3, 5), bf16=False, zoo_images=16, zoo_nfes=(3, 5), student_steps=1, downloads=False, learn_images=16,
-    trajectories=160, reference_calls=20,
+_SMOKE = Preset(
+    name="smoke", images=64, repeats=1, fit_images=16, reference_steps=50, path_images=16, nfes=(2, 5),
+    heun_nfes=(3, 5), bf16=False, zoo_images=4, zoo_nfes=(3, 5), student_steps=1, downloads=False, learn_images=4,
+    trajectories=32, reference_calls=10, fit_steps=2,
 )  # fmt: skip
+_STANDARD = Preset(
+    name="standard", images=5_000, repeats=3, fit_images=100, reference_steps=1000, path_images=100, nfes=DDIM_NFES,
+    heun_nfes=HEUN_NFES, bf16=True, zoo_images=128, zoo_nfes=ZOO_NFES, student_steps=800, downloads=True,
+    learn_images=128, trajectories=1_600, reference_calls=60,
+)  # fmt: skip
+_FULL = replace(
+    _STANDARD, name="full", images=50_000, path_images=1000, nfes=(*DDIM_NFES, 100, 250), bf16=False,
+    heun_nfes=(*HEUN_NFES, 99, 249), zoo_images=1000, student_steps=20_000, learn_images=512, trajectories=20_000,
+    reference_calls=100,
+)  # fmt: skip
+LIVE = replace(
+    _SMOKE, name="live", images=200, fit_images=32, reference_steps=100, zoo_images=16, learn_images=16,
+    trajectories=160, reference_calls=20, fit_steps=10,
+)  # fmt: skip
+_QUICK = replace(_STANDARD, name="quick", rows_of="standard")  # shows rows; computes with LIVE's sizes
 # Kim et al. 2024: FID of 50,000 images, three blocks of seeds, 2 to 250 calls (figures 3 and 4)
-PRESETS["paper"] = replace(PRESETS["full"], name="paper", fid="legacy_tensorflow")
+_PAPER = replace(_FULL, name="paper", fid="legacy_tensorflow")
+PRESETS = {p.name: p for p in (_SMOKE, _QUICK, _STANDARD, _FULL, _PAPER)}
 
 
 def preset(name: str) -> Preset:
@@ -122,15 +112,17 @@ def file_stem(checkpoint: str) -> str:
 
 
 def checkpoints(name: str) -> list[str]:
-    """ "all" is every shipped checkpoint, a data set's name its shipped ones; any other name is itself.
+    """ "all" is every shipped checkpoint, a data set's name its shipped ones; any other name, or a file, is itself.
 
     ValueError for an unknown name, with the nearest ones; FileError for one whose files are not here.
     """
+    if names_a_file(name):
+        return [str(present(name))]
     found = [n for n in zoo.NAMES if name == "all" or name == data_set(n).name]
     if not found and name in DATA_SETS:
         raise FileError(f"no checkpoint of {name} is here; train them with python -m dode.training {name} --out runs")
     if not found:
-        zoo.checkpoint_file(file_stem(name))
+        zoo.checkpoint_file(name)
     return found or [name]
 
 
