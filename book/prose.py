@@ -72,7 +72,7 @@ A small U-Net (EDM's recipe on {patch}) that predicts the {card["prediction"]} o
 | time | {card["seconds"] / 60:.0f} minutes on {on}, {"bf16 autocast" if recipe["bf16"] else "float32"}, torch {card["torch"]} |
 | loss | {card["final_loss"] or float("nan"):.4f} over the last 100 steps; the whole curve in `{name}.csv` |
 | quality | {measured(name)} |
-| again | `python -m dode.training {name} --out runs{large}` |
+| again | `dode train {name} --out runs{large}` |
 
 Made to show and test samplers. {known.scope}
 """  # noqa: E501

@@ -1,4 +1,4 @@
-"""How the shipped networks were trained: ``python -m dode.training fashion-mnist-noise``.
+"""How the shipped networks were trained: ``dode train fashion-mnist-noise``.
 
 A run is a :class:`Training` (what), a loss (:mod:`dode.training.losses`) and a :class:`Run`, which resumes;
 :func:`train` puts them together for the networks that dode ships, by the rows of :data:`TRAININGS`.

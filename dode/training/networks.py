@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import csv
 import platform
 import shutil
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +43,11 @@ def _begin(recipe: Training, device: str) -> tuple[nn.Module, Loss, dict[str, An
     return model, denoiser_loss(denoiser, images, labels, recipe), describe(denoiser)
 
 
-def train(
-    recipe: Training | str, folder: Path, device: str = "cpu", until: int | None = None, patience: float = math.inf
-) -> Run[Training]:
+def train(recipe: Training | str, folder: Path, device: str = "cpu") -> Run[Training]:
     """Train the network of a recipe, or of a recipe's name, or go on where a killed run stopped.
 
-    Writes its state into ``folder`` and, when it is finished, ``NAME.safetensors`` and ``NAME.csv``.
-
-    Parameters
-    ----------
-    until
-        Stop at this step.
-    patience
-        Stop after this many seconds of this call.
+    Writes its state into ``folder`` and, when it is finished, ``NAME.safetensors``, ``NAME.csv`` and the moments of a
+    classifier's features.
 
     Raises
     ------
@@ -67,32 +58,32 @@ def train(
     FloatingPointError
         A loss was not finite; the last saved state is as it was.
     """
-    recipe = training_named(recipe) if isinstance(recipe, str) else recipe
+    recipe = training_named(recipe)
     model, loss, info = _begin(recipe, device)
     run = Run(recipe, model, folder, device)
-    if run.resume():
+    if run.step:
         print(f"resuming {recipe.name} at step {run.step}")
-    run.train(loss, until, patience=patience)
-    if run.finished:
-        _publish(run, info)
+    run.train(loss)
+    _publish(run, folder, info)
     return run
 
 
-def _publish(run: Run[Training], info: dict[str, Any]) -> None:
+def _publish(run: Run[Training], folder: Path, info: dict[str, Any]) -> None:
     """Write the finished network and its log, with what a model card says of it."""
-    recipe, model, device = run.recipe, run.model, str(run.device)
-    cuda = device.startswith("cuda")
+    recipe, average, device = run.recipe, run.average.module, str(run.device)
     info |= dict(
-        name=recipe.name, config=getattr(model, "config", {}), recipe=replace(recipe, steps=run.step).facts,
-        data=recipe.data.source, licence=recipe.data.licence, seconds=round(run.seconds),
-        threads=torch.get_num_threads(), device=torch.cuda.get_device_name(device) if cuda else device,
+        name=recipe.name, config=getattr(average, "config", {}), recipe=recipe.facts, data=recipe.data.source,
+        licence=recipe.data.licence, seconds=round(run.seconds), threads=torch.get_num_threads(),
+        device=torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         final_loss=run.log[-1][1] if run.log else None, torch=torch.__version__, python=platform.python_version(),
     )  # fmt: skip
     if not recipe.denoises:
-        model.load_state_dict(run.average)
-        info["test_accuracy"] = accuracy(model, *recipe.data.load("test"))
-    run.publish(run.folder / f"{recipe.name}.safetensors", info)
-    run.write_log(run.folder / f"{recipe.name}.csv")
+        info["test_accuracy"] = accuracy(average, *recipe.data.load("test"))
+    run.publish(folder / f"{recipe.name}.safetensors", info)
+    with atomic(folder / f"{recipe.name}.csv") as temporary, open(temporary, "w", newline="") as f:
+        csv.writer(f).writerows([("step", "loss", "seconds"), *((s, f"{v:.6f}", f"{t:.1f}") for s, v, t in run.log)])
+    if not recipe.denoises:
+        write_moments(folder, recipe.name, device)
 
 
 def write_moments(folder: Path, name: str = "fashion-mnist-classifier", device: str = "cpu") -> Path:
@@ -119,7 +110,7 @@ def ship(name: str, folder: Path) -> list[Path]:
     FileError if something is not there, or too large to be shipped.
     """
     if missing([name], folder):
-        raise FileError(f"{name} is not finished in {folder}; train it with python -m dode.training {name}")
+        raise FileError(f"{name} is not finished in {folder}; train it with dode train {name} --out {folder}")
     sources = [folder / file for file in files(name)]
     if large := [p for p in sources if p.stat().st_size > 16e6]:
         raise FileError(f"{large[0]} has {large[0].stat().st_size / 1e6:.1f} MB; a shipped file has 16 at most")
