@@ -15,9 +15,9 @@ from dode import experiments, zoo
 from dode.cli import main
 from dode.denoisers.networks import is_compiled
 from dode.experiments import fits, quality
-from dode.training import TRAININGS, Run, networks
+from dode.training import TRAININGS, networks, trainings
 from dode.utils.files import FileError, load_tensors
-from dode.utils.optimisation import Loss
+from dode.utils.optimisation import Loss, Run
 from tests import natural
 
 NAMES = ["imagenet32-noise", "imagenet32-data"]
@@ -78,7 +78,8 @@ def test_all_of_a_data_set_is_trained_by_one_command_called_again_and_again(trai
     shipped = {p.name for p in (trained / "checkpoints").iterdir()}
     files = {f"{name}.{end}" for name in ALL for end in ("safetensors", "csv")}
     assert shipped == files | {zoo.moments_file(name) for name in EYES}
-    assert networks.missing(ALL, trained / "runs") == [] and networks.named("imagenet32") == ALL
+    recipes = trainings("imagenet32")
+    assert networks.missing(recipes, trained / "runs") == [] and [r.name for r in recipes] == ALL
     for name in ALL:
         card = zoo.metadata(zoo.CHECKPOINTS / f"{name}.safetensors")
         assert card["recipe"]["steps"] == 8 and "200 ImageNet classes" in card["data"]
@@ -96,11 +97,11 @@ def test_what_is_not_trained_yet_is_said_in_one_line(monkeypatch: pytest.MonkeyP
     with pytest.raises(FileError, match="no checkpoint of imagenet32 is here; train them with dode train"):
         experiments.checkpoints("imagenet32")
     with pytest.raises(FileError, match="imagenet32-data is not finished in .*; train it with dode train"):
-        networks.ship("imagenet32-data", tmp_path)
+        networks.ship(TRAININGS["imagenet32-data"], tmp_path)
     (tmp_path / "imagenet32-data.csv").write_text("step,loss,seconds\n")
     (tmp_path / "imagenet32-data.safetensors").write_bytes(bytes(16_100_000))
     with pytest.raises(FileError, match="has 16.1 MB; a shipped file has 16 at most"):
-        networks.ship("imagenet32-data", tmp_path)
+        networks.ship(TRAININGS["imagenet32-data"], tmp_path)
 
 
 def test_an_image_has_the_class_of_its_seed_however_the_seeds_are_cut(trained: Path) -> None:

@@ -18,7 +18,6 @@ from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction
 from dode.schedules import EDM, vp_linear
 from dode.training import (
     TRAININGS,
-    Run,
     Training,
     build_classifier,
     build_denoiser,
@@ -28,9 +27,10 @@ from dode.training import (
     draw_sigma,
     networks,
     train,
-    training_named,
+    trainings,
 )
 from dode.utils.files import load_tensors, save_tensors
+from dode.utils.optimisation import Run
 from dode.zoo import datasets
 from dode.zoo.unet import UNet
 
@@ -228,8 +228,8 @@ def test_the_command_goes_on_where_it_was_stopped(
     command = ["train", DATA, "--out", str(tmp_path), "--device", "cpu"]
     with monkeypatch.context() as patch:
         Dying(3, patch)
-        assert main(command) == 130 and networks.missing([DATA], tmp_path) == [DATA]
-    assert main(command) == 0 and networks.missing([DATA], tmp_path) == []
+        assert main(command) == 130 and len(networks.missing([TRAININGS[DATA]], tmp_path)) == 1
+    assert main(command) == 0 and networks.missing([TRAININGS[DATA]], tmp_path) == []
     assert f"resuming {DATA} at step 2\nwrote {tmp_path / DATA}.safetensors\n" == capsys.readouterr().out
     for wrong in ("cifar", "imagenet32-critic --large"):
         assert main(["train", *wrong.split(), "--out", str(tmp_path)]) == 2
@@ -242,24 +242,24 @@ def test_a_processor_without_bf16_trains_in_float32(monkeypatch: pytest.MonkeyPa
     for has in (False, True):
         monkeypatch.setattr("dode.utils.environment.has_bf16", lambda device, has=has: has)
         assert main(["train", DATA, "--steps", "7", "--device", "cpu"]) == 0
-        assert found[-1] == replace(training_named(DATA), steps=7, bf16=has)
+        assert found[-1] == replace(TRAININGS[DATA], steps=7, bf16=has)
         assert main(["train", "fashion-mnist-critic"]) == 0 and not found[-1].bf16  # whose recipe asks for none
 
 
 def test_only_denoisers_of_natural_images_have_a_larger_size() -> None:
-    small, large = (training_named("imagenet32-data", large) for large in (False, True))
+    (small,), (large,) = (trainings("imagenet32-data", large) for large in (False, True))
     assert large.compile and not small.compile and small.drop == large.drop and small.facts != large.facts
-    assert networks.named("imagenet32", large=True) == ["imagenet32-noise", "imagenet32-data"]
+    assert [r.name for r in trainings("imagenet32", True)] == ["imagenet32-noise", "imagenet32-data"]
 
 
 def test_natural_recipes_build_networks_that_may_be_shipped() -> None:
     for kind in ("noise", "data"):
         for large, most in ((False, 9.6e6), (True, 15.8e6)):
-            d = build_denoiser(training_named(f"imagenet32-{kind}", large))
+            d = build_denoiser(*trainings(f"imagenet32-{kind}", large))
             assert isinstance(d.network, UNet) and d.shape == (3, 32, 32) and d.network.classes == 200
             assert 2 * sum(p.numel() for p in d.network.parameters()) < most  # bytes in half precision
     for kind in ("classifier", "critic", "observer"):
-        model = build_classifier(f"imagenet32-{kind}")
+        model = build_classifier(*trainings(f"imagenet32-{kind}"))
         images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
         assert model(images).shape == (2, 200) and model.features(images).shape[1] == (224 if kind == "critic" else 128)
         assert 2 * sum(p.numel() for p in model.parameters()) < 4e6

@@ -38,16 +38,15 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from dode.cli.models import choose_device
-    from dode.training import networks, training_named
+    from dode.training import networks, trainings
     from dode.utils.environment import has_bf16
 
-    device, names = choose_device(args.device), networks.named(args.name, args.large)
+    device, recipes = choose_device(args.device), trainings(args.name, args.large)
     torch.set_num_threads(args.threads or torch.get_num_threads())
     torch.backends.cudnn.benchmark = True  # all batches have one shape
-    for name in names if args.name in names else networks.missing(names, args.out):
-        recipe = training_named(name, args.large)
-        recipe = replace(recipe, bf16=recipe.bf16 and has_bf16(device), steps=args.steps or recipe.steps)
-        networks.train(recipe, args.out, device)
-        print(f"wrote {args.out / name}.safetensors")
-    for name in names if args.ship else ():
-        print("shipped", *(path.name for path in networks.ship(name, args.out)))
+    for recipe in recipes if len(recipes) == 1 else networks.missing(recipes, args.out):
+        bf16, steps = recipe.bf16 and has_bf16(device), args.steps or recipe.steps
+        networks.train(replace(recipe, bf16=bf16, steps=steps), args.out, device)
+        print(f"wrote {args.out / recipe.name}.safetensors")
+    for recipe in recipes if args.ship else ():
+        print("shipped", *(path.name for path in networks.ship(recipe, args.out)))

@@ -150,8 +150,7 @@ def _students(
             run.train(loss, until=steps)
             spent = start.evaluations + steps * recipe.batch * PASSES[method]
             facts = dict(method=method, nfe=start.nfe, seconds=start.seconds + run.seconds, evaluations=spent)
-            facts |= describe(student) | dict(name=file.stem, config=run.model.config, recipe=recipe.facts)
-            run.publish(file, facts)
+            run.publish(file, describe(student) | facts)
         yield Student(file, facts["nfe"], facts["seconds"], facts["evaluations"])
     if run.state_file:
         run.state_file.unlink(missing_ok=True)

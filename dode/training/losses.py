@@ -5,7 +5,7 @@ A loss takes a generator on the images' device and draws everything from it, so 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn

@@ -77,35 +77,30 @@ ON_A_GPU: dict[str, Any] = dict(
 )
 
 
-def training_named(name: str | Training, large: bool = False) -> Training:
-    """The recipe called ``name``, or the ``large`` one of that name, which wants a GPU; a recipe is itself.
+def trainings(word: str, large: bool = False) -> list[Training]:
+    """The recipe called ``word``, or all of the data set of that name, those that measure first.
 
-    ValueError if there is none; it says which there are.
+    ``large``: its larger denoisers alone, which want a GPU.  ValueError if there is none; it says which there are.
     """
-    if isinstance(name, Training):
-        return name
-    if name not in TRAININGS:
-        raise ValueError(f"no recipe named {name!r}; known: {', '.join(TRAININGS)}")
-    found = TRAININGS[name]
-    if not large:
-        return found
-    if not (found.denoises and found.data.class_conditional):
-        raise ValueError(f"{name} has one size alone; leave out --large")
-    return replace(found, **ON_A_GPU)
+    found = sorted((r for r in TRAININGS.values() if word in (r.name, r.data.name)), key=lambda r: r.denoises)
+    if large:
+        found = [replace(r, **ON_A_GPU) for r in found if r.denoises and r.data.class_conditional]
+    if not found:
+        raise ValueError(f"no {'larger ' * large}network or data set named {word!r}; known: {', '.join(TRAININGS)}")
+    return found
 
 
-def build_denoiser(recipe: Training | str) -> NetworkDenoiser:
-    """The untrained denoiser of a recipe or of a recipe's name."""
-    r = training_named(recipe)
-    channels, size, _ = r.data.shape
-    classes = r.data.classes if r.data.class_conditional else 0
-    network = UNet(channels, size, label_scale=LABEL_SCALE[r.kind], classes=classes, **r.network)
-    if r.kind == "noise":
-        return NoisePrediction(network, r.data.shape, vp_linear(), name=r.name)
-    return EDMPrediction(network, r.data.shape, EDM(), sigma_data=r.data.sigma_data, name=r.name)
+def build_denoiser(recipe: Training) -> NetworkDenoiser:
+    """The untrained denoiser of a recipe."""
+    data, name = recipe.data, recipe.name
+    channels, size, _ = data.shape
+    classes = data.classes if data.class_conditional else 0
+    network = UNet(channels, size, label_scale=LABEL_SCALE[recipe.kind], classes=classes, **recipe.network)
+    if recipe.kind == "noise":
+        return NoisePrediction(network, data.shape, vp_linear(), name=name)
+    return EDMPrediction(network, data.shape, EDM(), sigma_data=data.sigma_data, name=name)
 
 
-def build_classifier(recipe: Training | str) -> nn.Module:
-    """The untrained classifier or critic of a recipe or of a recipe's name."""
-    r = training_named(recipe)
-    return NETWORKS[r.kind](channels=r.data.shape[0], classes=r.data.classes, **r.network)
+def build_classifier(recipe: Training) -> nn.Module:
+    """The untrained classifier or critic of a recipe."""
+    return NETWORKS[recipe.kind](channels=recipe.data.shape[0], classes=recipe.data.classes, **recipe.network)

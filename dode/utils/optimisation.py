@@ -142,7 +142,7 @@ class Run(Generic[S]):
             mean.copy_(mean.lerp(value, 1 - keep) if mean.is_floating_point() else value)
 
     def publish(self, path: Path, facts: dict[str, Any]) -> None:
-        """Write the averaged weights in half precision as a network of :func:`dode.load`."""
-        average = self.average.module.state_dict()
+        """Write the averaged weights in half precision as a network of :func:`dode.load`, which ``facts`` describe."""
+        average, own = self.average.module.state_dict(), dict(name=path.stem, recipe=self.recipe.facts)
         half = {k: v.half() if v.is_floating_point() else v for k, v in average.items()}
-        save_tensors(path, half, "network", facts)
+        save_tensors(path, half, "network", facts | own | dict(config=self.model.config))
