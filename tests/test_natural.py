@@ -17,8 +17,8 @@ from dode.denoisers.networks import is_compiled
 from dode.experiments import fits, quality
 from dode.training import TRAININGS, networks, trainings
 from dode.utils.files import FileError, load_tensors
-from dode.utils.optimisation import Loss, Run
 from tests import natural
+from tests.test_training import kill_after
 
 NAMES = ["imagenet32-noise", "imagenet32-data"]
 EYES = ["imagenet32-classifier", "imagenet32-critic", "imagenet32-observer"]
@@ -55,15 +55,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def call(command: list[str]) -> int:
     """The command, interrupted in its fourth step; its exit status."""
-    whole, left = Run._step, iter(range(3))
-
-    def step(run: Run, loss: Loss) -> float:
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return whole(run, loss)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "_step", step)
+        kill_after(3, patch)
         return main(command)
 
 

@@ -16,21 +16,10 @@ from dode import metrics, zoo
 from dode.cli import main
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction
 from dode.schedules import EDM, vp_linear
-from dode.training import (
-    TRAININGS,
-    Training,
-    build_classifier,
-    build_denoiser,
-    classifier_loss,
-    denoiser_loss,
-    denoising_loss,
-    draw_sigma,
-    networks,
-    train,
-    trainings,
-)
+from dode.training import TRAININGS, Training, build_classifier, build_denoiser, networks, train, trainings
+from dode.training.losses import classifier_loss, denoiser_loss, denoising_loss, draw_sigma
 from dode.utils.files import load_tensors, save_tensors
-from dode.utils.optimisation import Run
+from dode.utils.optimisation import Loss, Run
 from dode.zoo import datasets
 from dode.zoo.unet import UNet
 
@@ -38,7 +27,8 @@ TINY = dict(steps=6, batch=4, warmup=2, save_every=2, rate=1e-2, ema=0.9)
 UNET = dict(widths=(8, 16), heads=2)
 EYES = dict(width=4, features=8)
 NETWORKS = dict(noise=UNET, data=UNET, classifier=EYES, critic=dict(stem=4, widths=(4, 8)), observer=EYES)
-DATA, CLASSIFIER = "fashion-mnist-data", "fashion-mnist-classifier"
+DATA = "fashion-mnist-data"
+SLOW = ("fashion-mnist-noise", "fashion-mnist-critic", "fashion-mnist-observer", "imagenet32-data")
 
 
 @pytest.fixture(autouse=True)
@@ -67,18 +57,16 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert not [k for k in a if not torch.equal(a[k], b[k])]
 
 
-class Dying:
-    """``Run._step``, until a run is killed after so many steps."""
+def kill_after(steps: int, patch: pytest.MonkeyPatch) -> None:
+    """Every run, whichever it is, in the step after so many."""
+    whole, left = Run._step, iter(range(steps))
 
-    def __init__(self, steps: int, patch: pytest.MonkeyPatch) -> None:
-        whole, left = Run._step, iter(range(steps))
+    def step(run: Run, loss: Loss) -> float:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return whole(run, loss)
 
-        def step(run: Run, loss: object) -> float:
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-            return whole(run, loss)  # type: ignore[arg-type]
-
-        patch.setattr(Run, "_step", step)
+    patch.setattr(Run, "_step", step)
 
 
 # --- resuming ------------------------------------------------------------------------------------
@@ -86,13 +74,8 @@ class Dying:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        DATA, CLASSIFIER, *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("fashion-mnist-noise", "fashion-mnist-critic", "fashion-mnist-observer", "imagenet32-data")
-        ),
-    ],
-)  # fmt: skip
+    [DATA, "fashion-mnist-classifier", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)],
+)
 def test_killed_and_resumed_is_bit_identical(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     r = recipe(
         name, bf16=name.endswith("noise"), flips=name.endswith(("critic", "data")),
@@ -101,7 +84,7 @@ def test_killed_and_resumed_is_bit_identical(name: str, tmp_path: Path, monkeypa
     whole = train(r, tmp_path / "whole")
     for steps in (1, 3, 3):  # nothing is saved, then two steps, then four: the others are lost and done again
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            Dying(steps, patch)
+            kill_after(steps, patch)
             train(r, tmp_path / "parts")
     assert os.listdir(tmp_path / "parts") == [f"{name}.state.safetensors"]
     early = load_tensors(tmp_path / "parts" / f"{name}.state.safetensors", "training state")
@@ -113,39 +96,32 @@ def test_killed_and_resumed_is_bit_identical(name: str, tmp_path: Path, monkeypa
     assert len(moved) > 10  # there was something to get wrong
 
 
-def test_each_step_draws_its_own_numbers(tmp_path: Path) -> None:
-    """And a step's numbers depend on the seed and its index alone, however the run got there."""
-    model, drawn = nn.Linear(1, 1), dict[tuple[int, int], float]()
+def test_each_step_of_each_seed_draws_its_own_numbers(tmp_path: Path) -> None:
+    model, drawn = nn.Linear(1, 1), list[float]()
+
+    def loss(g: torch.Generator) -> Tensor:
+        drawn.append(float(torch.randn(1, generator=g)))
+        return model(torch.ones(1, 1)).sum()
+
     for seed in (0, 1):
-        for stops in ((6,), (2, 5, 6)):
-            run = Run(recipe("line", seed=seed), model, tmp_path / f"{seed}{stops}")
-
-            def loss(g: torch.Generator, run: Run = run, seed: int = seed) -> Tensor:
-                x = torch.randn(1, 1, generator=g)
-                assert drawn.setdefault((seed, run.step), float(x)) == float(x)
-                return model(x).square().sum()
-
-            for until in stops:
-                run.train(loss, until)
-    assert len(drawn) == len(set(drawn.values())) == 12
+        Run(recipe("line", seed=seed), model, tmp_path / str(seed)).train(loss)
+    assert len(drawn) == len(set(drawn)) == 12
 
 
-def square(model: nn.Linear) -> object:
+def square(model: nn.Linear) -> Loss:
     return lambda g: model(torch.randn(4, model.in_features, generator=g)).square().mean()
 
 
-@pytest.mark.parametrize("change", [dict(rate=2e-2), dict(format=1)])
-def test_a_state_of_another_recipe_or_format_is_refused(change: dict[str, float], tmp_path: Path) -> None:
-    model = nn.Linear(2, 1)
+def test_a_state_of_another_recipe_or_format_is_refused(tmp_path: Path) -> None:
+    model, file = nn.Linear(2, 1), tmp_path / "line.state.safetensors"
     Run(recipe("line"), model, tmp_path).train(square(model), until=2)
-    file = tmp_path / "line.state.safetensors"
-    if "format" in change:
-        tensors, facts = load_tensors(file, "training state")
+    tensors, facts = load_tensors(file, "training state")
+    for change in (dict(format=1), dict(recipe=facts["recipe"] | {"rate": 2e-2})):
         save_tensors(file, tensors, "training state", facts | change)
-    before = file.read_bytes()
-    with pytest.raises(ValueError, match="is of another recipe or version; remove it or choose another folder"):
-        Run(recipe("line", **({} if "format" in change else change)), model, tmp_path)
-    assert file.read_bytes() == before
+        before = file.read_bytes()
+        with pytest.raises(ValueError, match="is of another recipe or version; remove it or choose another folder"):
+            Run(recipe("line"), model, tmp_path)
+        assert file.read_bytes() == before
 
 
 def test_a_diverged_run_stops_and_keeps_the_last_good_state(tmp_path: Path) -> None:
@@ -167,15 +143,10 @@ def test_average_follows_its_formula(tmp_path: Path) -> None:
     torch.testing.assert_close(run.average.module.weight, expected)
 
 
-def test_rate_warms_up_and_falls_to_zero(tmp_path: Path) -> None:
-    model = nn.Linear(2, 1)
-    run, rates = Run(Training("line", steps=100, warmup=10, rate=2.0), model, tmp_path), list[float]()
-    for step in range(100):
-        rates += run.rates.get_last_lr()
-        run.train(square(model), until=step + 1)
-    assert rates[:3] == pytest.approx([0.2, 0.4, 0.6])
-    assert rates[50] == pytest.approx(1.0) and 0 < rates[99] < 1e-3
-    assert max(rates) <= 2.0 and rates[20:] == sorted(rates[20:], reverse=True)
+def test_rate_warms_up_and_falls_to_zero() -> None:
+    rates = [Training("line", steps=100, warmup=10).rate_at(step) for step in range(100)]
+    assert rates[:3] == pytest.approx([0.1, 0.2, 0.3]) and rates[50] == pytest.approx(0.5) and 0 < rates[99] < 1e-3
+    assert max(rates) <= 1.0 and rates[20:] == sorted(rates[20:], reverse=True)
 
 
 # --- what is published ---------------------------------------------------------------------------
@@ -227,7 +198,7 @@ def test_the_command_goes_on_where_it_was_stopped(
     monkeypatch.setitem(TRAININGS, DATA, recipe(DATA))
     command = ["train", DATA, "--out", str(tmp_path), "--device", "cpu"]
     with monkeypatch.context() as patch:
-        Dying(3, patch)
+        kill_after(3, patch)
         assert main(command) == 130 and len(networks.missing([TRAININGS[DATA]], tmp_path)) == 1
     assert main(command) == 0 and networks.missing([TRAININGS[DATA]], tmp_path) == []
     assert f"resuming {DATA} at step 2\nwrote {tmp_path / DATA}.safetensors\n" == capsys.readouterr().out
@@ -253,16 +224,14 @@ def test_only_denoisers_of_natural_images_have_a_larger_size() -> None:
 
 
 def test_natural_recipes_build_networks_that_may_be_shipped() -> None:
-    for kind in ("noise", "data"):
-        for large, most in ((False, 9.6e6), (True, 15.8e6)):
-            d = build_denoiser(*trainings(f"imagenet32-{kind}", large))
-            assert isinstance(d.network, UNet) and d.shape == (3, 32, 32) and d.network.classes == 200
-            assert 2 * sum(p.numel() for p in d.network.parameters()) < most  # bytes in half precision
-    for kind in ("classifier", "critic", "observer"):
-        model = build_classifier(*trainings(f"imagenet32-{kind}"))
-        images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
-        assert model(images).shape == (2, 200) and model.features(images).shape[1] == (224 if kind == "critic" else 128)
-        assert 2 * sum(p.numel() for p in model.parameters()) < 4e6
+    for large, most in ((False, 9.6e6), (True, 15.8e6)):
+        for r in trainings("imagenet32", large):
+            model = build_denoiser(r).network if r.denoises else build_classifier(r)
+            assert 2 * sum(p.numel() for p in model.parameters()) < most  # bytes in half precision
+            if not r.denoises:
+                images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+                assert model(images).shape == (2, 200)
+                assert model.features(images).shape[1] == (224 if r.kind == "critic" else 128)
 
 
 # --- the loss ------------------------------------------------------------------------------------
