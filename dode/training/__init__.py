@@ -5,10 +5,10 @@ which resumes; :func:`train` puts them together for the networks that dode ships
 """
 
 from dode.training.losses import classifier_loss, denoiser_loss, denoising_loss, draw_sigma, prediction_loss
-from dode.training.networks import describe, train, write_moments
+from dode.training.networks import describe, train
 from dode.training.recipes import TRAININGS, Training, build_classifier, build_denoiser, trainings
 
 __all__ = [
     "TRAININGS", "Training", "build_classifier", "build_denoiser", "classifier_loss", "denoiser_loss", "denoising_loss",
-    "describe", "draw_sigma", "prediction_loss", "train", "trainings", "write_moments",
+    "describe", "draw_sigma", "prediction_loss", "train", "trainings",
 ]  # fmt: skip

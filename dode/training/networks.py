@@ -43,7 +43,7 @@ def _begin(recipe: Training, device: str) -> tuple[nn.Module, Loss, dict[str, An
     return model, denoiser_loss(denoiser, images, labels, recipe), describe(denoiser)
 
 
-def train(recipe: Training, folder: Path, device: str = "cpu") -> Run[Training]:
+def train(recipe: Training, folder: Path, device: str = "cpu") -> Run:
     """Train the network of a recipe, or go on where a killed run stopped.
 
     Writes its state into ``folder`` and, when it is finished, ``NAME.safetensors``, ``NAME.csv`` and the moments of a
@@ -63,33 +63,27 @@ def train(recipe: Training, folder: Path, device: str = "cpu") -> Run[Training]:
     if run.step:
         print(f"resuming {recipe.name} at step {run.step}")
     run.train(loss)
-    _publish(run, folder, info)
+    _publish(run, recipe, folder, info)
     return run
 
 
-def _publish(run: Run[Training], folder: Path, info: dict[str, Any]) -> None:
-    """Write the finished network and its log, with what a model card says of it."""
-    recipe, average, device = run.recipe, run.average.module, str(run.device)
+def _publish(run: Run, recipe: Training, folder: Path, info: dict[str, Any]) -> None:
+    """Write the finished network, with what a model card says of it, its log, and FD's other side of a classifier."""
+    average, data, device = run.average.module, recipe.data, run.device
+    network = folder / f"{recipe.name}.safetensors"
     info |= dict(
-        data=recipe.data.source, licence=recipe.data.licence, seconds=round(run.seconds),
-        threads=torch.get_num_threads(),
+        data=data.source, licence=data.licence, seconds=round(run.seconds), threads=torch.get_num_threads(),
         device=torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         final_loss=run.log[-1][1] if run.log else None, torch=torch.__version__, python=platform.python_version(),
     )  # fmt: skip
     if not recipe.denoises:
-        info["test_accuracy"] = accuracy(average, *recipe.data.load("test"))
-    run.publish(folder / f"{recipe.name}.safetensors", info)
-    with atomic(folder / f"{recipe.name}.csv") as temporary, open(temporary, "w", newline="") as f:
+        run.publish(network, info | dict(test_accuracy=accuracy(average, *data.load("test"))))
+        features, (images, _) = metrics.classifier_features(network, device), data.load(data.whole)
+        metrics.moments(images, features, source=data.source).save(folder / zoo.moments_file(recipe.name))
+    else:
+        run.publish(network, info)
+    with atomic(network.with_suffix(".csv")) as temporary, open(temporary, "w", newline="") as f:
         csv.writer(f).writerows([("step", "loss", "seconds"), *((s, f"{v:.6f}", f"{t:.1f}") for s, v, t in run.log)])
-    if not recipe.denoises:
-        write_moments(recipe, folder, device)
-
-
-def write_moments(recipe: Training, folder: Path, device: str = "cpu") -> Path:
-    """Mean and covariance of a trained classifier's features over the images that denoisers learn: FD's other side."""
-    features, known = metrics.classifier_features(folder / f"{recipe.name}.safetensors", device), recipe.data
-    images, _ = known.load(known.whole)
-    return metrics.moments(images, features, source=known.source).save(folder / zoo.moments_file(recipe.name))
 
 
 def files(recipe: Training) -> list[str]:

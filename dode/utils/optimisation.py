@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,10 +56,7 @@ class Settings:
         return min((step + 1) / self.warmup, 0.5 + 0.5 * math.cos(math.pi * step / self.steps))
 
 
-S = TypeVar("S", bound=Settings)
-
-
-class Run(Generic[S]):
+class Run:
     """An optimisation of ``model`` that begins, or goes on from the state of the same recipe in ``folder``.
 
     ``average`` is the model's moving average.  ``device`` is where the loss draws its random numbers.  ``notes`` (as
@@ -67,8 +64,8 @@ class Run(Generic[S]):
     ValueError for a state of another recipe or format, FileError for one that cannot be read.
     """
 
-    def __init__(self, recipe: S, model: nn.Module, folder: Path | None, device: str | torch.device = "cpu") -> None:
-        self.recipe, self.model, self.device = recipe, model, torch.device(device)
+    def __init__(self, recipe: Settings, model: nn.Module, folder: Path | None, device: str = "cpu") -> None:
+        self.recipe, self.model, self.device = recipe, model, device
         self.state_file = folder / f"{recipe.name}.state.safetensors" if folder else None
         self.step, self.seconds, self.log = 0, 0.0, list[tuple[int, float, float]]()
         self.notes, self.best = dict[str, Any](), dict[str, Tensor]()
