@@ -279,21 +279,6 @@ def test_loss_is_ddpms_simple_loss() -> None:
         )
 
 
-def test_loss_of_the_exact_denoisers_of_gaussian_data() -> None:
-    """For N(0, s^2), EDM's best network is F = 0 with loss 1; the noise's best loss is s^2 / (s^2 + sigma^2)."""
-    edm = EDMPrediction(Linear(0.0), (1, 28, 28), EDM(), sigma_data=0.7)
-    with torch.no_grad():
-        assert float(denoising_loss(edm, *draws(edm, 0.7))) == pytest.approx(1, abs=0.02)
-        worse = EDMPrediction(Linear(0.2), (1, 28, 28), EDM(), sigma_data=0.7)
-        assert float(denoising_loss(worse, *draws(edm, 0.7))) == pytest.approx(1.04, abs=0.02)
-    sigma = torch.full((64,), 1.5, dtype=torch.float64)
-    x0, _, noise = draws(edm, 0.7)
-    best = 1.5 * (1 + 1.5**2) ** 0.5 / (0.49 + 1.5**2)  # eps = sigma x / (s^2 + sigma^2), x = sqrt(1 + sigma^2) input
-    d = NoisePrediction(Linear(best), (1, 28, 28), vp_linear())
-    with torch.no_grad():
-        assert float(denoising_loss(d, x0, sigma, noise)) == pytest.approx(0.49 / (0.49 + 1.5**2), rel=0.02)
-
-
 def test_flips_mirror_half_of_the_images() -> None:
     """And change nothing else: each image is the one without flips, or its mirror image."""
     seen: list[Tensor] = []
