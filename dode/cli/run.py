@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
-from dode.cli.options import DEFAULT, Parser, late
+from dode.cli.options import DEFAULT
 
 RUN = """Measure the cells of a figure that have no row yet, into the shared results (results/FIGURE.PRESET.csv).
 
@@ -17,17 +18,17 @@ With --checkpoint, --solver or --block it measures those cells. A run that is st
 run at the same time, since each row is written under a lock."""
 
 
-def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
+def add(commands: Any) -> None:
     """The command and its options."""
     command = commands.add_parser("run", description=RUN, help="measure parts of a figure's sweep")
-    add = command.add_argument
-    add("figure", nargs="?", metavar="FIGURE", help="a figure or measurement (default: list them)")
-    add("--preset", default="quick", help=f"smoke, quick, standard, full or paper {DEFAULT}")
-    add("--checkpoint", metavar="NAME", help="a name or a .safetensors file (default: all that the figure has)")
-    add("--solver", metavar="NAME", help="one of the figure's")
-    add("--block", type=int, metavar="N", help="which block of seeds, from 0")
-    add("--device", default="auto", help=f"cpu, cuda, cuda:1 or auto {DEFAULT}")
-    command.set_defaults(run=late("run"))
+    option = command.add_argument
+    option("figure", nargs="?", metavar="FIGURE", help="a figure or measurement (default: list them)")
+    option("--preset", default="quick", help=f"smoke, quick, standard, full or paper {DEFAULT}")
+    option("--checkpoint", metavar="NAME", help="a name or a .safetensors file (default: all that the figure has)")
+    option("--solver", metavar="NAME", help="one of the figure's")
+    option("--block", type=int, metavar="N", help="which block of seeds, from 0")
+    option("--device", default="auto", help=f"cpu, cuda, cuda:1 or auto {DEFAULT}")
+    command.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from dode import distillation, solvers
 from dode.denoisers import Denoiser
-from dode.denoisers.conditioning import Compiled
+from dode.denoisers.networks import is_compiled
 from dode.distillation import Align
 from dode.experiments.measurements import Cell, Value, measurement
 from dode.experiments.rows import Sweep, joined, typed
@@ -98,7 +98,7 @@ def fd(run: Run, *, checkpoint: str, solver: str, variant: str, nfe: int, block:
         fd=found["fd"], n=found["n"], features=found["features"], seeds=seeds,
         lambdas=joined(v for row in per_row for v in row),
         evaluations=tableau.metadata.get("network_evaluations", 0),
-        network=run.arithmetic + ", compiled" * isinstance(model.network, Compiled),
+        network=run.arithmetic + ", compiled" * is_compiled(model.network),
     )  # fmt: skip
 
 

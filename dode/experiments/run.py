@@ -15,7 +15,6 @@ from torch import Tensor
 
 from dode import schedules, solvers, zoo
 from dode.denoisers import Denoiser, NetworkDenoiser
-from dode.denoisers.conditioning import Compiled
 from dode.experiments.rows import kept
 from dode.experiments.sweeps import ARITHMETIC, Preset, autocast, home
 from dode.metrics import Features, Mode, Moments, cache_folder, classifier_features, inception_features, rmse
@@ -146,7 +145,7 @@ class Run:
         if not os.environ.get("DODE_COMPILE") or not isinstance(found.network, UNet):
             return found
         compiled = copy.copy(found)
-        compiled.network = Compiled.make(found.network)
+        compiled.network = torch.compile(found.network)
         return compiled
 
     def evaluator(self, checkpoint: str) -> tuple[Features, Moments]:
