@@ -175,9 +175,6 @@ def compare(
     nfes, blocks, parts = list(nfes), list(blocks), list[Any]()
     for name, some in ((name, list(some)) for name, some in methods.items()):
         cells = learned.cells(nfe=nfes, checkpoint=name, method=some, block=blocks)
-        if learned.sweep(run.preset).missing(cells):  # once, before the workers ask for them
-            reference_moments(run, name)
-            run.reference_images(name, run.preset.zoo_images, run.preset.reference_steps)
         if set(some) & set(HANDCRAFTED):
             grid_distance.rows(run, grid_distance.cells(checkpoint=name, nfe=nfes, solver=HANDCRAFTED, grid=GRIDS))
         for block in blocks:  # in turn: two processes must not fit one solver

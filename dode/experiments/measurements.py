@@ -17,7 +17,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dode import experiments, zoo
+from dode import zoo
 from dode.experiments import sweeps
 from dode.experiments.rows import Sweep
 from dode.experiments.run import Run
@@ -138,7 +138,8 @@ def measurement(
 
 def known() -> dict[str, Measurement]:
     """All measurements of this package, by name: every module is asked, so a new file is enough."""
-    for module in pkgutil.iter_modules(experiments.__path__):
+    package = importlib.import_module("dode.experiments")
+    for module in pkgutil.iter_modules(package.__path__):
         if module.name != "plots":  # which needs the book's packages
             importlib.import_module(f"dode.experiments.{module.name}")
     return MEASUREMENTS
