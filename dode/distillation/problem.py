@@ -108,8 +108,8 @@ def _same(make: Callable[[Tensor], Tableau], table: Tableau) -> bool:
 SHARED = ("residual", "seeds", "teacher", "autocast", "folder", "batch_size", "progress")
 COMMON = """For every distiller: ``model`` is the denoiser; ``solver`` a tableau, or a function such as
 ``dode.solvers.unipc`` with ``nfe=``; ``noise`` some hundred images of unit variance, ``(B, ...)``
-(:func:`dode.initial_noise`).  The other options are fields of :class:`dode.distillation.Problem`.  The ``metadata`` of the
-result name the method, the model, the teacher and the ``network_evaluations`` that it took."""
+(:func:`dode.initial_noise`).  The other options are fields of :class:`dode.distillation.Problem`.  The ``metadata`` of
+the result name the method, the model, the teacher and the ``network_evaluations`` that it took."""
 
 
 class Distiller(Protocol[Result]):
