@@ -31,7 +31,7 @@ LEARNED_KEYS = ("checkpoint", "weights", "method", "nfe", "block")
 FLOOR_KEYS = ("checkpoint", "weights", "n", "reference_calls")
 PATH_KEYS = ("checkpoint", "weights", "method", "nfe", "n")
 GRID_KEYS = ("checkpoint", "weights", "solver", "grid", "nfe")
-EVERYWHERE = (*HANDCRAFTED, "start", "ld3", "s4s-alt", "dlms", "gauss-newton")  # the others on the first network alone
+EVERYWHERE = (*HANDCRAFTED, "start", *(name for name, d in distillation.DISTILLERS.items() if d.everywhere))
 SMALL = {
     "smoke": ("deis", "start", "gits", "gauss-newton"),
 }
