@@ -44,15 +44,6 @@ def test_an_image_depends_on_its_seed_alone() -> None:
     assert torch.equal(initial_noise((2,), [7]), initial_noise((2,), [3, 7])[1:])
 
 
-@pytest.mark.parametrize("name", ("fashion-mnist-noise", "fashion-mnist-data"))
-def test_a_shipped_network_depends_on_the_seed_alone_to_rounding(name) -> None:
-    model = dode.load(name)
-    table = solvers.ddim(model.grid(3))
-    together = sample(model, table, initial_noise(model.shape, range(6)))
-    alone = torch.cat([sample(model, table, initial_noise(model.shape, [k])) for k in range(6)])
-    torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-4)
-
-
 def test_callback_and_trajectory_see_the_same_states() -> None:
     table, seen = solvers.heun(schedules.karras(4, 0.1, 20.0, final="zero")), []
     final = sample(MIXTURE, table, NOISE, callback=seen.append, batch_size=20)
