@@ -2,8 +2,9 @@
 
 A row evaluates the denoiser once and moves on; its numbers are plain ones, the same for all images, or tensors, of each
 image its own, through which gradients pass.  Sampling, trajectories, descent through the frozen network, DLMS's losses,
-recorded teachers and resumed walks are this generator; who sets states between the rows, or goes as far as another does
-(orders with exact first states, D-ODE's pairs, DLMS's online teacher), takes the same step, :func:`advance`.
+recorded teachers and Gauss-Newton's resumed walks are this generator.  Who sets a state before its row, or goes as far
+as another run does (measured orders, D-ODE's pairs, DLMS's online teacher), takes the same step, :func:`advance`.
+Only network distillation has formulas of its own: its targets are single steps from noised data.
 
 No ``no_grad`` here: the sampler is differentiable, and who wants no graph says so
 (:func:`dode.load` freezes its networks, so by default none is built).  The state keeps the dtype
