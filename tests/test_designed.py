@@ -583,7 +583,7 @@ def test_an_image_depends_on_its_seed_alone(model: Denoiser, solver: Designed) -
 def test_a_callback_sees_every_step_at_its_mean_level(model: Denoiser, solver: Designed) -> None:
     noise, seen = noise_of(model, range(3)), list[Step]()
     final = sample(model, solver, noise, callback=seen.append)
-    states = [state for state, _ in solver.walk(model, noise)]
+    states = [replace(state) for state, _ in solver.walk(model, noise)]
     assert [step.index for step in seen] == list(range(solver.nfe)) and len(states) == solver.nfe + 1
     for step, state in zip(seen, states, strict=False):
         assert step.sigma == pytest.approx(float(state.level.mean())) and torch.equal(step.x, state.x)

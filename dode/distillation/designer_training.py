@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dode.denoisers import Denoiser, expand
-from dode.distillation.designer import Designed, Memory, next_state, output_at, watched
+from dode.denoisers import Denoiser
+from dode.distillation.designer import Designed, row_of_shares
 from dode.distillation.losses import Residual
 from dode.distillation.problem import Problem
 from dode.distillation.teachers import Examples
-from dode.solvers.rows import gain
+from dode.sampling import State, advance, next_x
 from dode.utils.optimisation import BACKWARD, Run, Settings
 
 ORDER = 3
@@ -55,24 +55,23 @@ class OnlineTeacher:
     """
 
     def __init__(self, denoiser: Denoiser, noise: Tensor, top: float, points: int = 5) -> None:
-        self.denoiser, self.points = denoiser, points
-        self.x, self.level = top * noise, torch.full((len(noise),), top, dtype=torch.float64, device=noise.device)
-        self.levels, self.outputs = list[Tensor](), list[Tensor]()
+        self.denoiser, self.points, self.levels = denoiser, points, list[Tensor]()
+        self.level = torch.full((len(noise),), top, dtype=torch.float64, device=noise.device)
+        self.state = State(top * noise)
 
     @torch.no_grad()
     def run_to(self, following: Tensor) -> Tensor:
         """The state at levels ``(B,)``, all below those where it is; all 0, or all above."""
         for k in range(1, self.points + 1):
             self._step(torch.lerp(self.level, following, 1 / (self.points + 1 - k)))  # what is left, in equal steps
-        return self.x
+        return self.state.x
 
     def _step(self, following: Tensor) -> None:
-        self.outputs = [*self.outputs, self.denoiser(self.x, self.level)][-ORDER:]
-        self.levels = [*self.levels, self.level][-ORDER:]
-        parts = exponential_shares(self.levels, following)
-        weights = gain("data", self.level, following) * parts
-        newest_first = zip(weights, reversed(self.outputs), strict=False)
-        self.x, self.level = next_state("data", self.x, list(newest_first), self.level, following), following
+        self.levels, newest = [*self.levels, self.level][-ORDER:], self.state.row
+        shares = [(newest - k, part) for k, part in enumerate(exponential_shares(self.levels, following))]
+        keep = range(newest + 2 - ORDER, newest + 1)
+        advance(self.denoiser, row_of_shares("data", shares, keep, self.level, self.level, following), self.state)
+        self.level = following
 
 
 def losses(
@@ -82,27 +81,20 @@ def losses(
 
     A distance at level ``sigma`` is of states over ``sqrt(1 + sigma^2)``, so that no row drowns the others.
     """
-    basis, found = solver.base.basis, list[Tensor]()
-    memory: Memory = {}
-    teacher = OnlineTeacher(denoiser, noise, top, points)
-    level, sigma_in = solver.begin(noise, memory)
-    x, outputs = expand(level, noise) * noise, solver.initial_outputs(noise)
-    with watched(denoiser, solver.reads) as seen:
-        for row in range(solver.nfe):
-            outputs[row] = output_at(denoiser, basis, x, level, sigma_in)
-            plan = solver.plan(row, seen[-1] if seen else None, level, memory)
-            if solver.matched(row):
-                fixed = plan.following.detach()
-                ahead = solver.move(x, plan.shares, outputs, level, fixed)
-                aim = teacher.run_to(fixed)
-                if row + 1 == solver.nfe:
-                    found.append((residual(ahead) - residual(aim)).square().sum(1).mean())
-                else:
-                    found.append(((ahead - aim).square().flatten(1).mean(1) / (1 + fixed**2)).mean())
-            outputs = {j: d.detach() for j, d in outputs.items()}
-            x = solver.move(x.detach(), plan.shares, outputs, level.detach(), plan.following)
-            outputs = solver.forget(row, outputs)
-            level, sigma_in = plan.following, plan.sigma_in
+    found, teacher = list[Tensor](), OnlineTeacher(denoiser, noise, top, points)
+    for state, row in solver.walk(denoiser, noise):
+        if row is None:
+            break
+        fixed = row.plan.following.detach()
+        if solver.matched(state.row):
+            ahead, aim = next_x(row.complete(fixed), state), teacher.run_to(fixed)
+            if state.row + 1 == solver.nfe:
+                found.append((residual(ahead) - residual(aim)).square().sum(1).mean())
+            else:
+                found.append(((ahead - aim).square().flatten(1).mean(1) / (1 + fixed**2)).mean())
+        # what leads to the next row is this row's design alone
+        state.x, row.sigma = state.x.detach(), row.sigma.detach()
+        state.outputs = {j: d.detach() for j, d in state.outputs.items()}
     return found
 
 
