@@ -9,14 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMPipeline,
-    DiTTransformer2DModel,
-    FlowMatchEulerDiscreteScheduler,
-    UNet2DConditionModel,
-    UNet2DModel,
-)
+from diffusers import DDIMScheduler, DDPMPipeline, DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from torch import Tensor, nn
 
 import dode
@@ -25,35 +18,23 @@ from dode.denoisers import DataPrediction, NetworkDenoiser, NoisePrediction
 from dode.diffusers import decode, from_diffusers
 from dode.distillation.designer import bottleneck
 from dode.schedules import VPDiscrete, scaled_linear, vp_linear
+from tests.tiny import SCALED, crossed, drawn, unet
 
-UNET = dict(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, sample_size=8)
-PLAIN = dict(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
 DDIM = DDIMScheduler()
 
 
 def classes(**more: Any) -> UNet2DModel:
-    torch.manual_seed(0)
-    found = UNet2DModel(in_channels=2, out_channels=more.pop("out_channels", 2), num_class_embeds=5, **UNET, **PLAIN)
+    found = unet(2, num_class_embeds=5, **more)
     nn.init.normal_(found.class_embedding.weight, std=2)  # type: ignore[union-attr, arg-type]
     return found
 
 
-def crossed() -> UNet2DConditionModel:
-    torch.manual_seed(0)
-    blocks = dict(down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"))
-    return UNet2DConditionModel(
-        in_channels=2, out_channels=2, cross_attention_dim=6, attention_head_dim=2, **UNET, **blocks,
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    ).eval()  # fmt: skip
-
-
 X = dode.initial_noise((2, 8, 8), range(6))
-TEXT = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(1))
-EMPTY = torch.randn(1, 4, 6, generator=torch.Generator().manual_seed(2))
+TEXT, EMPTY = drawn(3, 4, 8, seed=1).float(), drawn(1, 4, 8, seed=2).float()
 
 
 def test_what_it_is() -> None:
-    pipe = DDPMPipeline(UNet2DModel(in_channels=1, out_channels=1, **UNET | dict(sample_size=(4, 8)), **PLAIN), DDIM)
+    pipe = DDPMPipeline(unet(1, sample_size=(4, 8)), DDIM)
     model = from_diffusers(pipe)
     assert type(model) is NoisePrediction and model.schedule == vp_linear() and model.shape == (1, 4, 8)
     assert model.name == "DDPMPipeline" and model.conditions == 1
@@ -64,8 +45,7 @@ def test_what_it_is() -> None:
     noise = pipe.unet(x / 10**0.5, vp_linear().label(torch.tensor(3.0)).float())[0]
     torch.testing.assert_close(alone(x, 3.0), x - 3 * noise, rtol=0, atol=1e-4)
     assert (alone.nfe, alone.evaluations) == (1, 2)
-    other = from_diffusers(pipe, DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012))
-    assert other.schedule == scaled_linear()
+    assert from_diffusers(pipe, DDIMScheduler(**SCALED)).schedule == scaled_linear()
     assert isinstance(from_diffusers(pipe, DDIMScheduler(prediction_type="sample")), DataPrediction)
     trained = from_diffusers(pipe, DDIMScheduler(trained_betas=[0.1, 0.2], num_train_timesteps=2)).schedule
     assert trained == VPDiscrete(2, "trained", betas=(0.1, 0.2))
@@ -75,7 +55,7 @@ def test_what_it_is() -> None:
 
 @pytest.mark.parametrize("scale", [None, 1.0, 3.0])
 def test_guidance_is_two_answers_and_one_call(scale: float | None) -> None:
-    network, sigma = crossed(), 2.0
+    network, sigma = crossed(2), 2.0
     model = from_diffusers(network, DDIM, guidance_scale=scale, conditions=TEXT, negative=EMPTY)
     got = model(X, sigma)
     assert (model.nfe, model.evaluations) == (1, 6) and model.conditions == 3
@@ -93,14 +73,15 @@ def test_guidance_is_two_answers_and_one_call(scale: float | None) -> None:
             bottleneck(model)
 
 
-@pytest.mark.parametrize("kind", ["labels", "tensor", "mapping"])
-def test_ways_to_say_the_same(kind: str) -> None:
-    if kind == "labels":
-        ways: list[Any] = [[3, 1], torch.tensor([3, 1]), {"class_labels": torch.tensor([3, 1])}]
-        network: nn.Module = classes()
-    else:
-        network = crossed()
-        ways = [TEXT, {"encoder_hidden_states": TEXT}]
+@pytest.mark.parametrize(
+    ("make", "ways"),
+    [
+        (classes, [[3, 1], torch.tensor([3, 1]), {"class_labels": torch.tensor([3, 1])}]),
+        (lambda: crossed(2), [TEXT, {"encoder_hidden_states": TEXT}]),
+    ],
+)
+def test_ways_to_say_the_same(make: Any, ways: list[Any]) -> None:
+    network = make()
     first, *others = [from_diffusers(network, DDIM, conditions=way)(X, 1.0) for way in ways]
     assert all(torch.equal(first, other) for other in others)
 
@@ -128,14 +109,12 @@ def test_a_learned_variance_is_left_out() -> None:
     network = classes(out_channels=4)
     model = from_diffusers(network, DDIM, conditions=0)
     assert model(X, 1.0).shape == X.shape
-    noise = network(X / 2**0.5, vp_linear().label(torch.tensor(1.0)).float(), torch.zeros(6, dtype=torch.long))[0][
-        :, :2
-    ]
-    torch.testing.assert_close(model(X, 1.0), X - noise, rtol=0, atol=1e-5)
+    said = network(X / 2**0.5, vp_linear().label(torch.tensor(1.0)).float(), torch.zeros(6, dtype=torch.long))[0]
+    torch.testing.assert_close(model(X, 1.0), X - said[:, :2], rtol=0, atol=1e-5)
 
 
 def test_half_precision_networks_keep_their_conditions() -> None:
-    network = crossed()
+    network = crossed(2)
     wide = from_diffusers(network, DDIM, guidance_scale=3.0, conditions=TEXT, negative=EMPTY)(X, 1.0)
     model = from_diffusers(network.to(torch.bfloat16), DDIM, guidance_scale=3.0, conditions=TEXT, negative=EMPTY)
     got = model(X, 1.0)
@@ -203,77 +182,55 @@ def test_a_descent_shuffles_whole_turns() -> None:
 # --- what is refused -----------------------------------------------------------------------------
 
 
-class NoTime(nn.Module):
-    config = dict(in_channels=9, out_channels=4, sample_size=8)
-
-    def forward(self, sample: Tensor, timestep: Tensor, return_dict: bool = False) -> tuple[Tensor]:
-        return (sample,)
+def attends() -> nn.Module:
+    return crossed(2)
 
 
-@pytest.mark.parametrize(
-    ("make", "options", "message"),
-    [
-        (classes, dict(scheduler=DDIM), "UNet2DModel wants class_labels: give conditions="),
-        (crossed, dict(scheduler=DDIM), "UNet2DConditionModel wants encoder_hidden_states: give conditions="),
-        (crossed, dict(scheduler=DDIM, conditions=[1, 2]), "wants encoder_hidden_states"),
-        (crossed, dict(scheduler=DDIM, conditions="a fox"), "NoneType reads no prompts; give conditions as tensors"),
-        (classes, dict(), "a network alone needs scheduler=: the scheduler it was trained for, or its config"),
-        (classes, dict(scheduler="ddim"), "a network alone needs scheduler="),
-        (
-            classes,
-            dict(scheduler=DDIM, conditions=1, guidance_scale=2.0),
-            "guidance needs negative=: the label of no class",
-        ),
-        (
-            classes,
-            dict(scheduler=DDIM, conditions=1, guidance_scale=0.5),
-            "guidance_scale is 1 (none) or more, got 0.5",
-        ),
-        (
-            classes,
-            dict(scheduler=DDIM, conditions=1, guidance_scale=float("nan")),
-            "guidance_scale is 1 (none) or more",
-        ),
-        (classes, dict(scheduler=DDIM, guidance_scale=2.0), "guidance sets a condition against none"),
-        (classes, dict(scheduler=DDIM, conditions=[]), "conditions are prompts, class labels, a tensor"),
-        (classes, dict(scheduler=DDIM, conditions=[1, "fox"]), "conditions are prompts, class labels, a tensor"),
-        (
-            classes,
-            dict(scheduler=DDIM, conditions=dict(class_labels=torch.tensor([1]), mood=X)),
-            "every condition needs the same",
-        ),
-        (
-            classes,
-            dict(scheduler=DDIM, conditions=dict(class_labels=torch.tensor([1]), mood=EMPTY)),
-            "UNet2DModel takes no mood",
-        ),
-        (
-            crossed,
-            dict(scheduler=DDIM, conditions=TEXT, negative=TEXT[:2], guidance_scale=2.0),
-            "guidance needs encoder_hidden_states without a condition: one row, or 3",
-        ),
-        (
-            lambda: UNet2DModel(sample_size=None, **PLAIN, **{k: v for k, v in UNET.items() if k != "sample_size"}),
-            dict(scheduler=DDIM),
-            "the config of UNet2DModel gives no sample size; give shape=",
-        ),
-        (NoTime, dict(scheduler=DDIM), "a network of 9 channels in and 4 out denoises a part of what it sees"),
-        (object, dict(scheduler=DDIM), "object has no unet and no transformer of diffusers; give the network itself"),
-        (
-            lambda: DiTTransformer2DModel(2, 4, 4, num_layers=1, sample_size=8, norm_num_groups=2),
-            dict(scheduler=DDIM),
-            "DiTTransformer2DModel wants class_labels",
-        ),
-        (
-            crossed,
-            dict(scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True), conditions=TEXT),
-            "invert_sigmas=True",
-        ),
-    ],
-)
+ONE = dict(conditions=1)
+LABEL = torch.tensor([1])
+REFUSED: list[tuple[Any, dict[str, Any], str]] = [
+    (classes, {}, "UNet2DModel wants class_labels: give conditions="),
+    (attends, dict(conditions=[1, 2]), "UNet2DConditionModel wants encoder_hidden_states: give conditions="),
+    (attends, dict(conditions="a fox"), "NoneType reads no prompts; give conditions as tensors"),
+    (
+        classes,
+        dict(scheduler=None),
+        "a network alone needs scheduler=: the scheduler it was trained for, or its config",
+    ),
+    (classes, dict(scheduler="ddim"), "a network alone needs scheduler="),
+    (classes, ONE | dict(guidance_scale=2.0), "guidance needs negative=: the label of no class"),
+    (classes, ONE | dict(guidance_scale=0.5), "guidance_scale is 1 (none) or more, got 0.5"),
+    (classes, ONE | dict(guidance_scale=float("nan")), "guidance_scale is 1 (none) or more"),
+    (classes, dict(guidance_scale=2.0), "guidance sets a condition against none"),
+    (classes, dict(conditions=[]), "conditions are prompts, class labels, a tensor"),
+    (classes, dict(conditions=[1, "fox"]), "conditions are prompts, class labels, a tensor"),
+    (classes, dict(conditions=dict(class_labels=LABEL, mood=X)), "every condition needs the same"),
+    (classes, dict(conditions=dict(class_labels=LABEL, mood=EMPTY)), "UNet2DModel takes no mood"),
+    (
+        attends,
+        dict(conditions=TEXT, negative=TEXT[:2], guidance_scale=2.0),
+        "guidance needs encoder_hidden_states without a condition: one row, or 3",
+    ),
+    (lambda: unet(sample_size=None), {}, "the config of UNet2DModel gives no sample size; give shape="),
+    (lambda: unet(9, out_channels=4), {}, "a network of 9 channels in and 4 out denoises a part of what it sees"),
+    (object, {}, "object has no unet and no transformer of diffusers; give the network itself"),
+    (
+        lambda: DiTTransformer2DModel(2, 4, 4, num_layers=1, sample_size=8, norm_num_groups=2),
+        {},
+        "DiTTransformer2DModel wants class_labels",
+    ),
+    (
+        attends,
+        dict(scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True), conditions=TEXT),
+        "invert_sigmas=True",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "options", "message"), REFUSED, ids=[message for *_, message in REFUSED])
 def test_one_line_says_what_is_wrong(make: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as error:
-        from_diffusers(make(), **options)
+        from_diffusers(make(), **dict(scheduler=DDIM) | options)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
