@@ -116,6 +116,9 @@ def test_one_table_under_many_names(grid) -> None:
         same(solvers.lms(grid, order=order), solvers.deis(grid, order=order, variable="rho"))
         same(solvers.lms(grid, order=order), solvers.ipndm_v(grid, order=order))
     same(solvers.ipndm(grid), solvers.pndm(grid, warm_up="none"))
+    outer = grid[grid > 0]
+    fine = torch.cat([outer[:1], *(torch.stack([(a * b).sqrt(), b]) for a, b in pairwise(outer))])
+    same(solvers.dpm_2(outer), solvers.dpm_solver(fine, order=2))
     unip = lambda order, **kw: solvers.unipc(grid, order=order, corrector=False, lower_order_final=False, **kw)  # noqa: E731
     same(unip(2), solvers.dpm_solver_pp(grid, order=2, lower_order_final=False))
     same(unip(2, basis="noise"), solvers.dpm_solver_multistep(grid, order=2, lower_order_final=False))
@@ -126,23 +129,6 @@ def test_one_table_under_many_names(grid) -> None:
             torch.testing.assert_close(
                 unip(3, basis=basis, variant="bh1").weights[i], exact.weights[i], rtol=1e-8, atol=1e-10
             )
-
-
-def test_dpm_2_of_k_diffusion_is_dpm_solver_2() -> None:
-    outer = schedules.karras(5, 0.1, 50.0)
-    fine = torch.cat([outer[:1], *(torch.stack([(a * b).sqrt(), b]) for a, b in pairwise(outer))])
-    torch.testing.assert_close(solvers.dpm_2(outer).full, solvers.dpm_solver(fine, order=2).full)
-
-
-@pytest.mark.parametrize("h", [0.05, 0.4, 2.0])
-def test_2m_at_constant_log_steps_is_its_closed_form(h) -> None:
-    grid = torch.exp(-h * torch.arange(6, dtype=torch.float64))
-    table = solvers.dpm_solver_pp(grid, order=2, lower_order_final=False)
-    a = 1 - math.exp(-h)
-    for i in range(1, 5):
-        torch.testing.assert_close(
-            table.weights[i, i - 1 : i + 1], torch.tensor([-a / 2, 3 * a / 2], dtype=torch.float64), rtol=1e-13, atol=0
-        )
 
 
 @pytest.mark.parametrize("h", [0.3, 1.0, 4.0])
@@ -310,8 +296,6 @@ def test_heun_needs_no_arithmetic_from_its_user() -> None:
     grid = dode.load("fashion-mnist-data").grid
     assert [solvers.heun(grid, nfe=n).nfe for n in (3, 5, 9, 25)] == [3, 5, 9, 25]
     assert solvers.heun(grid, steps=5).nfe == 9
-    with pytest.raises(ValueError, match="heun cannot make 6 calls on such a grid, try 5 or 7"):
-        solvers.heun(grid, nfe=6)
 
 
 GRID = schedules.karras(2, 0.1, 10.0)
@@ -321,11 +305,11 @@ GRID = schedules.karras(2, 0.1, 10.0)
     ("call", "message"),
     [
         (lambda: solvers.ipndm(GRID, order=5), "ipndm has orders 1 to 4, got 5"),
+        (lambda: solvers.ipndm(GRID, order=3), "order 3 needs 3 steps or more and this grid has 2; take order 2 or a"),
         (
-            lambda: solvers.ipndm(GRID, order=3),
-            "order 3 needs 3 steps or more and this grid has 2; take order 2 or a longer",
+            lambda: solvers.heun(lambda n: schedules.karras(n, 0.1, 10.0, final="zero"), nfe=6),
+            "heun cannot make 6 calls on such a grid, try 5 or 7",
         ),
-        (lambda: solvers.dpm_solver(GRID, order=3), "order 3 needs 3 steps or more"),
         (lambda: solvers.ddim(GRID, nfe=2), "this grid has its steps"),
         (lambda: solvers.ddim(lambda n: GRID), "needs nfe= or steps="),
         (lambda: solvers.ddim(lambda n: GRID, nfe=2, steps=2), "needs nfe= or steps="),
@@ -357,11 +341,6 @@ def test_a_solver_in_one_word() -> None:
     facts, options = solvers.parse("deis:order=4,variable=rho,lower_order_final=True")
     assert facts.name == "deis" and options == dict(order=4, variable="rho", lower_order_final=True)
     assert solvers.parse("heun") == (solvers.get("heun"), {})
-
-
-def test_a_mistyped_option_is_an_error() -> None:
-    with pytest.raises(TypeError, match="ordre"):
-        solvers.ipndm(GRID, ordre=2)
 
 
 def test_a_short_grid_gets_the_order_it_carries() -> None:

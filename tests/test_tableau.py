@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from pathlib import Path
 
 import pytest
 import torch
+from test_solvers import MIXTURE, NOISE
 
 from dode import schedules, solvers
-from dode.denoisers import MixtureDenoiser
-from dode.sampling import initial_noise, sample
+from dode.sampling import sample
 from dode.tableau import Tableau
-from dode.utils.files import FileError
-
-MEANS = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).double()
-MIXTURE = MixtureDenoiser(MEANS, torch.tensor([0.3, 0.5, 0.8]))
-NOISE = initial_noise((4,), range(8), dtype=torch.float64)
 
 
 def test_the_starting_noise_changes_basis_with_the_rest() -> None:
@@ -37,18 +30,6 @@ def test_files_keep_every_bit_and_all_metadata(tmp_path: Path) -> None:
     for name in ("sigmas", "sigmas_in", "weights", "noise_weights"):
         assert torch.equal(getattr(again, name), getattr(table, name))
     assert again.basis == table.basis and again.metadata == table.metadata
-    header = (tmp_path / "t.safetensors").read_bytes()
-    length = struct.unpack("<Q", header[:8])[0]
-    assert json.loads(json.loads(header[8 : 8 + length])["__metadata__"]["dode"])["metadata"]["solver"] == "ipndm"
-
-
-def test_a_file_that_is_no_valid_tableau_is_refused(tmp_path: Path) -> None:
-    path = solvers.ddim(schedules.karras(3, 0.1, 1.0)).save(tmp_path / "t.safetensors")
-    path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(FileError, match="truncated"):
-        Tableau.load(path)
-    with pytest.raises(FileError, match="does not exist"):
-        Tableau.load(tmp_path / "none.safetensors")
 
 
 def test_only_a_consistent_table_changes_basis() -> None:
@@ -85,6 +66,7 @@ def test_a_digest_is_of_the_numbers_alone(tmp_path: Path) -> None:
     assert table.digest == kept.digest == table.with_full(table.full, solver="another name").digest
     moved = table.full.clone()
     moved[3, 2] += 1e-9
+    sigmas_in = table.sigmas_in * (1 + 1e-12)
     others = [table.with_full(moved), Tableau("data", table.sigmas, table.weights)]
-    others.append(Tableau(table.basis, table.sigmas, table.weights, sigmas_in=table.sigmas_in * (1 + 1e-12)))
+    others.append(Tableau(table.basis, table.sigmas, table.weights, sigmas_in=sigmas_in))
     assert len({table.digest, *(other.digest for other in others)}) == 4
