@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMPipeline, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from torch import Tensor, nn
 
 import dode
@@ -105,14 +103,6 @@ def test_an_images_condition_does_not_depend_on_the_batches(sizes: list[int]) ->
         dode.sample(model, table, X[:3])
 
 
-def test_a_learned_variance_is_left_out() -> None:
-    network = classes(out_channels=4)
-    model = from_diffusers(network, DDIM, conditions=0)
-    assert model(X, 1.0).shape == X.shape
-    said = network(X / 2**0.5, vp_linear().label(torch.tensor(1.0)).float(), torch.zeros(6, dtype=torch.long))[0]
-    torch.testing.assert_close(model(X, 1.0), X - said[:, :2], rtol=0, atol=1e-5)
-
-
 def test_half_precision_networks_keep_their_conditions() -> None:
     network = crossed(2)
     wide = from_diffusers(network, DDIM, guidance_scale=3.0, conditions=TEXT, negative=EMPTY)(X, 1.0)
@@ -141,16 +131,11 @@ def class_conditional(labels: list[int]) -> NetworkDenoiser:
     return from_diffusers(Told(), DDIMScheduler(prediction_type="sample"), conditions=labels, shape=(2, 3, 3))
 
 
-@pytest.mark.parametrize("method", ["d-ode", "gauss-newton", "ld3", "s4s-alt", "gits", "dlms-fixed"])
+@pytest.mark.parametrize("method", ["gauss-newton", "ld3", "s4s-alt", "gits", "dlms-fixed"])
 def test_every_distiller_leaves_each_image_its_condition(method: str) -> None:
-    """No fit breaks off; and fitted to itself, a solver has nothing to learn, if both get the same classes."""
     labels = [-2, 0, 1, 5]
     model = class_conditional(labels)
     noise, table = dode.initial_noise(model.shape, range(16)), solvers.ddim(model.grid, nfe=2, basis="data")
-    if method == "d-ode":
-        learned = dode.distillation.d_ode(model, table, noise, teacher=table, batch_size=4)
-        assert max(learned.metadata["fit_rmse"]) < 1e-5
-        return
     basis = functools.partial(solvers.ddim, basis="data")
     task = distillation.Problem(model, table, basis, noise, trajectories=64)
     found = distillation.DISTILLERS[method](task)
@@ -206,19 +191,10 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (classes, dict(conditions=[1, "fox"]), "conditions are prompts, class labels, a tensor"),
     (classes, dict(conditions=dict(class_labels=LABEL, mood=X)), "every condition needs the same"),
     (classes, dict(conditions=dict(class_labels=LABEL, mood=EMPTY)), "UNet2DModel takes no mood"),
-    (
-        attends,
-        dict(conditions=TEXT, negative=TEXT[:2], guidance_scale=2.0),
-        "guidance needs encoder_hidden_states without a condition: one row, or 3",
-    ),
+    (attends, dict(conditions=TEXT, negative=TEXT[:2], guidance_scale=2.0), "without a condition: one row, or 3"),
     (lambda: unet(sample_size=None), {}, "the config of UNet2DModel gives no sample size; give shape="),
     (lambda: unet(9, out_channels=4), {}, "a network of 9 channels in and 4 out denoises a part of what it sees"),
     (object, {}, "object has no unet and no transformer of diffusers; give the network itself"),
-    (
-        lambda: DiTTransformer2DModel(2, 4, 4, num_layers=1, sample_size=8, norm_num_groups=2),
-        {},
-        "DiTTransformer2DModel wants class_labels",
-    ),
     (
         attends,
         dict(scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True), conditions=TEXT),
@@ -239,10 +215,3 @@ def test_what_needs_diffusers_stands_beside_the_rest() -> None:
     assert {"from_diffusers", "DodeScheduler", "load", "__all__"} <= set(dir(dode))
     with pytest.raises(AttributeError, match="module 'dode' has no attribute 'from_nowhere'"):
         _ = dode.from_nowhere  # type: ignore[attr-defined]
-
-
-@pytest.mark.slow
-def test_diffusers_is_imported_late() -> None:
-    late = "import sys, dode; from dode import *; dir(dode); early = 'diffusers' in sys.modules\n"
-    late += "dode.from_diffusers; assert not early and 'diffusers' in sys.modules"
-    subprocess.run([sys.executable, "-c", late], check=True, capture_output=True)
