@@ -201,44 +201,34 @@ def labels(grid: Tensor, chain: VPDiscrete = LINEAR) -> list[float]:
     return chain.label(grid[:-1]).tolist()
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers and numpy 2
 @spacings
 def test_discrete_labels_are_diffusers(spacing: str) -> None:
-    """From the least to the most steps that DDIM's scheduler takes, some with an offset."""
-    theirs = DDIMScheduler(timestep_spacing=spacing)
+    """From the least to the most steps that DDIM's scheduler takes; of other schedulers a few; some with an offset.
+
+    Only the first n are compared: ``arange(1000, 0, -1000 / 61)`` has 62 entries, by rounding, the last of them -1.
+    """
+    ddim, euler = DDIMScheduler(timestep_spacing=spacing), EulerDiscreteScheduler(timestep_spacing=spacing)
     shifted = DDIMScheduler(timestep_spacing=spacing, steps_offset=1)
-    for n in (*range(2, 32), *range(40, 990, 37), *range(990, 1001)):
-        theirs.set_timesteps(n)
-        assert labels(discrete(n, spacing=spacing)) == theirs.timesteps.tolist()[:n]  # trailing: see below
+    for n in (*range(2, 32), 61, *range(40, 990, 37), *range(990, 1001)):
+        ours = labels(discrete(n, spacing=spacing))[:n]
+        ddim.set_timesteps(n)
+        assert ours == ddim.timesteps.tolist()[:n]
         if spacing == "leading" and n < 1000:
             shifted.set_timesteps(n)
             assert labels(discrete(n, spacing=spacing, offset=1)) == shifted.timesteps.tolist()
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers and numpy 2
-@spacings
-@pytest.mark.parametrize("n", [3, 5, 8, 10, 20, 61, 333])
-def test_discrete_labels_are_those_of_other_schedulers(spacing: str, n: int) -> None:
-    euler = EulerDiscreteScheduler(timestep_spacing=spacing)
-    euler.set_timesteps(n)
-    between = 0.5001 if spacing == "linspace" else 0  # Euler alone does not round to whole labels
-    assert np.abs(euler.timesteps.numpy()[:n] - labels(discrete(n, spacing=spacing))).max() <= between
-    for kind in ("zero", "sigma_min"):
-        dpm = DPMSolverMultistepScheduler(timestep_spacing=spacing, final_sigmas_type=kind)
-        dpm.set_timesteps(n)
-        grid = discrete(n, spacing=spacing, final="sigma_min")
-        assert labels(grid) == dpm.timesteps.tolist()[:n]
-        assert float(grid[-1]) == LINEAR.sigma_min
-        ours = torch.cat([grid[:-1], grid.new_zeros(1)]) if kind == "zero" else grid
-        torch.testing.assert_close(ours[:n], dpm.sigmas.double()[:n], rtol=5e-4, atol=0)  # 1 - float32 near 1
-        torch.testing.assert_close(ours[-1:], dpm.sigmas.double()[-1:], rtol=5e-4, atol=0)
-
-
-def test_trailing_in_diffusers_may_make_one_step_more() -> None:
-    """``arange(1000, 0, -1000 / 61)`` has 62 entries, by rounding; the last label is -1, beyond the chain."""
-    theirs = DDIMScheduler(timestep_spacing="trailing")
-    theirs.set_timesteps(61)
-    assert len(theirs.timesteps) == 62 and theirs.timesteps[-1] == -1
-    assert len(discrete(61)) == 62 and labels(discrete(61))[-1] == 15
+        if n in (3, 5, 8, 10, 20, 61, 336):
+            euler.set_timesteps(n)
+            between = 0.5001 if spacing == "linspace" else 0  # Euler alone does not round to whole labels
+            assert np.abs(euler.timesteps.numpy()[:n] - ours).max() <= between
+            for final in ("zero", "sigma_min"):
+                dpm = DPMSolverMultistepScheduler(timestep_spacing=spacing, final_sigmas_type=final)
+                dpm.set_timesteps(n)
+                grid = discrete(n, spacing=spacing, final="sigma_min")
+                assert labels(grid) == dpm.timesteps.tolist()[:n]
+                theirs, levels = dpm.sigmas.double(), grid[-1:] if final == "sigma_min" else f64(0)
+                torch.testing.assert_close(grid[:n], theirs[:n], rtol=5e-4, atol=0)  # 1 - float32 near 1
+                torch.testing.assert_close(levels, theirs[-1:], rtol=5e-4, atol=0)
 
 
 @spacings
