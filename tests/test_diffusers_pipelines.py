@@ -15,42 +15,21 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMPipeline,
-    DDPMScheduler,
-    DiTPipeline,
-    DiTTransformer2DModel,
-    EDMEulerScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    LDMPipeline,
-    SD3Transformer2DModel,
-    VQModel,
-)
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, FlowMatchEulerDiscreteScheduler, LDMPipeline
 from torch import Tensor
 
 import dode
 from dode import solvers
 from dode.cli.models import load_pipeline
 from dode.diffusers import DodeScheduler, decode, from_diffusers
-from tests.tiny import (
-    CODER,
-    PROMPTS,
-    SCALED,
-    autoencoder,
-    crossed,
-    distance,
-    drawn,
-    generator,
-    put,
-    quiet,
-    randomised,
-    texts,
-    unet,
-)
+from dode.diffusers.flux import pack, unpack
+from dode.schedules import Flow
+from tests import tiny
+from tests.tiny import PROMPTS, autoencoder, crossed, distance, drawn, generator, put, quiet, randomised, texts, unet
 
 TOLERANCE = 2e-5  # of the largest entry
 FLOW = 1e-4  # where levels reach sigma = 3,000
+NOISE = drawn(2, 4, 8, 8)
 
 
 def watched(scheduler: DodeScheduler) -> list[Tensor]:
@@ -79,7 +58,7 @@ PROCESSES = {
     "sample": DDPMScheduler(prediction_type="sample", beta_schedule="squaredcos_cap_v2"),
     "v_prediction": DDPMScheduler(prediction_type="v_prediction", beta_schedule="scaled_linear"),
     "flow_prediction": FlowMatchEulerDiscreteScheduler(shift=2.0),
-    "edm": EDMEulerScheduler(),
+    "edm": diffusers.EDMEulerScheduler(),
 }
 
 
@@ -111,7 +90,7 @@ def test_pixels_of_every_prediction_type_also_from_a_stored_pipeline(process: st
 def test_unconditional_latent_diffusion(table: str, tmp_path: Path) -> None:
     """What latent LSUN and CelebA-HQ become once they are converted: a quantised autoencoder, and its own betas."""
     sizes = dict(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4)
-    coder = VQModel(latent_channels=3, num_vq_embeddings=64, scaling_factor=0.5, **sizes, **CODER).eval()
+    coder = diffusers.VQModel(latent_channels=3, num_vq_embeddings=64, scaling_factor=0.5, **sizes, **tiny.CODER).eval()
     process = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.0015, beta_end=0.0195, clip_sample=False)
     LDMPipeline(coder, unet(), process).save_pretrained(tmp_path)
     pipe = quiet(load_pipeline(str(tmp_path)))
@@ -130,8 +109,8 @@ def test_dit_pipeline(table: str, scale: float) -> None:
     """Latents of classes, guided; and a network that answers with a variance too."""
     sizes = dict(num_attention_heads=2, attention_head_dim=4, num_layers=1, sample_size=8, norm_num_groups=2)
     torch.manual_seed(0)
-    transformer = DiTTransformer2DModel(in_channels=4, out_channels=8, num_embeds_ada_norm=1000, **sizes)
-    pipe, labels = quiet(DiTPipeline(randomised(transformer), autoencoder(), DDIMScheduler())), [7, 300, 7]
+    transformer = diffusers.DiTTransformer2DModel(in_channels=4, out_channels=8, num_embeds_ada_norm=1000, **sizes)
+    pipe, labels = quiet(diffusers.DiTPipeline(randomised(transformer), autoencoder(), DDIMScheduler())), [7, 300, 7]
     model, solver = put(pipe, table, guidance_scale=scale, conditions=labels)
     assert model.shape == (4, 8, 8) and model.conditions == 3
     seen = watched(pipe.scheduler)
@@ -146,7 +125,7 @@ def test_dit_pipeline(table: str, scale: float) -> None:
 
 def stable_diffusion(kind: str = "StableDiffusionPipeline", **parts: Any) -> Any:
     usual = dict(
-        vae=autoencoder(), unet=crossed(), scheduler=DDIMScheduler(**SCALED, clip_sample=False, steps_offset=1),
+        vae=autoencoder(), unet=crossed(), scheduler=DDIMScheduler(**tiny.SCALED, clip_sample=False, steps_offset=1),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False, **texts(),
     )  # fmt: skip
     return quiet(getattr(diffusers, kind)(**usual | parts))
@@ -154,15 +133,15 @@ def stable_diffusion(kind: str = "StableDiffusionPipeline", **parts: Any) -> Any
 
 def stable_diffusion_xl() -> Any:
     more = dict(addition_embed_type="text_time", addition_time_embed_dim=4, projection_class_embeddings_input_dim=32)
-    scheduler = DDIMScheduler(**SCALED, clip_sample=False, steps_offset=1)
+    scheduler = DDIMScheduler(**tiny.SCALED, clip_sample=False, steps_offset=1)
     parts = dict(vae=autoencoder(), unet=crossed(cross_attention_dim=16, **more), scheduler=scheduler)
     words = texts("CLIPTextModel", "CLIPTextModelWithProjection")
     return quiet(diffusers.StableDiffusionXLPipeline(**parts, **words))
 
 
-def flow_transformer() -> SD3Transformer2DModel:
+def flow_transformer() -> diffusers.SD3Transformer2DModel:
     torch.manual_seed(0)
-    return randomised(SD3Transformer2DModel(
+    return randomised(diffusers.SD3Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=4, num_layers=1, attention_head_dim=4, num_attention_heads=2,
         joint_attention_dim=20, caption_projection_dim=8, pooled_projection_dim=16, out_channels=4,
         pos_embed_max_size=8,
@@ -184,17 +163,17 @@ def stable_diffusion_3() -> Any:
     ],
 )
 def test_text_to_image(make: Any, table: str) -> None:
-    pipe, noise, flow = make(), drawn(2, 4, 8, 8), make is stable_diffusion_3
+    pipe, flow = make(), make is stable_diffusion_3
     for scale, negative in ((1.0, None), (5.0, None), (5.0, "grey")):
         model, solver = put(pipe, table, guidance_scale=scale, conditions=PROMPTS, negative=negative)
         options: dict[str, Any] = dict(guidance_scale=scale, output_type="latent", generator=generator())
         if flow:  # of itself it starts from plain noise
-            options["latents"] = (noise * pipe.scheduler.init_noise_sigma).float()
+            options["latents"] = (NOISE * pipe.scheduler.init_noise_sigma).float()
         if negative:
             options["negative_prompt"] = [negative] * 2
         got = pipe(PROMPTS, **options).images  # 50 steps, if it were another scheduler
         model.reset()
-        assert distance(got, dode.sample(model, solver, noise)) < (FLOW if flow else TOLERANCE)
+        assert distance(got, dode.sample(model, solver, NOISE)) < (FLOW if flow else TOLERANCE)
         assert model.evaluations == 2 * model.nfe  # as many as there are images, guided or not
 
 
@@ -211,12 +190,69 @@ def test_image_to_image(strength: float) -> None:
     got = pipe(PROMPTS, num_inference_steps=5, generator=generator(), **options).images
     begin = 5 - int(5 * strength)
     left = make(sigmas[begin:], order=min(3, 5 - begin))
-    noise = drawn(2, 4, 8, 8) + image / sigmas[begin]
-    assert distance(got, dode.sample(model, left, noise)) < TOLERANCE
+    assert distance(got, dode.sample(model, left, NOISE + image / sigmas[begin])) < TOLERANCE
     with pytest.raises(ValueError, match="num_inference_steps=5, not 50"):  # it would begin in a wrong place
         pipe(PROMPTS, **options)
     with pytest.raises(ValueError, match="no row 5 to begin with"):
         pipe(PROMPTS, num_inference_steps=5, **options | dict(strength=0.1))
+
+
+# --- Flux: packed latents ----------------------------------------------------------------------------
+
+DYNAMIC = dict(use_dynamic_shifting=True, base_image_seq_len=16, max_image_seq_len=64, base_shift=0.5, max_shift=1.15)
+
+
+def flux_transformer(embedded: bool = True) -> diffusers.FluxTransformer2DModel:
+    torch.manual_seed(0)
+    return randomised(diffusers.FluxTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=8, pooled_projection_dim=8, guidance_embeds=embedded, axes_dims_rope=(2, 2, 4),
+    ))  # fmt: skip
+
+
+def flux(embedded: bool = True) -> diffusers.FluxPipeline:
+    vae = autoencoder(shift_factor=0.1, scaling_factor=0.4)
+    scheduler, words = FlowMatchEulerDiscreteScheduler(**DYNAMIC), texts("CLIPTextModel", "T5EncoderModel")
+    pipe = quiet(diffusers.FluxPipeline(scheduler=scheduler, vae=vae, transformer=flux_transformer(embedded), **words))
+    pipe.default_sample_size = 8
+    return pipe
+
+
+def test_packing_is_flux_s_own() -> None:
+    x = torch.randn(2, 4, 6, 8)
+    tokens = diffusers.FluxPipeline._pack_latents(x, 2, 4, 6, 8)
+    assert torch.equal(pack(x), tokens) and torch.equal(unpack(tokens, 6, 8), x)
+    assert torch.equal(unpack(tokens, 6, 8), diffusers.FluxPipeline._unpack_latents(tokens, 48, 64, 8))
+
+
+@pytest.mark.parametrize("table", ["dpm-solver++", "distilled"])
+def test_flux_pipeline(table: str) -> None:
+    pipe = flux()
+    model, solver = put(pipe, table, guidance_scale=3.5, conditions=PROMPTS)
+    assert model.shape == (4, 8, 8) and model.prediction == "flow" and model.conditions == 2
+    assert isinstance(model.schedule, Flow) and model.schedule.shift == pytest.approx(torch.e**0.5)  # 16 tokens
+    latents = pack(NOISE * pipe.scheduler.init_noise_sigma).float()  # of itself it starts from plain noise
+    options = dict(guidance_scale=3.5, latents=latents, height=16, width=16)  # 28 steps, if it were another scheduler
+    got = pipe(PROMPTS, output_type="latent", **options).images
+    model.reset()
+    wanted = dode.sample(model, solver, NOISE)
+    assert (model.nfe, model.evaluations) == (solver.nfe, 2 * solver.nfe)  # guidance is an input: nothing is doubled
+    assert distance(unpack(got, 8, 8), wanted) < 1e-4
+    images = pipe(PROMPTS, output_type="pt", **options).images
+    torch.testing.assert_close(images, (decode(pipe, wanted) / 2 + 0.5).clamp(0, 1), rtol=0, atol=1e-3)
+    other = from_diffusers(pipe, flux().scheduler, guidance_scale=1.0, conditions=PROMPTS)
+    assert distance(dode.sample(other, solver, NOISE), wanted) > 1e-3  # it does hear it
+
+
+def test_flux_without_embedded_guidance() -> None:
+    """Two halves of a batch, as for other pipelines; its pipeline calls that true guidance."""
+    pipe = flux(embedded=False)
+    for scale, negative in ((1.0, None), (4.0, "grey")):
+        model, solver = put(pipe, "dpm-solver++", guidance_scale=scale, conditions=PROMPTS, negative=negative)
+        latents = pack(NOISE * pipe.scheduler.init_noise_sigma).float()
+        against = dict(negative_prompt=[negative] * 2, true_cfg_scale=scale) if negative else {}
+        got = pipe(PROMPTS, latents=latents, height=16, width=16, output_type="latent", **against).images
+        assert distance(unpack(got, 8, 8), dode.sample(model, solver, NOISE)) < 1e-4
 
 
 # --- what is refused ---------------------------------------------------------------------------------
@@ -296,3 +332,25 @@ def test_what_a_pipeline_was_given_that_is_not_reproduced() -> None:
     pipe = stable_diffusion(vae=autoencoder(latents_mean=[0.1] * 4, latents_std=[0.5] * 4))
     with pytest.raises(ValueError, match="an autoencoder with latents_mean= is not supported"):
         decode(pipe, torch.zeros(1, 4, 8, 8))
+
+
+def test_flux_alone() -> None:
+    scheduler, text = FlowMatchEulerDiscreteScheduler(), torch.zeros(1, 3, 8)
+    rows = {"encoder_hidden_states": text, "pooled_projections": torch.zeros(1, 8)}
+    alone = dict(scheduler=scheduler, conditions=rows, guidance_scale=2.0)
+    x = torch.zeros(1, 4, 4, 6)
+    assert from_diffusers(flux_transformer(), shape=x.shape[1:], **alone)(x, 1.0).shape == x.shape
+    for options, message in (
+        (dict(), "a Flux transformer alone gives no sample size; give shape="),
+        (dict(shape=(4, 5, 6)), r"takes latents of \(4, even, even\), not \(4, 5, 6\)"),
+        (dict(shape=(4, 4, 4), guidance_scale=None), "takes its guidance as an input: give guidance_scale="),
+        (dict(shape=(4, 4, 4), conditions=text), "Flux wants pooled_projections: give conditions="),
+    ):
+        refuses(message, flux_transformer(), **alone | options)
+    table = solvers.ddim(from_diffusers(flux_transformer(), shape=(4, 4, 4), **alone).grid, nfe=2)
+    bound = table.with_full(table.full, shape=[4, 4, 4])
+    ours = DodeScheduler.from_tableau(bound, scheduler)
+    ours.step(torch.zeros(1, 4, 16), ours.timesteps[0], torch.zeros(1, 4, 16))
+    ours.set_timesteps()
+    with pytest.raises(ValueError, match=r"distilled for samples of shape \(4, 4, 4\), not \(16, 4\)"):
+        ours.step(torch.zeros(1, 16, 4), ours.timesteps[0], torch.zeros(1, 16, 4))

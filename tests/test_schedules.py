@@ -16,31 +16,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dode import schedules
-from dode.schedules import (
-    EDM,
-    Flow,
-    Schedule,
-    VPContinuous,
-    VPDiscrete,
-    check_grid,
-    cosine,
-    discrete,
-    exponential,
-    karras,
-    log_snr,
-    polyexponential,
-    refine,
-    scaled_linear,
-    time_quadratic,
-    time_uniform,
-    vp_linear,
-)
+from dode.schedules import EDM, Flow, Schedule, VPContinuous, VPDiscrete, discrete, karras, refine, time_uniform
 
-LINEAR, COSINE, CONTINUOUS, SCALED = vp_linear(), cosine(), VPContinuous(), scaled_linear()
+LINEAR, COSINE, SCALED = schedules.vp_linear(), schedules.cosine(), schedules.scaled_linear()
+CONTINUOUS = VPContinuous()
 TRAINED = VPDiscrete(5, "trained", betas=(0.01, 0.02, 0.05, 0.1, 0.3))
-FLOW, SHIFTED = Flow(), Flow(shift=3.0)
-ALL: list[Schedule] = [LINEAR, COSINE, CONTINUOUS, EDM(), vp_linear(50), SCALED, TRAINED, FLOW, SHIFTED]
-grids = pytest.mark.parametrize("grid", [karras, log_snr, exponential, polyexponential, time_uniform, time_quadratic])
+SHORT, FLOW, SHIFTED = schedules.vp_linear(50), Flow(), Flow(shift=3.0)
+ALL: list[Schedule] = [LINEAR, COSINE, CONTINUOUS, EDM(), SHORT, SCALED, TRAINED, FLOW, SHIFTED]
+GRIDS = [karras, schedules.log_snr, schedules.polyexponential, time_uniform, schedules.time_quadratic]
+grids = pytest.mark.parametrize("grid", GRIDS)
 spacings = pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
 
 
@@ -77,7 +61,7 @@ def test_printed_levels() -> None:
     assert SCALED.sigma_max == pytest.approx(14.6146, abs=1e-4)  # Stable Diffusion's
 
 
-@pytest.mark.parametrize("schedule", [LINEAR, COSINE, vp_linear(50), SCALED, TRAINED])
+@pytest.mark.parametrize("schedule", [LINEAR, COSINE, SHORT, SCALED, TRAINED])
 def test_integer_labels_are_exact(schedule: VPDiscrete) -> None:
     k = torch.arange(schedule.steps, dtype=torch.float64)
     assert torch.equal(schedule.sigma(k), schedule.sigmas)
@@ -173,24 +157,25 @@ def test_spacings() -> None:
     torch.testing.assert_close(discrete(10), time_uniform(10, lo, hi, final="zero"))
     steps = time_uniform(7, lo, hi)
     torch.testing.assert_close(LINEAR.label(steps), torch.linspace(999, 0, 8, dtype=torch.float64), rtol=0, atol=1e-9)
-    roots = (LINEAR.label(time_quadratic(7, lo, hi)) + 1).sqrt()  # label -1 is time zero
+    roots = (LINEAR.label(schedules.time_quadratic(7, lo, hi)) + 1).sqrt()  # label -1 is time zero
     torch.testing.assert_close(roots.diff(), roots.diff()[:1].expand(7), rtol=1e-9, atol=0)
-    logs = log_snr(7, 0.01, 100).log()
+    logs = schedules.log_snr(7, 0.01, 100).log()
     torch.testing.assert_close(logs.diff(), f64(-math.log(1e4) / 7).expand(7), rtol=1e-12, atol=0)
     labels = CONTINUOUS.label(time_uniform(4, 0.02, 10, schedule=CONTINUOUS))
     torch.testing.assert_close(labels.diff(), labels.diff()[:1].expand(4), rtol=1e-9, atol=0)
 
 
 def test_k_diffusions_grids() -> None:
-    """Its get_sigmas_exponential and get_sigmas_polyexponential, which put 0 after n levels."""
-    high, low = math.log(80), math.log(0.002)
-    spread = torch.linspace(high, low, 7, dtype=torch.float64).exp()
-    torch.testing.assert_close(exponential(7, 0.002, 80, final="zero")[:-1], spread, rtol=1e-12, atol=0)
+    """Its get_sigmas_polyexponential, and get_sigmas_exponential where rho is 1, which put 0 after n levels."""
+    ramp, (high, low) = torch.linspace(1, 0, 7, dtype=torch.float64), (math.log(80), math.log(0.002))
     for rho in (0.5, 1.0, 2.0):
-        ramp = torch.linspace(1, 0, 7, dtype=torch.float64) ** rho
-        theirs = torch.exp(ramp * (high - low) + low)
-        torch.testing.assert_close(polyexponential(7, 0.002, 80, rho, final="zero")[:-1], theirs, rtol=1e-12, atol=0)
-    assert torch.equal(exponential(9, 0.002, 80), log_snr(9, 0.002, 80))
+        theirs, ours = (
+            torch.exp(ramp**rho * (high - low) + low),
+            schedules.polyexponential(7, 0.002, 80, rho, final="zero"),
+        )
+        torch.testing.assert_close(ours[:-1], theirs, rtol=1e-12, atol=0)
+    assert torch.equal(schedules.exponential(7, 0.002, 80), schedules.log_snr(7, 0.002, 80))
+    torch.testing.assert_close(schedules.exponential(7, 0.002, 80), schedules.polyexponential(7, 0.002, 80))
 
 
 # --- grids on the chain's own labels -------------------------------------------------------------
@@ -232,7 +217,7 @@ def test_discrete_labels_are_diffusers(spacing: str) -> None:
 
 
 @spacings
-@pytest.mark.parametrize("chain", [LINEAR, COSINE, vp_linear(50)], ids=["linear", "cosine", "50"])
+@pytest.mark.parametrize("chain", [LINEAR, COSINE, SHORT], ids=["linear", "cosine", "50"])
 @settings(max_examples=20)
 @given(data=st.data())
 def test_discrete_grids(chain: VPDiscrete, spacing: str, data: st.DataObject) -> None:
@@ -253,7 +238,7 @@ def test_discrete_grids(chain: VPDiscrete, spacing: str, data: st.DataObject) ->
 @spacings
 @pytest.mark.parametrize("final", ["zero", "sigma_min"])
 def test_too_many_steps_for_the_chain(spacing: str, final: str) -> None:
-    chain, most = vp_linear(50), 50 if final == "zero" else 49
+    chain, most = SHORT, 50 if final == "zero" else 49
     if (spacing, final) == ("trailing", "sigma_min"):
         most = 33  # 34 steps would reach label 0 before the end
     assert len(discrete(most, chain, spacing, final=final)) == most + 1
@@ -282,7 +267,7 @@ def test_grids_have_their_ends(grid: Grid, n: int, ends: tuple[float, float], fi
     assert float(g[0]) == hi
     if final == "zero":
         assert float(g[-1]) == 0
-        if grid in (karras, log_snr, exponential, polyexponential) and n > 1:
+        if grid not in (time_uniform, schedules.time_quadratic) and n > 1:
             assert float(g[-2]) == pytest.approx(lo, rel=1e-12)
     else:
         assert float(g[-1]) == pytest.approx(lo, rel=1e-12)
@@ -336,7 +321,7 @@ def test_grid_arguments(grid: Grid, arguments: dict[str, Any], message: str) -> 
     ],
 )
 def test_bad_grids_are_named(levels: list[float], message: str) -> None:
-    for call in (check_grid, lambda grid: refine(grid, 2)):
+    for call in (schedules.check_grid, lambda grid: refine(grid, 2)):
         with pytest.raises(ValueError, match=message) as info:
             call(torch.tensor(levels))
         assert "\n" not in str(info.value)
