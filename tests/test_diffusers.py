@@ -282,7 +282,7 @@ def test_ddim(betas: str, spacing: str, prediction: str) -> None:
 @finals
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_lms_and_ipndm(final: str, order: int) -> None:
-    """On the chain's levels: iPNDM's own cannot be walked (:func:`test_ipndms_grid_starts_at_infinity`)."""
+    """On the chain's levels: iPNDM's own start at infinity."""
     for n in (n for n in NFE if n >= order):
         grid, velocity = discrete(n, LINEAR, final=final), dict(prediction="v_prediction")
         lms, ipndm = (reference(kind, n, sigmas=grid) for kind in (LMSDiscreteScheduler, IPNDM))
@@ -334,7 +334,6 @@ SHIPPED: list[tuple[type, dict[str, Any], Any, dict[str, Any]]] = [
     (PNDMScheduler, dict(set_alpha_to_one=True), solvers.pndm, dict(warm_up="runge_kutta")),
     (DEISMultistepScheduler, {}, solvers.deis, dict(order=2, variable="log_rho", lower_order_final=True)),
     (DPMSolverMultistepScheduler, {}, solvers.dpm_solver_pp, dict(order=2)),
-    (DPMSolverMultistepScheduler, dict(solver_order=3), solvers.dpm_solver_pp, dict(order=3)),
     (DPMSolverMultistepScheduler, NOISE_BASIS, solvers.dpm_solver_multistep, dict(order=2)),
     (DPMSolverSinglestepScheduler, dict(lower_order_final=True), solvers.dpm_solver_pp_singlestep, INNER),
     (UniPCMultistepScheduler, {}, solvers.unipc, dict(order=2)),
@@ -374,18 +373,6 @@ def test_ddim_steps_by_whole_parts() -> None:
         assert distance(solvers.ddim(grid), scheduler) < TOLERANCE
 
 
-def test_ipndms_grid_starts_at_infinity() -> None:
-    """Its time is an angle, and the first one is a right angle: sigma_t = 1 and alpha = 0."""
-    scheduler = IPNDMScheduler()
-    scheduler.set_timesteps(10)
-    assert scheduler.betas[0] == 1 and scheduler.alphas[0] == 0
-    angles = torch.atan2(scheduler.betas, scheduler.alphas).double()
-    assert (angles.diff() < 0).all() and angles[-1] == 0
-    inside = (scheduler.betas / scheduler.alphas).double()[1:]
-    again = reference(IPNDM, 9, sigmas=inside)
-    assert distance(solvers.ipndm(inside), again, prediction="v_prediction") < TOLERANCE
-
-
 def test_deis_in_diffusers_is_not_the_papers() -> None:
     """The paper's tAB has polynomials in the time t; diffusers has them in ln rho alone, which agree at order 1."""
     for order, variable in itertools.product((1, 2, 3), ("t", "rho")):
@@ -412,18 +399,6 @@ def test_the_second_stage_by_hand() -> None:
     table = solvers.dpm_solver(torch.tensor([s, u1, u2, t, t / 2]).double(), order=3)
     states = trajectory(MODEL, table, NOISE)
     torch.testing.assert_close(states[1:4], torch.stack([x1, x2, x3]), rtol=1e-12, atol=1e-12)
-
-
-def test_the_noise_basis_reaches_zero() -> None:
-    """With a step of order 1; DPM-Solver's scheduler refuses, UniPC's gives NaN."""
-    with pytest.raises(ValueError, match="not supported"):
-        DPMSolverMultistepScheduler(algorithm_type="dpmsolver", final_sigmas_type="zero")
-    scheduler = reference(UniPCMultistepScheduler, 5, predict_x0=False)
-    assert solve(scheduler, levels(scheduler))[0].isnan().any()
-    for make in (solvers.unipc, solvers.dpm_solver_multistep, solvers.dpm_solver, solvers.deis):
-        options = dict(basis="noise") if make is solvers.unipc else {}
-        options = dict(variable="log_rho") if make is solvers.deis else options
-        assert torch.isfinite(sample(MODEL, make(levels(scheduler), **options), NOISE)).all()
 
 
 @pytest.mark.parametrize("corrector", [True, False])

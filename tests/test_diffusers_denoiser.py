@@ -165,7 +165,6 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
         dict(scheduler=None),
         "a network alone needs scheduler=: the scheduler it was trained for, or its config",
     ),
-    (classes, dict(scheduler="ddim"), "a network alone needs scheduler="),
     (classes, ONE | dict(guidance_scale=2.0), "guidance needs negative=: the label of no class"),
     (classes, ONE | dict(guidance_scale=0.5), "guidance_scale is 1 (none) or more, got 0.5"),
     (classes, ONE | dict(guidance_scale=float("nan")), "guidance_scale is 1 (none) or more"),

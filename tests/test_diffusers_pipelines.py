@@ -193,8 +193,6 @@ def test_image_to_image(strength: float) -> None:
     assert distance(got, dode.sample(model, left, NOISE + image / sigmas[begin])) < TOLERANCE
     with pytest.raises(ValueError, match="num_inference_steps=5, not 50"):  # it would begin in a wrong place
         pipe(PROMPTS, **options)
-    with pytest.raises(ValueError, match="no row 5 to begin with"):
-        pipe(PROMPTS, num_inference_steps=5, **options | dict(strength=0.1))
 
 
 # --- Flux: packed latents ----------------------------------------------------------------------------
@@ -347,10 +345,3 @@ def test_flux_alone() -> None:
         (dict(shape=(4, 4, 4), conditions=text), "Flux wants pooled_projections: give conditions="),
     ):
         refuses(message, flux_transformer(), **alone | options)
-    table = solvers.ddim(from_diffusers(flux_transformer(), shape=(4, 4, 4), **alone).grid, nfe=2)
-    bound = table.with_full(table.full, shape=[4, 4, 4])
-    ours = DodeScheduler.from_tableau(bound, scheduler)
-    ours.step(torch.zeros(1, 4, 16), ours.timesteps[0], torch.zeros(1, 4, 16))
-    ours.set_timesteps()
-    with pytest.raises(ValueError, match=r"distilled for samples of shape \(4, 4, 4\), not \(16, 4\)"):
-        ours.step(torch.zeros(1, 16, 4), ours.timesteps[0], torch.zeros(1, 16, 4))
