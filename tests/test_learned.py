@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def test_a_comparison_measures_what_it_says_and_resumes(project: Path, monkeypat
     assert ddim.rmse == close(rmse(images[: P.zoo_images], truth))
 
     monkeypatch.setattr(learned.learned, "function", lambda *_, **__: pytest.fail("measured again"))
-    monkeypatch.setattr(fits, "_fit", lambda *_, **__: pytest.fail("fitted again"))
+    monkeypatch.setattr(fits.DistillerInfo, "fit", lambda *_, **__: pytest.fail("fitted again"))
     assert ask().equals(rows)
     assert fits.fit(P, DATA, "cpu", "gits", 2).nfe == 2  # from its file
 
@@ -111,7 +112,7 @@ def test_every_block_has_its_own_seeds_and_the_same_solver(project: Path) -> Non
 @pytest.mark.slow
 def test_a_fit_may_begin_at_that_of_another_number_of_calls(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     near = fits.fit(P, DATA, "cpu", "gauss-newton", 2)
-    monkeypatch.setattr(fits, "_fit", lambda name, task, options: task.table)  # where it begins
+    monkeypatch.setattr(fits.DistillerInfo, "fit", lambda self, task, **options: task.table)  # where it begins
     began = fits.fit(P, DATA, "cpu", "gauss-newton:near=2", 3)
     assert isinstance(near, Tableau) and isinstance(began, Tableau) and began.nfe == 3
     assert torch.equal(began.full, distillation.resampled(near, 3).full)
@@ -123,7 +124,7 @@ def test_a_fit_may_begin_at_that_of_another_number_of_calls(project: Path, monke
 # --- the committed run -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", fits.LEARNED)
+@pytest.mark.parametrize("method", distillation.DISTILLERS)
 def test_every_learned_row_has_its_solver(method: str) -> None:
     run = experiments.Run(experiments.preset("quick"))
     for row in learned.compare(run, {DATA: [method]}, NFES).itertuples():
@@ -189,14 +190,13 @@ def test_mixes_are_what_they_say() -> None:
 @pytest.mark.parametrize("images", (5, 18))
 def test_a_second_order_fit_stays_within_its_budget(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it pays for few images: then it grows with them."""
-    monkeypatch.setattr(distillation.problem, "BUDGET", 700)
-    model, (table, make) = dode.load(DATA), fits.initial_solver("gauss-newton", DATA, "cpu", 2)
-    paid = distillation.problem.images_within_budget(table)
+    module = importlib.import_module("dode.distillation.gauss_newton")
+    monkeypatch.setattr(module, "CALLS", 700)
+    model, (table, _) = dode.load(DATA), fits.initial_solver("gauss-newton", DATA, "cpu", 2)
+    paid = module.images_within_budget(table)
     assert 5 < paid < 18
-    task = distillation.problem.Problem(
-        model, table, make, dode.initial_noise(model.shape, range(images)), seeds=range(images)
-    )
-    spent = distillation.problem.distil_gauss_newton(task).metadata["network_evaluations"]
+    fitted = distillation.gauss_newton(model, table, dode.initial_noise(model.shape, range(images)))
+    spent = fitted.metadata["network_evaluations"]
     assert 0.4 * 1400 * images / paid < spent < 1.05 * 1400 * max(1, images / paid)
 
 

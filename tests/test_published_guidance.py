@@ -7,14 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from published_parts import (
-    CLASSIFIER,
-    GUIDED,
-    X,
-    expand,
-    linear,
-    randomised,
-)
+from published_parts import CLASSIFIER, GUIDED, X, expand, linear, randomised
 from torch import nn
 
 import dode

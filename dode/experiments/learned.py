@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HANDCRAFTED = tuple(info.name for info in SOLVERS.values() if info.compared)
-EVERYWHERE = (*HANDCRAFTED, "start", "ld3", "s4s-alt", "dlms", "gauss-newton")  # the others on the first network alone
+EVERYWHERE = (*HANDCRAFTED, "start", *(name for name, d in distillation.DISTILLERS.items() if d.everywhere))
 SMALL = {
     "smoke": ("deis", "start", "gits", "gauss-newton"),
 }
@@ -177,8 +177,6 @@ def compare(
         cells = learned.cells(nfe=nfes, checkpoint=name, method=some, block=blocks)
         if set(some) & set(HANDCRAFTED):
             grid_distance.rows(run, grid_distance.cells(checkpoint=name, nfe=nfes, solver=HANDCRAFTED, grid=GRIDS))
-        for block in blocks:  # in turn: two processes must not fit one solver
-            learned.rows(run, [cell for cell in cells if cell["block"] == block])
         parts.append(learned.rows(run, cells))
     return pd.concat(parts, ignore_index=True)
 
@@ -200,7 +198,7 @@ def path_distances(
         states = ((state.level, state.x) for state, _ in solver.walk(model, noise))
     for level, x in states:
         level = level.to(noise.device).double().expand(count)
-        aim = teacher.run_to(level) if (level < teacher.level).any() else teacher.x
+        aim = teacher.run_to(level) if (level < teacher.level).any() else teacher.state.x
         apart = (x - aim).flatten(1).norm(dim=1) / (1 + level**2).sqrt()
         found.append((float(level.mean()), float(apart.mean())))
     levels, distances = torch.tensor(found, dtype=torch.float64).T

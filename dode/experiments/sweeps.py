@@ -44,6 +44,7 @@ class Preset:
     reference_calls: int  # of the reference solution whose samples FDs are taken to
     fit_steps: int = 10  # of a Gauss-Newton fit, at most
     fid: Mode | None = None  # measure networks that do not ship with dode by Inception's features, resized so
+    anew: bool = False  # fit solvers each time, whatever is kept
     rows_of: str = ""  # the preset whose committed rows and solvers its pages show; none: its own, measured if missing
 
     @property
@@ -59,7 +60,7 @@ class Preset:
     @property
     def again(self) -> Preset:
         """``live``, but its solvers are those of the preset whose rows are shown, not fitted anew."""
-        return replace(self.live, name=self.name, rows_of=self.rows_of)
+        return replace(self.live, name=self.name, rows_of=self.rows_of, anew=False)
 
 
 DDIM_NFES, HEUN_NFES, ZOO_NFES = (2, 5, 10, 25, 50), (3, 5, 9, 25, 49), (3, 5, 8, 10, 20)
@@ -81,7 +82,7 @@ _FULL = replace(
 )  # fmt: skip
 LIVE = replace(
     _SMOKE, name="live", images=200, fit_images=32, reference_steps=100, zoo_images=16, learn_images=16,
-    trajectories=160, reference_calls=20, fit_steps=10,
+    trajectories=160, reference_calls=20, fit_steps=10, anew=True,
 )  # fmt: skip
 _QUICK = replace(_STANDARD, name="quick", rows_of="standard")  # shows rows; computes with LIVE's sizes
 # Kim et al. 2024: FID of 50,000 images, three blocks of seeds, 2 to 250 calls (figures 3 and 4)
