@@ -1,0 +1,10 @@
+"""Families of checkpoints, a file each: how its files are read, and the cards of those that are known.
+
+A file in this folder registers itself with :func:`dode.zoo.catalogue.family`; nothing else has to name it.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
