@@ -12,7 +12,7 @@ import torch
 import dode
 from book import prose
 from dode import experiments, zoo
-from dode.denoisers.conditioning import Compiled
+from dode.denoisers.networks import is_compiled
 from dode.experiments import fits, quality
 from dode.training import TRAININGS, Run, networks
 from dode.training.__main__ import main
@@ -140,9 +140,9 @@ def test_sweeps_may_sample_with_a_compiled_network(trained: Path, monkeypatch: p
     plain = quality.load_compiled.__wrapped__(P, NAMES[0], "cpu")
     monkeypatch.setenv("DODE_COMPILE", "1")
     compiled = quality.load_compiled.__wrapped__(P, NAMES[0], "cpu")
-    assert plain is quality.load_autocast(P, NAMES[0], "cpu") and not isinstance(plain.network, Compiled)
-    assert isinstance(compiled.network, Compiled) and compiled.conditions == 200 and compiled.name == plain.name
-    assert isinstance(compiled.of([3, 4]).network, Compiled)
+    assert plain is quality.load_autocast(P, NAMES[0], "cpu") and not is_compiled(plain.network)
+    assert is_compiled(compiled.network) and compiled.conditions == 200 and compiled.name == plain.name
+    assert compiled.of([3, 4]).network is compiled.network
 
 
 def test_the_model_card_says_whose_the_images_are(trained: Path) -> None:

@@ -188,38 +188,13 @@ def conditional() -> UNet:
     return net
 
 
-def test_classes_are_set_for_all_images_or_for_each() -> None:
+def test_every_class_is_one_of_its_own_and_any_is_another() -> None:
     net, x, label = conditional(), torch.randn(3, 3, 16, 16), torch.tensor([0.1, 2.0, 700.0])
-    free = net(x, label)
-    each = net.condition([0, 4, 2])(x, label)
+    free, each = net(x, label), net(x, label, torch.tensor([0, 4, 2]))
     for k, kind in enumerate((0, 4, 2)):
-        torch.testing.assert_close(net.condition(kind)(x, label)[k], each[k], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(net(x, label, torch.full((3,), kind))[k], each[k], rtol=1e-4, atol=1e-5)
         assert not torch.allclose(each[k], free[k], atol=1e-3)  # "any" is an embedding of its own
-    assert torch.equal(net.condition(None)(x, label), free)
     torch.testing.assert_close(net(x, label, torch.full((3,), 5)), free, rtol=1e-5, atol=1e-6)  # as training says it
-    assert torch.equal(net.condition(1)(x, label, torch.tensor([0, 4, 2])), each)
-
-
-def test_an_image_of_a_run_has_its_class_however_the_run_is_cut() -> None:
-    net, x, label = conditional().condition("all"), torch.randn(7, 3, 16, 16), torch.full((7,), 3.0)
-    seeds = [1_000_000, 3, 4, 12, 13, 14, 1_000_001]
-    whole = net.of(seeds)(x, label)
-    assert set(net.of(range(5)).classes_of(5).tolist()) == set(range(5))
-    for cut in (slice(0, 2), slice(2, 7)):
-        torch.testing.assert_close(net.of(seeds[cut])(x[cut], label[cut]), whole[cut], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("labels", [5, -1, [0, 5], [], [0.5], torch.tensor([1.0])])
-def test_wrong_classes_are_refused(labels: object) -> None:
-    with pytest.raises(ValueError, match="labels must be whole numbers from 0 to 4"):
-        conditional().condition(labels)  # type: ignore[arg-type]
-
-
-def test_classes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="has 2 conditions, one an image, so it takes batches of a multiple of 2"):
-        conditional().condition([1, 2])(torch.randn(3, 3, 16, 16), torch.tensor([1.0]))
-    with pytest.raises(ValueError, match="the network is unconditional; leave out labels"):
-        UNet().condition(3)
 
 
 def test_gradients_reach_the_classes_that_were_drawn_and_no_others() -> None:
@@ -229,13 +204,12 @@ def test_gradients_reach_the_classes_that_were_drawn_and_no_others() -> None:
     assert net.kinds.weight.grad.abs().sum(1).gt(0).tolist() == [False, True, False, False, False, True]
 
 
-def test_config_with_classes_rebuilds_the_network_and_labels_are_no_weights() -> None:
+def test_config_with_classes_rebuilds_the_network() -> None:
     net = conditional()
-    net.condition([1, 2])
     again = UNet(**net.config)
     again.load_state_dict(net.state_dict())
-    x, label = torch.randn(2, 3, 16, 16), torch.tensor([0.1, 0.7])
-    assert torch.equal(again.condition([1, 2])(x, label), net(x, label))
+    x, label, classes = torch.randn(2, 3, 16, 16), torch.tensor([0.1, 0.7]), torch.tensor([1, 2])
+    assert torch.equal(again(x, label, classes), net(x, label, classes))
     assert again.config == net.config and again.config["classes"] == 5
 
 

@@ -464,8 +464,8 @@ def test_a_drawn_part_of_the_classes_is_withheld() -> None:
     seen: list[Tensor] = []
 
     class Look(nn.Module):
-        def forward(self, x: Tensor, label: Tensor, kinds: Tensor) -> Tensor:
-            seen.append(kinds)
+        def forward(self, x: Tensor, label: Tensor, classes: Tensor) -> Tensor:
+            seen.append(classes)
             return x * nn.Parameter(torch.ones(()))
 
     d.network = Look()

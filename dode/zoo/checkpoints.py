@@ -18,6 +18,7 @@ from dode.denoisers import (
     NoisePrediction,
     VPrediction,
 )
+from dode.denoisers.conditioning import class_labels
 from dode.schedules import from_config
 from dode.utils.files import FileError, first_line, load_tensors, names_a_file, nearest
 from dode.zoo.catalogue import CATALOGUE, Card
@@ -148,12 +149,12 @@ def load_denoiser(
     try:
         network = UNet(**meta["config"])
         network.load_state_dict({k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()})
-        network.condition("all" if network.classes else None)
         wrapper = {c.__name__: c for c in WRAPPERS}[meta["wrapper"]]
         extra = {} if meta.get("sigma_data") is None else {"sigma_data": meta["sigma_data"]}
         denoiser = wrapper(
-            network, meta["shape"], from_config(meta["schedule"]), autocast=autocast, name=meta["name"], **extra
-        )
+            network, meta["shape"], from_config(meta["schedule"]), autocast=autocast, name=meta["name"],
+            conditioning=class_labels(network.classes, "all" if network.classes else None), **extra,
+        )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise FileError(f"{path} does not hold a denoiser of this version of dode ({first_line(error)})") from None
     settle(network, device, dtype)
