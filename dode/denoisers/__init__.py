@@ -14,13 +14,28 @@ batch the coefficients are plain numbers, computed once, and what the solver nee
 
 from dode.denoisers.base import Affine, Coefficients, Denoiser, Level, expand
 from dode.denoisers.exact import GaussianDenoiser, MixtureDenoiser
+from dode.denoisers.images import PICTURES, Images
 from dode.denoisers.networks import (
     ConsistencyPrediction, DataPrediction, EDMPrediction, FlowPrediction, NetworkDenoiser, NoisePrediction,
     VEPrediction, VPrediction,
 )  # fmt: skip
 
 __all__ = [
-    "Affine", "Coefficients", "ConsistencyPrediction", "DataPrediction", "Denoiser", "EDMPrediction", "FlowPrediction",
-    "GaussianDenoiser", "Level", "MixtureDenoiser", "NetworkDenoiser", "NoisePrediction", "VEPrediction", "VPrediction",
+    "PICTURES",
+    "Affine",
+    "Coefficients",
+    "ConsistencyPrediction",
+    "DataPrediction",
+    "Denoiser",
+    "EDMPrediction",
+    "FlowPrediction",
+    "GaussianDenoiser",
+    "Images",
+    "Level",
+    "MixtureDenoiser",
+    "NetworkDenoiser",
+    "NoisePrediction",
+    "VEPrediction",
+    "VPrediction",
     "expand",
 ]  # fmt: skip

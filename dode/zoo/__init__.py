@@ -10,19 +10,19 @@ ever executed.
 """
 
 from dode.zoo import checkpoints
-from dode.zoo.blocks import Published
-from dode.zoo.catalogue import CATALOGUE, Card
+from dode.zoo.catalogue import CATALOGUE, FAMILIES, Card, family
 from dode.zoo.checkpoints import (
-    CHECKPOINTS, CLASSIFIERS, DENOISERS, EVALUATORS, NAMES, WRAPPERS, checkpoint_file, data_set_of, digest, known,
-    load_denoiser, load_evaluator, metadata, moments_file, published, shipped,
+    CHECKPOINTS, CLASSIFIERS, DENOISERS, EVALUATORS, NAMES, checkpoint_file, data_set_of, digest, known,
+    metadata, moments_file, published, shipped,
 )  # fmt: skip
 from dode.zoo.download import fetch
+from dode.zoo.families.shipped import WRAPPERS
 from dode.zoo.guidance import ClassifierGuidance
-from dode.zoo.loading import load_noisy_classifier, load_published
+from dode.zoo.loading import load_denoiser, load_evaluator, load_noisy_classifier, load_published
 
 __all__ = [
-    "CATALOGUE", "CHECKPOINTS", "CLASSIFIERS", "DENOISERS", "EVALUATORS", "NAMES", "WRAPPERS", "Card",
-    "ClassifierGuidance", "Published", "checkpoint_file", "checkpoints", "data_set_of", "digest", "fetch", "known",
+    "CATALOGUE", "CHECKPOINTS", "CLASSIFIERS", "DENOISERS", "EVALUATORS", "FAMILIES", "NAMES", "WRAPPERS", "Card",
+    "ClassifierGuidance", "checkpoint_file", "checkpoints", "data_set_of", "digest", "family", "fetch", "known",
     "load_denoiser", "load_evaluator", "load_noisy_classifier", "load_published", "metadata", "moments_file",
     "published", "shipped",
 ]  # fmt: skip

@@ -106,8 +106,8 @@ class NoiseEmbedding(nn.Module):
         """Compute what a state dictionary does not hold."""
         if self.kind != "stored":
             half = len(self.frequencies)
-            steps = torch.arange(half) / (half - 1 if self.kind == "closed" else half)
-            self.frequencies = self.scale * torch.exp(-math.log(10_000.0) * steps)
+            last = half - 1 if self.kind == "closed" else half
+            self.frequencies = self.scale * torch.exp(-math.log(10_000.0) * torch.arange(half) / last)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NoiseEmbedding:
         exact = self.frequencies
@@ -117,7 +117,7 @@ class NoiseEmbedding(nn.Module):
 
     def forward(self, label: Tensor) -> Tensor:
         angles = label[:, None] * self.frequencies.to(label.dtype)
-        return torch.cat([angles.cos(), angles.sin()], dim=1).to(self.mlp[0].weight.dtype)
+        return torch.cat([angles.cos(), angles.sin()], dim=1).to(next(self.mlp.parameters()).dtype)
 
 
 class Resample(nn.Module):

@@ -52,7 +52,6 @@ class Card:
         return self.digest or "digest not known: the file is checked by its format alone"
 
 
-
 @dataclass(frozen=True)
 class Family:
     """What reads files of one origin: from a file and its card to a denoiser, or a classifier, on the CPU.

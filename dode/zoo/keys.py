@@ -57,6 +57,7 @@ def qkv(ours: str, name: str, tensor: Tensor, heads: int, order: str) -> Key:
 
 
 def unused(names: Iterable[str], shape: Shape) -> list[Key]:
+    """What a file must have, of one shape, and nothing here needs."""
     return [Key("", (name,), (shape,), lambda found: found) for name in names]
 
 

@@ -52,8 +52,8 @@ class Encoder(nn.Module):
                 self.down.append(self._block(c, width, self.sides[level] in style.sides))
                 c = width
                 self.skips.append(c)
-        attention = Attention(c, self._heads(c), style)
-        self.middle = nn.ModuleList([self._block(c, c), attention, self._block(c, c)])
+        first, attention = self._block(c, c), Attention(c, self._heads(c), style)
+        self.middle = nn.ModuleList([first, attention, self._block(c, c)])
 
     def _heads(self, channels: int) -> int:
         return channels // self.style.head_width if self.style.head_width else self.heads

@@ -79,4 +79,6 @@ CARDS = (
 def read(path: Path, card: Card) -> NetworkDenoiser:
     """A state dictionary, or the list that DDIM's program writes."""
     assert card.schedule is not None
-    return NoisePrediction(build("Model", partial(unet, **card.network), tensors_of(path), path), card.shape, card.schedule)
+    return NoisePrediction(
+        build("Model", partial(unet, **card.network), tensors_of(path), path), card.shape, card.schedule
+    )

@@ -112,7 +112,7 @@ def keys(net: UNet, song: bool, out_channels: int, augment_dim: int) -> Iterator
             else:
                 yield (swapped if song and ours == "embed.mlp.0.weight" else same)(ours, name, t)
     if augment_dim:
-        yield from unused(["map_augment.weight"], (net.embed.mlp[0].in_features, augment_dim))
+        yield from unused(["map_augment.weight"], (2 * len(net.embed.frequencies), augment_dim))
     resampled = [f"{where[f'{way}.{k}']}.{part}" for way in ("shrink", "grow") for k in range(len(net.shrink))
                  for part in ("conv0", "skip")]  # fmt: skip
     resampled += [where[f"pyramid.{k}.0"] for k in range(len(net.pyramid or ()))]
@@ -126,7 +126,11 @@ def _classes(ours: str, t: Tensor, song: bool) -> Key:
     if not song:
         return Key(ours, ("map_label.weight",), ((width, classes),), lambda w: torch.cat([w.T, 0 * w.T[:1]]))
     names, shapes = ("map_label.weight", "map_label.bias"), ((width, classes), (width,))
-    return Key(ours, names, shapes, lambda w, b: torch.cat([math.sqrt(classes) * w.T + b, b[None]]))
+
+    def join(w: Tensor, b: Tensor) -> Tensor:  # added to the sinusoids, of which sines come first there
+        return torch.cat([math.sqrt(classes) * w.T + b, b[None]]).roll(width // 2, 1)
+
+    return Key(ours, names, shapes, join)
 
 
 def preconditioned(network: Any, kind: str, shape: tuple[int, ...], facts: Mapping[str, Any]) -> NetworkDenoiser:

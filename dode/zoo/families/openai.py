@@ -25,8 +25,11 @@ from dode.zoo.unet import Encoder, UNet
 class NoisyClassifier(Encoder):
     """The way down of their U-Net: ``(B, 3, H, W)`` images and ``(B,)`` labels to logits ``(B, outputs)``."""
 
-    def __init__(self, *arguments: Any, outputs: int, style: Style) -> None:
-        super().__init__(*arguments, 1.0, 0, style)
+    def __init__(
+        self, channels: int, size: int, patch: int, widths: Sequence[int], blocks: int, heads: int, outputs: int,
+        style: Style,
+    ) -> None:  # fmt: skip
+        super().__init__(channels, size, patch, widths, blocks, heads, 1.0, 0, style)
         c = self.widths[-1]
         self.head = nn.Sequential(style.norm(c), nn.SiLU(), AttentionPool(self.sides[-1], c, style.head_width, outputs))
 
@@ -69,7 +72,7 @@ def unet(
     common = (in_channels, image_size, 1, widths, num_res_blocks, num_heads)
     order = "thc" if use_new_attention_order else "htc"
     if classifies:
-        net: Encoder = NoisyClassifier(*common, outputs=num_classes, style=style)
+        net: Encoder = NoisyClassifier(*common, num_classes, style)
         return net, keys(net, order, 0)
     net = UNet(*common, label_scale, num_classes, style)
     return net, keys(net, order, in_channels + (3 if learn_sigma else 0))
@@ -88,7 +91,7 @@ def places(net: Encoder) -> dict[str, str]:
         "kinds": "label_emb", "head.0": "out.0", "head.2": "out.2",
     }  # fmt: skip
     found |= {f"middle.{k}": f"middle_block.{k}" for k in range(3)}
-    per, number = net.blocks + 1, 0
+    number = 0
     for k in range(len(net.down)):
         if k and k % net.blocks == 0:
             number += 1
@@ -96,11 +99,14 @@ def places(net: Encoder) -> dict[str, str]:
             found[f"shrink.{level}"] = f"input_blocks.{number}.0{_op(net.shrink[level], 'op')}"
         number += 1
         found |= {f"down.{k}": f"input_blocks.{number}.0", f"down.{k}.attention": f"input_blocks.{number}.1"}
-    for k, block in enumerate(net.up if isinstance(net, UNet) else ()):
+    if not isinstance(net, UNet):
+        return found
+    for k, block in enumerate(net.up):
         found |= {f"up.{k}": f"output_blocks.{k}.0", f"up.{k}.attention": f"output_blocks.{k}.1"}
-        if k % per == net.blocks and k // per < len(net.grow):  # the last of its resolution
+        level, place = divmod(k, net.blocks + 1)
+        if place == net.blocks and level < len(net.grow):  # the last of its resolution
             after = 1 if block.attention is None else 2
-            found[f"grow.{k // per}"] = f"output_blocks.{k}.{after}{_op(net.grow[k // per], 'conv')}"
+            found[f"grow.{level}"] = f"output_blocks.{k}.{after}{_op(net.grow[level], 'conv')}"
     return found
 
 
