@@ -22,56 +22,26 @@ def group_count(channels: int, size: int = 16) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """How a U-Net of this form is built; the defaults are those of the networks that dode trains.
+    """How a U-Net of this form is built; the defaults are those of the networks that dode trains."""
 
-    Parameters
-    ----------
-    features, embedding, stem
-        Sinusoids of the noise label, channels of the embedding, channels of the first convolution; 0 for twice, four
-        times and once the first width.
-    frequencies
-        Of the sinusoids: from 1 down to 1/10,000, the last one left out ("open") or not ("closed", Ho et al. 2020), or
-        random ones out of the checkpoint ("stored", NCSN++).
-    classes_first
-        The classes' embedding is added to the sinusoids, not to the noise's embedding.
-    adaptive
-        The embedding scales and shifts each block's second norm (ADM), or is added before it (DDPM, DDPM++).
-    weight
-        Of the sums with a skip: 1, or ``sqrt(1/2)`` to keep their variance (Song et al. 2021).
-    resampling
-        Between resolutions: a convolution, one that pads below and on the right only when it halves ("padded"), or a
-        residual block.
-    taps
-        Of the separable filter in such a block: ``(1, 1)`` averages and repeats, ``(1, 3, 3, 1)`` is NCSN++'s.
-    project
-        The skip of such a block has a 1x1 convolution.
-    pyramid
-        The noisy image is halved along and added at each resolution (NCSN++).
-    sides
-        Of the maps that get attention after each block, or going up after the ``last_only`` of each resolution; the
-        middle always does.
-    head_width
-        Channels of an attention head; 0 for a fixed number of heads.
-    groups, eps
-        Of the group norms: their number for so many channels, and the constant under the root.
-    """
-
-    features: int = 0
-    embedding: int = 0
-    stem: int = 0
+    features: int = 0  # sinusoids of the noise label, 0: twice the first width;
+    embedding: int = 0  # channels of the embedding, 0: four times,
+    stem: int = 0  # and of the first convolution, 0: as many
+    # Of the sinusoids from 1 down to 1/10,000, the last left out or not (Ho et al. 2020); or random and in the file.
     frequencies: Literal["open", "closed", "stored"] = "open"
-    classes_first: bool = False
-    adaptive: bool = True
-    weight: float = 1.0
+    classes_first: bool = False  # the classes' embedding is added to the sinusoids, not to the noise's embedding
+    adaptive: bool = True  # the embedding scales and shifts each second norm (ADM), or is added before it (DDPM)
+    weight: float = 1.0  # of the sums with a skip: sqrt(1/2) keeps their variance (Song et al. 2021)
+    # Between resolutions: a convolution, one that pads below and on the right only when it halves, a residual block.
     resampling: Literal["convolution", "padded", "block"] = "convolution"
-    taps: Sequence[float] = (1, 1)
-    project: bool = False
-    pyramid: bool = False
-    sides: Sequence[int] = ()
-    last_only: bool = False
-    head_width: int = 0
-    groups: Callable[[int], int] = group_count
-    eps: float = 1e-5
+    taps: Sequence[float] = (1, 1)  # of such a block's filter: (1, 1) averages and repeats, (1, 3, 3, 1) is NCSN++'s
+    project: bool = False  # such a block has a 1x1 convolution in its skip
+    pyramid: bool = False  # the noisy image is halved along and added at each resolution (NCSN++)
+    sides: Sequence[int] = ()  # of the maps that get attention after each block; the middle always does
+    last_only: bool = False  # going up, only after the last block of a resolution
+    head_width: int = 0  # channels of an attention head; 0 for a fixed number of heads
+    groups: Callable[[int], int] = group_count  # of a group norm of so many channels,
+    eps: float = 1e-5  # and the constant under its root
 
     def norm(self, channels: int) -> nn.GroupNorm:
         return nn.GroupNorm(self.groups(channels), channels, eps=self.eps)
@@ -183,13 +153,11 @@ class ResidualBlock(nn.Module):
         self.conv2 = zero(nn.Conv2d(c_out, c_out, 3, padding=1))
         project = c_in != c_out or (resample is not None and style.project)
         self.skip = nn.Conv2d(c_in, c_out, 1) if project else nn.Identity()
-        self.resample = resample
+        self.resample = resample or nn.Identity()
         self.attention = Attention(c_out, heads, style) if heads else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = F.silu(self.norm1(x))
-        if self.resample is not None:
-            h, x = self.resample(h), self.resample(x)
+        h, x = self.resample(F.silu(self.norm1(x))), self.resample(x)
         h, modulation = self.conv1(h), self.affine(embedding)[:, :, None, None]
         if self.style.adaptive:
             scale, shift = modulation.chunk(2, dim=1)
@@ -198,10 +166,3 @@ class ResidualBlock(nn.Module):
             h = self.norm2(h + modulation)
         x = self.style.sum(self.skip(x), self.conv2(F.silu(h)))
         return x if self.attention is None else self.attention(x)
-
-
-class PaddedHalving(nn.Conv2d):
-    """A convolution of stride 2 that pads below and on the right only."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (0, 1, 0, 1)))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dode.denoisers import Images
+from dode.denoisers import PICTURES, Images
 from dode.schedules import Schedule
 from dode.utils.files import nearest
 
@@ -42,7 +42,7 @@ class Card:
     network: Mapping[str, Any] = field(default_factory=dict)  # its arguments; NVIDIA's pickles carry their own
     schedule: Schedule | None = None  # None where the file says it (NVIDIA) or the hub does
     label_scale: float = 1.0  # multiplies the schedule's label before the network sees it
-    images: Images = Images()  # what a sample is
+    images: Images = PICTURES  # what a sample is
     hub: str = ""  # the model's id on the Hugging Face hub
     settings: Mapping[str, Any] = field(default_factory=dict)
 

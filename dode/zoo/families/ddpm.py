@@ -46,7 +46,7 @@ def keys(net: UNet) -> Iterator[Key]:
             at = f"{way}.{k // per if way == 'down' else top - k // per}"
             where |= {f"{way}.{k}": f"{at}.block.{k % per}", f"{way}.{k}.attention": f"{at}.attn.{k % per}"}
     for k in range(top):
-        where |= {f"shrink.{k}": f"down.{k}.downsample.conv", f"grow.{k}": f"up.{top - k}.upsample.conv"}
+        where |= {f"shrink.{k}.1": f"down.{k}.downsample.conv", f"grow.{k}": f"up.{top - k}.upsample.conv"}
     parts = dict(affine="temb_proj", skip="nin_shortcut", out="proj_out")
     for ours, t in net.state_dict().items():
         name = renamed(ours, where, parts)

@@ -19,21 +19,20 @@ from dode.zoo.blocks import ResidualBlock, Style, attend
 from dode.zoo.catalogue import Card, family
 from dode.zoo.keys import Key, build, cut, qkv, renamed, same
 from dode.zoo.states import tensors_of
-from dode.zoo.unet import Encoder, UNet
+from dode.zoo.unet import UNet
 
 
-class NoisyClassifier(Encoder):
+class NoisyClassifier(UNet):
     """The way down of their U-Net: ``(B, 3, H, W)`` images and ``(B,)`` labels to logits ``(B, outputs)``."""
 
-    def __init__(
-        self, channels: int, size: int, patch: int, widths: Sequence[int], blocks: int, heads: int, outputs: int,
-        style: Style,
-    ) -> None:  # fmt: skip
-        super().__init__(channels, size, patch, widths, blocks, heads, 1.0, 0, style)
+    def __init__(self, outputs: int, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        del self.up, self.grow
         c = self.widths[-1]
-        self.head = nn.Sequential(style.norm(c), nn.SiLU(), AttentionPool(self.sides[-1], c, style.head_width, outputs))
+        pool = AttentionPool(self.sides[-1], c, self.style.head_width, outputs)
+        self.head = nn.Sequential(self.style.norm(c), nn.SiLU(), pool)
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:  # type: ignore[override]
         return self.head(self.encode(x, self.embedding(label, None, len(x)))[0])
 
 
@@ -58,7 +57,7 @@ def unet(
     attention_resolutions: Sequence[int] = (16, 8), num_heads: int = 4, num_head_channels: int = 0,
     use_scale_shift_norm: bool = True, resblock_updown: bool = False, use_new_attention_order: bool = False,
     learn_sigma: bool = True, num_classes: int = 0, in_channels: int = 3, classifies: bool = False,
-) -> tuple[Encoder, Iterator[Key]]:  # fmt: skip
+) -> tuple[UNet, Iterator[Key]]:  # fmt: skip
     """A network by the flags of their scripts; ``learn_sigma``: three channels more, which no ODE solver needs.
 
     ``attention_resolutions`` are sides of maps.
@@ -68,13 +67,15 @@ def unet(
         head_width=num_head_channels or (64 if classifies else 0), groups=lambda channels: 32,
         resampling="block" if resblock_updown else "convolution",
     )  # fmt: skip
-    widths = [num_channels * mult for mult in channel_mult]
-    common = (in_channels, image_size, 1, widths, num_res_blocks, num_heads)
+    common: dict[str, Any] = dict(
+        channels=in_channels, size=image_size, patch=1, widths=[num_channels * mult for mult in channel_mult],
+        blocks=num_res_blocks, heads=num_heads, style=style,
+    )  # fmt: skip
     order = "thc" if use_new_attention_order else "htc"
     if classifies:
-        net: Encoder = NoisyClassifier(*common, num_classes, style)
+        net: UNet = NoisyClassifier(num_classes, **common)
         return net, keys(net, order, 0)
-    net = UNet(*common, label_scale, num_classes, style)
+    net = UNet(**common, label_scale=label_scale, classes=num_classes)
     return net, keys(net, order, in_channels + (3 if learn_sigma else 0))
 
 
@@ -84,7 +85,7 @@ PARTS = {
 }  # fmt: skip
 
 
-def places(net: Encoder) -> dict[str, str]:
+def places(net: UNet) -> dict[str, str]:
     """Where the blocks of a network are in the file; the gaps in the numbers of layers are parameterless ones."""
     found = {
         "embed.mlp.0": "time_embed.0", "embed.mlp.2": "time_embed.2", "stem.1": "input_blocks.0.0",
@@ -99,7 +100,7 @@ def places(net: Encoder) -> dict[str, str]:
             found[f"shrink.{level}"] = f"input_blocks.{number}.0{_op(net.shrink[level], 'op')}"
         number += 1
         found |= {f"down.{k}": f"input_blocks.{number}.0", f"down.{k}.attention": f"input_blocks.{number}.1"}
-    if not isinstance(net, UNet):
+    if isinstance(net, NoisyClassifier):
         return found
     for k, block in enumerate(net.up):
         found |= {f"up.{k}": f"output_blocks.{k}.0", f"up.{k}.attention": f"output_blocks.{k}.1"}
@@ -114,7 +115,7 @@ def _op(layer: nn.Module, name: str) -> str:
     return "" if isinstance(layer, ResidualBlock) else f".{name}"
 
 
-def keys(net: Encoder, order: str, out_channels: int) -> Iterator[Key]:
+def keys(net: UNet, order: str, out_channels: int) -> Iterator[Key]:
     """All of the file's tensors."""
     where = places(net)
     for ours, t in net.state_dict().items():
