@@ -9,8 +9,9 @@ from torch import Tensor
 from dode import zoo
 from dode.training import build_denoiser
 from dode.utils.files import load_tensors
+from dode.zoo.blocks import OURS, Attention
 from dode.zoo.classifiers import Classifier, Critic, Observer
-from dode.zoo.unet import Attention, UNet
+from dode.zoo.unet import UNet
 
 SMALL = dict(widths=(16, 32), heads=2)
 
@@ -90,7 +91,7 @@ def test_bottleneck_can_be_watched() -> None:
 
 def test_attention_is_the_formula() -> None:
     """Head by head: softmax(q k^T / sqrt(d)) v, over all pixels."""
-    net = disturbed(Attention(32, 4))
+    net = disturbed(Attention(32, 4, OURS))
     x = torch.randn(2, 32, 3, 5)
     q, k, v = net.qkv(net.norm(x)).reshape(2, 3, 4, 8, 15).unbind(1)  # (images, heads, channels, pixels)
     weights = torch.einsum("bhcp,bhcq->bhpq", q, k).div(8**0.5).softmax(-1)
@@ -103,52 +104,38 @@ def test_unet_refuses_an_odd_size() -> None:
         UNet(size=27)
 
 
-def test_classifier() -> None:
-    net = Classifier().eval()
-    images = torch.randint(256, (3, 1, 28, 28), dtype=torch.uint8)
-    assert net(images).shape == (3, 10) and net.features(images).shape == (3, 64)
-    torch.testing.assert_close(net.features(images.float()), net.features(images))
-    torch.testing.assert_close(net.head(net.features(images)), net(images))
-    again = Classifier(**net.config).eval()
-    again.load_state_dict(net.state_dict())
-    assert torch.equal(again(images), net(images))
+EVALUATORS: dict[type[torch.nn.Module], tuple[int, dict[str, object]]] = {  # features, and a smaller one's arguments
+    Classifier: (64, dict(width=6, features=14)), Critic: (96, dict(stem=6, widths=(5, 9))),
+    Observer: (80, dict(width=6, features=14)),
+}  # fmt: skip
 
 
-def test_critic() -> None:
-    net = disturbed(Critic())
-    images = torch.randint(256, (3, 1, 28, 28), dtype=torch.uint8)
+@pytest.mark.parametrize("kind", EVALUATORS)
+def test_evaluators(kind: type[torch.nn.Module]) -> None:
+    net, images = disturbed(kind()).eval(), torch.randint(256, (3, 1, 28, 28), dtype=torch.uint8)
     features = net.features(images)
-    assert net(images).shape == (3, 10) and features.shape == (3, 96)
+    assert net(images).shape == (3, 10) and features.shape == (3, EVALUATORS[kind][0])
     torch.testing.assert_close(net.features(images.float()), features)
-    torch.testing.assert_close(net.head(net.norm(features)), net(images))
-    for k in range(3):  # in training mode too: no image sees its batch
-        torch.testing.assert_close(net.features(images[k : k + 1])[0], features[k], rtol=1e-4, atol=1e-5)
-    small = Critic(channels=3, classes=4, stem=6, widths=(5, 9))
-    again = Critic(**small.config)
+    for k in range(3):  # the critic's in training mode too: no image sees its batch
+        one = (net.train() if kind is Critic else net).features(images[k : k + 1])[0]
+        torch.testing.assert_close(one, features[k], rtol=1e-4, atol=1e-5)
+    small = kind(channels=3, classes=4, **EVALUATORS[kind][1]).eval()
+    again = kind(**small.config).eval()
     again.load_state_dict(small.state_dict())
     colour = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
     assert again.features(colour).shape == (2, 14) and again(colour).shape == (2, 4)
     assert torch.equal(again(colour), small(colour)) and again.config == small.config
 
 
-def test_observer_and_how_it_differs_from_the_classifier() -> None:
-    net, images = disturbed(Observer()).eval(), torch.randint(256, (3, 1, 28, 28), dtype=torch.uint8)
-    features = net.features(images)
-    assert net(images).shape == (3, 10) and features.shape == (3, 80) and (features >= 0).all()
-    torch.testing.assert_close(net.features(images.float()), features)
-    torch.testing.assert_close(net.head(features), net(images))
-    colour = Observer(channels=3, classes=4, width=6, features=9).eval()
-    again = Observer(**colour.config).eval()
-    again.load_state_dict(colour.state_dict())
-    x = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
-    assert again.features(x).shape == (2, 9) and torch.equal(again(x), colour(x))
-    ours, other = ([type(m) for m in n.modules()] for n in (net, Classifier()))
-    assert {torch.nn.ReLU, torch.nn.MaxPool2d} <= set(ours) - set(other) and torch.nn.SiLU not in ours
-    strides = [m.stride for n in (net, Classifier()) for m in n.modules() if isinstance(m, torch.nn.Conv2d)]
-    assert strides[:5] == [(1, 1)] * 5 and (2, 2) in strides[5:]  # it halves by maxima, the other by strides
+def test_the_evaluators_are_unlike_each_other() -> None:
+    """Other activations and wiring, so that what one overlooks another sees."""
+    found = {kind: {type(m) for m in kind().modules()} for kind in EVALUATORS}
+    shared = found[Critic] & found[Classifier]
+    assert shared == {torch.nn.Conv2d, torch.nn.Linear}
+    assert {torch.nn.ReLU, torch.nn.MaxPool2d} <= found[Observer] - found[Classifier] - found[Critic]
 
 
-def test_critic_is_small_and_another_network_than_the_classifier() -> None:
+def test_critic_is_small() -> None:
     def cost(network: torch.nn.Module, *inputs: Tensor) -> int:
         """Multiplications in the convolutions, which are nearly all."""
         counts: list[int] = []
@@ -162,8 +149,6 @@ def test_critic_is_small_and_another_network_than_the_classifier() -> None:
     assert 60_000 <= sum(p.numel() for p in net.parameters()) <= 150_000
     unet = build_denoiser("fashion-mnist-noise").network
     assert isinstance(unet, UNet) and 10 * cost(net, x) < cost(unet, x, torch.zeros(1))
-    kinds = [{type(m) for m in n.modules()} for n in (net, Classifier())]
-    assert kinds[0] & kinds[1] == {torch.nn.Conv2d, torch.nn.Linear}  # other norms, activations and wiring
 
 
 def test_critic_is_smooth_in_the_pixels() -> None:
