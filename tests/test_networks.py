@@ -29,7 +29,11 @@ def disturbed(network: torch.nn.Module) -> torch.nn.Module:
 @pytest.mark.parametrize(("channels", "patch", "blocks"), [(1, 2, 1), (3, 2, 2), (3, 4, 1), (1, 1, 1)])
 def test_unet_keeps_the_shape(size: int, channels: int, patch: int, blocks: int) -> None:
     net = disturbed(UNet(channels, size, patch, (16, 32, 48), blocks, heads=2))
+    seen = list[Tensor]()
+    net.bottleneck.register_forward_hook(lambda module, inputs, output: seen.append(output))
     out = net(torch.randn(2, channels, size, size), torch.tensor([0.0, 999.0]))
+    coarse = -(-size // patch // 4)  # odd maps halve upwards
+    assert [tuple(s.shape) for s in seen] == [(2, 48, coarse, coarse)]
     assert out.shape == (2, channels, size, size) and torch.isfinite(out).all() and out.std() > 0
 
 
@@ -46,12 +50,14 @@ def test_shipped_network_is_small_and_starts_at_zero(name: str) -> None:
         torch.testing.assert_close(d(x, 1.5), float(c.skip) * x)
 
 
-def test_config_rebuilds_the_network() -> None:
-    net = disturbed(UNet(3, 16, 2, (16, 32), 2, heads=2, label_scale=250.0))
+@pytest.mark.parametrize("classes", [0, 5])
+def test_config_rebuilds_the_network(classes: int) -> None:
+    net = disturbed(UNet(3, 16, 2, (16, 32), 2, heads=2, label_scale=250.0, classes=classes))
     again = UNet(**net.config)
     again.load_state_dict(net.state_dict())
-    x, label = torch.randn(2, 3, 16, 16), torch.tensor([0.1, -0.7])
-    assert torch.equal(net(x, label), again(x, label)) and again.config == net.config
+    x, label, drawn = torch.randn(2, 3, 16, 16), torch.tensor([0.1, -0.7]), torch.tensor([1, 2]) if classes else None
+    assert torch.equal(net(x, label, drawn), again(x, label, drawn)) and again.config == net.config
+    assert net.config.get("classes", 0) == classes and ("classes" in net.config) == bool(classes)
 
 
 def test_label_matters_and_is_scaled() -> None:
@@ -79,14 +85,6 @@ def test_gradients_reach_every_parameter() -> None:
     net(torch.randn(2, 1, 16, 16), torch.tensor([1.0, 40.0])).square().mean().backward()
     for name, p in net.named_parameters():
         assert p.grad is not None and p.grad.abs().max() > 0, name
-
-
-def test_bottleneck_can_be_watched() -> None:
-    net = UNet(size=28, **SMALL)
-    seen: list[Tensor] = []
-    net.bottleneck.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    net(torch.randn(2, 1, 28, 28), torch.tensor([1.0, 2.0]))
-    assert [tuple(s.shape) for s in seen] == [(2, 32, 7, 7)]
 
 
 def test_attention_is_the_formula() -> None:
@@ -187,15 +185,6 @@ def test_gradients_reach_the_classes_that_were_drawn_and_no_others() -> None:
     net(torch.randn(3, 3, 16, 16), torch.ones(3), torch.tensor([1, 5, 1])).square().mean().backward()
     assert net.kinds.weight.grad is not None
     assert net.kinds.weight.grad.abs().sum(1).gt(0).tolist() == [False, True, False, False, False, True]
-
-
-def test_config_with_classes_rebuilds_the_network() -> None:
-    net = conditional()
-    again = UNet(**net.config)
-    again.load_state_dict(net.state_dict())
-    x, label, classes = torch.randn(2, 3, 16, 16), torch.tensor([0.1, 0.7]), torch.tensor([1, 2])
-    assert torch.equal(again(x, label, classes), net(x, label, classes))
-    assert again.config == net.config and again.config["classes"] == 5
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist-noise", "fashion-mnist-data"])

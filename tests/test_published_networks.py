@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dode.zoo import CATALOGUE
-from dode.zoo.blocks import Resample, ResidualBlock, Style
 from dode.zoo.families import nvidia
 
 # --- what a file holds ----------------------------------------------------------------------------------------------
@@ -115,101 +113,112 @@ def test_names_of_published_parameters(name: str) -> None:
 
 # --- the same answers as diffusers' ---------------------------------------------------------------------------------
 
-RESNET = dict(
-    norm1="norm1", conv1="conv1", temb_proj="time_emb_proj", norm2="norm2", conv2="conv2", nin_shortcut="conv_shortcut"
-)
-NVIDIA_RESNET = dict(
-    norm0="norm1", conv0="conv1", affine="time_emb_proj", norm1="norm2", conv1="conv2", skip="conv_shortcut"
-)
-GUIDED_RESNET = {
-    "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",
-    "out_layers.3": "conv2", "skip_connection": "conv_shortcut",
-}  # fmt: skip
 BLOCKS: dict[str, Any] = dict(sample_size=8, block_out_channels=(32, 64), layers_per_block=1)
+# The parts of a block by their names in diffusers; those of an attention that shares its block's name begin with "@".
+PARTS: dict[str, dict[str, str]] = dict(
+    ddpm=dict(
+        norm1="norm1", conv1="conv1", temb_proj="time_emb_proj", norm2="norm2", conv2="conv2",
+        nin_shortcut="conv_shortcut", norm="group_norm", q="to_q", k="to_k", v="to_v", proj_out="to_out.0",
+    ),
+    guided={
+        "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",
+        "out_layers.3": "conv2", "skip_connection": "conv_shortcut", "norm": "group_norm", "proj_out": "to_out.0",
+        "op": "conv",
+    },
+    nvidia=dict(
+        norm0="norm1", conv0="conv1", affine="time_emb_proj", norm1="norm2", conv1="conv2", skip="conv_shortcut",
+        norm2="@group_norm", qkv="@qkv", proj="@to_out.0",
+    ),
+)  # fmt: skip
+# Where the blocks of the small networks are there, kind and number.
+PLACES: dict[str, dict[str, str]] = dict(
+    ddpm={
+        "conv_in": "conv_in", "down.0.block.0": "down_blocks.0.resnets.0", "mid.block_1": "mid_block.resnets.0",
+        "down.0.downsample": "down_blocks.0.downsamplers.0", "down.1.block.0": "down_blocks.1.resnets.0",
+        "down.1.attn.0": "down_blocks.1.attentions.0", "mid.attn_1": "mid_block.attentions.0",
+        "mid.block_2": "mid_block.resnets.1", "up.1.block": "up_blocks.0.resnets",
+        "up.1.attn": "up_blocks.0.attentions", "up.1.upsample": "up_blocks.0.upsamplers.0",
+        "up.0.block": "up_blocks.1.resnets", "norm_out": "conv_norm_out",
+        "conv_out": "conv_out", "temb.dense.0": "time_embedding.linear_1", "temb.dense.1": "time_embedding.linear_2",
+    },
+    guided={
+        "input_blocks.1.0": "down_blocks.0.resnets.0", "input_blocks.2.0": "down_blocks.0.downsamplers.0",
+        "input_blocks.3.0": "down_blocks.1.resnets.0", "input_blocks.3.1": "down_blocks.1.attentions.0",
+        "middle_block.0": "mid_block.resnets.0", "middle_block.1": "mid_block.attentions.0",
+        "middle_block.2": "mid_block.resnets.1",
+        "output_blocks.0.0": "up_blocks.0.resnets.0", "output_blocks.0.1": "up_blocks.0.attentions.0",
+        "output_blocks.1.0": "up_blocks.0.resnets.1", "output_blocks.1.1": "up_blocks.0.attentions.1",
+        "output_blocks.1.2": "up_blocks.0.upsamplers.0", "output_blocks.2.0": "up_blocks.1.resnets.0",
+        "output_blocks.3.0": "up_blocks.1.resnets.1", "input_blocks.0.0": "conv_in", "out.0": "conv_norm_out",
+        "out.2": "conv_out", "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
+        "label_emb": "class_embedding",
+    },
+    nvidia={
+        "enc.8x8_conv": "conv_in", "enc.8x8_block0": "down_blocks.0.{}.0",
+        "enc.4x4_down": "down_blocks.0.downsamplers.0", "enc.4x4_block0": "down_blocks.1.{}.0",
+        "dec.4x4_in0": "mid_block.{}.0", "dec.4x4_in1": "mid_block.{}.1", "dec.4x4_block0": "up_blocks.0.{}.0",
+        "dec.4x4_block1": "up_blocks.0.{}.1", "dec.8x8_up": "up_blocks.0.upsamplers.0",
+        "dec.8x8_block0": "up_blocks.1.{}.0", "dec.8x8_block1": "up_blocks.1.{}.1",
+        "dec.8x8_aux_norm": "conv_norm_out", "dec.8x8_aux_conv": "conv_out", "out_norm": "conv_norm_out",
+        "out_conv": "conv_out", "map_layer0": "time_embedding.linear_1", "map_layer1": "time_embedding.linear_2",
+        "map_label": "class_embedding",
+    },
+)  # fmt: skip
 
 
-def attention(name: str) -> str:
-    return dict(norm="group_norm", q="to_q", k="to_k", v="to_v", proj_out="to_out.0")[name]
+def to_diffusers(form: str, tensors: dict[str, Tensor], order: str = "", head: int = 0) -> dict[str, Tensor]:
+    """The state of diffusers' network, linear layers for 1x1 convolutions in attention.
 
-
-def split_qkv(value: Tensor, heads: int, order: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The three linear layers in a fused one whose channels lie as ``order`` says: h heads, t three, c channels."""
-    value = linear(value)
-    sides = dict(h=heads, t=3, c=len(value) // 3 // heads)
-    q, k, v = value.reshape(*(sides[axis] for axis in order), *value.shape[1:]).unbind(order.index("t"))
-    return tuple(part.reshape(-1, *value.shape[1:]) for part in (q, k, v))  # type: ignore[return-value]
+    Fused channels lie as ``order`` says: h heads (of ``head`` channels, one for 0), t query, key and value, c channels.
+    """
+    found, places = dict[str, Tensor](), PLACES[form]
+    for name, value in tensors.items():
+        if "resample_filter" in name or "map_augment" in name:
+            continue
+        old = max((place for place in places if name.startswith(f"{place}.")), key=len)
+        *parts, kind = name[len(old) + 1 :].split(".")
+        number = parts.pop(0) + "." if parts and parts[0].isdigit() else ""
+        part = PARTS[form].get(".".join(parts), ".".join(parts))
+        where = places[old].format("attentions" if part[:1] == "@" else "resnets") + "." + number
+        part = part.removeprefix("@")
+        if part == "qkv":
+            value, heads = value.flatten(1) if value.ndim > 2 else value, len(value) // 3 // head if head else 1
+            sides = dict(h=heads, t=3, c=len(value) // 3 // heads)
+            split = value.reshape(*(sides[axis] for axis in order), *value.shape[1:]).unbind(order.index("t"))
+            for letter, piece in zip("qkv", split, strict=True):
+                found[f"{where}to_{letter}.{kind}"] = piece.reshape(-1, *value.shape[1:])
+        else:
+            found[f"{where}{part}.{kind}" if part else f"{where}{kind}"] = linear(value) if "to_" in part else value
+    return found
 
 
 def agrees(kind: str, tensors: dict[str, Tensor], theirs: UNet2DModel, classes: bool = False, **more: Any) -> None:
     """A network with a file's tensors answers as diffusers' does."""
     label, drawn = torch.tensor([3.0, 871.5]), torch.tensor([3, 9]) if classes else None
-    expected = theirs(X, label, class_labels=drawn).sample[:, :3]
+    expected = theirs.eval()(X, label, class_labels=drawn).sample[:, :3]
     ours = network(kind, tensors, **more)
     torch.testing.assert_close(ours(X, label, drawn), expected, rtol=1e-4, atol=1e-5)
     assert drawn is None or not torch.allclose(ours(X, label, drawn.flip(0)), expected)
 
 
 def test_ddpm_is_that_of_diffusers() -> None:
-    theirs = UNet2DModel(
+    theirs, tensors = UNet2DModel(
         **BLOCKS, norm_eps=1e-6, attention_head_dim=None, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"), downsample_padding=0, flip_sin_to_cos=False, freq_shift=1,
-    ).eval()  # fmt: skip
-    tensors, found = state("ddpm"), dict[str, Tensor]()
-    for name, value in tensors.items():
-        path = name.split(".")
-        if path[0] in ("down", "up"):
-            level = int(path[1]) if path[0] == "down" else 1 - int(path[1])
-            where = f"{path[0]}_blocks.{level}."
-            if path[2] == "block":
-                new = f"{where}resnets.{path[3]}.{RESNET[path[4]]}.{path[5]}"
-            elif path[2] == "attn":
-                new = f"{where}attentions.{path[3]}.{attention(path[4])}.{path[5]}"
-            else:
-                new = f"{where}{path[2]}rs.0.conv.{path[4]}"
-        elif path[0] == "mid":
-            new = (
-                f"mid_block.attentions.0.{attention(path[2])}.{path[3]}" if path[1] == "attn_1"
-                else f"mid_block.resnets.{int(path[1][-1]) - 1}.{RESNET[path[2]]}.{path[3]}"
-            )  # fmt: skip
-        elif path[0] == "temb":
-            new = f"time_embedding.linear_{int(path[2]) + 1}.{path[3]}"
-        else:
-            new = name.replace("norm_out", "conv_norm_out")
-        found[new] = linear(value) if ".to_" in new else value
-    theirs.load_state_dict(found)
+    ), state("ddpm")  # fmt: skip
+    theirs.load_state_dict(to_diffusers("ddpm", tensors))
     agrees("ddpm", tensors, theirs)
 
 
-# Where the parts of the small guided networks are in diffusers: OpenAI's index to block, kind and number.
-GUIDED_PLACES = {
-    "input_blocks.1.0": "down_blocks.0.resnets.0", "input_blocks.2.0": "down_blocks.0.downsamplers.0",
-    "input_blocks.3.0": "down_blocks.1.resnets.0", "input_blocks.3.1": "down_blocks.1.attentions.0",
-    "middle_block.0": "mid_block.resnets.0", "middle_block.1": "mid_block.attentions.0",
-    "middle_block.2": "mid_block.resnets.1",
-    "output_blocks.0.0": "up_blocks.0.resnets.0", "output_blocks.0.1": "up_blocks.0.attentions.0",
-    "output_blocks.1.0": "up_blocks.0.resnets.1", "output_blocks.1.1": "up_blocks.0.attentions.1",
-    "output_blocks.1.2": "up_blocks.0.upsamplers.0", "output_blocks.2.0": "up_blocks.1.resnets.0",
-    "output_blocks.3.0": "up_blocks.1.resnets.1", "input_blocks.0.0": "conv_in", "out.0": "conv_norm_out",
-    "out.2": "conv_out", "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
-    "label_emb": "class_embedding",
-}  # fmt: skip
-
-
-def to_diffusers(tensors: dict[str, Tensor], new_order: bool) -> dict[str, Tensor]:
-    found = dict[str, Tensor]()
-    for name, value in tensors.items():
-        old = next(place for place in GUIDED_PLACES if name.startswith(place + "."))
-        where, rest = GUIDED_PLACES[old], name[len(old) + 1 :]
-        part, kind = rest.rpartition(".")[::2]
-        if "attentions" in where and part == "qkv":
-            heads = len(value) // 3 // 16
-            for letter, piece in zip("qkv", split_qkv(value, heads, "thc" if new_order else "htc"), strict=True):
-                found[f"{where}.to_{letter}.{kind}"] = piece
-        elif "attentions" in where:
-            found[f"{where}.{attention(part)}.{kind}"] = linear(value)
-        else:
-            found[".".join(filter(None, (where, GUIDED_RESNET.get(part, part), kind)))] = value
-    return {re.sub(r"samplers\.0\.(op|conv)\.", "samplers.0.conv.", name): v for name, v in found.items()}
+def adm_in_diffusers(kind: str = "resnet", **more: Any) -> UNet2DModel:
+    first = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if kind == "resnet" else ("DownBlock2D", "UpBlock2D")
+    return UNet2DModel(
+        **BLOCKS | dict(
+            down_block_types=(first[0], "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", first[1]),
+            downsample_type=kind, upsample_type=kind, num_class_embeds=10, flip_sin_to_cos=True, freq_shift=0,
+            norm_eps=1e-5, attn_norm_num_groups=32, resnet_time_scale_shift="scale_shift",
+        ) | more
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -220,38 +229,41 @@ def test_guided_is_that_of_diffusers(scale_shift: bool, new_order: bool, flat: b
     more = dict(
         num_classes=10, use_scale_shift_norm=scale_shift, use_new_attention_order=new_order, resblock_updown=resblocks
     )
-    kind = "resnet" if resblocks else "conv"
-    first = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if resblocks else ("DownBlock2D", "UpBlock2D")
-    theirs = UNet2DModel(
-        **BLOCKS, out_channels=6, attention_head_dim=16, down_block_types=(first[0], "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", first[1]), downsample_type=kind, upsample_type=kind, num_class_embeds=10,
-        resnet_time_scale_shift="scale_shift" if scale_shift else "default", flip_sin_to_cos=True, freq_shift=0,
-        norm_eps=1e-5, attn_norm_num_groups=32,
-    ).eval()  # fmt: skip
-    tensors = state("guided", **more)
-    theirs.load_state_dict(to_diffusers(tensors, new_order))
+    shift = "scale_shift" if scale_shift else "default"
+    kind, own = "resnet" if resblocks else "conv", dict(attention_head_dim=16, resnet_time_scale_shift=shift)
+    theirs, tensors = adm_in_diffusers(kind, out_channels=6, **own), state("guided", **more)
+    theirs.load_state_dict(to_diffusers("guided", tensors, "thc" if new_order else "htc", 16))
     if flat:  # 1x1 convolutions over a row of pixels
         tensors = {k: v.flatten(2) if v.shape[2:] == (1, 1) and "skip" not in k else v for k, v in tensors.items()}
     agrees("guided", tensors, theirs, classes=True, **more)
 
 
+def test_nvidia_s_adm_is_that_of_diffusers() -> None:
+    more = dict(model_channels=128, label_dim=10)  # 32 groups, as there
+    theirs, tensors = adm_in_diffusers(block_out_channels=(128, 256), attention_head_dim=64), state("adm", **more)
+    found = to_diffusers("nvidia", tensors, "hct", 64)
+    theirs.load_state_dict(found | {"class_embedding.weight": found["class_embedding.weight"].T})
+    agrees("adm", tensors, theirs, classes=True, **more)
+
+
 class Function(nn.Module):
-    def __init__(self, function: Callable[..., Tensor], **options: Any) -> None:
+    def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
-        self.function, self.options = function, options
+        self.function = function
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.function(x, **self.options)
+        return self.function(x, kernel=TAPS)
 
 
-def song_in_diffusers(taps: tuple[float, ...]) -> UNet2DModel:
-    """DDPM++ put together from diffusers' parts: other sums with the skips, groups, filters and attention."""
+@pytest.mark.parametrize("taps", [(1, 1), TAPS])
+def test_ddpm_plus_plus_is_that_of_diffusers_parts(taps: tuple[float, ...]) -> None:
+    """Put together from them: other sums with the skips, groups, filters and attention."""
     theirs = UNet2DModel(
         **BLOCKS, norm_eps=1e-6, attention_head_dim=None, norm_num_groups=8,
         down_block_types=("AttnDownBlock2D", "ResnetDownsampleBlock2D"), downsample_type="resnet",
         up_block_types=("ResnetUpsampleBlock2D", "AttnUpBlock2D"), upsample_type="resnet", flip_sin_to_cos=False,
         freq_shift=1,
-    ).eval()  # fmt: skip
+    )  # fmt: skip
     for module in theirs.modules():
         if isinstance(module, nn.GroupNorm):
             module.num_groups = module.num_channels // 4
@@ -260,105 +272,18 @@ def song_in_diffusers(taps: tuple[float, ...]) -> UNet2DModel:
             if module.up or module.down:
                 module.conv_shortcut = nn.Conv2d(module.in_channels, module.out_channels, 1)
             if taps == TAPS and module.up:
-                module.upsample = Function(upsample_2d, kernel=TAPS)
+                module.upsample = Function(upsample_2d)
             if taps == TAPS and module.down:
-                module.downsample = Function(downsample_2d, kernel=TAPS)
+                module.downsample = Function(downsample_2d)
         if hasattr(module, "rescale_output_factor"):
             module.rescale_output_factor = 2**0.5
     theirs.up_blocks[1].attentions[0] = nn.Identity()  # attention in the last block of a level alone
-    return theirs
-
-
-NVIDIA_PLACES = {
-    "enc.8x8_conv": "conv_in", "enc.8x8_block0": "down_blocks.0.{}.0", "enc.4x4_down": "down_blocks.0.downsamplers.0",
-    "enc.4x4_block0": "down_blocks.1.{}.0", "dec.4x4_in0": "mid_block.{}.0", "dec.4x4_in1": "mid_block.{}.1",
-    "dec.4x4_block0": "up_blocks.0.{}.0", "dec.4x4_block1": "up_blocks.0.{}.1",
-    "dec.8x8_up": "up_blocks.0.upsamplers.0", "dec.8x8_block0": "up_blocks.1.{}.0",
-    "dec.8x8_block1": "up_blocks.1.{}.1", "dec.8x8_aux_norm": "conv_norm_out", "dec.8x8_aux_conv": "conv_out",
-    "map_layer0": "time_embedding.linear_1", "map_layer1": "time_embedding.linear_2", "map_label": "class_embedding",
-    "out_norm": "conv_norm_out", "out_conv": "conv_out",
-}  # fmt: skip
-
-
-def nvidia_to_diffusers(tensors: dict[str, Tensor], head: int = 0) -> dict[str, Tensor]:
-    """Attention with one head, or with heads of so many channels."""
-    found = dict[str, Tensor]()
-    for name, value in tensors.items():
-        if "resample_filter" in name or "map_augment" in name:
-            continue
-        old = next(place for place in NVIDIA_PLACES if name.startswith(place + "."))
-        part, _, kind = name[len(old) + 1 :].rpartition(".")
-        where = NVIDIA_PLACES[old]
-        if part == "qkv":
-            heads = len(value) // 3 // head if head else 1
-            for letter, piece in zip("qkv", split_qkv(value, heads, "hct"), strict=True):
-                found[f"{where.format('attentions')}.to_{letter}.{kind}"] = piece
-        elif part in ("norm2", "proj"):
-            new = "group_norm" if part == "norm2" else "to_out.0"
-            found[f"{where.format('attentions')}.{new}.{kind}"] = linear(value)
-        else:
-            found[".".join(filter(None, (where.format("resnets"), NVIDIA_RESNET.get(part, part), kind)))] = value
-    return found
-
-
-@pytest.mark.parametrize("taps", [(1, 1), TAPS])
-def test_ddpm_plus_plus_is_that_of_diffusers_parts(taps: tuple[float, ...]) -> None:
-    theirs, tensors = song_in_diffusers(taps), state("vp", resample_filter=taps)
-    theirs.load_state_dict(nvidia_to_diffusers(tensors))
+    tensors = state("vp", resample_filter=taps)
+    theirs.load_state_dict(to_diffusers("nvidia", tensors, "hct"))
     agrees("vp", tensors, theirs, resample_filter=taps)
 
 
-def test_nvidia_s_adm_is_that_of_diffusers() -> None:
-    theirs = UNet2DModel(
-        **BLOCKS | dict(block_out_channels=(128, 256)), attention_head_dim=64,
-        down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"), downsample_type="resnet",
-        up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"), upsample_type="resnet", num_class_embeds=10,
-        resnet_time_scale_shift="scale_shift", flip_sin_to_cos=True, freq_shift=0, norm_eps=1e-5,
-        attn_norm_num_groups=32,
-    ).eval()  # fmt: skip
-    more = dict(model_channels=128, label_dim=10)  # 32 groups, as there
-    tensors = state("adm", **more)
-    found = nvidia_to_diffusers(tensors, head=64)
-    theirs.load_state_dict(found | {"class_embedding.weight": found["class_embedding.weight"].T})
-    agrees("adm", tensors, theirs, classes=True, **more)
-
-
 # --- what no other implementation has -------------------------------------------------------------------------------
-
-
-def test_filters() -> None:
-    """They keep a constant and the sum of an image."""
-    up, down = Resample(TAPS, up=True), Resample(TAPS, up=False)
-    flat = torch.full((1, 3, 8, 8), 1.7, dtype=torch.float64)
-    for layer in (up, down):
-        assert torch.allclose(layer(flat)[..., 1:-1, 1:-1], torch.tensor(1.7, dtype=torch.float64))
-    inside = F.pad(torch.randn(1, 3, 4, 4, dtype=torch.float64), (2, 2, 2, 2))
-    torch.testing.assert_close(up(inside).sum() / 4, inside.sum())
-    torch.testing.assert_close(down(inside).sum() * 4, inside.sum())
-    impulse, row = torch.zeros(1, 1, 8, 8), torch.tensor([1.0, 3, 3, 1]) / 4
-    impulse[0, 0, 4, 4] = 1
-    torch.testing.assert_close(up(impulse)[0, 0, 7:11, 7:11], torch.outer(row, row))
-
-
-@pytest.mark.parametrize("move", [{}, dict(up=True), dict(down=True)])
-@pytest.mark.parametrize("adaptive", [False, True])
-@pytest.mark.parametrize("taps", [(1, 1), TAPS])
-def test_blocks_are_those_of_diffusers(move: dict[str, bool], adaptive: bool, taps: tuple[float, ...]) -> None:
-    c_in, c_out = (64, 64) if move else (64, 128)
-    style = Style(adaptive=adaptive, weight=0.5**0.5, project=True, groups=lambda channels: channels // 4)
-    ours = ResidualBlock(c_in, c_out, 32, style, Resample(taps, up="up" in move) if move else None)
-    theirs = ResnetBlock2D(
-        in_channels=c_in, out_channels=c_out, temb_channels=32, groups=c_in // 4, groups_out=c_out // 4, eps=1e-5,
-        time_embedding_norm="scale_shift" if adaptive else "default", output_scale_factor=2**0.5,
-        kernel="fir" if taps == TAPS else None, use_in_shortcut=True, **move,
-    )  # fmt: skip
-    for p in theirs.parameters():
-        nn.init.normal_(p, std=p[0].numel() ** -0.5)
-    names = dict(time_emb_proj="affine", conv_shortcut="skip")
-    ours.load_state_dict({f"{names.get(k.split('.')[0], k.split('.')[0])}.{k.split('.')[1]}": v
-                          for k, v in theirs.state_dict().items()})  # fmt: skip
-    x, e = torch.randn(2, c_in, 8, 8), torch.randn(2, 32)
-    torch.testing.assert_close(ours(x, F.silu(e)), theirs.eval()(x, e), rtol=1e-4, atol=1e-5)
 
 
 def test_ncsn_plus_plus_adds_the_halved_image() -> None:
