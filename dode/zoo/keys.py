@@ -1,15 +1,14 @@
 """From the tensors of a published file to those of a network here: names, shapes and the order of numbers.
 
-What published networks do differently in storage alone vanishes here, once, when a file is read: queries, keys and
-values lie in another order or apart (:func:`qkv`), sines come before cosines (:func:`swapped`), 1x1 convolutions are
-flat, more channels come out than an image has (:func:`cut`).
+What published networks do differently in storage alone vanishes here, once, when a file is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,39 +25,73 @@ class Key(NamedTuple):
 
     ours: str
     names: tuple[str, ...]
-    shapes: tuple[Shape, ...]  # there; ones at the end do not matter
+    shapes: tuple[Shape, ...]  # there; ones at the end do not matter, so 1x1 convolutions may be flat
     join: Callable[..., Tensor]  # from the tensors there, of these shapes, to ours
 
 
-def same(ours: str, name: str, tensor: Tensor) -> Key:
-    """The same numbers under another name."""
-    return Key(ours, (name,), (tuple(tensor.shape),), lambda found: found)
+def keys_of(
+    net: nn.Module, places: Mapping[str, str], parts: Mapping[str, str], own: Iterable[Key] = (), *, order: str = "",
+    outputs: int = 0, sines_first: bool = False,
+) -> Iterator[Key]:  # fmt: skip
+    """All of a file's tensors.
+
+    Parameters
+    ----------
+    places, parts
+        Names there of modules of the network, and of what is in them: ``PLACE.PART.weight``.
+    own
+        What is not found so.
+    order
+        How queries, keys and values of an attention lie there, slowest first: h heads, t the three, c channels (ours
+        are "thc"); "" for a layer q, k and v each.
+    outputs
+        Channels of the last convolution there, of which the first are an image's; 0 for as many as here.
+    sines_first
+        In the sinusoids of the label; here cosines come first.
+    """
+    own = list(own)
+    yield from own
+    known = {key.ours for key in own}
+    for ours, t in net.state_dict().items():
+        if ours in known:
+            continue
+        name, shape = renamed(ours, places, parts), tuple(t.shape)
+        join: Callable[..., Tensor] = _same
+        if ".qkv." in ours and not order:
+            names, third = tuple(name.replace(".qkv.", f".{part}.") for part in "qkv"), (len(t) // 3, *shape[1:])
+            yield Key(ours, names, (third, third, third), lambda *found: torch.cat(found))
+            continue
+        if ".qkv." in ours:
+            heads: Any = net.get_submodule(ours.rpartition(".qkv.")[0]).heads
+            join = partial(_ordered, order=order, sizes=dict(h=heads, t=3, c=len(t) // 3 // heads))
+        elif ours.startswith("head.2.") and outputs:
+            shape, join = (outputs, *shape[1:]), partial(_first, count=len(t))
+        elif ours == "embed.mlp.0.weight" and sines_first:
+            join = halves_swapped
+        yield Key(ours, (name,), (shape,), join)
 
 
-def swapped(ours: str, name: str, tensor: Tensor) -> Key:
-    """Columns for sines, then for cosines, where ours are the other way round."""
-    return Key(ours, (name,), (tuple(tensor.shape),), lambda found: found.roll(found.shape[1] // 2, 1))
+def _same(found: Tensor) -> Tensor:
+    return found
 
 
-def cut(ours: str, name: str, tensor: Tensor, channels: int) -> Key:
-    """The first of ``channels`` outputs, of which a network that learned variances too has more."""
-    return Key(ours, (name,), ((channels, *tensor.shape[1:]),), lambda found: found[: len(tensor)].clone())
+def _ordered(found: Tensor, order: str, sizes: Mapping[str, int]) -> Tensor:
+    apart = found.reshape(*(sizes[axis] for axis in order), *found.shape[1:])
+    return apart.movedim([order.index(axis) for axis in "thc"], (0, 1, 2)).reshape(found.shape)
 
 
-def qkv(ours: str, name: str, tensor: Tensor, heads: int, order: str) -> Key:
-    """Channels that lie as ``order`` says, slowest first: h heads, t query, key and value, c channels; ours "thc"."""
-    sizes = dict(h=heads, t=3, c=len(tensor) // 3 // heads)
+def _first(found: Tensor, count: int) -> Tensor:
+    return found[:count].clone()
 
-    def join(found: Tensor) -> Tensor:
-        apart = found.reshape(*(sizes[axis] for axis in order), *found.shape[1:])
-        return apart.movedim([order.index(axis) for axis in "thc"], (0, 1, 2)).reshape(found.shape)
 
-    return Key(ours, (name,), (tuple(tensor.shape),), join)
+def halves_swapped(found: Tensor) -> Tensor:
+    """The columns for sines and for cosines, in the other order."""
+    return found.roll(found.shape[1] // 2, 1)
 
 
 def unused(names: Iterable[str], shape: Shape) -> list[Key]:
     """What a file must have, of one shape, and nothing here needs."""
-    return [Key("", (name,), (shape,), lambda found: found) for name in names]
+    return [Key("", (name,), (shape,), _same) for name in names]
 
 
 def renamed(name: str, places: Mapping[str, str], parts: Mapping[str, str]) -> str:

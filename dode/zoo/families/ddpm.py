@@ -10,13 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dode.denoisers import NetworkDenoiser, NoisePrediction
 from dode.schedules import VPDiscrete
 from dode.zoo.blocks import Style
 from dode.zoo.catalogue import Card, family
-from dode.zoo.keys import Key, build, renamed, same, swapped
+from dode.zoo.keys import Key, build, keys_of
 from dode.zoo.states import tensors_of
 from dode.zoo.unet import UNet
 
@@ -31,12 +29,15 @@ def unet(
         sides=attn_resolutions, groups=lambda channels: 32, eps=1e-6,
     )  # fmt: skip
     net = UNet(in_channels, image_size, 1, [ch * mult for mult in ch_mult], num_res_blocks, 1, style=style)
-    return net, keys(net)
+    return net, keys_of(net, places(net), PARTS, sines_first=True)
 
 
-def keys(net: UNet) -> Iterator[Key]:
-    """All of the file's tensors: queries, keys and values apart, sines before cosines."""
-    where = {
+PARTS = dict(affine="temb_proj", skip="nin_shortcut", out="proj_out")
+
+
+def places(net: UNet) -> dict[str, str]:
+    """Where the blocks of a network are in the file."""
+    found = {
         "embed.mlp.0": "temb.dense.0", "embed.mlp.2": "temb.dense.1", "stem.1": "conv_in", "middle.0": "mid.block_1",
         "middle.1": "mid.attn_1", "middle.2": "mid.block_2", "head.0": "norm_out", "head.2": "conv_out",
     }  # fmt: skip
@@ -44,17 +45,10 @@ def keys(net: UNet) -> Iterator[Key]:
     for way, per in (("down", net.blocks), ("up", net.blocks + 1)):
         for k in range(per * (top + 1)):
             at = f"{way}.{k // per if way == 'down' else top - k // per}"
-            where |= {f"{way}.{k}": f"{at}.block.{k % per}", f"{way}.{k}.attention": f"{at}.attn.{k % per}"}
+            found |= {f"{way}.{k}": f"{at}.block.{k % per}", f"{way}.{k}.attention": f"{at}.attn.{k % per}"}
     for k in range(top):
-        where |= {f"shrink.{k}.1": f"down.{k}.downsample.conv", f"grow.{k}": f"up.{top - k}.upsample.conv"}
-    parts = dict(affine="temb_proj", skip="nin_shortcut", out="proj_out")
-    for ours, t in net.state_dict().items():
-        name = renamed(ours, where, parts)
-        if ".qkv." in ours:
-            names, third = tuple(name.replace(".qkv.", f".{part}.") for part in "qkv"), (len(t) // 3, *t.shape[1:])
-            yield Key(ours, names, (third, third, third), lambda *found: torch.cat(found))
-        else:
-            yield (swapped if ours == "embed.mlp.0.weight" else same)(ours, name, t)
+        found |= {f"shrink.{k}.1": f"down.{k}.downsample.conv", f"grow.{k}": f"up.{top - k}.upsample.conv"}
+    return found
 
 
 def _card(name: str, side: int, mult: tuple[int, ...], **where: Any) -> Card:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction, VEPrediction
 from dode.schedules import EDM, VPContinuous, cosine
@@ -17,7 +16,7 @@ from dode.utils.files import FileError
 from dode.zoo import pickles
 from dode.zoo.blocks import Style
 from dode.zoo.catalogue import Card, family
-from dode.zoo.keys import Key, build, cut, qkv, renamed, same, swapped, unused
+from dode.zoo.keys import Key, build, halves_swapped, keys_of, unused
 from dode.zoo.unet import UNet
 
 HEAD = 64  # channels of an attention head of ADM
@@ -57,7 +56,9 @@ def unet(
     )  # fmt: skip
     widths = [base * mult for mult in channel_mult]
     net = UNet(in_channels, img_resolution, 1, widths, num_blocks, 1, label_scale, label_dim, style)
-    return net, keys(net, song, out_channels, augment_dim)
+    where = places(net, song)
+    more = own(net, song, where, augment_dim)
+    return net, keys_of(net, where, PARTS, more, order="hct", outputs=out_channels, sines_first=song)
 
 
 PARTS = {
@@ -84,40 +85,26 @@ def places(net: UNet, song: bool) -> dict[str, str]:
     return found
 
 
-def keys(net: UNet, song: bool, out_channels: int, augment_dim: int) -> Iterator[Key]:
-    """All of the file's tensors."""
-    where = places(net, song)
-    for ours, t in net.state_dict().items():
-        if ours == "kinds.weight":
-            yield _classes(ours, t, song)
-        elif ours == "embed.frequencies":
-            yield Key(ours, ("map_noise.freqs",), (tuple(t.shape),), lambda found: 2 * math.pi * found.float())
-        elif ".qkv." in ours:
-            yield qkv(ours, renamed(ours, where, PARTS), t, 1 if song else len(t) // 3 // HEAD, "hct")
-        elif ours.startswith("head.2"):
-            yield cut(ours, renamed(ours, where, PARTS), t, out_channels)
-        else:
-            kind = swapped if song and ours == "embed.mlp.0.weight" else same
-            yield kind(ours, renamed(ours, where, PARTS), t)
+def own(net: UNet, song: bool, where: Mapping[str, str], augment_dim: int) -> Iterator[Key]:
+    """What no block has.  Classes are a linear layer of one-hot vectors, in DDPM++ of length ``sqrt(classes)``."""
+    classes, features = net.classes, 2 * len(net.embed.frequencies)
+    if classes and song:  # added to the sinusoids
+        shapes, scale = ((features, classes), (features,)), math.sqrt(classes)
+        join: Any = lambda w, b: halves_swapped(torch.cat([scale * w.T + b, b[None]]))  # noqa: E731
+        yield Key("kinds.weight", ("map_label.weight", "map_label.bias"), shapes, join)
+    elif classes:
+        join = lambda w: torch.cat([w.T, 0 * w.T[:1]])  # noqa: E731
+        yield Key("kinds.weight", ("map_label.weight",), ((net.width, classes),), join)
+    if net.style.frequencies == "stored":
+        join = lambda found: 2 * math.pi * found.float()  # noqa: E731
+        yield Key("embed.frequencies", ("map_noise.freqs",), ((features // 2,),), join)
     if augment_dim:
-        yield from unused(["map_augment.weight"], (2 * len(net.embed.frequencies), augment_dim))
+        yield from unused(["map_augment.weight"], (features, augment_dim))
     blocks = [where[f"{way}.{k}"] for way in ("shrink", "grow") for k in range(len(net.shrink))]
     filters = [f"{block}.{part}" for block in blocks for part in ("conv0", "skip")]
     filters += [where[f"pyramid.{k}.0"] for k in range(len(net.pyramid))]
     taps = len(net.style.taps)
     yield from unused([f"{name}.resample_filter" for name in filters], (1, 1, taps, taps))
-
-
-def _classes(ours: str, t: Tensor, song: bool) -> Key:
-    """Theirs is a linear layer of a one-hot vector, in DDPM++ of length ``sqrt(classes)`` and with a bias."""
-    classes, width = len(t) - 1, t.shape[1]
-    if not song:
-        return Key(ours, ("map_label.weight",), ((width, classes),), lambda w: torch.cat([w.T, 0 * w.T[:1]]))
-
-    def join(w: Tensor, b: Tensor) -> Tensor:  # added to the sinusoids, of which sines come first there
-        return torch.cat([math.sqrt(classes) * w.T + b, b[None]]).roll(width // 2, 1)
-
-    return Key(ours, ("map_label.weight", "map_label.bias"), ((width, classes), (width,)), join)
 
 
 def preconditioned(network: Any, kind: str, shape: tuple[int, ...], facts: Mapping[str, Any]) -> NetworkDenoiser:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction
 from dode.schedules import EDM, Schedule, VPDiscrete
-from dode.zoo.blocks import ResidualBlock, Style, attend
+from dode.zoo.blocks import Style, attend
 from dode.zoo.catalogue import Card, family
-from dode.zoo.keys import Key, build, cut, qkv, renamed, same
+from dode.zoo.keys import Key, build, keys_of
 from dode.zoo.states import tensors_of
 from dode.zoo.unet import UNet
 
@@ -71,12 +71,15 @@ def unet(
         channels=in_channels, size=image_size, patch=1, widths=[num_channels * mult for mult in channel_mult],
         blocks=num_res_blocks, heads=num_heads, style=style,
     )  # fmt: skip
-    order = "thc" if use_new_attention_order else "htc"
+    outputs = 0 if classifies else in_channels + (3 if learn_sigma else 0)
+    net: UNet
     if classifies:
-        net: UNet = NoisyClassifier(num_classes, **common)
-        return net, keys(net, order, 0)
-    net = UNet(**common, label_scale=label_scale, classes=num_classes)
-    return net, keys(net, order, in_channels + (3 if learn_sigma else 0))
+        net = NoisyClassifier(num_classes, **common)
+    else:
+        net = UNet(**common, label_scale=label_scale, classes=num_classes)
+    kinds = Key("kinds.weight", ("label_emb.weight",), ((num_classes, net.width),), lambda w: torch.cat([w, 0 * w[:1]]))
+    order = "thc" if use_new_attention_order else "htc"
+    return net, keys_of(net, places(net), PARTS, [kinds] * bool(net.classes), order=order, outputs=outputs)
 
 
 PARTS = {
@@ -87,17 +90,17 @@ PARTS = {
 
 def places(net: UNet) -> dict[str, str]:
     """Where the blocks of a network are in the file; the gaps in the numbers of layers are parameterless ones."""
+    op, conv = ("", "") if net.style.resampling == "block" else (".op", ".conv")
     found = {
         "embed.mlp.0": "time_embed.0", "embed.mlp.2": "time_embed.2", "stem.1": "input_blocks.0.0",
-        "kinds": "label_emb", "head.0": "out.0", "head.2": "out.2",
+        "head.0": "out.0", "head.2": "out.2",
     }  # fmt: skip
     found |= {f"middle.{k}": f"middle_block.{k}" for k in range(3)}
     number = 0
     for k in range(len(net.down)):
         if k and k % net.blocks == 0:
             number += 1
-            level = k // net.blocks - 1
-            found[f"shrink.{level}"] = f"input_blocks.{number}.0{_op(net.shrink[level], 'op')}"
+            found[f"shrink.{k // net.blocks - 1}"] = f"input_blocks.{number}.0{op}"
         number += 1
         found |= {f"down.{k}": f"input_blocks.{number}.0", f"down.{k}.attention": f"input_blocks.{number}.1"}
     if isinstance(net, NoisyClassifier):
@@ -107,28 +110,8 @@ def places(net: UNet) -> dict[str, str]:
         level, place = divmod(k, net.blocks + 1)
         if place == net.blocks and level < len(net.grow):  # the last of its resolution
             after = 1 if block.attention is None else 2
-            found[f"grow.{level}"] = f"output_blocks.{k}.{after}{_op(net.grow[level], 'conv')}"
+            found[f"grow.{level}"] = f"output_blocks.{k}.{after}{conv}"
     return found
-
-
-def _op(layer: nn.Module, name: str) -> str:
-    return "" if isinstance(layer, ResidualBlock) else f".{name}"
-
-
-def keys(net: UNet, order: str, out_channels: int) -> Iterator[Key]:
-    """All of the file's tensors."""
-    where = places(net)
-    for ours, t in net.state_dict().items():
-        name = renamed(ours, where, PARTS)
-        if ".qkv." in ours:
-            head = net.style.head_width
-            yield qkv(ours, name, t, len(t) // 3 // head if head else net.heads, order)
-        elif ours == "kinds.weight":
-            yield Key(ours, (name,), ((len(t) - 1, t.shape[1]),), lambda w: torch.cat([w, 0 * w[:1]]))
-        elif ours.startswith("head.2.") and out_channels:
-            yield cut(ours, name, t, out_channels)
-        else:
-            yield same(ours, name, t)
 
 
 AT, IDDPM = "https://openaipublic.blob.core.windows.net/", "Nichol and Dhariwal 2021"
