@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dode import zoo
-from dode.training import build_denoiser
+from dode.training import TRAININGS, build_denoiser
 from dode.utils.files import load_tensors
 from dode.zoo.blocks import OURS, Attention
 from dode.zoo.classifiers import Classifier, Critic, Observer
@@ -39,7 +39,7 @@ def test_unet_keeps_the_shape(size: int, channels: int, patch: int, blocks: int)
 
 @pytest.mark.parametrize("name", ["fashion-mnist-noise", "fashion-mnist-data"])
 def test_shipped_network_is_small_and_starts_at_zero(name: str) -> None:
-    d = build_denoiser(name)
+    d = build_denoiser(TRAININGS[name])
     assert isinstance(d.network, UNet)
     assert sum(p.numel() for p in d.network.parameters()) <= 3_000_000
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_critic_is_small() -> None:
 
     net, x = Critic(), torch.zeros(1, 1, 28, 28)
     assert 60_000 <= sum(p.numel() for p in net.parameters()) <= 150_000
-    unet = build_denoiser("fashion-mnist-noise").network
+    unet = build_denoiser(TRAININGS["fashion-mnist-noise"]).network
     assert isinstance(unet, UNet) and 10 * cost(net, x) < cost(unet, x, torch.zeros(1))
 
 

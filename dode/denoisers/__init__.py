@@ -12,13 +12,20 @@ batch the coefficients are plain numbers, computed once, and what the solver nee
 ``(x - D) / sigma``, which for a noise-predicting network is ``F`` itself) costs at most one pass or two.
 """
 
+<<<<<<< HEAD
 from dode.denoisers.base import Affine, Coefficients, Denoiser, Level, expand
 from dode.denoisers.exact import GaussianDenoiser, MixtureDenoiser
 from dode.denoisers.images import PICTURES, Images
+=======
+from dode.denoisers.base import Affine as Affine, Coefficients as Coefficients, Denoiser as Denoiser, expand as expand
+from dode.denoisers.exact import GaussianDenoiser as GaussianDenoiser, MixtureDenoiser as MixtureDenoiser
+>>>>>>> conditions
 from dode.denoisers.networks import (
-    ConsistencyPrediction, DataPrediction, EDMPrediction, FlowPrediction, NetworkDenoiser, NoisePrediction,
-    VEPrediction, VPrediction,
+    ConsistencyPrediction as ConsistencyPrediction, DataPrediction as DataPrediction, EDMPrediction as EDMPrediction,
+    FlowPrediction as FlowPrediction, NetworkDenoiser as NetworkDenoiser, NoisePrediction as NoisePrediction,
+    VEPrediction as VEPrediction, VPrediction as VPrediction,
 )  # fmt: skip
+<<<<<<< HEAD
 
 __all__ = [
     "PICTURES",
@@ -39,3 +46,5 @@ __all__ = [
     "VPrediction",
     "expand",
 ]  # fmt: skip
+=======
+>>>>>>> conditions

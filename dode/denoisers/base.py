@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -15,21 +15,12 @@ from dode.schedules import EDM, Flow, Schedule, VPDiscrete, karras, time_uniform
 
 
 class Coefficients(NamedTuple):
-    """``D = skip x + out F(inp x, label)``; each float64, of sigma's shape."""
+    """``D = skip x + out F(inp x, label)``: float64 of sigma's shape, or plain numbers of one level for all images."""
 
-    skip: Tensor
-    out: Tensor
-    inp: Tensor
-    label: Tensor
-
-
-class Level(NamedTuple):
-    """The :class:`Coefficients` of one level for the whole batch, as plain numbers."""
-
-    skip: float
-    out: float
-    inp: float
-    label: float
+    skip: Any
+    out: Any
+    inp: Any
+    label: Any
 
 
 class Affine(NamedTuple):
@@ -40,11 +31,13 @@ class Affine(NamedTuple):
     raw: Tensor
 
 
-def expand(value: Tensor, x: Tensor) -> Tensor:
-    """A 0-d or ``(B,)`` tensor, in ``x``'s dtype and ready to multiply ``x``.
+def expand(value: Any, x: Tensor) -> Any:
+    """A number as it is; a 0-d or ``(B,)`` tensor in ``x``'s dtype and ready to multiply ``x``.
 
     A 0-d CPU tensor stays there: torch multiplies by it on any device, where a copy would make the host wait.
     """
+    if isinstance(value, float):
+        return value
     if value.ndim == 0:
         return value.to(x.dtype) if value.is_cpu else value.to(x)
     return value.to(x).reshape(-1, *[1] * (x.ndim - 1))

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from dode.denoisers.base import Affine, Coefficients, Denoiser, Level, expand
+from dode.denoisers.base import Affine, Coefficients, Denoiser, expand
 from dode.denoisers.conditioning import Conditioning
 from dode.schedules import Schedule
+
+
+def first_parameter(network: nn.Module | Callable[..., Tensor]) -> Tensor:
+    """A tensor of the network's device and dtype; the CPU's and float32 where it has no parameters."""
+    parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
+    return next(parameters, torch.empty(0, dtype=torch.float32, device="cpu"))
 
 
 class NetworkDenoiser(Denoiser):
@@ -22,58 +29,40 @@ class NetworkDenoiser(Denoiser):
     """
 
     def __init__(
-        self,
-        network: nn.Module | Callable[..., Tensor],
-        shape: Sequence[int],
-        schedule: Schedule,
-        *,
-        conditioning: Conditioning | None = None,
-        autocast: torch.dtype | None = None,
-        name: str | None = None,
-    ) -> None:
+        self, network: nn.Module | Callable[..., Tensor], shape: Sequence[int], schedule: Schedule, *,
+        conditioning: Conditioning | None = None, autocast: torch.dtype | None = None, name: str | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(shape, schedule)
-        self.network = network
+        self.network, self.autocast, self.name = network, autocast, name or type(self).__name__
         self.conditioning = conditioning or Conditioning()
-        self.autocast = autocast
-        self.name = name or type(self).__name__
-        self._levels: dict[float, Level] = {}
+        self._levels: dict[float, Coefficients] = {}
 
-    def level(self, sigma: float) -> Level:
+    def level(self, sigma: float) -> Coefficients:
         """The coefficients of one level, computed when it is first met (a schedule's label is a search)."""
         found = self._levels.get(sigma)
         if found is None:
             at = self.coefficients(torch.tensor(sigma, dtype=torch.float64))
-            found = self._levels[sigma] = Level(*(float(c) for c in at))
+            found = self._levels[sigma] = Coefficients(*(float(c) for c in at))
         return found
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         raise NotImplementedError
 
     @property
-    def _own(self) -> Tensor:
-        """A tensor of the network's device and dtype; the CPU's and float32 where it has no parameters."""
-        parameters = self.network.parameters() if isinstance(self.network, nn.Module) else iter(())
-        return next(parameters, torch.empty(0, dtype=torch.float32, device="cpu"))
-
-    @property
     def device(self) -> torch.device:
         """Where the network lives."""
-        return self._own.device
+        return first_parameter(self.network).device
 
-    def raw(self, x: Tensor, c: Coefficients | Level, given: Mapping[str, Tensor] | None = None) -> Tensor:
+    def raw(self, x: Tensor, c: Coefficients, given: Mapping[str, Tensor] | None = None) -> Tensor:
         """The bare network ``F`` at preconditioned input, in its dtype; ``given`` conditions in place of its own."""
-        own, images = self._own.dtype, x.shape[0]
+        own, images = first_parameter(self.network).dtype, x.shape[0]
         given = self.conditioning(images, x.device) if given is None else given
         wide = torch.promote_types(own, torch.float32)  # labels up to 1000 do not fit half precision
-        if isinstance(c, Level):
-            scaled, label = x * c.inp, torch.full((images,), c.label, dtype=wide, device=x.device)
-        else:
-            label = torch.zeros(images, dtype=wide, device=x.device)
-            scaled, label = x * expand(c.inp, x), label + expand(c.label, label)
-        if self.autocast is None:
-            return self.network(scaled.to(own), label, **given)
-        with torch.autocast(x.device.type, dtype=self.autocast):
-            return self.network(scaled.to(own), label, **given)
+        label = torch.full((images,), c.label if isinstance(c.label, float) else 0.0, dtype=wide, device=x.device)
+        if not isinstance(c.label, float):
+            label = label + expand(c.label, label)
+        with torch.autocast(x.device.type, dtype=self.autocast) if self.autocast else nullcontext():
+            return self.network((x * expand(c.inp, x)).to(own), label, **given)
 
     def affine_parts(self, x: Tensor, sigma: float) -> Affine:
         c = self.level(sigma)

@@ -5,7 +5,7 @@ A loss takes a generator on the images' device and draws everything from it, so 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from dode.denoisers import NetworkDenoiser, expand
 from dode.schedules import VPDiscrete
 from dode.training.recipes import Training
+from dode.utils.optimisation import Loss
 from dode.zoo import datasets
 
-Loss = Callable[[torch.Generator], Tensor]
 SHIFT = 2  # pixels by which a classifier's images are shifted at most
 
 
@@ -105,8 +105,5 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """The part of ``images`` (uint8) whose label the classifier ranks first."""
     device = next(model.parameters()).device
     model.eval()
-    hits = [
-        (model(x.to(device)).argmax(1).cpu() == y).sum()
-        for x, y in zip(images.split(500), labels.split(500), strict=True)
-    ]
-    return float(sum(hits)) / len(images)
+    found = torch.cat([model(part.to(device)).argmax(1).cpu() for part in images.split(500)])
+    return float((found == labels).sum()) / len(images)

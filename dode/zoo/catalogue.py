@@ -20,8 +20,8 @@ from dode.utils.files import nearest
 class Card:
     """One checkpoint.
 
-    A digest is given where public material states it; a card without one says so, and its file is checked by its
-    format alone: parameter names and shapes must all fit.
+    A digest is given where public material states it; without one a file is checked by its format alone: parameter
+    names and shapes must all fit.
 
     ``family`` says what reads it (:data:`FAMILIES`). ``settings`` are those with which the authors sample:
     ``sigma_min``, ``sigma_max``, ``rho``, ``steps``, ``solver``; the stochastic ``S_churn``, ``S_min``, ``S_max``,
@@ -45,11 +45,6 @@ class Card:
     images: Images = PICTURES  # what a sample is
     hub: str = ""  # the model's id on the Hugging Face hub
     settings: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def check(self) -> str:
-        """How a file is known to be the right one."""
-        return self.digest or "digest not known: the file is checked by its format alone"
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def checkpoint_file(name: str | Path, kinds: Iterable[str] = DENOISERS) -> Path:
         raise ValueError(f"no checkpoint named {str(name)!r}; the nearest: {near}")
     path = CHECKPOINTS / f"{name}.safetensors"
     if not path.is_file():
-        train = f"python -m dode.training {name} --out runs"
+        train = f"dode train {name} --out runs"
         raise FileError(f"{name} is not among the shipped files; train it with {train}, or name a .safetensors file")
     return path
 
@@ -87,3 +87,104 @@ def digest(name: str | Path) -> str:
 def metadata(name: str | Path) -> dict[str, Any]:
     """The model card's facts as stored in the checkpoint's header."""
     return load_tensors(checkpoint_file(name), "network")[1]
+<<<<<<< HEAD
+=======
+
+
+def load_denoiser(
+    name: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    autocast: torch.dtype | None = None,
+) -> NetworkDenoiser:
+    """A denoiser from a shipped name or a file of ``dode train``, frozen and in eval mode.
+
+    A name of :data:`dode.zoo.CATALOGUE` does too: a class-conditional network draws all its classes, image ``i``
+    class ``i mod K`` (``model.of(seeds)``: by seed); :func:`dode.zoo.load_published` takes other labels.
+    "NAME@1.25" is guided by the classifier that goes with the network, scaled so.
+
+    Parameters
+    ----------
+    dtype
+        Of the network's parameters and arithmetic (stored in half precision, widened here).
+    autocast
+        e.g. ``torch.bfloat16``: faster and less exact; the states stay as they are.
+
+    Raises
+    ------
+    ValueError
+        Unknown name, a pipeline of diffusers, or a guidance that cannot be.
+    FileError
+        Missing, truncated or foreign file.
+    """
+    if row := published(name):
+        guidance = _guidance(row, str(name))  # before anything is fetched
+        labels: Any = "all" if row.classes else None
+        found = load_published(row.name, device, labels=labels, dtype=dtype, autocast=autocast)
+        return _guided(found, str(name), *guidance) if guidance else found
+    path = checkpoint_file(name)
+    tensors, meta = load_tensors(path, "network")
+    try:
+        network = UNet(**meta["config"])
+        network.load_state_dict({k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()})
+        wrapper = {c.__name__: c for c in WRAPPERS}[meta["wrapper"]]
+        extra = {} if meta.get("sigma_data") is None else {"sigma_data": meta["sigma_data"]}
+        denoiser = wrapper(
+            network, meta["shape"], from_config(meta["schedule"]), autocast=autocast, name=meta["name"],
+            conditioning=class_labels(network.classes, "all" if network.classes else None), **extra,
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise FileError(f"{path} does not hold a denoiser of this version of dode ({first_line(error)})") from None
+    settle(network, device, dtype)
+    return denoiser
+
+
+def _guidance(row: Card, name: str) -> tuple[str, float] | None:
+    """Classifier and scale of "NAME@1.25", None of a name alone; ValueError if there is none, or it is no number."""
+    _, at, text = name.partition("@")
+    if not at:
+        return None
+    if "classifier" not in row.settings:
+        raise ValueError(f"{name}: no classifier is published with {row.name}; leave out @{text}")
+    if not row.classes:
+        raise ValueError(f"{name}: {row.name} has no class to draw; dode.zoo.ClassifierGuidance guides it to labels=")
+    try:
+        scale = float(text)
+    except ValueError:
+        scale = math.nan
+    if not math.isfinite(scale):
+        raise ValueError(f"{name}: {text!r} is no scale of a guidance; write a number, as in {row.name}@1.0")
+    return row.settings["classifier"], scale
+
+
+def _guided(denoiser: NetworkDenoiser, name: str, classifier: str, scale: float) -> ClassifierGuidance:
+    """A published network guided by its classifier; ValueError if it has no classes."""
+    assert isinstance(denoiser, NoisePrediction)  # all that have a classifier are
+    found = ClassifierGuidance(denoiser, load_noisy_classifier(classifier, denoiser.device), scale=scale)
+    found.name = name
+    return found
+
+
+def load_evaluator(name: str | Path, device: str | torch.device = "cpu") -> tuple[Evaluator, str]:
+    """A classifier from a shipped name or a file of ``dode train``, and the name of its features.
+
+    The network is frozen and in eval mode, but its inputs are not: ``network.features(pixels)``, with float
+    pixel values 0..255 ``(B, C, H, W)``, gives ``(B, F)`` and passes gradients on.  A fit takes the data set's
+    "...-critic" or "...-observer": a solver fitted with the features that measure it would be measured by its own loss.
+    The features' name holds the first digits of the weights' SHA-256, so that statistics of a retrained
+    classifier are refused, not compared.
+
+    ValueError for an unknown name, FileError for a missing, truncated or foreign file.
+    """
+    path = checkpoint_file(name, EVALUATORS)
+    tensors, meta = load_tensors(path, "network")
+    try:
+        architectures = {c.__name__: c for c in EVALUATORS.values()}
+        network = architectures[meta.get("architecture", "Classifier")](**meta["config"])  # the first has no entry
+        network.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        raise FileError(f"{path} does not hold a classifier of dode.zoo.classifiers; train it again") from None
+    network.to(device).eval().requires_grad_(False)
+    weights = hashlib.sha256(b"".join(tensors[k].numpy().tobytes() for k in sorted(tensors))).hexdigest()
+    return network, f"{meta.get('name', 'classifier')}-{weights[:8]}"
+>>>>>>> conditions

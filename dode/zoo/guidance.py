@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dode.denoisers import Coefficients, Level, NoisePrediction, expand
+from dode.denoisers import Coefficients, NoisePrediction, expand
 from dode.denoisers.conditioning import Conditioning, Labels, class_labels
+from dode.denoisers.networks import first_parameter
 
 
 class ClassifierGuidance(NoisePrediction):
@@ -43,13 +44,9 @@ class ClassifierGuidance(NoisePrediction):
     """
 
     def __init__(
-        self,
-        denoiser: NoisePrediction,
-        classifier: nn.Module | Callable[[Tensor, Tensor], Tensor],
-        *,
-        labels: Labels = None,
-        scale: float = 1.0,
-    ) -> None:
+        self, denoiser: NoisePrediction, classifier: nn.Module | Callable[[Tensor, Tensor], Tensor], *,
+        labels: Labels = None, scale: float = 1.0,
+    ) -> None:  # fmt: skip
         classes = getattr(denoiser.network, "classes", None)
         if not isinstance(denoiser, NoisePrediction) or classes is None:
             raise ValueError(f"classifier guidance shifts a predicted noise; {denoiser.name} predicts something else")
@@ -85,13 +82,10 @@ class ClassifierGuidance(NoisePrediction):
             (found,) = torch.autograd.grad(self.log_likelihood(at, label).sum(), at, create_graph=keep)
         return found
 
-    def raw(self, x: Tensor, c: Coefficients | Level, given: Mapping[str, Tensor] | None = None) -> Tensor:
+    def raw(self, x: Tensor, c: Coefficients, given: Mapping[str, Tensor] | None = None) -> Tensor:
         noise = super().raw(x, c, given if self.conditional else {})
         if not self.scale:
             return noise
         label = torch.as_tensor(c.label, dtype=torch.float32, device=x.device).expand(len(x))
-        reach: float | Tensor = -c.out * c.inp if isinstance(c, Level) else expand(-c.out * c.inp, x)
-        at = x * (c.inp if isinstance(c, Level) else expand(c.inp, x))
-        parameters = self.classifier.parameters() if isinstance(self.classifier, nn.Module) else iter(())
-        own = next((p.dtype for p in parameters), torch.float32)
-        return noise - (self.scale * reach * self.gradient(at.to(own), label)).to(noise.dtype)
+        slope = self.gradient((x * expand(c.inp, x)).to(first_parameter(self.classifier).dtype), label)
+        return noise - (self.scale * expand(-c.out * c.inp, x) * slope).to(noise.dtype)

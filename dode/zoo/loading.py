@@ -21,11 +21,9 @@ from dode.zoo.guidance import ClassifierGuidance
 
 
 def load_denoiser(
-    name: str | Path,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
+    name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
     autocast: torch.dtype | None = None,
-) -> NetworkDenoiser:
+) -> NetworkDenoiser:  # fmt: skip
     """A denoiser from a shipped name or a file of :mod:`dode.training`, frozen and in eval mode.
 
     A name of :data:`dode.zoo.CATALOGUE` does too: a class-conditional network draws all its classes, image ``i``
@@ -50,21 +48,19 @@ def load_denoiser(
         guidance = _guidance(card, str(name))  # before anything is fetched
         labels: Any = "all" if card.classes else None
         found = load_published(card.name, device, labels=labels, dtype=dtype, autocast=autocast)
-        return _guided(found, str(name), *guidance) if guidance else found
+        if guidance:
+            assert isinstance(found, NoisePrediction)  # all that have a classifier are
+            found = ClassifierGuidance(found, load_noisy_classifier(guidance[0], found.device), scale=guidance[1])
+            found.name = str(name)
+        return found
     found = FAMILIES["dode"].read(checkpoint_file(name), None)
     return _finished(found, "all" if found.network.classes else None, device, dtype, autocast)
 
 
 def load_published(
-    name_or_file: str | Path,
-    device: str | torch.device = "cpu",
-    *,
-    labels: Labels = None,
-    like: str | None = None,
-    dtype: torch.dtype = torch.float32,
-    autocast: torch.dtype | None = None,
-    progress: bool = True,
-) -> NetworkDenoiser:
+    name_or_file: str | Path, device: str | torch.device = "cpu", *, labels: Labels = None, like: str | None = None,
+    dtype: torch.dtype = torch.float32, autocast: torch.dtype | None = None, progress: bool = True,
+) -> NetworkDenoiser:  # fmt: skip
     """A published network as a denoiser, frozen and in eval mode.  No file is ever executed.
 
     Parameters
@@ -104,13 +100,9 @@ def load_published(
 
 
 def load_noisy_classifier(
-    name_or_file: str | Path,
-    device: str | torch.device = "cpu",
-    *,
-    like: str | None = None,
-    dtype: torch.dtype = torch.float32,
-    progress: bool = True,
-) -> nn.Module:
+    name_or_file: str | Path, device: str | torch.device = "cpu", *, like: str | None = None,
+    dtype: torch.dtype = torch.float32, progress: bool = True,
+) -> nn.Module:  # fmt: skip
     """A classifier of noisy images, frozen, to guide a denoiser with: logits ``(B, 1000)`` of ``(B, 3, H, W)``, labels.
 
     Arguments and errors as in :func:`load_published`.
@@ -177,14 +169,6 @@ def _guidance(card: Card, name: str) -> tuple[str, float] | None:
     if not math.isfinite(scale):
         raise ValueError(f"{name}: {text!r} is no scale of a guidance; write a number, as in {card.name}@1.0")
     return card.settings["classifier"], scale
-
-
-def _guided(denoiser: NetworkDenoiser, name: str, classifier: str, scale: float) -> ClassifierGuidance:
-    """A published network guided by its classifier."""
-    assert isinstance(denoiser, NoisePrediction)  # all that have a classifier are
-    found = ClassifierGuidance(denoiser, load_noisy_classifier(classifier, denoiser.device), scale=scale)
-    found.name = name
-    return found
 
 
 def load_evaluator(name: str | Path, device: str | torch.device = "cpu") -> tuple[Evaluator, str]:
