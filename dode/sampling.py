@@ -22,15 +22,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-<<<<<<< HEAD
-from dode.denoisers import Denoiser
-from dode.denoisers.conditioning import ImageNumbers
-from dode.tableau import Tableau, check_model
-=======
 from dode.denoisers import Denoiser, expand
-from dode.denoisers.conditioning import Images
+from dode.denoisers.conditioning import ImageNumbers
 from dode.tableau import Tableau, TableauRow, check_model
->>>>>>> conditions
 from dode.utils.environment import tqdm
 
 AnyDenoiser = Callable[[Tensor, Tensor], Tensor]

@@ -24,7 +24,7 @@ def load_denoiser(
     name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
     autocast: torch.dtype | None = None,
 ) -> NetworkDenoiser:  # fmt: skip
-    """A denoiser from a shipped name or a file of :mod:`dode.training`, frozen and in eval mode.
+    """A denoiser from a shipped name or a file of ``dode train``, frozen and in eval mode.
 
     A name of :data:`dode.zoo.CATALOGUE` does too: a class-conditional network draws all its classes, image ``i``
     class ``i mod K`` (``model.of(seeds)``: by seed); :func:`dode.zoo.load_published` takes other labels.
@@ -172,7 +172,7 @@ def _guidance(card: Card, name: str) -> tuple[str, float] | None:
 
 
 def load_evaluator(name: str | Path, device: str | torch.device = "cpu") -> tuple[Evaluator, str]:
-    """A classifier from a shipped name or a file of :mod:`dode.training`, and the name of its features.
+    """A classifier from a shipped name or a file of ``dode train``, and the name of its features.
 
     The network is frozen and in eval mode, but its inputs are not: ``network.features(pixels)``, with float
     pixel values 0..255 ``(B, C, H, W)``, gives ``(B, F)`` and passes gradients on.  A fit takes the data set's

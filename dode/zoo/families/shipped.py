@@ -1,4 +1,4 @@
-"""The networks that dode trains (:mod:`dode.training`), in files that say everything themselves."""
+"""The networks that dode trains (``dode train``), in files that say everything themselves."""
 
 from __future__ import annotations
 
