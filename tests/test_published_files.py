@@ -14,12 +14,12 @@ import pytest
 import torch
 from published_parts import SIGMA, SMALL, X, expand, network, precond, refuses, state
 from test_pickles import Nvidia, Trap
-from torch import Tensor, nn
+from torch import nn
 
 import dode
-from dode.denoisers import EDMPrediction, Images, NoisePrediction, VEPrediction
-from dode.schedules import VPDiscrete, cosine
-from dode.zoo import Card, catalogue, download, load_noisy_classifier, load_published
+from dode.denoisers import EDMPrediction, NoisePrediction, VEPrediction
+from dode.schedules import cosine
+from dode.zoo import Card, catalogue, download, families, load_noisy_classifier, load_published
 from dode.zoo.unet import UNet
 
 
@@ -247,6 +247,7 @@ def test_torch_files_that_do_not_fit(tiny: Folder) -> None:
         *((other, "does not hold the weights of one network") for other in ([1, 2], {}, [], 3, given | {"more": 3})),
         ({k: v for k, v in given.items() if k != "conv_in.bias"}, "does not fit Model: no 'conv_in.bias'"),
         (given | {"foreign": torch.ones(1)}, "'foreign' has no place"),
+        (given | {"conv_in.bias": torch.ones(32).long()}, "'conv_in.bias' holds torch.int64"),
         (given | {"conv_in.bias": torch.ones(3)}, "'conv_in.bias' has shape (3,), not (32,)"),
         (given | {"mid.attn_1.k.weight": torch.ones(64, 3)}, "'mid.attn_1.k.weight' has shape (64, 3), not (64, 64"),
     ):  # fmt: skip
@@ -294,35 +295,47 @@ def test_device_and_dtype(tiny: Folder) -> None:
     refuses("cannot use device 'nowhere'", tiny.file, "nowhere", error=ValueError)
 
 
-class Mixer(nn.Module):
-    """A network that is no U-Net."""
+ARCHITECTURE = """
+from torch import nn
 
+from dode.denoisers import Images, NoisePrediction
+from dode.schedules import VPDiscrete
+from dode.zoo.catalogue import Card, family
+
+
+class Mixer(nn.Module):
     classes = 0
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.mix = nn.Conv2d(1, 1, 1)
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+    def forward(self, x, label):
         return self.mix(x)
 
 
-def test_a_new_architecture_is_one_file_that_registers_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+FLUX = Images(low=0.0, high=10.0, to_picture=lambda y: 10 * y / (1 + y))
+
+
+@family("galaxies", Card(name="hsc-8", licence="?", source="?", shape=(1, 8, 8), file="hsc.eqx", page="?", images=FLUX))
+def read(path, card):
+    assert path.read_bytes() == b"leaves"
+    return NoisePrediction(Mixer(), card.shape, VPDiscrete())
+"""
+
+
+def test_a_new_architecture_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it lists is found by name, what it reads ends as every denoiser does, and a sample is what it says."""
+    (tmp_path / "galaxies.py").write_text(ARCHITECTURE)
+    (tmp_path / "hsc.eqx").write_bytes(b"leaves")
+    monkeypatch.setenv("DODE_CACHE", str(tmp_path))
     monkeypatch.setitem(catalogue.FAMILIES, "galaxies", None)  # type: ignore[arg-type]
     monkeypatch.setitem(catalogue.CATALOGUE, "hsc-8", None)  # type: ignore[arg-type]
-    flux = Images(low=0.0, high=10.0, to_picture=lambda y: 10 * y / (1 + y))
-    card = Card(name="hsc-8", licence="?", source="?", shape=(1, 8, 8), file="hsc.eqx", page="by hand", images=flux)
-
-    @catalogue.family("galaxies", card)
-    def read(path: Path, card: Card) -> NoisePrediction:
-        assert path.read_bytes() == b"leaves"
-        return NoisePrediction(Mixer(), card.shape, VPDiscrete())
-
-    monkeypatch.setenv("DODE_CACHE", str(tmp_path))
-    (tmp_path / "hsc.eqx").write_bytes(b"leaves")
+    monkeypatch.setattr(families, "__path__", [str(tmp_path)])
+    families.discover()
+    del sys.modules["dode.zoo.families.galaxies"]
     model = dode.load("hsc-8")
-    assert (model.name, model.images) == ("hsc-8", flux) and not model.network.training  # type: ignore[union-attr]
+    assert model.name == "hsc-8" and not model.network.training  # type: ignore[union-attr]
     assert model.images.to_uint8(torch.tensor([0.0, 1.0, 1e9])).tolist() == [0, 128, 255]
     y = torch.tensor([-0.4, 9.5])
     assert torch.equal(model.images.clip(y), y)  # no file clips flux

@@ -129,6 +129,9 @@ def build(
         )  # fmt: skip
         many = len(lacking) + len(foreign) + len(other)
         raise FileError(f"{path} does not fit {title}: {first}" + (f" ({many} such)" if many > 1 else ""))
+    for name, t in tensors.items():
+        if not t.is_floating_point() or t.layout is not torch.strided or t.is_meta:
+            raise FileError(f"{path} does not fit {title}: {name!r} holds {t.dtype} ({t.layout}), no plain numbers")
     state = {
         key.ours: key.join(*(tensors[n].reshape(s) for n, s in zip(key.names, key.shapes, strict=True)))
         for key in found if key.ours
