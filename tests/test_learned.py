@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 
 import dode
 from dode import distillation, experiments, solvers
-from dode.distillation import losses, problem
+from dode.distillation import losses
 from dode.experiments import comparisons, fits, learned, papers
 from dode.metrics import frechet_distance, moments, rmse
 from dode.tableau import Tableau
@@ -125,7 +126,7 @@ def test_a_comparison_measures_what_it_says_and_resumes(project: Path, monkeypat
         raise AssertionError("measured or fitted again")
 
     monkeypatch.setattr(learned, "distances", never)
-    monkeypatch.setattr(fits, "_fit", never)
+    monkeypatch.setattr(fits.DistillerInfo, "fit", never)
     assert ask() == (rows, chosen)
     assert fits.fit(P, DATA, "cpu", "gits", 2).nfe == 2  # from its file
 
@@ -154,7 +155,7 @@ def test_every_block_has_its_own_seeds_and_the_same_solver(project: Path) -> Non
 @pytest.mark.slow
 def test_a_fit_may_begin_at_that_of_another_number_of_calls(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     near = fits.fit(P, DATA, "cpu", "gauss-newton", 2)
-    monkeypatch.setattr(fits, "_fit", lambda name, task, options: task.table)  # where it begins
+    monkeypatch.setattr(fits.DistillerInfo, "fit", lambda self, task, **options: task.table)  # where it begins
     began = fits.fit(P, DATA, "cpu", "gauss-newton:near=2", 3)
     assert isinstance(near, Tableau) and isinstance(began, Tableau) and began.nfe == 3
     assert torch.equal(began.full, distillation.resampled(near, 3).full)
@@ -199,7 +200,7 @@ def test_every_number_says_where_it_comes_from() -> None:
             assert row["grid"] == grids[DATA, method, nfe]
 
 
-@pytest.mark.parametrize("method", fits.LEARNED)
+@pytest.mark.parametrize("method", distillation.DISTILLERS)
 def test_every_learned_row_has_its_solver(method: str) -> None:
     p, rows = experiments.preset("standard"), committed()
     for nfe in NFES:
@@ -279,24 +280,23 @@ def test_mixes_are_what_they_say() -> None:
 
 
 def test_a_second_order_fit_has_the_seeds_that_its_budget_pays() -> None:
-    p, table = experiments.preset("standard"), lambda nfe: fits.initial_solver("gauss-newton", DATA, "cpu", nfe)[0]
-    found = {nfe: fits._images(p, "gauss-newton", table(nfe)) for nfe in (3, 5, 6, 10)}
-    assert found == {3: 191, 5: 136, 6: 116, 10: 72} and fits._images(p, "s4s", table(3)) == 128
-    assert fits._images(experiments.preset("smoke"), "gauss-newton", table(3)) == 8  # twice the others'
+    images = lambda p, method, nfe: len(fits.task(experiments.preset(p), DATA, "cpu", method, nfe)[1].noise)  # noqa: E731
+    found = {nfe: images("standard", "gauss-newton", nfe) for nfe in (3, 5, 6, 10)}
+    assert found == {3: 191, 5: 136, 6: 116, 10: 72} and images("standard", "s4s", 3) == 128
+    assert images("smoke", "gauss-newton", 3) == 8  # twice the others'
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("images", (5, 18))
 def test_a_second_order_fit_stays_within_its_budget(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it pays for few images: then it grows with them."""
-    monkeypatch.setattr(distillation.problem, "BUDGET", 700)
-    model, (table, make) = dode.load(DATA), fits.initial_solver("gauss-newton", DATA, "cpu", 2)
-    paid = distillation.problem.images_within_budget(table)
+    module = importlib.import_module("dode.distillation.gauss_newton")
+    monkeypatch.setattr(module, "CALLS", 700)
+    model, (table, _) = dode.load(DATA), fits.initial_solver("gauss-newton", DATA, "cpu", 2)
+    paid = module.images_within_budget(table)
     assert 5 < paid < 18
-    task = distillation.problem.Problem(
-        model, table, make, dode.initial_noise(model.shape, range(images)), seeds=range(images)
-    )
-    spent = distillation.problem.distil_gauss_newton(task).metadata["network_evaluations"]
+    fitted = distillation.gauss_newton(model, table, dode.initial_noise(model.shape, range(images)))
+    spent = fitted.metadata["network_evaluations"]
     assert 0.4 * 1400 * images / paid < spent < 1.05 * 1400 * max(1, images / paid)
 
 
@@ -326,15 +326,14 @@ def test_the_trainings_at_other_rates_are_kept(rate: float) -> None:
 def test_a_rate_reaches_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = list[float]()
 
-    def train(start: distillation.Designed, *_: object, rate: float, **more: object) -> distillation.Designed:
+    def train(given: object, start: distillation.Designed, rate: float, trajectories: int) -> distillation.Designed:
         rates.append(rate)
         return start
 
-    monkeypatch.setattr(problem, "train", train)
-    table, make = fits.initial_solver("dlms", DATA, "cpu", 3)
-    task = problem.Problem(experiments.load_cached(DATA, "cpu"), table, make, torch.zeros(1, 1, 28, 28))
-    for options in ({}, dict(features=False), dict(rate=3e-3)):
-        fits._fit("dlms", task, options)
+    monkeypatch.setattr(importlib.import_module("dode.distillation.dlms"), "train", train)
+    for options in ("", ":features=False", ":rate=0.003"):
+        info, given, own = fits.task(P, DATA, "cpu", f"dlms{options}", 3)
+        info.fit(given, **own)
     assert rates == [2.5e-4, 2e-3, 3e-3]
 
 

@@ -17,6 +17,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dode.distillation import DISTILLERS
 from dode.tableau import Tableau
 from dode.zoo.datasets import mosaic
 
@@ -35,22 +36,14 @@ NAMES = {
 }
 NAMES |= {f"d-{solver}": f"D-{name}" for solver, name in NAMES.items()}
 MARKERS = {"ddim": "o", "heun": "s", "ipndm": "^"}
-LEARNED = {  # by method of dode.experiments.fits
-    "d-ode": "D-DDIM",
-    "gits": "GITS",
-    "amed": "AMED",
-    "ld3": "LD3",
-    "s4s": "S4S",
-    "s4s-alt": "S4S-Alt",
-    "dlms": "DLMS",
-    "dlms-fixed": "DLMS, no feature",
-    "gauss-newton": "second order",
-}
+LEARNED = {name: method.title for name, method in DISTILLERS.items()}
 NAMES |= {"deis": "DEIS", "start": "the start"} | LEARNED
 LEARNED_LOOKS = {
     method: dict(color=colour, marker=marker)
     for method, colour, marker in zip(
-        LEARNED, ("C8", "C2", "C3", "C1", "C5", "C4", "C0", "C9", "#AA1155"), "PX*^v<sDo", strict=True
+        LEARNED,
+        itertools.cycle(("C8", "C2", "C3", "C1", "C5", "C4", "C0", "C9", "#AA1155", "C6", "C7")),
+        itertools.cycle("PX*^v<sDop"),
     )
 }
 

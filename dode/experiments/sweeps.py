@@ -50,6 +50,7 @@ class Preset:
     reference_calls: int  # of the reference solution whose samples FDs are taken to
     fit_steps: int = 10  # of a Gauss-Newton fit, at most
     fid: Mode | None = None  # measure networks that do not ship with dode by Inception's features, resized so
+    anew: bool = False  # fit solvers each time, whatever is kept
     rows_of: str = ""  # the preset whose committed rows and solvers its pages show; none: its own, measured if missing
 
     @property
@@ -65,7 +66,7 @@ class Preset:
     @property
     def again(self) -> Preset:
         """``live``, but its solvers are those of the preset whose rows are shown, not fitted anew."""
-        return replace(self.live, name=self.name, rows_of=self.rows_of)
+        return replace(self.live, name=self.name, rows_of=self.rows_of, anew=False)
 
 
 DDIM_NFES, HEUN_NFES, ZOO_NFES = (2, 5, 10, 25, 50), (3, 5, 9, 25, 49), (3, 5, 8, 10, 20)
@@ -99,7 +100,7 @@ PRESETS = {
 LIVE = Preset(
     name="live", images=200, repeats=1, fit_images=32, reference_steps=100, path_images=16, nfes=(2, 5),
     heun_nfes=(3, 5), bf16=False, zoo_images=16, zoo_nfes=(3, 5), student_steps=1, downloads=False, learn_images=16,
-    trajectories=160, reference_calls=20,
+    trajectories=160, reference_calls=20, anew=True,
 )  # fmt: skip
 # Kim et al. 2024: FID of 50,000 images, three blocks of seeds, 2 to 250 calls (figures 3 and 4)
 PRESETS["paper"] = replace(PRESETS["full"], name="paper", fid="legacy_tensorflow")
@@ -134,7 +135,7 @@ def checkpoints(name: str) -> list[str]:
     """
     found = [n for n in zoo.NAMES if name == "all" or name == data_set(n).name]
     if not found and name in DATA_SETS:
-        raise FileError(f"no checkpoint of {name} is here; train them with python -m dode.training {name} --out runs")
+        raise FileError(f"no checkpoint of {name} is here; train them with dode train {name} --out runs")
     if not found:
         zoo.checkpoint_file(file_stem(name))
     return found or [name]
