@@ -45,13 +45,12 @@ def stage(folder: Path, *, committed: bool) -> Path:
     return folder
 
 
-def fill_missing_pages(folder: Path, names: Iterable[str]) -> None:
-    """Copy the committed version of pages that the preset does not have into its stage."""
-    for name in names:
-        for path in (Path(f"{name}.ipynb"), Path("images", f"thumb_{name}.png")):
-            if (ROOT / "book" / path).is_file():
-                (folder / "book" / path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / "book" / path, folder / "book" / path)
+def copy_pages(names: Iterable[str], source: Path, target: Path) -> None:
+    """Copy executed pages that are there, and their thumbnails, from one folder to another."""
+    (target / "images").mkdir(parents=True, exist_ok=True)
+    for path in (Path(path) for name in names for path in (f"{name}.ipynb", f"images/thumb_{name}.png")):
+        if (source / path).is_file():
+            shutil.copy(source / path, target / path)
 
 
 def build_html(folder: Path, output: Path = ROOT) -> Path:
@@ -83,16 +82,13 @@ def update_pages(names: list[str], preset: str) -> None:
 
 def publish(folder: Path, names: list[str] | None = None) -> None:
     """Replace the committed notebooks and thumbnails by those of a stage: all of them, or ``names`` alone."""
+    committed = ROOT / "book"
     if names is None:
-        for old in [*(ROOT / "book").glob("*.ipynb"), *(ROOT / "book" / "images").glob("thumb_*.png")]:
+        for old in [*committed.glob("*.ipynb"), *committed.glob("images/thumb_*.png")]:
             old.unlink()
-    (ROOT / "book" / "images").mkdir(exist_ok=True)
-    for name in names or pages():
-        shutil.copy(folder / "book" / f"{name}.ipynb", ROOT / "book")
-        if (small := folder / "book" / "images" / f"thumb_{name}.png").is_file():
-            shutil.copy(small, ROOT / "book" / "images")
-    if front := picture(nbformat.read(ROOT / "book" / "index.ipynb", as_version=4)):
-        (ROOT / "book" / "images" / "front.png").write_bytes(front)  # the README shows it
+    copy_pages(names or pages(), folder / "book", committed)
+    if front := picture(nbformat.read(committed / "index.ipynb", as_version=4)):
+        (committed / "images" / "front.png").write_bytes(front)  # the README shows it
 
 
 def gpus() -> str:
@@ -123,7 +119,8 @@ def main() -> None:
             return update_pages(arguments.names, arguments.preset)
         if arguments.command == "run":
             folder = stage(BUILD / "stage" / arguments.preset, committed=False)
-            fill_missing_pages(folder, set(pages()) - set(jobs.chosen(arguments.preset)))
+            borrowed = set(pages()) - set(jobs.chosen(arguments.preset))  # at "paper", which has two pages
+            copy_pages(borrowed, ROOT / "book", folder / "book")
             config, profile = {"preset": arguments.preset}, arguments.profile or None
             runner.run(folder / "book", config, force=arguments.force, profile=profile, gpus=gpus())
         else:
