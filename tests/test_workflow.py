@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from logging import makeLogRecord
 from pathlib import Path
 
@@ -129,7 +129,7 @@ class Book:
     """A project with the workflow of this one and pages of a line each."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.out = folder, folder / "out"
+        self.folder, self.out, self.started = folder, folder / "out", list[subprocess.Popen[str]]()
         shutil.copytree(ROOT / "workflow", folder / "workflow")
         shutil.copytree(ROOT / "book", folder / "book", ignore=lambda _, names: [n for n in names if n[-3:] != ".py"])
         for name in ("notebooks", "dode"):
@@ -150,7 +150,9 @@ class Book:
             "DODE_RESULTS": str(self.folder / "results"),
         }
         command, pipe = [sys.executable, "-c", DRIVER, json.dumps(config), gpus], subprocess.PIPE
-        return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+        process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+        self.started.append(process)
+        return process
 
     def run(self, gpus: str = "", **config: str) -> tuple[int, list[str], str]:
         """The exit status, a line a job without the seconds, and what was said on stderr."""
@@ -164,8 +166,10 @@ class Book:
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Book:
-    return Book(tmp_path)
+def book(tmp_path: Path) -> Iterator[Book]:
+    yield (book := Book(tmp_path))
+    for process in book.started:
+        process.kill()  # so that a test that fails leaves nothing at work
 
 
 @pytest.mark.slow
