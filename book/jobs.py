@@ -36,7 +36,7 @@ def chosen(preset: str, names: Iterable[str] = ()) -> list[str]:
 
 def inputs(name: str, preset: str) -> list[Path]:
     """What a page is made from: its source, the package, the lock file and the results of other presets."""
-    passing = tuple(f".{name}.csv" for name in {*TRANSIENT, preset})
+    passing = tuple(f".{p}.csv" for p in {*TRANSIENT, preset})
     package = [path for path in (ROOT / "dode").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     results = [path for path in (ROOT / "results").glob("*.csv") if not path.name.endswith(passing)]
     return [source(name), ROOT / "requirements.lock", *sorted(package), *sorted(results)]
@@ -45,11 +45,6 @@ def inputs(name: str, preset: str) -> list[Path]:
 def before(name: str, preset: str) -> tuple[str, ...]:
     """The pages that page ``name`` waits for."""
     return {"smoke": AFTER, "quick": {}}.get(preset, AFTER_KEPT).get(name, ())  # quick shows rows that are there
-
-
-def priority(name: str) -> int:
-    """What starts earlier has more."""
-    return len(EARLY) - EARLY.index(name) if name in EARLY else 0
 
 
 def pieces(figure: str, preset: str, checkpoint: str | None = None) -> list[tuple[str, str, int]]:
