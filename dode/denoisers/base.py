@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -61,12 +62,12 @@ class Denoiser:
     nfe : int
         Calls so far; :attr:`evaluations` counts the images in them.  Set both to 0 with :meth:`reset`.
     conditioning : Conditioning
-        Of ``K`` classes or prompts, image ``i`` of a run gets the one at ``i mod K``.  :meth:`of` is the denoiser of a
-        part of a run.
+        The classes or prompts of a conditional network; :meth:`of` is the denoiser of a part of a run.
     """
 
     prediction = "exact"
     name = "denoiser"
+    conditioning = Conditioning()
 
     def __init__(self, shape: Sequence[int], schedule: Schedule | None = None) -> None:
         self.shape = tuple(shape)
@@ -86,20 +87,20 @@ class Denoiser:
         return self._count["evaluations"]
 
     @property
-    def conditioning(self) -> Conditioning:
-        return Conditioning()
-
-    @property
     def conditions(self) -> int:
         """How many classes or prompts it has, 1 for none."""
-        return self.conditioning.rows
+        return self.conditioning.count
 
-    def of(self, images: Images) -> Denoiser:
+    def of(self, images: Images) -> Self:
         """The same denoiser for a batch that holds these images of a run: seeds, or places in the run.
 
         Each has the condition it has in the whole run; evaluations count with the whole.  With one condition: self.
         """
-        return self
+        if self.conditions == 1:
+            return self
+        found = copy.copy(self)
+        found.conditioning = self.conditioning.of(images)
+        return found
 
     @property
     def device(self) -> torch.device:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dode.denoisers.base import Affine, Coefficients, Denoiser, Level, expand
-from dode.denoisers.conditioning import Conditioning, Images
+from dode.denoisers.conditioning import Conditioning
 from dode.schedules import Schedule
 
 
 class NetworkDenoiser(Denoiser):
-    """A network ``F(input, label)`` with the coefficients of its prediction type.
+    """A network ``F(input, label, **conditions)`` with the coefficients of its prediction type.
 
+    ``conditioning`` has the conditions of each image, by the names of the network's arguments; none by default.
     The network runs in its own dtype (or in ``autocast``, e.g. ``torch.bfloat16``); the state keeps
     its own, so a float64 sampler may drive a float32 network.  What the network returns is kept as a
     solver's output, not copied: a network that writes its next answer over its last must return a clone.
@@ -23,29 +23,20 @@ class NetworkDenoiser(Denoiser):
 
     def __init__(
         self,
-        network: nn.Module | Callable[[Tensor, Tensor], Tensor],
+        network: nn.Module | Callable[..., Tensor],
         shape: Sequence[int],
         schedule: Schedule,
         *,
+        conditioning: Conditioning | None = None,
         autocast: torch.dtype | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(shape, schedule)
         self.network = network
+        self.conditioning = conditioning or Conditioning()
         self.autocast = autocast
         self.name = name or type(self).__name__
         self._levels: dict[float, Level] = {}
-
-    @property
-    def conditioning(self) -> Conditioning:
-        return getattr(self.network, "conditioning", None) or Conditioning()
-
-    def of(self, images: Images) -> NetworkDenoiser:
-        if self.conditions == 1:
-            return self
-        found = copy.copy(self)
-        found.network = self.network.of(images)  # type: ignore[union-attr,operator]
-        return found
 
     def level(self, sigma: float) -> Level:
         """The coefficients of one level, computed when it is first met (a schedule's label is a search)."""
@@ -69,9 +60,10 @@ class NetworkDenoiser(Denoiser):
         """Where the network lives."""
         return self._own.device
 
-    def raw(self, x: Tensor, c: Coefficients | Level) -> Tensor:
-        """The bare network ``F`` at preconditioned input, in the network's dtype."""
+    def raw(self, x: Tensor, c: Coefficients | Level, given: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The bare network ``F`` at preconditioned input, in its dtype; ``given`` conditions in place of its own."""
         own, images = self._own.dtype, x.shape[0]
+        given = self.conditioning(images, x.device) if given is None else given
         wide = torch.promote_types(own, torch.float32)  # labels up to 1000 do not fit half precision
         if isinstance(c, Level):
             scaled, label = x * c.inp, torch.full((images,), c.label, dtype=wide, device=x.device)
@@ -79,9 +71,9 @@ class NetworkDenoiser(Denoiser):
             label = torch.zeros(images, dtype=wide, device=x.device)
             scaled, label = x * expand(c.inp, x), label + expand(c.label, label)
         if self.autocast is None:
-            return self.network(scaled.to(own), label)
+            return self.network(scaled.to(own), label, **given)
         with torch.autocast(x.device.type, dtype=self.autocast):
-            return self.network(scaled.to(own), label)
+            return self.network(scaled.to(own), label, **given)
 
     def affine_parts(self, x: Tensor, sigma: float) -> Affine:
         c = self.level(sigma)
@@ -96,6 +88,11 @@ class NetworkDenoiser(Denoiser):
         if isinstance(self.network, nn.Module):
             self.network.to(device)
         return self
+
+
+def is_compiled(network: object) -> bool:
+    """Whether ``torch.compile`` made it."""
+    return hasattr(network, "_orig_mod")
 
 
 class NoisePrediction(NetworkDenoiser):

@@ -1,12 +1,11 @@
-"""A network of diffusers as the ``F(input, label)`` that dode's denoisers take: conditions and guidance inside.
+"""A network of diffusers as the ``F(input, label, **conditions)`` that dode's denoisers take, and what it is given.
 
-Conditions are rows of tensors, one row a condition, given to the network under its own argument names: of ``K`` rows,
-image ``i`` of a run gets row ``i mod K`` (:mod:`dode.denoisers.conditioning`).
+Conditions are rows of tensors (:mod:`dode.denoisers.conditioning`) by the network's own argument names, "outer.inner"
+for an entry of a dictionary.
 """
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -15,75 +14,55 @@ import torch
 from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
-from dode.denoisers.conditioning import Conditioning, Images
+from dode.denoisers.conditioning import Conditioning
 
-Rows = Mapping[str, Tensor]  # argument of the network ("outer.inner" for an entry of a dictionary) -> (K, ...)
+Rows = Mapping[str, Tensor]
 
 
-class Conditioned(nn.Module):
-    """``F(x, label)`` of a conditional network; guided, two halves of one doubled batch.
+class Network(nn.Module):
+    """``F(x, label, **conditions)``; with a ``guidance`` scale, two halves of one doubled batch.
 
     Classifier-free guidance (Ho and Salimans 2022), as in diffusers: ``F = F_without + scale (F_with - F_without)``.
-    One call of this is one network evaluation, of as many images as ``x`` holds: what papers count.
-
-    ValueError if rows disagree, the network wants a condition that is not there or has no such class, or a batch has
-    other images than :meth:`of` was given.
+    Each image's condition is then a pair ``(2, ...)``, without and with.  One call of this is one network evaluation,
+    of as many images as ``x`` holds: what papers count.
     """
 
-    def __init__(
-        self, network: nn.Module, channels: int, conditions: Rows, without: Rows | None, scale: float, sign: float = 1.0
-    ) -> None:
+    def __init__(self, network: nn.Module, channels: int, guidance: float | None = None, sign: float = 1.0) -> None:
         super().__init__()
-        self.network, self.channels, self.scale, self.sign = network, channels, scale, sign
-        self.conditioning = Conditioning(_count(conditions))
-        self.names = list(conditions)
-        for k, name in enumerate(self.names):
-            self.register_buffer(f"with_{k}", conditions[name].detach())
-            if without is not None:
-                if name not in without or len(without[name]) not in (1, self.conditioning.rows):
-                    raise ValueError(f"guidance needs {name} without a condition: one row, or {self.conditioning.rows}")
-                self.register_buffer(
-                    f"without_{k}", without[name].detach().expand(self.conditioning.rows, *without[name].shape[1:])
-                )
-        self.guided = without is not None
-        _complete(network, conditions)
+        self.network, self.channels, self.guidance, self.sign = network, channels, guidance, sign
 
     @property
     def mid_block(self) -> nn.Module | None:
         """The bottleneck, for solvers that read it; none where guidance doubles what passes through it."""
-        return None if self.guided else getattr(self.network, "mid_block", None)
+        return None if self.guidance else getattr(self.network, "mid_block", None)
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        halves = ["without", "with"] if self.guided else ["with"]
-        rows = {name: torch.cat([self._rows(f"{half}_{k}", x) for half in halves]) for k, name in enumerate(self.names)}
-        if self.guided:
+    def forward(self, x: Tensor, label: Tensor, **conditions: Tensor) -> Tensor:
+        if self.guidance:
             x, label = torch.cat([x, x]), torch.cat([label, label])
+            conditions = {name: pairs.transpose(0, 1).flatten(0, 1) for name, pairs in conditions.items()}
+        rows = {name: v.to(x.dtype) if v.is_floating_point() else v for name, v in conditions.items()}
         found = self.network(x, timestep=label, **_nested(rows), return_dict=False)[0]
         found = found[:, : self.channels]  # without a learned variance
-        if self.guided:
+        if self.guidance:
             plain, conditional = found.chunk(2)
-            found = plain + self.scale * (conditional - plain)
+            found = plain + self.guidance * (conditional - plain)
         return found if self.sign == 1 else self.sign * found
 
-    def of(self, images: Images) -> Conditioned:
-        """The same network, for a batch that holds these images of a run."""
-        found = copy.copy(self)
-        found.conditioning = self.conditioning.of(images)
-        return found
 
-    def _rows(self, name: str, x: Tensor) -> Tensor:
-        """The condition of each image, on its device and, if it is no label, in its dtype."""
-        rows = self.get_buffer(name).to(x.device)
-        rows = rows.to(x.dtype) if rows.is_floating_point() else rows
-        return rows[self.conditioning.places(len(x), x.device)]
+def conditioning(network: Any, given: Rows, without: Rows | None) -> Conditioning:
+    """The rows of :class:`Network`; with those of guidance, pairs ``(K, 2, ...)`` of what is without and with them.
 
-
-def _count(conditions: Rows) -> int:
-    counts = {len(v) for v in conditions.values()}
-    if len(counts) > 1 or 0 in counts:
-        each = ", ".join(f"{name} {len(v)}" for name, v in conditions.items())
-        raise ValueError(f"every condition needs the same number of rows, one or more: {each}")
-    return counts.pop() if counts else 1
+    ValueError if rows disagree, or the network wants a condition that is not there or has no such class.
+    """
+    found = Conditioning({name: rows.detach() for name, rows in given.items()})
+    if without is not None:
+        for name in given:
+            if name not in without or len(without[name]) not in (1, found.count):
+                raise ValueError(f"guidance needs {name} without a condition: one row, or {found.count}")
+        both = {name: (without[name].detach().expand_as(rows), rows) for name, rows in found.rows.items()}
+        found = Conditioning({name: torch.stack(pair, dim=1) for name, pair in both.items()})
+    _complete(network, given)
+    return found
 
 
 def _nested(flat: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dode.denoisers import DataPrediction, EDMPrediction, FlowPrediction, NetworkDenoiser, NoisePrediction, VPrediction
 from dode.diffusers import flux, support
 from dode.diffusers.conditions import Conditions, translate
-from dode.diffusers.networks import Conditioned
+from dode.diffusers.networks import Network, conditioning
 from dode.diffusers.scheduler import Process
 from dode.schedules import EDM, Flow, Schedule, VPDiscrete
 from dode.schedules.noise import Betas
@@ -99,8 +99,9 @@ def from_diffusers(
     network.eval().requires_grad_(False)
     edm = process.kind == "edm"
     sign = -1.0 if edm and process.prediction == "v_prediction" else 1.0  # diffusers' EDM: v is minus what EDM predicts
-    inner = Conditioned(network, shape[0], given, against, guidance_scale or 1.0, sign)
+    inner = Network(network, shape[0], None if against is None else guidance_scale, sign)
     options: dict[str, Any] = dict(autocast=autocast, name=name or checkpoint_name(pipeline))
+    options["conditioning"] = conditioning(network, given, against)
     own = schedule(process, config, math.prod(shape[1:]) // _patch(network) ** 2)
     if edm:
         return EDMPrediction(inner, shape, own, sigma_data=process.sigma_data, **options)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dode.denoisers import Denoiser, expand
+from dode.denoisers.networks import is_compiled
 from dode.sampling import State
 from dode.solvers.rows import gain
 from dode.tableau import Basis, Tableau
@@ -51,10 +52,13 @@ def next_state(basis: Basis, x: Tensor, terms: list[tuple[Tensor, Tensor]], sigm
 
 
 def bottleneck(denoiser: Denoiser) -> nn.Module:
-    """The module of a U-Net whose output is its coarsest: dode's, diffusers' or OpenAI's; else a ValueError."""
+    """The module of a U-Net whose output is its coarsest: dode's, diffusers' or OpenAI's; else a ValueError.
+
+    A compiled network has none to look at: what is one graph calls no hook.
+    """
     network = getattr(denoiser, "network", None)
     for name in ("bottleneck", "mid_block", "middle_block"):
-        if isinstance(found := getattr(network, name, None), nn.Module):
+        if isinstance(found := getattr(network, name, None), nn.Module) and not is_compiled(network):
             return found
     raise ValueError(
         f"{getattr(denoiser, 'name', 'this denoiser')} has no bottleneck that is known; take features=False"

@@ -14,7 +14,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -26,8 +25,6 @@ from dode.distillation.losses import Residual, pixels
 from dode.distillation.teachers import Examples, default_teacher
 from dode.solvers.rows import gain
 from dode.tableau import Tableau
-from dode.utils.environment import tqdm
-from dode.utils.files import load_tensors, save_tensors
 from dode.utils.optimisation import BACKWARD, Run, Settings
 
 ORDER = 3
@@ -158,12 +155,6 @@ def train(
     FloatingPointError
         A loss was not finite.
     """
-    if folder is None:
-        with TemporaryDirectory() as scratch:
-            options: dict[str, Any] = dict(trajectories=trajectories, batch_size=batch_size, rate=rate, points=points)
-            options |= dict(residual=residual, teacher=teacher, check=check, checks=checks, seed=seed, seeds=seeds)
-            options |= dict(progress=progress)
-            return train(solver, denoiser, scratch, method=method, **options)
     before, steps = denoiser.evaluations, max(1, trajectories // batch_size)
     facts: list[Any] = [type(solver).__name__, solver.base.full.tolist(), solver.base.sigmas.tolist(), solver.options]
     facts += [solver.base.sigmas_in.tolist(), getattr(denoiser, "name", None), points]
@@ -173,50 +164,39 @@ def train(
         save_every=max(1, steps // checks),
     )  # fmt: skip
     learner = _copy(solver).to(denoiser.device)
-    run, best = Run(recipe, learner, Path(folder)), Path(folder) / f"{recipe.name}.best.safetensors"
-    noisy = replace(solver, designer=learner)
+    run = Run(recipe, learner, Path(folder) if folder else None)
+    averaged: Any = run.average.module
+    noisy, average = replace(solver, designer=learner), replace(solver, designer=averaged)
     examples = Examples.make(denoiser, check, teacher or default_teacher(denoiser), residual, 1.0)
+    start = examples.check(denoiser, replace(solver, designer=_copy(solver)))
+    if not run.step:
+        run.best, run.notes = _copy(solver).state_dict(), dict(cost=[start], losses=[], network_evaluations=0)
+    elif not math.isclose(start, run.notes["cost"][0], rel_tol=1e-2):
+        raise ValueError(f"{run.state_file} is of another residual, teacher or check; choose another folder")
+    notes, spent = run.notes, run.notes["network_evaluations"]
 
-    def error() -> float:
-        return examples.check(denoiser, replace(solver, designer=_copy(solver, run.average)))
-
-    history, rows, spent, checked = [error()], list[list[float]](), 0, 0
-    kept = _copy(solver).state_dict()
-    if run.resume() and best.is_file():
-        found_tensors, found = load_tensors(best, "best designer")
-        if not math.isclose(history[0], found["cost"][0], rel_tol=1e-2):
-            raise ValueError(f"{best} is of a training for another residual, teacher or check; choose another folder")
-        kept = {k.removeprefix("kept."): v for k, v in found_tensors.items()}
-        history, rows, spent, checked = found["cost"], found["losses"], found["network_evaluations"], found["step"]
-
-    bar = tqdm(desc=method, initial=run.step, total=steps, disable=not progress)
+    def of_rows(noise: Tensor, first: int) -> list[Tensor]:
+        these = denoiser.of(first + torch.arange(len(noise)))
+        return losses(noisy, these, noise, residual, denoiser.sigma_max, points)
 
     def loss(generator: torch.Generator) -> Tensor:
-        bar.update()
         noise = torch.randn((batch_size, *denoiser.shape), generator=generator).to(denoiser.device)
-        these = denoiser.of(batch_size * run.step + torch.arange(batch_size))
-        each = losses(noisy, these, noise, residual, denoiser.sigma_max, points)
-        return torch.stack([v.float() for v in each]).sum()
+        return torch.stack([value.float() for value in of_rows(noise, batch_size * run.step)]).sum()
 
-    while run.step < steps or checked < run.step:
-        if run.step == checked:  # else killed between the two files: what is there has no check yet
-            run.train(loss, until=run.step + recipe.save_every, progress=False)
-        history.append(error())
-        with torch.no_grad():
-            some = examples.held_noise[:batch_size]
-            these = denoiser.of(range(len(some)))
-            rows.append([float(v) for v in losses(noisy, these, some, residual, denoiser.sigma_max, points)])
-        if history[-1] == min(history):
-            kept = {k: v.clone() for k, v in run.average.items()}
-        checked = run.step
-        state = dict(cost=history, losses=rows, network_evaluations=spent + denoiser.evaluations - before, step=checked)
-        save_tensors(best, {f"kept.{k}": v for k, v in kept.items()}, "best designer", state)
-    bar.close()
+    @torch.no_grad()
+    def select() -> None:
+        notes["cost"].append(examples.check(denoiser, average))
+        notes["losses"].append([float(value) for value in of_rows(examples.held_noise[:batch_size], 0)])
+        if notes["cost"][-1] == min(notes["cost"]):
+            run.best = {k: v.clone() for k, v in averaged.state_dict().items()}
+        notes["network_evaluations"] = spent + denoiser.evaluations - before
+
+    run.train(loss, progress=progress, check=select)
     training_evaluations = spent + denoiser.evaluations - before + BACKWARD * solver.nfe * batch_size * steps
-    found_designer = _copy(solver, kept).requires_grad_(False)
+    found_designer = _copy(solver, run.best).requires_grad_(False)
     metadata = dict(
         solver=f"{method}-{solver.base.metadata.get('solver', 'solver')}", method=method, nfe=solver.nfe,
-        model=getattr(denoiser, "name", None), shape=list(denoiser.shape), cost=history, losses=rows,
+        model=getattr(denoiser, "name", None), shape=list(denoiser.shape), cost=notes["cost"], losses=notes["losses"],
         trajectories=steps * batch_size, check_seeds=None if seeds is None else list(seeds),
         network_evaluations=training_evaluations, teacher="deis, online",
         teacher_nfe=points * sum(map(solver.matched, range(solver.nfe))),

@@ -7,15 +7,11 @@ for networks that expect ``alpha * x``.  A *grid* is a float64 tensor of ``n + 1
 """
 
 from dode.schedules.grids import (
-    Align, Final, Spacing, check_grid, discrete, exponential, karras, log_snr, polyexponential, refine, time_quadratic,
-    time_uniform,
+    Align as Align, Final as Final, Spacing as Spacing, check_grid as check_grid, discrete as discrete,
+    exponential as exponential, karras as karras, log_snr as log_snr, polyexponential as polyexponential,
+    refine as refine, time_quadratic as time_quadratic, time_uniform as time_uniform,
 )  # fmt: skip
 from dode.schedules.noise import (
-    EDM, Flow, Schedule, VPContinuous, VPDiscrete, cosine, from_config, scaled_linear, vp_linear,
+    EDM as EDM, Flow as Flow, Schedule as Schedule, VPContinuous as VPContinuous, VPDiscrete as VPDiscrete,
+    cosine as cosine, from_config as from_config, scaled_linear as scaled_linear, vp_linear as vp_linear,
 )  # fmt: skip
-
-__all__ = [
-    "EDM", "Align", "Final", "Flow", "Schedule", "Spacing", "VPContinuous", "VPDiscrete", "check_grid", "cosine",
-    "discrete", "exponential", "from_config", "karras", "log_snr", "polyexponential", "refine", "scaled_linear",
-    "time_quadratic", "time_uniform", "vp_linear",
-]  # fmt: skip

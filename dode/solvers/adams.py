@@ -27,7 +27,7 @@ ADAMS_BASHFORTH = {
 }
 
 
-@solver("DDIM", "noise", [1], "Song, Meng and Ermon 2021, arXiv:2010.02502, eq. 13")
+@solver("DDIM", "noise", [1], "Song, Meng and Ermon 2021, arXiv:2010.02502, eq. 13", compared=True)
 def ddim(sigmas: Tensor, basis: Basis = "noise") -> Tableau:
     """Order 1, one evaluation a step: Euler's method in sigma, exact for a constant output.
 
@@ -37,7 +37,7 @@ def ddim(sigmas: Tensor, basis: Basis = "noise") -> Tableau:
     return multistep(basis, s, [1] * (len(s) - 1), lambda i, p: [gain(basis, s[i], s[i + 1])])
 
 
-@solver("iPNDM", "noise", [1, 2, 3, 4], "Zhang and Chen 2023, arXiv:2204.13902")
+@solver("iPNDM", "noise", [1, 2, 3, 4], "Zhang and Chen 2023, arXiv:2204.13902", entries={"iPNDM-4": {}}, compared=True)
 def ipndm(sigmas: Tensor, order: int = 4, lower_order_final: bool = False) -> Tableau:
     """iPNDM: Adams-Bashforth weights of a uniform grid.
 
@@ -55,7 +55,7 @@ def _in_sigma(s: np.ndarray, i: int, p: int) -> np.ndarray:
     return lagrange(s[i - p + 1 : i + 1][::-1], x) @ w
 
 
-@solver("LMS", "noise", [1, 2, 3, 4], "Crowson 2022, k-diffusion, sample_lms")
+@solver("LMS", "noise", [1, 2, 3, 4], "Crowson 2022, k-diffusion, sample_lms", entries={"LMS-4": {}})
 def lms(sigmas: Tensor, order: int = 4, lower_order_final: bool = False) -> Tableau:
     """The linear multistep method of k-diffusion: Adams-Bashforth for unequal steps, polynomials in sigma.
 
@@ -66,7 +66,7 @@ def lms(sigmas: Tensor, order: int = 4, lower_order_final: bool = False) -> Tabl
     return multistep("noise", s.tolist(), orders, lambda i, p: _in_sigma(s, i, p))
 
 
-@solver("iPNDM_v", "noise", [1, 2, 3, 4], "Zhang and Chen 2023, arXiv:2204.13902")
+@solver("iPNDM_v", "noise", [1, 2, 3, 4], "Zhang and Chen 2023, arXiv:2204.13902", entries={})
 def ipndm_v(sigmas: Tensor, order: int = 4, lower_order_final: bool = False, as_circulated: bool = False) -> Tableau:
     """iPNDM with the weights of the steps actually taken; the same table as :func:`lms`.
 
@@ -96,7 +96,13 @@ def _time(schedule: Schedule, sigma: np.ndarray) -> np.ndarray:
     return label
 
 
-@solver("DEIS", "noise", [1, 2, 3, 4], "Zhang and Chen 2023, arXiv:2204.13902")
+@solver(
+    "DEIS", "noise", [1, 2, 3, 4], "Zhang and Chen 2023, arXiv:2204.13902", compared=True,
+    entries={
+        "DEIS tAB2": {}, "DEIS log-rho": dict(variable="log_rho"),
+        "DEIS data": dict(variable="log_rho", basis="data"),
+    },
+)  # fmt: skip
 def deis(
     sigmas: Tensor,
     order: int = 3,

@@ -61,6 +61,8 @@ class SolverInfo:
     source: str  # who published it
     calls: Calls  # (steps, ends at zero, options): the network evaluations on a grid of so many steps
     make: Maker
+    entries: Mapping[str, Mapping[str, Any]]  # its rows on the book's page of all solvers: label -> options
+    compared: bool  # with the learned solvers, on the grid that suits it best
 
     def most_calls(self, nfe: int, options: Mapping[str, Any]) -> int:
         """The most evaluations, ``nfe`` at most, that it can make on a grid to 0: Heun, asked for 10, makes 9."""
@@ -85,9 +87,19 @@ COMMON = "grid, nfe, steps, final and afs mean the same for every solver: see do
 
 
 def solver(
-    title: str, basis: Basis, orders: Iterable[int], source: str, calls: Calls = once_a_step
+    title: str,
+    basis: Basis,
+    orders: Iterable[int],
+    source: str,
+    calls: Calls = once_a_step,
+    *,
+    entries: Mapping[str, Mapping[str, Any]] | None = None,
+    compared: bool = False,
 ) -> Callable[[Callable[..., Tableau]], Maker]:
-    """Make a pure function ``sigmas -> Tableau`` a solver of the zoo, with the options that all of them have.
+    """Make a pure function ``sigmas -> Tableau`` a solver, with the options that all of them have.
+
+    ``entries`` and ``compared`` say where the book shows it: :class:`SolverInfo`; by default with its usual options
+    on the page of all solvers.  The other arguments are fields of that too.  Users then pass:
 
     grid
         ``(n + 1,)`` decreasing sigmas, of which only the last may be 0; or a function from ``n`` to such a
@@ -137,7 +149,8 @@ def solver(
         special = [p.replace(kind=p.KEYWORD_ONLY) for p in list(own.values())[1:]]
         first = inspect.Parameter("grid", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         build.__signature__ = inspect.Signature([first, *special, *common])  # type: ignore[attr-defined]  # for help()
-        facts = SolverInfo(make.__name__, title, basis, tuple(orders), source, calls, build)
+        shown = {title: {}} if entries is None else entries
+        facts = SolverInfo(make.__name__, title, basis, tuple(orders), source, calls, build, shown, compared)
         SOLVERS[facts.name] = facts
         return build
 

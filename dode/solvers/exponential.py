@@ -45,7 +45,7 @@ def _dpm_multistep(
     return multistep(basis, s, orders_of_steps(s, order, lower_order_final, exponential=True), weights)
 
 
-@solver("DPM-Solver (multistep)", "noise", [1, 2, 3], "Lu et al. 2022, arXiv:2211.01095, the released code")
+@solver("DPM-Solver (multistep)", "noise", [1, 2, 3], "Lu et al. 2022, arXiv:2211.01095, the released code", entries={})
 def dpm_solver_multistep(
     sigmas: Tensor, order: int = 3, solver_type: SolverType = "midpoint", lower_order_final: bool = True
 ) -> Tableau:
@@ -56,7 +56,10 @@ def dpm_solver_multistep(
     return _dpm_multistep("noise", sigmas.tolist(), order, solver_type, lower_order_final)
 
 
-@solver("DPM-Solver++", "data", [1, 2, 3], "Lu et al. 2022, arXiv:2211.01095, algorithm 2")
+@solver(
+    "DPM-Solver++", "data", [1, 2, 3], "Lu et al. 2022, arXiv:2211.01095, algorithm 2", compared=True,
+    entries={"DPM-Solver++(2M)": dict(order=2), "DPM-Solver++(3M)": {}},
+)  # fmt: skip
 def dpm_solver_pp(
     sigmas: Tensor, order: int = 3, solver_type: SolverType = "midpoint", lower_order_final: bool = True
 ) -> Tableau:
@@ -72,7 +75,10 @@ def dpm_solver_pp(
     return _dpm_multistep("data", sigmas.tolist(), order, solver_type, lower_order_final)
 
 
-@solver("UniPC", "data", [1, 2, 3], "Zhao, Bai, Rao, Zhou and Lu 2023, arXiv:2302.04867")
+@solver(
+    "UniPC", "data", [1, 2, 3], "Zhao, Bai, Rao, Zhou and Lu 2023, arXiv:2302.04867", compared=True,
+    entries={"UniPC-2": dict(order=2), "UniPC-3": {}},
+)  # fmt: skip
 def unipc(
     sigmas: Tensor,
     order: int = 3,

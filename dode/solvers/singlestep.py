@@ -18,7 +18,9 @@ from dode.utils.files import one_of
 Inner = Literal["log_snr", "grid"]
 
 
-@solver("EDM (Heun)", "noise", [2], "Karras et al. 2022, arXiv:2206.00364, algorithm 1", twice_a_step)
+@solver(
+    "EDM (Heun)", "noise", [2], "Karras et al. 2022, arXiv:2206.00364, algorithm 1", twice_a_step, entries={"Heun": {}}
+)
 def heun(sigmas: Tensor, basis: Basis = "noise") -> Tableau:
     """EDM's second-order sampler, without churn.
 
@@ -100,7 +102,10 @@ def _stages(basis: Basis, levels: Sequence[float], solver_type: SolverType) -> l
     return [first, second, (t, [I0 - w1 - w2, w1, w2])]
 
 
-@solver("DPM-Solver", "noise", [1, 2, 3], "Lu et al. 2022, arXiv:2206.00927, algorithms 1 and 2")
+@solver(
+    "DPM-Solver", "noise", [1, 2, 3], "Lu et al. 2022, arXiv:2206.00927, algorithms 1 and 2",
+    entries={"DPM-Solver-3": {}},
+)  # fmt: skip
 def dpm_solver(
     sigmas: Tensor, order: int = 3, inner: Inner = "log_snr", solver_type: SolverType = "midpoint"
 ) -> Tableau:
@@ -114,7 +119,10 @@ def dpm_solver(
     return _singlestep("noise", sigmas.tolist(), order, inner, solver_type)
 
 
-@solver("DPM-Solver++ (singlestep)", "data", [1, 2, 3], "Lu et al. 2022, arXiv:2211.01095, algorithm 1")
+@solver(
+    "DPM-Solver++ (singlestep)", "data", [1, 2, 3], "Lu et al. 2022, arXiv:2211.01095, algorithm 1",
+    entries={"DPM-Solver++(3S)": {}},
+)  # fmt: skip
 def dpm_solver_pp_singlestep(
     sigmas: Tensor, order: int = 3, inner: Inner = "log_snr", solver_type: SolverType = "midpoint"
 ) -> Tableau:
