@@ -37,8 +37,8 @@ def chosen(preset: str, names: Iterable[str] = ()) -> list[str]:
 def inputs(name: str, preset: str) -> list[Path]:
     """What a page is made from: its source, the package, the lock file and the results of other presets."""
     passing = tuple(f".{p}.csv" for p in {*TRANSIENT, preset})
-    package = [path for path in (ROOT / "dode").rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    results = [path for path in (ROOT / "results").glob("*.csv") if not path.name.endswith(passing)]
+    package = [path for path in (ROOT / "dode").rglob("[!.]*.*") if path.is_file() and "__pycache__" not in path.parts]
+    results = [path for path in (ROOT / "results").glob("[!.]*.csv") if not path.name.endswith(passing)]
     return [source(name), ROOT / "requirements.lock", *sorted(package), *sorted(results)]
 
 
