@@ -63,10 +63,7 @@ def cores() -> int:
 
 
 def take_gpu(gpus: str) -> str:
-    """A piece of shell that keeps one of several GPUs (``"0,1"``) to a job while it runs; empty if there is no choice.
-
-    If all are taken, they are shared.
-    """
+    """A piece of shell that keeps a free one of several GPUs (``"0,1"``) to a job while it runs; else empty."""
     if "," not in gpus:
         return ""
     lock = "exec 9>/tmp/dode-$UID-gpu-$gpu.lock"

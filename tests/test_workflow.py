@@ -66,7 +66,8 @@ def test_what_has_its_rows_is_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyP
     first, *others = jobs.pieces("figure_4", "standard")
     plan = experiments.plan("figure_4", "standard")
     cells = [cell for cell in plan.cells if (cell["checkpoint"], cell["solver"], cell["block"]) == first]
-    plan.sweep().add(*(dict(cell, fd="1") for cell in cells))
+    sweep = plan.sweep()
+    sweep.add(*(dict.fromkeys(sweep.gives, "1") | cell for cell in cells))
     assert jobs.pieces("figure_4", "standard") == others
 
 
