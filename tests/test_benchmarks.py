@@ -61,7 +61,7 @@ def test_rows_of_a_gpu_stand_beside_those_of_the_cpu(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     for device, seconds in (("cpu", 1), ("cuda", 2), ("cuda:0", 3)):
         timing.Rows("it", ["solver"], device, smoke=False).add(dict(solver="ddim", seconds=seconds))
-    files = {p.name: p.read_text() for p in (tmp_path / "results").iterdir()}
+    files = {p.name: p.read_text() for p in (tmp_path / "results").glob("*.csv")}
     assert files == {"it.csv": "solver,seconds\nddim,1\n", "it.gpu.csv": "solver,seconds\nddim,3\n"}
     turns: list[str] = []
     found = timing.in_turn({k: lambda k=k: turns.append(k) for k in "ab"}, "cpu", 3)

@@ -16,7 +16,7 @@ import dode
 from dode import distillation, experiments, solvers
 from dode.denoisers import GaussianDenoiser, NoisePrediction
 from dode.denoisers.conditioning import Conditioning, class_labels, spread
-from dode.experiments import quality
+from dode.experiments import run as runs
 from dode.schedules import VPDiscrete
 from dode.zoo import CATALOGUE, ClassifierGuidance, load_published
 
@@ -158,7 +158,7 @@ def swept(nvidia: Nvidia, rows: Any, tmp_path: Path) -> str:
     (tmp_path / "cache").mkdir()
     saved = precond(nvidia, "vp", more=dict(label_dim=10, model_channels=16))
     nvidia.dump(tmp_path / "cache" / row.file, dict(ema=saved))
-    quality.load_cached.cache_clear()
+    runs.load_cached.cache_clear()
     return row.name
 
 
