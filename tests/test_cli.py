@@ -284,11 +284,9 @@ def test_names_in_the_help_are_those_of_the_registries() -> None:
     for name, method in methods.methods().items():
         info = distillation.DISTILLERS[name]
         assert method.facts.items() <= vars(info).items()
-        assert all(
-            method.facts.get(fact, 0) == getattr(info, fact) for fact in ("loss", "grid") if not getattr(info, fact)
-        )
+        assert all(fact in method.facts for fact in ("loss", "grid") if getattr(info, fact) is None)
         typed = {k: v for k, v in info.options.items() if k not in ("levels", "space")}
-        assert method.options.keys() == typed.keys() and {k: method.defaults[k] for k in typed} == typed
+        assert {k: option["default"] for k, option in method.options.items()} == typed
         assert method.about and not method.about.endswith(".")
 
 

@@ -184,15 +184,10 @@ class _RowFit:
     loss=None, prefix="d",
 )  # fmt: skip
 def d_ode(
-    problem: Problem,
-    *,
-    teacher: Literal["ddim", "same"] | Teacher = "ddim",
-    scale: int = 10,
-    align: Literal["time", "index"] = "time",
-    first_step: FirstStep | None = None,
-    equation: Equation = 10,
+    problem: Problem, *, teacher: Literal["ddim", "same"] | Teacher = "ddim", scale: int = 10,
+    align: Literal["time", "index"] = "time", first_step: FirstStep | None = None, equation: Equation = 10,
     basis: Literal["prediction", "own"] = "prediction",
-) -> Tableau:
+) -> Tableau:  # fmt: skip
     """One number a step, in closed form, each step on its own.
 
     Equation 14 of the paper, with equation 10, 9 or 8.

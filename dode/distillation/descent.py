@@ -26,7 +26,6 @@ from dode.denoisers import Denoiser
 from dode.distillation.designer import next_state, output_at
 from dode.distillation.problem import Problem
 from dode.distillation.space import Kind, Space
-from dode.distillation.teachers import Examples
 from dode.tableau import Basis, Tableau
 from dode.utils.environment import tqdm
 from dode.utils.optimisation import BACKWARD
@@ -94,16 +93,9 @@ class _Relaxed:
 
 
 def descend(
-    problem: Problem,
-    space: Space,
-    *,
-    phases: Sequence[Sequence[Kind]] = (("weight", "level", "level_in"),),
-    radius: float = 0.0,
-    rate: float = 0.02,
-    epochs: int = 10,
-    minibatch: int = 20,
-    held_back: float = 0.25,
-) -> Tableau:
+    problem: Problem, space: Space, *, phases: Sequence[Sequence[Kind]] = (("weight", "level", "level_in"),),
+    radius: float = 0.0, rate: float = 0.02, epochs: int = 10, minibatch: int = 20, held_back: float = 0.25,
+) -> Tableau:  # fmt: skip
     """Adam on the numbers of ``space``, starting at the problem's table.
 
     Parameters
@@ -126,10 +118,9 @@ def descend(
     ValueError
         Fewer than four images.
     """
-    denoiser, tableau, residual = problem.training_denoiser, problem.table, problem.residual
+    denoiser, tableau, residual = problem.denoiser, problem.table, problem.residual
     before = denoiser.evaluations
-    size = problem.batch_size or 100
-    examples = Examples.make(denoiser, problem.noise, problem.guide, residual, held_back, size=size)
+    examples = problem.examples(held_back)
     relaxed, generator = _Relaxed(examples.noise, radius), torch.Generator().manual_seed(0)
     fitted = examples.fitted(denoiser)
     vector = space.pack(tableau)

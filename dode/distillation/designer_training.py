@@ -23,7 +23,6 @@ from dode.denoisers import Denoiser, expand
 from dode.distillation.designer import Designed, Memory, next_state, output_at, watched
 from dode.distillation.losses import Residual
 from dode.distillation.problem import Problem
-from dode.distillation.teachers import Examples
 from dode.solvers.rows import gain
 from dode.utils.environment import tqdm
 from dode.utils.files import load_tensors, save_tensors
@@ -111,16 +110,9 @@ def losses(
 
 
 def train(
-    problem: Problem,
-    solver: Designed,
-    *,
-    rate: float,
-    trajectories: int = 2_000,
-    batch_size: int = 32,
-    checks: int = 20,
-    points: int = 5,
-    seed: int = 0,
-) -> Designed:
+    problem: Problem, solver: Designed, *, rate: float, trajectories: int = 2_000, batch_size: int = 32,
+    checks: int = 20, points: int = 5, seed: int = 0,
+) -> Designed:  # fmt: skip
     """Train a designer, and return it as it was when the images held back were nearest to their teacher's.
 
     The problem's noise is held back: every ``1 / checks`` of the way the moving average of the designer is run on it,
@@ -152,7 +144,7 @@ def train(
         options = dict(trajectories=trajectories, batch_size=batch_size, checks=checks, points=points, seed=seed)
         with TemporaryDirectory() as scratch:
             return train(replace(problem, folder=Path(scratch)), solver, rate=rate, **options)
-    denoiser, residual, method, folder = problem.training_denoiser, problem.residual, problem.method, problem.folder
+    denoiser, residual, method, folder = problem.denoiser, problem.residual, problem.method, problem.folder
     before, steps = denoiser.evaluations, max(1, trajectories // batch_size)
     facts: list[Any] = [type(solver).__name__, solver.base.full.tolist(), solver.base.sigmas.tolist(), solver.options]
     facts += [solver.base.sigmas_in.tolist(), getattr(denoiser, "name", None), points]
@@ -164,7 +156,7 @@ def train(
     learner = _copy(solver).to(denoiser.device)
     run, best = Run(recipe, learner, Path(folder)), Path(folder) / f"{recipe.name}.best.safetensors"
     noisy = replace(solver, designer=learner)
-    examples = Examples.make(denoiser, problem.noise, problem.guide, residual, 1.0, size=problem.batch_size or 100)
+    examples = problem.examples(1.0)
 
     def error() -> float:
         return examples.check(denoiser, replace(solver, designer=_copy(solver, run.average)))

@@ -125,18 +125,10 @@ def images_within_budget(table: Tableau) -> int:
     moves=("first level", "levels", "input levels", "weights"),
 )  # fmt: skip
 def gauss_newton(
-    problem: Problem,
-    *,
-    bias: float = 5.0,
-    path: float = 0.0,
-    limit: float | None = None,
-    first_level: bool | None = None,
-    steps: int = 10,
-    patience: int = 3,
-    held_back: float = 0.125,
-    budget: int | None = None,
-    space: Space | None = None,
-) -> Tableau:
+    problem: Problem, *, bias: float = 5.0, path: float = 0.0, limit: float | None = None,
+    first_level: bool | None = None, steps: int = 10, patience: int = 3, held_back: float = 0.125,
+    budget: int | None = None, space: Space | None = None,
+) -> Tableau:  # fmt: skip
     """Weights and noise levels together, by Gauss-Newton steps on the final image; any solver without repeated levels.
 
     The residual is only evaluated, never differentiated.
@@ -179,14 +171,14 @@ def gauss_newton(
         The tableau repeats levels, or fewer than four images were given.
     """
     denoiser, tableau, images = problem.denoiser, problem.table, len(problem.noise)
-    before, size = denoiser.evaluations, problem.batch_size or 100
+    before = denoiser.evaluations
     space = space or Space(tableau, first_level=problem.afs if first_level is None else first_level)
     if budget is None:
         budget = round(CALLS * tableau.nfe * max(1.0, images / images_within_budget(tableau)))
-    examples = Examples.make(denoiser, problem.noise, problem.guide, problem.residual, held_back, bias, size)
+    examples = problem.examples(held_back, bias)
     if limit := 5.0 * (images < 128) if limit is None else limit:
         examples = examples.with_limit(denoiser, tableau, limit)
-    fit = _Problem(examples.fitted(denoiser), space, examples, size, path)
+    fit = _Problem(examples.fitted(denoiser), space, examples, examples.size, path)
 
     vector = best = space.pack(tableau)
     cost, history, damping, idle = fit.cost(vector), [examples.check(denoiser, tableau)], 1e-2, 0
