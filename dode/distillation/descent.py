@@ -96,27 +96,11 @@ def descend(
     problem: Problem, space: Space, *, phases: Sequence[Sequence[Kind]] = (("weight", "level", "level_in"),),
     radius: float = 0.0, rate: float = 0.02, epochs: int = 10, minibatch: int = 20, held_back: float = 0.25,
 ) -> Tableau:  # fmt: skip
-    """Adam on the numbers of ``space``, starting at the problem's table.
+    """Adam on the numbers of ``space``, starting at the problem's table; the epoch that is best on images held back.
 
-    Parameters
-    ----------
-    phases
-        The kinds of numbers that move, a phase an epoch, again and again.
-    radius, epochs, rate
-        As in :func:`dode.distillation.ld3`.
-    held_back
-        The part of the noise that chooses the epoch that is returned.
-
-    Returns
-    -------
-    Tableau
-        With ``metadata["cost"]`` (on the held-back images: the start's, then after each epoch) and
-        ``["network_evaluations"]``, a backward pass counted as two calls.
-
-    Raises
-    ------
-    ValueError
-        Fewer than four images.
+    ``phases`` are the kinds of numbers that move, a phase an epoch, again and again; ``radius``, ``epochs``, ``rate``
+    are explained in :func:`dode.distillation.ld3`.  The result has ``metadata["cost"]``: on the held-back images, the
+    start's, then after each epoch; a backward pass is counted as two calls.  ValueError for fewer than four images.
     """
     denoiser, tableau, residual = problem.denoiser, problem.table, problem.residual
     before = denoiser.evaluations

@@ -113,32 +113,14 @@ def train(
     problem: Problem, solver: Designed, *, rate: float, trajectories: int = 2_000, batch_size: int = 32,
     checks: int = 20, points: int = 5, seed: int = 0,
 ) -> Designed:  # fmt: skip
-    """Train a designer, and return it as it was when the images held back were nearest to their teacher's.
+    """Train a designer (``solver``, left as it is), and return it as it was when the images held back were best.
 
-    The problem's noise is held back: every ``1 / checks`` of the way the moving average of the designer is run on it,
-    and the best is kept (early selection).
-
-    Parameters
-    ----------
-    solver
-        Where it starts; left as it is.
-    rate
-        Adam's, warmed up over a twentieth of the steps and then brought to zero as half a cosine.
-    trajectories
-        Noises seen, each once (the paper: 20,000).
-    points
-        The teacher's steps for each of the student's.
-
-    Returns
-    -------
-    Designed
-        With ``metadata["cost"]`` (on the noise held back; first the start's), ``["losses"]`` (each row's, at each
-        check), and ``["network_evaluations"]``, a backward pass counted as two calls, all teachers' included.
-
-    Raises
-    ------
-    FloatingPointError
-        A loss was not finite.
+    These are of the problem's noise: every ``1 / checks`` of the way the moving average of the designer is run on it
+    (early selection).  Adam's ``rate`` is warmed up over a twentieth of the steps and then falls to zero as half a
+    cosine.  Of ``trajectories`` noises each is seen once (the paper: 20,000); the teacher makes ``points`` steps for
+    each of the student's.  The result has ``metadata["cost"]`` (on the noise held back; first the start's),
+    ``["losses"]`` (each row's, at each check) and ``["network_evaluations"]``, a backward pass counted as two calls,
+    all teachers' included.  FloatingPointError if a loss is not finite.
     """
     if problem.folder is None:
         options = dict(trajectories=trajectories, batch_size=batch_size, checks=checks, points=points, seed=seed)

@@ -84,12 +84,11 @@ def begin_dlms(
     denoiser: Denoiser, base: Tableau, *, window: int = 4, features: bool = True, scaling: bool = True,
     adaptive: bool = True,
 ) -> DLMS:  # fmt: skip
-    """The solver that training starts from: ``base``, a multistep table on clean images.
+    """The solver that training starts from: ``base``, a multistep table on clean images; options as of :func:`dlms`.
 
-    As published: ``dode.solvers.deis(grid, variable="log_rho", basis="data", afs=True)``, Adams-Bashforth in
-    ``ln sigma`` with an analytical first step, and all options on.  A DDIM table is "without high-order
-    initialisation", a table without ``afs`` "without AFS".  ValueError for a table that cannot be moved, as for
-    :class:`~dode.distillation.space.Space`.
+    As published: ``dode.solvers.deis(grid, variable="log_rho", basis="data", afs=True)``.  A DDIM table is "without
+    high-order initialisation", a table without ``afs`` "without AFS".  ValueError for a table that cannot be moved, as
+    for :class:`~dode.distillation.space.Space`.
     """
     Space(base, window)  # says what it cannot carry
     designer = Designer(base.nfe + 1, window + 1, feature_size(denoiser) if features else 0)
