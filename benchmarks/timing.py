@@ -15,6 +15,7 @@ import torch
 
 import dode
 from dode.denoisers import NetworkDenoiser
+from dode.denoisers.conditioning import class_labels
 from dode.experiments import Sweep, home
 
 
@@ -39,7 +40,7 @@ def load(name: str, device: str, **types: torch.dtype | None) -> NetworkDenoiser
     """A checkpoint that is told one class for all images, where there are classes: what is timed is the network."""
     model = dode.load(name, device, **types)  # type: ignore[arg-type]
     if getattr(model.network, "classes", 0):
-        model.network.condition(0)  # type: ignore[union-attr]
+        model.conditioning = class_labels(model.network.classes, 0)  # type: ignore[union-attr, arg-type]
     return model
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from dode import zoo
 from dode.experiments import FD_KEYS, Sweep, plots
 from dode.experiments.learned import HANDCRAFTED
-from dode.training import training_named
+from dode.training import TRAININGS
 from dode.utils.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,7 +56,7 @@ def model_card(name: str) -> str:
     recipe = card["recipe"]
     images = recipe["steps"] * recipe["batch"]
     on = f"{card['threads']} CPU thread(s)" if card["device"] == "cpu" else card["device"]
-    large = " --large" * (card["config"]["widths"] != list(training_named(name).network["widths"]))
+    large = " --large" * (card["config"]["widths"] != list(TRAININGS[name].network["widths"]))
     patch = "pixel-unshuffled images" if card["config"]["patch"] > 1 else "pixels"
     return f"""# {name}
 
@@ -72,7 +72,7 @@ A small U-Net (EDM's recipe on {patch}) that predicts the {card["prediction"]} o
 | time | {card["seconds"] / 60:.0f} minutes on {on}, {"bf16 autocast" if recipe["bf16"] else "float32"}, torch {card["torch"]} |
 | loss | {card["final_loss"] or float("nan"):.4f} over the last 100 steps; the whole curve in `{name}.csv` |
 | quality | {measured(name)} |
-| again | `python -m dode.training {name} --out runs{large}` |
+| again | `dode train {name} --out runs{large}` |
 
 Made to show and test samplers. {known.scope}
 """  # noqa: E501

@@ -225,7 +225,7 @@ def test_every_solver_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines) == len(solvers.SOLVERS) + 3
 
 
-@pytest.mark.parametrize("command", ["", "distill", "sample", "solvers", "info"])
+@pytest.mark.parametrize("command", ["", "distill", "sample", "solvers", "info", "train"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         run(f"{command} --help")
@@ -249,7 +249,7 @@ def test_names_in_the_help_are_those_of_the_registries() -> None:
 
 @pytest.mark.slow
 def test_nothing_heavy_is_imported_for_help_or_a_wrong_argument() -> None:
-    words = "--help|--version|distil|distill --help|distill --nfe 0|sample --solver|info|solvers x"
+    words = "--help|train --help|--version|distil|distill --help|distill --nfe 0|sample --solver|info|solvers x"
     program = f"""
 import sys
 from dode.cli import main
@@ -389,7 +389,7 @@ def refused(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> s
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("", "the following arguments are required: distill | sample | solvers | info; see dode --help"),
+        ("", "the following arguments are required: distill | sample | solvers | info | train; see dode --help"),
         (f"{DISTIL} --nonsense 3", "unrecognized arguments: --nonsense 3"),
         (f"{DISTIL} --checkpoint fashion", f"no checkpoint named 'fashion'; the nearest: {DATA}, {NOISE}"),
         (f"{DISTIL} --checkpoint google/ddpm-cifar10-32", "google/ddpm-cifar10-32 is a pipeline of diffusers; take"),

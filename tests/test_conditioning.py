@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import dode
 from dode import distillation, experiments, solvers
 from dode.denoisers import GaussianDenoiser, NoisePrediction
-from dode.denoisers.conditioning import Conditioning, spread
+from dode.denoisers.conditioning import Conditioning, class_labels, spread
 from dode.experiments import quality
 from dode.schedules import VPDiscrete
 from dode.zoo import CATALOGUE, ClassifierGuidance, Published, load_published
@@ -42,9 +42,9 @@ class Body(nn.Module):
 
 def conditional(labels: Any, classes: int = 10) -> NoisePrediction:
     torch.manual_seed(0)
-    network = Published(Body(), 1, classes=classes).condition(labels)
-    network.requires_grad_(False)
-    return NoisePrediction(network, (1, 4, 4), VPDiscrete(), name="leaning")
+    network = Published(Body(), 1, classes=classes).requires_grad_(False)
+    given = class_labels(classes, labels)
+    return NoisePrediction(network, (1, 4, 4), VPDiscrete(), conditioning=given, name="leaning")
 
 
 # --- the rule ---------------------------------------------------------------------------------------
@@ -52,25 +52,35 @@ def conditional(labels: Any, classes: int = 10) -> NoisePrediction:
 
 @given(st.integers(1, 7), st.lists(st.integers(0, 10**9), min_size=1, max_size=20), st.integers(1, 6))
 def test_a_part_of_a_part_is_a_part(rows: int, seeds: list[int], size: int) -> None:
-    whole = Conditioning(rows).of(seeds)
-    assert whole.places(len(seeds), CPU).tolist() == [seed % rows for seed in seeds]
+    whole = Conditioning({"kind": torch.arange(rows)}).of(seeds)
+    assert whole(len(seeds), CPU)["kind"].tolist() == [seed % rows for seed in seeds]
     for first in range(0, len(seeds), size):
         part = slice(first, min(first + size, len(seeds)))
         for images in (part, range(part.start, part.stop), torch.arange(part.start, part.stop)):
-            got = whole.of(images).places(part.stop - part.start, CPU)
+            got = whole.of(images)(part.stop - part.start, CPU)["kind"]
             assert got.tolist() == [seed % rows for seed in seeds[part]]
 
 
 def test_a_batch_of_other_images_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"was made for 3 images, each with its condition, and is given 2$"):
-        Conditioning(2).of(range(3)).places(2, CPU)
+    model, x = conditional([1, 2]), torch.zeros(3, 1, 4, 4)
     with pytest.raises(ValueError, match=r"a multiple of 2 images, got 3; \.of\(seeds\) tells it which"):
-        Conditioning(2).places(3, CPU)
-    assert Conditioning(1).of(range(3)).places(5, CPU).tolist() == [0] * 5
-    for model in (conditional(3), GaussianDenoiser(torch.zeros(1, 2), 1.0)):
-        assert model.of(range(3)) is model and model.conditions == 1
-    with pytest.raises(ValueError, match="was made for 4 images"):
-        dode.sample(conditional([1, 2]).of(range(4)), solvers.ddim(conditional(1).grid(2)), torch.zeros(3, 1, 4, 4))
+        model(x, 1.0)
+    with pytest.raises(ValueError, match=r"was made for 4 images, each with its condition, and is given 3$"):
+        dode.sample(model.of(range(4)), solvers.ddim(model.grid(2)), x)
+    for one in (conditional(3), GaussianDenoiser(torch.zeros(1, 4, 4), 1.0)):
+        assert one.of(range(3)) is one and one.conditions == 1 and torch.isfinite(one(x, 1.0)).all()
+
+
+@pytest.mark.parametrize("labels", [5, -1, [0, 5], [], [0.5], torch.tensor([1.0]), "every"])
+def test_wrong_labels_are_refused(labels: Any) -> None:
+    with pytest.raises(ValueError, match="labels must be whole numbers from 0 to 4"):
+        class_labels(5, labels)
+
+
+def test_labels_go_with_classes() -> None:
+    for classes, labels, message in ((5, None, "draws one of 5 classes; give labels="), (0, 3, "leave out labels")):
+        with pytest.raises(ValueError, match=message):
+            class_labels(classes, labels)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 10, 100, 1000])

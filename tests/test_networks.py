@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dode import zoo
-from dode.training import build_denoiser
+from dode.training import TRAININGS, build_denoiser
 from dode.utils.files import load_tensors
 from dode.zoo.classifiers import Classifier, Critic, Observer
 from dode.zoo.unet import Attention, UNet
@@ -34,7 +34,7 @@ def test_unet_keeps_the_shape(size: int, channels: int, patch: int, blocks: int)
 
 @pytest.mark.parametrize("name", ["fashion-mnist-noise", "fashion-mnist-data"])
 def test_shipped_network_is_small_and_starts_at_zero(name: str) -> None:
-    d = build_denoiser(name)
+    d = build_denoiser(TRAININGS[name])
     assert isinstance(d.network, UNet)
     assert sum(p.numel() for p in d.network.parameters()) <= 3_000_000
     with torch.no_grad():
@@ -160,7 +160,7 @@ def test_critic_is_small_and_another_network_than_the_classifier() -> None:
 
     net, x = Critic(), torch.zeros(1, 1, 28, 28)
     assert 60_000 <= sum(p.numel() for p in net.parameters()) <= 150_000
-    unet = build_denoiser("fashion-mnist-noise").network
+    unet = build_denoiser(TRAININGS["fashion-mnist-noise"]).network
     assert isinstance(unet, UNet) and 10 * cost(net, x) < cost(unet, x, torch.zeros(1))
     kinds = [{type(m) for m in n.modules()} for n in (net, Classifier())]
     assert kinds[0] & kinds[1] == {torch.nn.Conv2d, torch.nn.Linear}  # other norms, activations and wiring
@@ -188,38 +188,13 @@ def conditional() -> UNet:
     return net
 
 
-def test_classes_are_set_for_all_images_or_for_each() -> None:
+def test_every_class_is_one_of_its_own_and_any_is_another() -> None:
     net, x, label = conditional(), torch.randn(3, 3, 16, 16), torch.tensor([0.1, 2.0, 700.0])
-    free = net(x, label)
-    each = net.condition([0, 4, 2])(x, label)
+    free, each = net(x, label), net(x, label, torch.tensor([0, 4, 2]))
     for k, kind in enumerate((0, 4, 2)):
-        torch.testing.assert_close(net.condition(kind)(x, label)[k], each[k], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(net(x, label, torch.full((3,), kind))[k], each[k], rtol=1e-4, atol=1e-5)
         assert not torch.allclose(each[k], free[k], atol=1e-3)  # "any" is an embedding of its own
-    assert torch.equal(net.condition(None)(x, label), free)
     torch.testing.assert_close(net(x, label, torch.full((3,), 5)), free, rtol=1e-5, atol=1e-6)  # as training says it
-    assert torch.equal(net.condition(1)(x, label, torch.tensor([0, 4, 2])), each)
-
-
-def test_an_image_of_a_run_has_its_class_however_the_run_is_cut() -> None:
-    net, x, label = conditional().condition("all"), torch.randn(7, 3, 16, 16), torch.full((7,), 3.0)
-    seeds = [1_000_000, 3, 4, 12, 13, 14, 1_000_001]
-    whole = net.of(seeds)(x, label)
-    assert set(net.of(range(5)).classes_of(5).tolist()) == set(range(5))
-    for cut in (slice(0, 2), slice(2, 7)):
-        torch.testing.assert_close(net.of(seeds[cut])(x[cut], label[cut]), whole[cut], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("labels", [5, -1, [0, 5], [], [0.5], torch.tensor([1.0])])
-def test_wrong_classes_are_refused(labels: object) -> None:
-    with pytest.raises(ValueError, match="labels must be whole numbers from 0 to 4"):
-        conditional().condition(labels)  # type: ignore[arg-type]
-
-
-def test_classes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="has 2 conditions, one an image, so it takes batches of a multiple of 2"):
-        conditional().condition([1, 2])(torch.randn(3, 3, 16, 16), torch.tensor([1.0]))
-    with pytest.raises(ValueError, match="the network is unconditional; leave out labels"):
-        UNet().condition(3)
 
 
 def test_gradients_reach_the_classes_that_were_drawn_and_no_others() -> None:
@@ -229,13 +204,12 @@ def test_gradients_reach_the_classes_that_were_drawn_and_no_others() -> None:
     assert net.kinds.weight.grad.abs().sum(1).gt(0).tolist() == [False, True, False, False, False, True]
 
 
-def test_config_with_classes_rebuilds_the_network_and_labels_are_no_weights() -> None:
+def test_config_with_classes_rebuilds_the_network() -> None:
     net = conditional()
-    net.condition([1, 2])
     again = UNet(**net.config)
     again.load_state_dict(net.state_dict())
-    x, label = torch.randn(2, 3, 16, 16), torch.tensor([0.1, 0.7])
-    assert torch.equal(again.condition([1, 2])(x, label), net(x, label))
+    x, label, classes = torch.randn(2, 3, 16, 16), torch.tensor([0.1, 0.7]), torch.tensor([1, 2])
+    assert torch.equal(again(x, label, classes), net(x, label, classes))
     assert again.config == net.config and again.config["classes"] == 5
 
 

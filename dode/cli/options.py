@@ -139,7 +139,7 @@ def pipeline_words(args: argparse.Namespace) -> list[str]:
     return words
 
 
-def late(module: str, function: str = "run") -> Callable[[argparse.Namespace], None]:
+def late(module: str, function: str = "run") -> Callable[[Any], None]:
     """A command that is imported when it runs: torch takes seconds."""
     return lambda args: getattr(importlib.import_module(f"dode.cli.{module}"), function)(args)
 
@@ -148,14 +148,14 @@ def parser(prog: str = "dode") -> Parser:
     """All commands and options."""
     whole = Parser(prog=prog, description=ABOUT)
     whole.add_argument("--version", action="version", version=f"dode {__version__}")
-    commands = whole.add_subparsers(required=True, metavar="distill | sample | solvers | info")
+    commands = whole.add_subparsers(required=True, metavar="distill | sample | solvers | info | train")
     distil = commands.add_parser(
         "distill", description=DISTILL.format(methods=listed()), help="fit a solver to a many-step teacher, store it"
     )
     draw = commands.add_parser("sample", description=SAMPLE, help="draw images with a stored or a named solver")
     listing = commands.add_parser("solvers", description=SOLVERS, help="list the handcrafted solvers")
     show = commands.add_parser("info", description=INFO, help="print a solver file")
-    networks = f"{', '.join(CHECKPOINTS)}, a name of dode.zoo, or a file of dode.training"
+    networks = f"{', '.join(CHECKPOINTS)}, a name of dode.zoo, or a file of dode train"
 
     model_options(distil, networks, required=True)
     distill_options(distil)
@@ -181,6 +181,7 @@ def parser(prog: str = "dode") -> Parser:
     draw.set_defaults(run=late("sample"))
     listing.set_defaults(run=late("info", "list_solvers"))
     show.set_defaults(run=late("info"))
+    late("train", "add")(commands)  # which imports no torch, as nothing here does
     return whole
 
 

@@ -60,8 +60,8 @@ class AMED(Designed):
         """Whether the state after ``row`` is one that a teacher has too: at the end of a step."""
         return not self._place(row)[1]
 
-    def forget(self, row: int, outputs: dict[int, Tensor]) -> dict[int, Tensor]:
-        return {j: d for j, d in outputs.items() if j >= row - 1}
+    def keep(self, row: int) -> range:
+        return range(row - 1, row + 1)
 
 
 def begin_amed(denoiser: Denoiser, grid: Callable[[int], Tensor], nfe: int, *, features: bool = True) -> AMED:

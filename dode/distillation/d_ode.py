@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
@@ -123,7 +123,7 @@ def corrected(
 class _RowFit:
     """Row ``i`` of the fit: where the plain step leads, which ways lambda turns it, and the sums over batches."""
 
-    def __init__(self, tableau: Tableau, directions: Tensor, keep: frozenset[int], i: int) -> None:
+    def __init__(self, tableau: Tableau, directions: Tensor, keep: Container[int], i: int) -> None:
         self.index, self.ratio, self.terms = i, tableau.rows[i].ratio, tableau.rows[i].terms
         self.directions = [
             [(c - 1, float(direction[c])) for c in direction.nonzero().flatten().tolist()] for direction in directions
@@ -237,7 +237,7 @@ def d_ode(
         parts = list[AnyDenoiser]()
         for batch in noise.split(batch_size or len(noise)) if isinstance(noise, Tensor) else noise:
             check_model(tableau.metadata, getattr(denoiser, "name", None), tuple(batch.shape[1:]))
-            spool.append((initial_state(tableau, batch), initial_state(guide, batch)))
+            spool.append((initial_state(tableau.rows[0], batch), initial_state(guide.rows[0], batch)))
             parts.append(for_images(denoiser, range(images, images + len(batch))))
             images, pixels, shape = images + len(batch), pixels + batch.numel(), tuple(batch.shape[1:])
             if isinstance(teacher, Recording) and not torch.equal(teacher.noise, batch):
@@ -251,12 +251,12 @@ def d_ode(
         bar = tqdm(total=calls * spool.count, disable=not problem.progress, unit="NFE", desc="distilling")
 
         def evaluate_both(fit: _RowFit, k: int, s: State, t: State) -> tuple[State, State]:
-            evaluate(parts[k], tableau, s)
+            evaluate(parts[k], tableau.rows[s.row], s)
             bar.update()
             if isinstance(teacher, Recording):
                 t = teacher.state(targets[fit.index])
             while t.row < targets[fit.index]:
-                t = advance(parts[k], guide, t)
+                t = advance(parts[k], guide.rows[t.row], t)
                 bar.update()
             fit.add(s, t.x)
             if not fit.finite():

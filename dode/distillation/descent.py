@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from dode.denoisers import Denoiser
-from dode.distillation.designer import next_state, output_at
 from dode.distillation.problem import Problem
 from dode.distillation.space import Kind, Space
-from dode.tableau import Basis, Tableau
+from dode.sampling import walk
+from dode.tableau import Basis, Tableau, TableauRow
 from dode.utils.environment import tqdm
 from dode.utils.optimisation import BACKWARD
 
@@ -37,12 +37,13 @@ def last_image(
     denoiser: Denoiser, basis: Basis, sigmas: Tensor, sigmas_in: Tensor, full: Tensor, used: Tensor, noise: Tensor
 ) -> Tensor:
     """:func:`dode.sample` on numbers that may carry gradients; ``used`` ``(N, N + 1)`` says which weights count."""
-    x, outputs = sigmas[0].to(noise) * noise, {-1: noise if basis == "noise" else torch.zeros_like(noise)}
-    for i in range(len(full)):
-        outputs[i] = output_at(denoiser, basis, x, sigmas[i], sigmas_in[i])
-        terms = [(full[i, j + 1], outputs[j]) for j in range(-1, i + 1) if used[i, j + 1]]
-        x = next_state(basis, x, terms, sigmas[i], sigmas[i + 1])
-    return x
+    rows = list[TableauRow]()
+    for i, (sigma, sigma_in, to) in enumerate(zip(sigmas, sigmas_in, sigmas[1:], strict=False)):
+        terms = [(j, full[i, j + 1]) for j in range(-(basis == "noise"), i + 1) if used[i, j + 1]]
+        ratio = to / sigma if basis == "data" else 1.0
+        rows.append(TableauRow(basis, ratio, terms, range(-1, len(full)), sigma, sigma_in, to))
+    *_, (end, _) = walk(denoiser, rows, noise)
+    return end.x
 
 
 def _entries(table: Tableau) -> Tensor:

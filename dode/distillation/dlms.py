@@ -55,8 +55,8 @@ class DLMS(Designed):
         share = torch.sigmoid(torch.logit(share).to(level) + number)
         return torch.exp(level.log() + share * (end.to(level) - level.log()))
 
-    def forget(self, row: int, outputs: dict[int, Tensor]) -> dict[int, Tensor]:
-        return {j: d for j, d in outputs.items() if j > row + 1 - self.options["window"]}
+    def keep(self, row: int) -> range:
+        return range(row + 2 - self.options["window"], row + 1)
 
     def freeze(self) -> Tableau:
         """The table of a solver that reads no features; a ValueError for one that does."""

@@ -23,7 +23,7 @@ from dode.distillation.losses import pixels
 from dode.distillation.problem import Problem, distiller
 from dode.distillation.space import Space
 from dode.distillation.teachers import TEACHER_STEPS, Examples, batches, on_path
-from dode.sampling import State, Step, advance, initial_state, move, sample, trajectory
+from dode.sampling import State, Step, initial_state, sample, trajectory, walk
 from dode.tableau import Tableau
 from dode.utils.environment import tqdm
 
@@ -101,14 +101,11 @@ class _Problem:
     @staticmethod
     def _again(model: Denoiser, table: Tableau, noise: Tensor, seen: list[Step], row: int, kept: bool) -> list[Tensor]:
         """States 1..N of a table that agrees with the one ``seen`` up to ``row`` (with its evaluation, if ``kept``)."""
-        first = initial_state(table, noise)
-        outputs = first.outputs | {step.index: step.output for step in seen[: row + kept]}
-        state = State(seen[row].x if row or kept else first.x, outputs, row)
-        states = [step.x for step in seen[1 : row + 1]]
-        while state.row < table.nfe:
-            state = move(table, state) if kept and state.row == row else advance(model, table, state)
-            states.append(state.x)
-        return states
+        start = initial_state(table.rows[0], noise)
+        outputs = start.outputs | {step.index: step.output for step in seen[: row + kept]}
+        start = State(seen[row].x if row or kept else start.x, outputs, row)
+        states = [state.x for state, _ in walk(model, table.rows[row:], noise, start)]
+        return [*(step.x for step in seen[1 : row + 1]), *states[1:]]
 
 
 CALLS = 16_000  # the budget for each of a solver's, of ten steps

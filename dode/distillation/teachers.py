@@ -12,7 +12,7 @@ from torch import Tensor
 from dode import solvers
 from dode.denoisers import Denoiser
 from dode.distillation.losses import Residual
-from dode.sampling import AnyDenoiser, State, Walker, advance, initial_state, sample
+from dode.sampling import AnyDenoiser, State, Walker, sample, walk
 from dode.schedules import Align, refine
 from dode.tableau import Tableau
 
@@ -81,11 +81,8 @@ def record(
     They must be of students with the same levels (DDIM and every multistep solver on one grid) and the same noise.
     """
     guide = make_teacher(tableau, teacher, scale, align)
-    wanted, state, states = set(target_states(tableau, guide, align)), initial_state(guide, noise), dict[int, Tensor]()
-    while state.row < guide.nfe:
-        state = advance(denoiser, guide, state)
-        if state.row in wanted:
-            states[state.row] = state.x
+    wanted = set(target_states(tableau, guide, align))
+    states = {state.row: state.x for state, _ in walk(denoiser, guide.rows, noise) if state.row in wanted}
     return Recording(guide, noise, states)
 
 

@@ -216,7 +216,7 @@ def path_distances(
         states = ((state.level, state.x) for state, _ in solver.walk(model, noise))
     for level, x in states:
         level = level.to(noise.device).double().expand(count)
-        aim = teacher.run_to(level) if (level < teacher.level).any() else teacher.x
+        aim = teacher.run_to(level) if (level < teacher.level).any() else teacher.state.x
         apart = (x - aim).flatten(1).norm(dim=1) / (1 + level**2).sqrt()
         found.append((float(level.mean()), float(apart.mean())))
     levels, distances = torch.tensor(found, dtype=torch.float64).T

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dode import distillation, solvers, zoo
 from dode.denoisers import Denoiser, NetworkDenoiser
-from dode.denoisers.conditioning import Compiled
+from dode.denoisers.networks import is_compiled
 from dode.distillation import Align
 from dode.experiments.sweeps import ARITHMETIC, Preset, Sweep, autocast, home, provenance
 from dode.metrics import Features, Mode, Moments, cache_folder, classifier_features, inception_features, measure
@@ -199,7 +199,7 @@ def load_compiled(p: Preset, checkpoint: str, device_name: str) -> NetworkDenois
     if not os.environ.get("DODE_COMPILE") or not isinstance(found.network, UNet):
         return found
     compiled = copy.copy(found)
-    compiled.network = Compiled.make(found.network)
+    compiled.network = torch.compile(found.network)
     return compiled
 
 
@@ -220,6 +220,6 @@ def fd_row(
         fd=f"{found['fd']:.5f}", n=found["n"], features=found["features"], seeds=f"{seeds.start}-{seeds.stop - 1}",
         lambdas=" ".join(f"{v:.5f}" for row in lambdas for v in row),
         evaluations=tableau.metadata.get("network_evaluations", 0),
-        network=ARITHMETIC[model.autocast] + ", compiled" * isinstance(model.network, Compiled),
+        network=ARITHMETIC[model.autocast] + ", compiled" * is_compiled(model.network),
         preset=p.name, **provenance(device_name),
     )  # fmt: skip

@@ -135,7 +135,7 @@ def checkpoints(name: str) -> list[str]:
     """
     found = [n for n in zoo.NAMES if name == "all" or name == data_set(n).name]
     if not found and name in DATA_SETS:
-        raise FileError(f"no checkpoint of {name} is here; train them with python -m dode.training {name} --out runs")
+        raise FileError(f"no checkpoint of {name} is here; train them with dode train {name} --out runs")
     if not found:
         zoo.checkpoint_file(file_stem(name))
     return found or [name]

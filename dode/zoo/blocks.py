@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dode.denoisers.conditioning import ClassConditional
-
 
 def group_norm(channels: int, eps: float) -> nn.GroupNorm:
     """32 groups, or fewer where a group would have less than four channels."""
@@ -143,8 +141,8 @@ class UNetBlock(nn.Module):
         return self.proj(attend(*qkv.unbind(3)).reshape(b, c, height, width))
 
 
-class Published(ClassConditional):
-    """A published network as dode calls it, ``F(x, label)``: with classes, surplus channels cut off.
+class Published(nn.Module):
+    """A published network as dode calls it, ``F(x, label, classes)``: surplus channels cut off.
 
     Parameters
     ----------
@@ -159,13 +157,13 @@ class Published(ClassConditional):
     """
 
     def __init__(self, body: nn.Module, channels: int, *, classes: int = 0, label_scale: float = 1.0) -> None:
-        super().__init__(classes)
-        self.body, self.channels, self.label_scale = body, channels, label_scale
+        super().__init__()
+        self.body, self.channels, self.classes, self.label_scale = body, channels, classes, label_scale
 
     @property
     def bottleneck(self) -> nn.Module:
         """The feature that designed solvers read (:mod:`dode.distillation.designer`)."""
         return self.body.bottleneck  # type: ignore[return-value]
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        return self.body(x, self.label_scale * label, self.classes_of(len(x)))[:, : self.channels]
+    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
+        return self.body(x, self.label_scale * label, classes)[:, : self.channels]

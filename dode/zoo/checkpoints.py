@@ -18,6 +18,7 @@ from dode.denoisers import (
     NoisePrediction,
     VPrediction,
 )
+from dode.denoisers.conditioning import class_labels
 from dode.schedules import from_config
 from dode.utils.files import FileError, first_line, load_tensors, names_a_file, nearest
 from dode.zoo.catalogue import CATALOGUE, Card
@@ -80,7 +81,7 @@ def checkpoint_file(name: str | Path, kinds: Iterable[str] = DENOISERS) -> Path:
         raise ValueError(f"no checkpoint named {str(name)!r}; the nearest: {near}")
     path = CHECKPOINTS / f"{name}.safetensors"
     if not path.is_file():
-        train = f"python -m dode.training {name} --out runs"
+        train = f"dode train {name} --out runs"
         raise FileError(f"{name} is not among the shipped files; train it with {train}, or name a .safetensors file")
     return path
 
@@ -118,7 +119,7 @@ def load_denoiser(
     dtype: torch.dtype = torch.float32,
     autocast: torch.dtype | None = None,
 ) -> NetworkDenoiser:
-    """A denoiser from a shipped name or a file of :mod:`dode.training`, frozen and in eval mode.
+    """A denoiser from a shipped name or a file of ``dode train``, frozen and in eval mode.
 
     A name of :data:`dode.zoo.CATALOGUE` does too: a class-conditional network draws all its classes, image ``i``
     class ``i mod K`` (``model.of(seeds)``: by seed); :func:`dode.zoo.load_published` takes other labels.
@@ -148,12 +149,12 @@ def load_denoiser(
     try:
         network = UNet(**meta["config"])
         network.load_state_dict({k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()})
-        network.condition("all" if network.classes else None)
         wrapper = {c.__name__: c for c in WRAPPERS}[meta["wrapper"]]
         extra = {} if meta.get("sigma_data") is None else {"sigma_data": meta["sigma_data"]}
         denoiser = wrapper(
-            network, meta["shape"], from_config(meta["schedule"]), autocast=autocast, name=meta["name"], **extra
-        )
+            network, meta["shape"], from_config(meta["schedule"]), autocast=autocast, name=meta["name"],
+            conditioning=class_labels(network.classes, "all" if network.classes else None), **extra,
+        )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise FileError(f"{path} does not hold a denoiser of this version of dode ({first_line(error)})") from None
     settle(network, device, dtype)
@@ -187,7 +188,7 @@ def _guided(denoiser: NetworkDenoiser, name: str, classifier: str, scale: float)
 
 
 def load_evaluator(name: str | Path, device: str | torch.device = "cpu") -> tuple[Evaluator, str]:
-    """A classifier from a shipped name or a file of :mod:`dode.training`, and the name of its features.
+    """A classifier from a shipped name or a file of ``dode train``, and the name of its features.
 
     The network is frozen and in eval mode, but its inputs are not: ``network.features(pixels)``, with float
     pixel values 0..255 ``(B, C, H, W)``, gives ``(B, F)`` and passes gradients on.  A fit takes the data set's

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction, VEPrediction
-from dode.denoisers.conditioning import Labels
+from dode.denoisers.conditioning import Labels, class_labels
 from dode.schedules import EDM, VPContinuous, cosine
 from dode.utils.files import FileError, first_line
 from dode.zoo import pickles
@@ -139,7 +139,7 @@ def load_published(
         with ``like``.
     labels
         Of a class-conditional network: one class for all images, several in turn or "all"
-        (:mod:`dode.denoisers.conditioning`); ``denoiser.network.condition(labels)`` changes them.
+        (:mod:`dode.denoisers.conditioning`).
     like
         The row whose network and schedule a file has.
     dtype, autocast
@@ -162,8 +162,8 @@ def load_published(
         network, wrapper, arguments, shape = _openai(row, path)
     if row and (tuple(shape), network.classes) != (tuple(row.shape), row.classes):
         raise FileError(f"{path} holds a network of {shape} with {network.classes} classes; {row.name} has others")
-    network.condition(labels)
-    denoiser = wrapper(network, shape, autocast=autocast, name=row.name if row else path.stem, **arguments)
+    conditioning, title = class_labels(network.classes, labels), row.name if row else path.stem
+    denoiser = wrapper(network, shape, conditioning=conditioning, autocast=autocast, name=title, **arguments)
     settle(network, device, dtype)
     return denoiser
 

@@ -10,13 +10,11 @@ three where the area shrinks by four, which spends the same arithmetic on each l
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from dode.denoisers.conditioning import ClassConditional, Conditioning, Labels
 
 
 def group_count(channels: int, size: int = 16) -> int:
@@ -85,10 +83,8 @@ class Attention(nn.Module):
         return x + self.out(h.reshape(b, c, height, width))
 
 
-class UNet(ClassConditional):
+class UNet(nn.Module):
     """``(B, C, H, W)`` images and ``(B,)`` noise labels to ``(B, C, H, W)``.
-
-    With ``classes``, :meth:`condition` sets what it draws; without labels it draws any of them.
 
     Parameters
     ----------
@@ -117,8 +113,8 @@ class UNet(ClassConditional):
         label_scale: float = 1.0,
         classes: int = 0,
     ) -> None:
-        super().__init__(classes)
-        widths = tuple(widths)
+        super().__init__()
+        widths, self.classes = tuple(widths), classes
         if size % patch:
             raise ValueError(f"image size {size} is not divisible by the patch of {patch}; pad the images or change it")
         self.config: dict[str, Any] = dict(
@@ -156,25 +152,17 @@ class UNet(ClassConditional):
         """The last middle block: its output is the feature that designed solvers read."""
         return self.middle[-1]
 
-    def condition(self, labels: Labels) -> Self:
-        """As :meth:`ClassConditional.condition`; None: any class."""
-        if self.classes and labels is None:
-            self.labels, self.conditioning = None, Conditioning()
-            return self
-        return super().condition(labels)
-
-    def _embedding(self, label: Tensor, kinds: Tensor | None, images: int) -> Tensor:
+    def _embedding(self, label: Tensor, classes: Tensor | None, images: int) -> Tensor:
         """What every block sees of noise label and class, ``(B, 4 widths[0])``."""
         found = self.embed(label.expand(images))
         if self.classes:
-            classes = self.classes_of(images) if kinds is None else kinds
             found = found + (self.kinds.weight[-1] if classes is None else self.kinds(classes)).to(found.dtype)
         return F.silu(found)
 
-    def forward(self, x: Tensor, label: Tensor, kinds: Tensor | None = None) -> Tensor:
-        """``kinds``, int64 ``(B,)``: classes in place of those that were set, :attr:`classes` for any."""
+    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
+        """``classes``, int64 ``(B,)``, are those to draw; :attr:`classes` for any, and None for any of all images."""
         blocks = self.config["blocks"]
-        emb = self._embedding(label, kinds, x.shape[0])
+        emb = self._embedding(label, classes, x.shape[0])
         h = self.stem(x)
         skips = [h]
         for level in range(len(self.config["widths"])):
