@@ -89,16 +89,7 @@ def amed(
 ) -> Designed:  # fmt: skip
     """An intermediate noise level for each step; of the solver only the calls count.
 
-    Parameters
-    ----------
-    levels
-        A grid function that does not end at 0; None: Karras's.
-    features
-        Whether the designer reads the bottleneck of the network.
-    rate
-        Adam's, at first.
-    trajectories
-        Noises that the designer is trained on (the paper: 20,000).
+    ``levels`` is a grid function that does not end at 0; None: Karras's.  The other options are those of :func:`dlms`.
     """
     model = problem.denoiser
     grid = levels or (lambda n: karras(n, model.sigma_min, model.sigma_max))

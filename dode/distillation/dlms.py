@@ -117,7 +117,7 @@ def dlms(
     adaptive
         Whether it designs the noise levels.
     rate
-        Adam's; None: 2.5e-4, eight times that where no features are read.
+        Adam's, at first; None: 2.5e-4, eight times that where no features are read.
     trajectories
         Noises that the designer is trained on (the paper: 20,000).
     """
