@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from dode.experiments import sweeps
 
@@ -52,17 +51,6 @@ def test_a_benchmark_runs(
     assert len(found) == rows and all(float(row[column]) > 0 for row in found)
     assert {row["commit"] for row in found} == {"abc"} and all(row["torch"] and row["device"] for row in found)
     assert not (tmp_path / "results").exists()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import timing
-
-    with pytest.raises(SystemExit):
-        timing.options("Time.").parse_args(["--device", "cuda"])
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.endswith("argument --device: torch finds no CUDA device here; take cpu, or leave it out")
 
 
 def test_rows_of_a_gpu_stand_beside_those_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from published_parts import CLASSIFIER, GUIDED, randomised
+from published_parts import SMALL, state
 
 import dode
 from dode import distillation, experiments, zoo
@@ -18,7 +18,6 @@ from dode.experiments import Run, fits, learned, papers, plans
 from dode.experiments.run import load_cached
 from dode.utils.files import FileError, load_tensors, save_tensors
 from dode.zoo import CATALOGUE, Card, ClassifierGuidance
-from dode.zoo.openai import EncoderUNetModel, UNetModel
 
 ROOT = Path(__file__).parents[1]
 DATA = "fashion-mnist-data"
@@ -90,20 +89,17 @@ def test_another_network_is_measured_with_inception_at_paper_alone(
         paper.evaluator(path)
 
 
-def small(rows: Callable[..., Card], folder: Path, name: str, like: str, kind: Any, network: dict[str, Any]) -> None:
+def small(rows: Callable[..., Card], folder: Path, name: str, like: str, kind: str, **settings: Any) -> None:
     """A published network of a few channels, where the cache would have it."""
     (folder / "cache").mkdir(exist_ok=True)
-    body = kind(**network)
-    randomised(body)
-    torch.save(body.state_dict(), folder / "cache" / f"{name}.pt")
-    classifier = dict(settings=dict(classifier="judge")) if kind is UNetModel else {}
-    rows(name, like, network=network, file=f"{name}.pt", classes=10, **classifier)
+    torch.save(state(kind, num_classes=10), folder / "cache" / f"{name}.pt")
+    rows(name, like, network=SMALL[kind] | dict(num_classes=10), file=f"{name}.pt", classes=10, settings=settings)
 
 
 @pytest.fixture
 def guided(rows: Callable[..., Card], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    small(rows, tmp_path, "tiny", "adm-imagenet-64", UNetModel, GUIDED | dict(num_classes=10))
-    small(rows, tmp_path, "judge", "adm-imagenet-64-classifier", EncoderUNetModel, CLASSIFIER)
+    small(rows, tmp_path, "tiny", "adm-imagenet-64", "guided", classifier="judge")
+    small(rows, tmp_path, "judge", "adm-imagenet-64-classifier", "classifier")
     load_cached.cache_clear()
     return "tiny@1.25"
 

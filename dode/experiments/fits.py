@@ -96,14 +96,9 @@ def solver_file(p: Preset, checkpoint: str, method: str, nfe: int) -> Path:
 
 
 def initial_solver(
-    method: str,
-    checkpoint: str,
-    device_name: str,
-    nfe: int,
-    afs: bool | None = None,
-    grid: str | None = None,
+    method: str, checkpoint: str, device_name: str, nfe: int, afs: bool | None = None, grid: str | None = None,
     base: str | None = None,
-) -> tuple[Tableau, Callable[..., Tableau]]:
+) -> tuple[Tableau, Callable[..., Tableau]]:  # fmt: skip
     """Where a method starts, and the same solver as a function of a grid.
 
     As published, or as :func:`dode.distillation.distiller` has it: LMS distillation, S4S and Gauss-Newton from
