@@ -35,9 +35,7 @@ if TYPE_CHECKING:
 
 HANDCRAFTED = tuple(info.name for info in SOLVERS.values() if info.compared)
 EVERYWHERE = (*HANDCRAFTED, "start", *(name for name, d in distillation.DISTILLERS.items() if d.everywhere))
-SMALL = {
-    "smoke": ("deis", "start", "gits", "gauss-newton"),
-}
+SMALL = {"smoke": ("deis", "start", "gits", "gauss-newton")}
 REFERENCE_SEEDS = 50_000_000  # the first of the reference solution's own; nothing else uses them
 SELECTION_BLOCK = 7  # whose held-out seeds choose grids, and measure nothing
 

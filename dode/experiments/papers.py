@@ -33,11 +33,6 @@ class Parameters:
     fit_images: int = 100  # |B|, the noises that D-ODE solvers are fitted on
     blocks: int = 3  # of 50,000 seeds each
 
-    @property
-    def statistics(self) -> str:
-        """The file of the training images' moments, in :func:`dode.metrics.cache_folder`."""
-        return f"{self.checkpoint}.inception-legacy_tensorflow.safetensors"
-
 
 ROWS = (
     Parameters(f"{KIM}, figure 3", "figure_3", "CIFAR-10", "ddpm-cifar10-32", DDIM),
