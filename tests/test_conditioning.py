@@ -16,7 +16,7 @@ import dode
 from dode import distillation, experiments, solvers
 from dode.denoisers import GaussianDenoiser, NoisePrediction
 from dode.denoisers.conditioning import Conditioning, class_labels, spread
-from dode.experiments import quality
+from dode.experiments import run as runs
 from dode.schedules import VPDiscrete
 from dode.zoo import CATALOGUE, ClassifierGuidance, load_published
 
@@ -113,7 +113,7 @@ def test_a_fit_does_not_depend_on_the_batches(size: int) -> None:
     conditioned = model.of(seeds)
     fit = lambda **options: dode.distillation.d_ode(conditioned, table, noise, scale=2, **options)  # noqa: E731
     torch.testing.assert_close(fit(batch_size=size).full, fit().full, rtol=1e-4, atol=1e-5)
-    free = dict(space=distillation.Space(table), teacher=solvers.ddim(model.grid(6)), iterations=2)
+    free = dict(space=distillation.Space(table), teacher=solvers.ddim(model.grid(6)), steps=2)
     again, whole = (distillation.gauss_newton(conditioned, table, noise, batch_size=b, **free) for b in (size, 100))  # type: ignore[arg-type]
     torch.testing.assert_close(again.full, whole.full, rtol=1e-3, atol=1e-3)
     assert whole.metadata["cost"][-1] < whole.metadata["cost"][0]
@@ -125,8 +125,9 @@ def test_a_fit_does_not_depend_on_the_batches(size: int) -> None:
 def test_every_method_takes_as_many_conditions_as_images(method: str) -> None:
     model = conditional("all").of(range(40, 53))
     noise, table = dode.initial_noise(model.shape, range(40, 53)), solvers.ddim(model.grid, nfe=2, basis="data")
-    make = lambda levels: solvers.ddim(levels, basis="data")  # noqa: E731
-    found = distillation.DISTILLERS[method](distillation.Problem(model, table, make, noise, trajectories=64))
+    info = distillation.DISTILLERS[method]
+    few = {"trajectories": 64} if "trajectories" in info.options else {}
+    found = info.fit(distillation.Problem(model, table, noise), **few)
     assert torch.isfinite(dode.sample(model, found, noise, batch_size=4)).all()
 
 
@@ -157,7 +158,7 @@ def swept(nvidia: Nvidia, rows: Any, tmp_path: Path) -> str:
     (tmp_path / "cache").mkdir()
     saved = precond(nvidia, "vp", more=dict(label_dim=10, model_channels=16))
     nvidia.dump(tmp_path / "cache" / row.file, dict(ema=saved))
-    quality.load_cached.cache_clear()
+    runs.load_cached.cache_clear()
     return row.name
 
 

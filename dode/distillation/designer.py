@@ -222,3 +222,13 @@ class Designed:
             return style(base, designer, facts["options"], facts["metadata"])
         except (KeyError, TypeError, ValueError, RuntimeError, StopIteration):
             raise FileError(f"{path} does not hold a valid designed solver; distil it again") from None
+
+
+def load_solver(path: str | Path) -> Tableau | Designed:
+    """A solver file of either kind; :class:`~dode.utils.files.FileError` says what is wrong with it."""
+    try:
+        return Tableau.load(path)
+    except ValueError as error:
+        if "holds a designed solver" not in str(error):
+            raise
+    return Designed.load(path)

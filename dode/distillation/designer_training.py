@@ -11,9 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,10 +19,9 @@ from torch import Tensor
 
 from dode.denoisers import Denoiser
 from dode.distillation.designer import Designed, row_of_shares
-from dode.distillation.losses import Residual, pixels
-from dode.distillation.teachers import Examples, default_teacher
+from dode.distillation.losses import Residual
+from dode.distillation.problem import Problem
 from dode.sampling import State, advance, next_x
-from dode.tableau import Tableau
 from dode.utils.optimisation import BACKWARD, Run, Settings
 
 ORDER = 3
@@ -101,52 +98,19 @@ def losses(
 
 
 def train(
-    solver: Designed,
-    denoiser: Denoiser,
-    folder: str | Path | None = None,
-    *,
-    method: str,
-    trajectories: int = 20_000,
-    batch_size: int = 64,
-    rate: float = 5e-3,
-    residual: Residual = pixels,
-    teacher: Tableau | None = None,
-    check: Tensor,
-    checks: int = 20,
-    points: int = 5,
-    seed: int = 0,
-    seeds: Iterable[int] | None = None,
-    progress: bool = False,
-) -> Designed:
-    """Train a designer, and return it as it was when the images held back were nearest to their teacher's.
+    problem: Problem, solver: Designed, *, rate: float, trajectories: int = 2_000, batch_size: int = 32,
+    checks: int = 20, points: int = 5, seed: int = 0,
+) -> Designed:  # fmt: skip
+    """Train a designer (``solver``, left as it is), and return it as it was when the images held back were best.
 
-    Parameters
-    ----------
-    solver
-        Where it starts; left as it is.
-    folder
-        Where the state is kept: a killed training goes on from there.  None: nowhere.
-    trajectories
-        Noises seen, each once (the paper: 20,000).
-    rate
-        Adam's, warmed up over a twentieth of the steps and then brought to zero as half a cosine.
-    residual
-        What is compared at the end (the paper: Inception features).
-    check
-        Noise ``(B, ...)`` held back; every ``1 / checks`` of the way the moving average of the designer is run on
-        it, and the best is kept (early selection).
-
-    Returns
-    -------
-    Designed
-        With ``metadata["cost"]`` (on ``check``; first the start's), ``["losses"]`` (each row's, at each check), and
-        ``["network_evaluations"]``, a backward pass counted as two calls, all teachers' included.
-
-    Raises
-    ------
-    FloatingPointError
-        A loss was not finite.
+    These are of the problem's noise: every ``1 / checks`` of the way the moving average of the designer is run on it
+    (early selection).  Adam's ``rate`` is warmed up over a twentieth of the steps and then falls to zero as half a
+    cosine.  Of ``trajectories`` noises each is seen once (the paper: 20,000); the teacher makes ``points`` steps for
+    each of the student's.  The result has ``metadata["cost"]`` (on the noise held back; first the start's),
+    ``["losses"]`` (each row's, at each check) and ``["network_evaluations"]``, a backward pass counted as two calls,
+    all teachers' included.  FloatingPointError if a loss is not finite.
     """
+    denoiser, residual, method = problem.denoiser, problem.residual, problem.method
     before, steps = denoiser.evaluations, max(1, trajectories // batch_size)
     facts: list[Any] = [type(solver).__name__, solver.base.full.tolist(), solver.base.sigmas.tolist(), solver.options]
     facts += [solver.base.sigmas_in.tolist(), getattr(denoiser, "name", None), points]
@@ -156,10 +120,10 @@ def train(
         save_every=max(1, steps // checks),
     )  # fmt: skip
     learner = _copy(solver).to(denoiser.device)
-    run = Run(recipe, learner, Path(folder) if folder else None)
+    run = Run(recipe, learner, problem.folder)
     averaged: Any = run.average.module
     noisy, average = replace(solver, designer=learner), replace(solver, designer=averaged)
-    examples = Examples.make(denoiser, check, teacher or default_teacher(denoiser), residual, 1.0)
+    examples = problem.examples(1.0)
     start = examples.check(denoiser, replace(solver, designer=_copy(solver)))
     if not run.step:
         run.best, run.notes = _copy(solver).state_dict(), dict(cost=[start], losses=[], network_evaluations=0)
@@ -183,13 +147,11 @@ def train(
             run.best = {k: v.clone() for k, v in averaged.state_dict().items()}
         notes["network_evaluations"] = spent + denoiser.evaluations - before
 
-    run.train(loss, progress=progress, check=select)
+    run.train(loss, progress=problem.progress, check=select)
     training_evaluations = spent + denoiser.evaluations - before + BACKWARD * solver.nfe * batch_size * steps
     found_designer = _copy(solver, run.best).requires_grad_(False)
     metadata = dict(
-        solver=f"{method}-{solver.base.metadata.get('solver', 'solver')}", method=method, nfe=solver.nfe,
-        model=getattr(denoiser, "name", None), shape=list(denoiser.shape), cost=notes["cost"], losses=notes["losses"],
-        trajectories=steps * batch_size, check_seeds=None if seeds is None else list(seeds),
+        cost=notes["cost"], losses=notes["losses"], trajectories=steps * batch_size,
         network_evaluations=training_evaluations, teacher="deis, online",
         teacher_nfe=points * sum(map(solver.matched, range(solver.nfe))),
     )  # fmt: skip

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from dode import solvers
 from dode.denoisers import Denoiser
+from dode.distillation.problem import Problem, distiller
 from dode.sampling import Step, sample
+from dode.tableau import Tableau
 
 
 def step_costs(denoiser: Denoiser, fine: Tensor, noise: Tensor) -> Tensor:
@@ -52,13 +54,33 @@ def cheapest_path(costs: Tensor, steps: int, growth: float = 1.0) -> list[int]:
 
 
 @torch.no_grad()
-def gits(denoiser: Denoiser, noise: Tensor, *, points: int = 60, growth: float = 1.15) -> Callable[[int], Tensor]:
+def gits_grid(denoiser: Denoiser, noise: Tensor, *, points: int = 60, growth: float = 1.15) -> Callable[[int], Tensor]:
     """A grid function like ``denoiser.grid``: ``n`` steps chosen from ``points`` of the denoiser's own, ``(n + 1,)``.
 
     ``noise`` is ``(B, ...)`` of unit variance (the paper: 256 images and 60 steps; ``growth`` is its coefficient).
     The teacher runs once, here; every ``n`` and every solver may then use it:
-    ``dode.solvers.ipndm(gits(model, noise), nfe=5)``.
+    ``dode.solvers.ipndm(gits_grid(model, noise), nfe=5)``.
     """
     fine = denoiser.grid(points)
     costs = step_costs(denoiser, fine, noise)
     return lambda n: fine[cheapest_path(costs, n, growth)]
+
+
+@distiller(
+    "GITS", source="Chen et al. 2024", cite="chen2024gits", place=2, start="ipndm", grid=None, moves=("levels",),
+    loss=None,
+)  # fmt: skip
+def gits(problem: Problem, *, points: int = 60, growth: float = 1.15) -> Tableau:
+    """The weights of the solver, on noise levels found by dynamic programming.
+
+    Parameters
+    ----------
+    points
+        Steps of the teacher, between which the solver's are chosen.
+    growth
+        How an error grows with each later step; the paper's coefficient.
+    """
+    make, afs = problem.make, int(problem.afs)
+    grid = gits_grid(problem.denoiser, problem.noise, points=points, growth=growth)
+    found = make(grid(problem.table.nfe + afs)[afs:])
+    return found.with_full(found.full, grid=found.levels.tolist())

@@ -76,11 +76,6 @@ LOSSES: dict[str, dict[str, float]] = {
 }  # fmt: skip
 
 
-def default_loss(method: str) -> str:
-    """The mix of a method of :data:`dode.distillation.DISTILLERS`: "seen" for Gauss-Newton, "all" for the others."""
-    return "seen" if method == "gauss-newton" else "all"
-
-
 def named_loss(
     kind: str, channels: int, trained: Callable[[str], Residual] | None, images: Images = PICTURES
 ) -> Residual:
