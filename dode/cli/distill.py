@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     if own and args.out.resolve() == zoo.checkpoint_file(args.checkpoint).resolve():
         raise ValueError(f"--out {args.out} is the checkpoint itself; name another file")
     options, method = own_options(args), distillation.DISTILLERS[args.method]
-    model, _ = open_model(args, args.checkpoint)
+    model = open_model(args, args.checkpoint)
     table, make = build(args, model)
     chosen = args.seeds or range(args.images)
     noise = initial_noise(model.shape, chosen, device=model.device)
