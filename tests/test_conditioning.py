@@ -124,9 +124,9 @@ def test_a_fit_does_not_depend_on_the_batches(size: int) -> None:
 @pytest.mark.parametrize("method", list(distillation.DISTILLERS))
 def test_every_method_takes_as_many_conditions_as_images(method: str) -> None:
     model = conditional("all").of(range(40, 53))
-    noise, table = dode.initial_noise(model.shape, range(40, 53)), solvers.ddim(model.grid, nfe=2, basis="data")
-    make = lambda levels: solvers.ddim(levels, basis="data")  # noqa: E731
-    found = distillation.DISTILLERS[method](distillation.Problem(model, table, make, noise, trajectories=64))
+    info, noise = distillation.DISTILLERS[method], dode.initial_noise(model.shape, range(40, 53))
+    options = dict(trajectories=64) if "trajectories" in info.options else {}
+    found = info.call(model, solvers.ddim(model.grid, nfe=2, basis="data"), noise, **options)
     assert torch.isfinite(dode.sample(model, found, noise, batch_size=4)).all()
 
 

@@ -32,7 +32,7 @@ from dode.distillation import (
 from dode.distillation.descent import _Relaxed, gradient, jacobian
 from dode.distillation.gauss_newton import _Problem
 from dode.distillation.space import Kind
-from dode.distillation.teachers import Examples, on_path
+from dode.distillation.teachers import Examples
 from dode.metrics import rmse
 from dode.sampling import initial_noise, sample, trajectory
 from dode.tableau import Tableau
@@ -197,22 +197,6 @@ def test_an_image_counts_no_more_than_the_limit() -> None:
     assert (slopes[1] - slopes[2]).norm() < 0.2 * (slopes[0] - slopes[2]).norm()
 
 
-@pytest.mark.slow
-def test_a_path_weight_keeps_the_states_nearer_to_the_reference_path() -> None:
-    """At the price of the image."""
-    table, other = STARTS["ipndm"], initial_noise((3,), range(1000, 1400), dtype=torch.float64)
-    exact = trajectory(MIXTURE, TEACHER, other)
-
-    def apart(path: float) -> tuple[float, float]:
-        found = fit(table, path=path)
-        walk, levels = trajectory(MIXTURE, found, other), found.sigmas.tolist()
-        near = [x - on_path(TEACHER.sigmas, exact.transpose(0, 1), v) for x, v in zip(walk, levels, strict=True)]
-        return float(torch.stack(near[1:-1]).norm()), float(near[-1].norm())
-
-    (way, end), (held_way, held_end) = apart(0.0), apart(10.0)
-    assert held_way < 0.8 * way and held_end > end
-
-
 def test_a_fit_with_bias_leaves_less_of_what_images_have_in_common() -> None:
     """And more of the rest: one call has not the numbers for both."""
     table, other = solvers.ddim(ZERO[[0, -1]]), initial_noise((3,), range(1000, 1400), dtype=torch.float64)
@@ -224,13 +208,6 @@ def test_a_fit_with_bias_leaves_less_of_what_images_have_in_common() -> None:
 
     (plain, rest), (biased, more) = missed(0.0), missed(30.0)
     assert biased < 0.7 * plain and more > rest
-
-
-def test_a_solver_that_is_its_own_teacher_is_left_alone() -> None:
-    table = STARTS["ipndm"]
-    found = fit(table, teacher=table)
-    assert found.metadata["cost"][0] == pytest.approx(0, abs=1e-20)
-    torch.testing.assert_close(found.full, table.full, rtol=1e-9, atol=1e-9)
 
 
 def test_one_call_is_enough_for_one_gaussian() -> None:
