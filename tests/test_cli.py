@@ -389,7 +389,7 @@ def refused(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> s
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("", "the following arguments are required: distill | sample | solvers | info | train; see dode --help"),
+        ("", "the following arguments are required: distill | sample | solvers | info | run | train; see dode --help"),
         (f"{DISTIL} --nonsense 3", "unrecognized arguments: --nonsense 3"),
         (f"{DISTIL} --checkpoint fashion", f"no checkpoint named 'fashion'; the nearest: {DATA}, {NOISE}"),
         (f"{DISTIL} --checkpoint google/ddpm-cifar10-32", "google/ddpm-cifar10-32 is a pipeline of diffusers; take"),

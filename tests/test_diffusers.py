@@ -17,23 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import diffusers as hf
 import pytest
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DEISMultistepScheduler,
-    DPMSolverMultistepScheduler,
-    DPMSolverSinglestepScheduler,
-    EDMDPMSolverMultistepScheduler,
-    EDMEulerScheduler,
-    EulerDiscreteScheduler,
-    HeunDiscreteScheduler,
-    IPNDMScheduler,
-    KDPM2DiscreteScheduler,
-    LMSDiscreteScheduler,
-    PNDMScheduler,
-    UniPCMultistepScheduler,
-)
 from torch import Tensor
 
 from dode import solvers
@@ -68,7 +54,7 @@ class Double(Tensor):
         return self if torch.float32 in args else super().to(*args, **kwargs)
 
 
-class IPNDM(IPNDMScheduler):
+class IPNDM(hf.IPNDMScheduler):
     """With a lower order for those who want it: the scheduler looks at how many outputs it has."""
 
     def step(self, *args: Any, order: int = 4, **kwargs: Any) -> Any:
@@ -85,7 +71,7 @@ def solver_type(scheduler: Scheduler, kind: str) -> Iterator[None]:
     scheduler.register_to_config(solver_type=own)
 
 
-class Singlestep(DPMSolverSinglestepScheduler):
+class Singlestep(hf.DPMSolverSinglestepScheduler):
     """With the paper's second stage in a step of order 3: :func:`test_inner_stages_in_log_snr`."""
 
     def singlestep_dpm_solver_second_order_update(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -94,7 +80,7 @@ class Singlestep(DPMSolverSinglestepScheduler):
             return super().singlestep_dpm_solver_second_order_update(*args, **kwargs)
 
 
-class UniPC(UniPCMultistepScheduler):
+class UniPC(hf.UniPCMultistepScheduler):
     """With a step to 0 for "bh1" too: :func:`test_unipc_bh1_cannot_reach_zero`."""
 
     def multistep_uni_p_bh_update(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -102,10 +88,10 @@ class UniPC(UniPCMultistepScheduler):
             return super().multistep_uni_p_bh_update(*args, **kwargs)
 
 
-ON_THE_CHAIN = (DDIMScheduler, PNDMScheduler)  # these know levels by label only
-EDMS = (EDMEulerScheduler, EDMDPMSolverMultistepScheduler)
-NARROW = (EulerDiscreteScheduler, EDMEulerScheduler, DPMSolverMultistepScheduler)
-UNSCALED = (EulerDiscreteScheduler, HeunDiscreteScheduler, KDPM2DiscreteScheduler, LMSDiscreteScheduler, *EDMS)
+ON_THE_CHAIN = (hf.DDIMScheduler, hf.PNDMScheduler)  # these know levels by label only
+EDMS = (hf.EDMEulerScheduler, hf.EDMDPMSolverMultistepScheduler)
+NARROW = (hf.EulerDiscreteScheduler, hf.EDMEulerScheduler, hf.DPMSolverMultistepScheduler)
+UNSCALED = (*EDMS, *(getattr(hf, f"{name}DiscreteScheduler") for name in ("Euler", "Heun", "KDPM2", "LMS")))
 
 
 def reference(kind: type, n: int, betas: str = "linear", sigmas: Tensor | None = None, **config: Any) -> Scheduler:
@@ -133,12 +119,12 @@ def levels(scheduler: Scheduler) -> Tensor:
 
 def put_levels(scheduler: Scheduler, sigmas: Tensor) -> None:
     """Replace a scheduler's levels by as many others."""
-    if isinstance(scheduler, IPNDMScheduler):
+    if isinstance(scheduler, hf.IPNDMScheduler):
         scheduler.alphas = (1 + sigmas**2).rsqrt()
         scheduler.betas = sigmas * scheduler.alphas
         return
     old = scheduler.sigmas
-    if isinstance(scheduler, HeunDiscreteScheduler):  # it keeps a level once for each evaluation
+    if isinstance(scheduler, hf.HeunDiscreteScheduler):  # it keeps a level once for each evaluation
         sigmas = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
     assert sigmas.shape == old.shape
     scheduler.sigmas = sigmas
@@ -150,9 +136,9 @@ def level(scheduler: Scheduler, timestep: Tensor) -> Tensor:
         alpha_bar = scheduler.alphas_cumprod[timestep].double()
         return ((1 - alpha_bar) / alpha_bar).sqrt()
     i = scheduler.step_index or 0
-    if isinstance(scheduler, IPNDMScheduler):
+    if isinstance(scheduler, hf.IPNDMScheduler):
         return scheduler.betas[i] / scheduler.alphas[i]
-    if isinstance(scheduler, KDPM2DiscreteScheduler) and not scheduler.state_in_first_order:
+    if isinstance(scheduler, hf.KDPM2DiscreteScheduler) and not scheduler.state_in_first_order:
         return scheduler.sigmas_interpol[i]
     return scheduler.sigmas[i].double()
 
@@ -193,10 +179,10 @@ def distance(table: Tableau, scheduler: Scheduler, **options: Any) -> float:
 
 
 def test_the_comparison_can_fail() -> None:
-    scheduler = reference(DPMSolverMultistepScheduler, 8, solver_order=3)
+    scheduler = reference(hf.DPMSolverMultistepScheduler, 8, solver_order=3)
     right, wrong = (solvers.dpm_solver_pp(levels(scheduler), order=k) for k in (3, 2))
     assert distance(right, scheduler) < TOLERANCE
-    scheduler = reference(DPMSolverMultistepScheduler, 8, solver_order=3)
+    scheduler = reference(hf.DPMSolverMultistepScheduler, 8, solver_order=3)
     assert distance(wrong, scheduler) > 1e-3
 
 
@@ -209,18 +195,18 @@ NOISE_BASIS = dict(algorithm_type="dpmsolver", final_sigmas_type="sigma_min")
 ENDS = dict(final_sigmas_type=("zero", "sigma_min"))
 # a scheduler, its options in diffusers' words (a tuple: each of them in turn), and the solver of that name
 FAMILIES: list[tuple[type, dict[str, Any], Any]] = [
-    (EulerDiscreteScheduler, dict(timestep_spacing="trailing") | ENDS, solvers.ddim),
-    (EDMEulerScheduler, {}, solvers.ddim),
-    (HeunDiscreteScheduler, dict(prediction_type=("epsilon", "sample")), solvers.heun),
-    (DEISMultistepScheduler, dict(solver_order=(1, 2, 3)) | FALLS, solvers.deis),
-    (DPMSolverMultistepScheduler, TYPES | FALLS | ENDS, solvers.dpm_solver_pp),
-    (DPMSolverMultistepScheduler, dict(solver_order=2, euler_at_final=True) | ENDS, solvers.dpm_solver_pp),
-    (DPMSolverMultistepScheduler, TYPES | FALLS | NOISE_BASIS, solvers.dpm_solver_multistep),
-    (EDMDPMSolverMultistepScheduler, TYPES | dict(lower_order_final=True), solvers.dpm_solver_pp),
+    (hf.EulerDiscreteScheduler, dict(timestep_spacing="trailing") | ENDS, solvers.ddim),
+    (hf.EDMEulerScheduler, {}, solvers.ddim),
+    (hf.HeunDiscreteScheduler, dict(prediction_type=("epsilon", "sample")), solvers.heun),
+    (hf.DEISMultistepScheduler, dict(solver_order=(1, 2, 3)) | FALLS, solvers.deis),
+    (hf.DPMSolverMultistepScheduler, TYPES | FALLS | ENDS, solvers.dpm_solver_pp),
+    (hf.DPMSolverMultistepScheduler, dict(solver_order=2, euler_at_final=True) | ENDS, solvers.dpm_solver_pp),
+    (hf.DPMSolverMultistepScheduler, TYPES | FALLS | NOISE_BASIS, solvers.dpm_solver_multistep),
+    (hf.EDMDPMSolverMultistepScheduler, TYPES | dict(lower_order_final=True), solvers.dpm_solver_pp),
     (Singlestep, TYPES | ENDS, solvers.dpm_solver_pp_singlestep),
     (Singlestep, TYPES | NOISE_BASIS, solvers.dpm_solver),
     (UniPC, UNIPC | ENDS, solvers.unipc),
-    (UniPCMultistepScheduler, UNIPC | FALLS | dict(predict_x0=False, final_sigmas_type="sigma_min"), solvers.unipc),
+    (hf.UniPCMultistepScheduler, UNIPC | FALLS | dict(predict_x0=False, final_sigmas_type="sigma_min"), solvers.unipc),
 ]
 
 
@@ -246,10 +232,8 @@ def both(make: Any, config: dict[str, Any], n: int) -> tuple[dict[str, Any], dic
     if make is solvers.deis:
         ours["variable"] = "log_rho"  # the only one that diffusers has
     if make is solvers.unipc:
-        ours["corrector"], ours["basis"] = (
-            theirs.pop("corrector"),
-            "data" if config.get("predict_x0", True) else "noise",
-        )
+        ours["corrector"] = theirs.pop("corrector")
+        ours["basis"] = "data" if config.get("predict_x0", True) else "noise"
         theirs["disable_corrector"] = [] if ours["corrector"] else list(range(n))
     if make in (solvers.dpm_solver, solvers.dpm_solver_pp_singlestep):
         ours["inner"] = "grid"  # diffusers evaluates inside a step at the next levels of the grid
@@ -276,7 +260,7 @@ def test_ddim(betas: str, spacing: str, prediction: str) -> None:
     for n in NFE if spacing == "leading" else NFE[1:]:  # trailing with n = 3: test_ddim_steps_by_whole_parts
         table = solvers.ddim(discrete(n, CHAINS[betas], spacing), basis="data" if prediction == "sample" else "noise")
         config = dict(timestep_spacing=spacing, set_alpha_to_one=True, clip_sample=False, prediction_type=prediction)
-        assert distance(table, reference(DDIMScheduler, n, betas, **config), prediction=prediction) < TOLERANCE
+        assert distance(table, reference(hf.DDIMScheduler, n, betas, **config), prediction=prediction) < TOLERANCE
 
 
 @finals
@@ -285,7 +269,7 @@ def test_lms_and_ipndm(final: str, order: int) -> None:
     """On the chain's levels: iPNDM's own start at infinity."""
     for n in (n for n in NFE if n >= order):
         grid, velocity = discrete(n, LINEAR, final=final), dict(prediction="v_prediction")
-        lms, ipndm = (reference(kind, n, sigmas=grid) for kind in (LMSDiscreteScheduler, IPNDM))
+        lms, ipndm = (reference(kind, n, sigmas=grid) for kind in (hf.LMSDiscreteScheduler, IPNDM))
         assert distance(solvers.lms(grid, order=order), lms, order=order) < TOLERANCE
         assert distance(solvers.ipndm(grid, order=order), ipndm, order=order, **velocity) < TOLERANCE
 
@@ -301,7 +285,7 @@ def test_pndm(final: str, warm_up: str, steps: tuple[int, ...]) -> None:
             grid[-1] = LINEAR.sigma_min
         config = dict(skip_prk_steps=warm_up == "heun", set_alpha_to_one=final == "zero", steps_offset=offset)
         table = solvers.pndm(grid, warm_up=warm_up, schedule=LINEAR)
-        assert distance(table, reference(PNDMScheduler, n, **config)) < TOLERANCE
+        assert distance(table, reference(hf.PNDMScheduler, n, **config)) < TOLERANCE
 
 
 @pytest.mark.parametrize("make", [solvers.dpm_solver, solvers.dpm_solver_pp_singlestep])
@@ -319,7 +303,7 @@ def test_inner_stages_in_log_snr(make: Any, order: int, solver_type: str) -> Non
         grid, (theirs, ours) = log_snr(n, 0.01, 100), both(make, config, n)
         table = make(grid, **ours | dict(inner="log_snr"))
         assert distance(table, reference(Singlestep, n, sigmas=grid, **theirs)) < TOLERANCE
-        gap = distance(table, reference(DPMSolverSinglestepScheduler, n, sigmas=grid, **theirs))
+        gap = distance(table, reference(hf.DPMSolverSinglestepScheduler, n, sigmas=grid, **theirs))
         assert gap > 1e-5 if (order, solver_type) == (3, "midpoint") and n > 3 else gap < TOLERANCE
 
 
@@ -327,20 +311,20 @@ def test_inner_stages_in_log_snr(make: Any, order: int, solver_type: str) -> Non
 
 INNER = dict(order=2, inner="grid")
 SHIPPED: list[tuple[type, dict[str, Any], Any, dict[str, Any]]] = [
-    (DDIMScheduler, dict(clip_sample=False), solvers.ddim, {}),
-    (EulerDiscreteScheduler, dict(timestep_spacing="trailing"), solvers.ddim, {}),
-    (LMSDiscreteScheduler, {}, solvers.lms, {}),
-    (PNDMScheduler, dict(skip_prk_steps=True, set_alpha_to_one=True), solvers.pndm, {}),
-    (PNDMScheduler, dict(set_alpha_to_one=True), solvers.pndm, dict(warm_up="runge_kutta")),
-    (DEISMultistepScheduler, {}, solvers.deis, dict(order=2, variable="log_rho", lower_order_final=True)),
-    (DPMSolverMultistepScheduler, {}, solvers.dpm_solver_pp, dict(order=2)),
-    (DPMSolverMultistepScheduler, NOISE_BASIS, solvers.dpm_solver_multistep, dict(order=2)),
-    (DPMSolverSinglestepScheduler, dict(lower_order_final=True), solvers.dpm_solver_pp_singlestep, INNER),
-    (UniPCMultistepScheduler, {}, solvers.unipc, dict(order=2)),
-    (HeunDiscreteScheduler, {}, solvers.heun, {}),
-    (KDPM2DiscreteScheduler, {}, solvers.dpm_2, {}),
-    (EDMEulerScheduler, {}, solvers.ddim, {}),
-    (EDMDPMSolverMultistepScheduler, {}, solvers.dpm_solver_pp, dict(order=2)),
+    (hf.DDIMScheduler, dict(clip_sample=False), solvers.ddim, {}),
+    (hf.EulerDiscreteScheduler, dict(timestep_spacing="trailing"), solvers.ddim, {}),
+    (hf.LMSDiscreteScheduler, {}, solvers.lms, {}),
+    (hf.PNDMScheduler, dict(skip_prk_steps=True, set_alpha_to_one=True), solvers.pndm, {}),
+    (hf.PNDMScheduler, dict(set_alpha_to_one=True), solvers.pndm, dict(warm_up="runge_kutta")),
+    (hf.DEISMultistepScheduler, {}, solvers.deis, dict(order=2, variable="log_rho", lower_order_final=True)),
+    (hf.DPMSolverMultistepScheduler, {}, solvers.dpm_solver_pp, dict(order=2)),
+    (hf.DPMSolverMultistepScheduler, NOISE_BASIS, solvers.dpm_solver_multistep, dict(order=2)),
+    (hf.DPMSolverSinglestepScheduler, dict(lower_order_final=True), solvers.dpm_solver_pp_singlestep, INNER),
+    (hf.UniPCMultistepScheduler, {}, solvers.unipc, dict(order=2)),
+    (hf.HeunDiscreteScheduler, {}, solvers.heun, {}),
+    (hf.KDPM2DiscreteScheduler, {}, solvers.dpm_2, {}),
+    (hf.EDMEulerScheduler, {}, solvers.ddim, {}),
+    (hf.EDMDPMSolverMultistepScheduler, {}, solvers.dpm_solver_pp, dict(order=2)),
 ]
 
 
@@ -368,15 +352,15 @@ def test_ddim_steps_by_whole_parts() -> None:
     for n, spacing in ((3, "trailing"), (8, "linspace")):
         grid = discrete(n, spacing=spacing)
         config = dict(set_alpha_to_one=True, clip_sample=False, timestep_spacing=spacing)
-        assert distance(solvers.ddim(grid), reference(DDIMScheduler, n, **config)) > 1e-4
-        scheduler = reference(EulerDiscreteScheduler, n, sigmas=grid)
+        assert distance(solvers.ddim(grid), reference(hf.DDIMScheduler, n, **config)) > 1e-4
+        scheduler = reference(hf.EulerDiscreteScheduler, n, sigmas=grid)
         assert distance(solvers.ddim(grid), scheduler) < TOLERANCE
 
 
 def test_deis_in_diffusers_is_not_the_papers() -> None:
     """The paper's tAB has polynomials in the time t; diffusers has them in ln rho alone, which agree at order 1."""
     for order, variable in itertools.product((1, 2, 3), ("t", "rho")):
-        scheduler = reference(DEISMultistepScheduler, 8, solver_order=order, lower_order_final=False)
+        scheduler = reference(hf.DEISMultistepScheduler, 8, solver_order=order, lower_order_final=False)
         gap = distance(solvers.deis(levels(scheduler), order=order, variable=variable, schedule=LINEAR), scheduler)
         assert gap < TOLERANCE if order == 1 else gap > 1e-4
 
@@ -405,7 +389,7 @@ def test_the_second_stage_by_hand() -> None:
 def test_unipc_bh1_cannot_reach_zero(corrector: bool) -> None:
     """B(h) = h is infinite there, and the scheduler multiplies it by no terms: NaN.  The step is DDIM's, as for bh2."""
     config = dict(solver_type="bh1", disable_corrector=[] if corrector else list(range(5)))
-    scheduler = reference(UniPCMultistepScheduler, 5, **config)
+    scheduler = reference(hf.UniPCMultistepScheduler, 5, **config)
     assert solve(scheduler, levels(scheduler))[0].isnan().any()
     table = solvers.unipc(levels(scheduler), order=2, variant="bh1", corrector=corrector)
     assert distance(table, reference(UniPC, 5, **config)) < TOLERANCE

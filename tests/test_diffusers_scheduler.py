@@ -100,9 +100,7 @@ def test_the_process_of_every_scheduler_that_is_accepted(scheduler: Any) -> None
         assert [process.at(s).label for s in sigmas.tolist()] == pytest.approx([*range(len(bar))], abs=1e-6)
     elif process.kind == "edm":
         assert float(scheduler.sigmas.max()) == pytest.approx(model.sigma_max, rel=1e-6)
-    turned = (
-        process.kind == "edm" and process.prediction == "v_prediction"
-    )  # there the network's answer is turned round
+    turned = (process.kind, process.prediction) == ("edm", "v_prediction")  # there the network's answer is turned round
     for sigma in log_snr(20, 0.003, min(model.sigma_max, 500.0)).tolist():
         skip, out, *told = process.at(sigma)
         assert [skip, -out if turned else out, *told] == pytest.approx([*model.level(sigma)], rel=1e-9, abs=1e-9)
@@ -309,14 +307,9 @@ CONFIG: Config = dict(beta_schedule="linear", prediction_type="epsilon")
 # of CosineDPMSolverMultistepScheduler, which needs torchsde to be made
 COSINE = dict(sigma_data=1.0, sigma_max=500.0, prediction_type="v_prediction", solver_order=2, solver_type="midpoint")
 TABLE = solvers.ddim(vp_linear().sigmas[[900, 500, 100]], final="zero")
-
-
 NO_PROCESS = "neither betas, nor EDM's sigma_data, nor a flow's shift"
 REFUSED = [
-    (
-        CONFIG | dict(prediction_type="score"),
-        "unknown prediction_type 'score' for vp: take epsilon or sample or v_pred",
-    ),
+    (CONFIG | dict(prediction_type="score"), "unknown prediction_type 'score' for vp: take epsilon or sample or v"),
     (diffusers.SCMScheduler(), "unknown prediction_type 'trigflow' for edm: take epsilon or v_prediction"),
     (dict(beta_schedule="sigmoid"), "beta_schedule 'sigmoid' is unknown; give the betas themselves as trained_betas"),
     *((config, NO_PROCESS) for config in (dict(num_train_timesteps=1000), diffusers.IPNDMScheduler(), COSINE)),
@@ -353,7 +346,7 @@ def test_numbers_that_are_no_table(change: Config) -> None:
         DodeScheduler(**CONFIG, **numbers | change)
 
 
-def test_steps_and_rows_that_are_not_there() -> None:
+def test_steps_rows_and_shapes_that_are_not_there() -> None:
     scheduler = DodeScheduler.from_tableau(TABLE, CONFIG)
     scheduler.set_timesteps(3)
     scheduler.set_timesteps()
@@ -369,9 +362,6 @@ def test_steps_and_rows_that_are_not_there() -> None:
     walk(scheduler, NOISE)
     with pytest.raises(ValueError, match="has made its 3 steps; set_timesteps begins a new run"):
         scheduler.step(NOISE, scheduler.timesteps[0], NOISE)
-
-
-def test_a_solver_for_another_shape() -> None:
     table = TABLE.with_full(TABLE.full, model="theirs", shape=[1, 28, 28])
     scheduler = DodeScheduler.from_tableau(table, CONFIG)
     with pytest.raises(ValueError, match=r"for samples of shape \(1, 28, 28\), not \(3, 4\); use tableau.unbind"):

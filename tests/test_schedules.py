@@ -233,9 +233,7 @@ def test_too_many_steps_for_the_chain(spacing: str, final: str) -> None:
         most = 33  # 34 steps would reach label 0 before the end
     assert len(discrete(most, chain, spacing, final=final)) == most + 1
     for n in (most + 1, 10**6):
-        with pytest.raises(
-            ValueError, match=f"^{n} steps do not fit on 50 labels with {spacing} .* at most {most} do$"
-        ):
+        with pytest.raises(ValueError, match=f"^{n} steps do not fit on 50 labels with {spacing}.*most {most} do$"):
             discrete(n, chain, spacing, final=final)
 
 

@@ -87,14 +87,12 @@ def test_every_table_is_consistent_makes_the_calls_it_says_and_has_a_twin(name, 
     assert table.nfe == facts.calls(len(grid) - 1, bool(grid[-1] == 0), options)
     assert table.basis == options.get("basis", facts.basis)
     assert table.sigmas[0] == grid[0] and table.sigmas[-1] == grid[-1]
-    assert table.metadata["source"] == facts.source and table.metadata["order"] == options.get(
-        "order", facts.orders[-1]
-    )
+    assert table.metadata["source"] == facts.source
+    assert table.metadata["order"] == options.get("order", facts.orders[-1])
     other = table.to_basis("data" if table.basis == "noise" else "noise")
     assert other.inconsistency() < 1e-9
-    torch.testing.assert_close(
-        trajectory(MIXTURE, other, NOISE), trajectory(MIXTURE, table, NOISE), rtol=1e-7, atol=1e-7
-    )
+    states, twins = (trajectory(MIXTURE, t, NOISE) for t in (table, other))
+    torch.testing.assert_close(twins, states, rtol=1e-7, atol=1e-7)
 
 
 @given(grid=grids)
@@ -122,10 +120,9 @@ def test_one_table_under_many_names(grid) -> None:
     for basis in ("noise", "data"):  # above order 2 UniP is the exact exponential integrator, whatever B(h)
         exact = solvers.deis(grid, order=3, variable="log_rho", basis=basis)
         for i in range(2, len(grid) - 1 - (grid[-1] == 0).int()):
-            torch.testing.assert_close(unip(3, basis=basis).weights[i], exact.weights[i], rtol=1e-8, atol=1e-10)
-            torch.testing.assert_close(
-                unip(3, basis=basis, variant="bh1").weights[i], exact.weights[i], rtol=1e-8, atol=1e-10
-            )
+            for variant in ("bh1", "bh2"):
+                weights = unip(3, basis=basis, variant=variant).weights[i]
+                torch.testing.assert_close(weights, exact.weights[i], rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("h", [0.3, 1.0, 4.0])
@@ -201,34 +198,6 @@ def test_files_keep_every_bit_and_all_metadata(tmp_path: Path) -> None:
     assert again.basis == table.basis and again.metadata == table.metadata
 
 
-def test_only_a_consistent_table_changes_basis() -> None:
-    table = solvers.ddim(schedules.karras(3, 0.1, 10.0))
-    with pytest.raises(ValueError, match="only a consistent tableau"):
-        table.with_full(table.full * 1.2).to_basis("data")
-
-
-EYE = torch.eye(2)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (dict(basis="v", sigmas=[2.0, 1.0, 0.0], weights=EYE), "basis"),
-        (dict(basis="noise", sigmas=[1.0, 2.0, 0.0], weights=EYE), "increase"),
-        (dict(basis="noise", sigmas=[2.0, 1.0], weights=EYE), "shape"),
-        (dict(basis="noise", sigmas=[2.0, 0.0, 0.0], weights=EYE), "positive"),
-        (dict(basis="noise", sigmas=[2.0, 1.0, 0.0], weights=EYE * float("nan")), "finite"),
-        (dict(basis="noise", sigmas=[2.0, 1.0, 0.0], weights=torch.ones(2, 2)), "diagonal"),
-        (dict(basis="noise", sigmas=[2.0], weights=torch.zeros(0, 0)), "one row"),
-        (dict(basis="noise", sigmas=2.0, weights=1.0), "shape"),
-    ],
-)
-def test_bad_tables_are_refused_in_one_line(arguments, message) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
-        Tableau(**arguments)
-    assert "\n" not in str(caught.value)
-
-
 def test_a_digest_is_of_the_numbers_alone(tmp_path: Path) -> None:
     table = solvers.ddim(schedules.karras(4, 0.1, 10.0))
     kept = Tableau.load(table.save(tmp_path / "t.safetensors"))
@@ -246,7 +215,6 @@ def test_a_digest_is_of_the_numbers_alone(tmp_path: Path) -> None:
 GRIDS = {
     "log_snr": lambda n: schedules.log_snr(n, 0.3, 10.0),
     "karras": lambda n: schedules.karras(n, 0.3, 10.0),
-    "uniform": lambda n: torch.linspace(10.0, 0.3, n + 1, dtype=torch.float64),
 }
 PROBLEMS = {
     (who, grid): orders.Problem(denoiser, NOISE, make_grid)
@@ -312,9 +280,8 @@ def test_the_reference_of_the_order_test_is_exact() -> None:
     """Runge-Kutta against the closed form, on a Gaussian written as a mixture of one."""
     sigmas = schedules.karras(7, 0.1, 50.0)
     single = MixtureDenoiser(GAUSSIAN.mean[None], torch.tensor([0.5], dtype=torch.float64))
-    torch.testing.assert_close(
-        orders.solution(single, NOISE, sigmas), orders.solution(GAUSSIAN, NOISE, sigmas), rtol=1e-10, atol=1e-10
-    )
+    numerical, exact = (orders.solution(who, NOISE, sigmas) for who in (single, GAUSSIAN))
+    torch.testing.assert_close(numerical, exact, rtol=1e-10, atol=1e-10)
 
 
 # --- options that mean the same everywhere -------------------------------------------------------
@@ -351,7 +318,7 @@ def test_the_analytical_first_step_is_the_starting_noise_as_first_output(name, o
     torch.testing.assert_close(sample(MIXTURE, short, NOISE), sample(zero_first, table, NOISE), rtol=1e-9, atol=1e-9)
 
 
-GRID = schedules.karras(2, 0.1, 10.0)
+GRID, THREE = schedules.karras(2, 0.1, 10.0), [2.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -374,6 +341,15 @@ GRID = schedules.karras(2, 0.1, 10.0)
         (lambda: solvers.unipc(GRID, variant="bh3"), "bh1"),
         (lambda: solvers.pndm(torch.tensor([9.0, 4.0, 1.0, 0.0]), warm_up="runge_kutta"), "it needs 4 steps"),
         (lambda: solvers.heun([3.0, 3.0, 1.0]), "strictly"),
+        (lambda: Tableau("v", THREE, torch.eye(2)), "basis"),
+        (lambda: Tableau("noise", [1.0, 2.0, 0.0], torch.eye(2)), "increase"),
+        (lambda: Tableau("noise", [2.0, 1.0], torch.eye(2)), "shape"),
+        (lambda: Tableau("noise", 2.0, 1.0), "shape"),
+        (lambda: Tableau("noise", [2.0, 0.0, 0.0], torch.eye(2)), "positive"),
+        (lambda: Tableau("noise", THREE, torch.eye(2) * math.nan), "finite"),
+        (lambda: Tableau("noise", THREE, torch.ones(2, 2)), "diagonal"),
+        (lambda: Tableau("noise", [2.0], torch.zeros(0, 0)), "one row"),
+        (lambda: Tableau("noise", THREE, torch.eye(2)).to_basis("data"), "only a consistent tableau"),
         (lambda: solvers.parse("ipndm:ordre=2"), "ipndm has no option 'ordre=2'; it has order"),
         (lambda: solvers.parse("heun:2"), "as option=value"),
         (lambda: solvers.parse("unipc:corrector=no"), "corrector is True or False, not no"),

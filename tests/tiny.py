@@ -60,9 +60,8 @@ def unet(channels: int = 3, **more: Any) -> UNet2DModel:
 def crossed(channels: int = 4, **more: Any) -> UNet2DConditionModel:
     """A U-Net that attends to texts of 8 numbers a token."""
     torch.manual_seed(0)
-    blocks = dict(
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")
-    )
+    blocks = dict(down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"))
+    blocks["up_block_types"] = ("UpBlock2D", "CrossAttnUpBlock2D")
     sizes = dict(in_channels=channels, out_channels=channels, cross_attention_dim=8, attention_head_dim=2)
     return UNet2DConditionModel(**UNET | blocks | sizes | more).eval()
 
@@ -83,9 +82,8 @@ def text_model(kind: str = "CLIPTextModel") -> Any:
     torch.manual_seed(0)
     sizes = dict(vocab_size=words, eos_token_id=words - 1, pad_token_id=words - 1)
     if kind == "T5EncoderModel":
-        config = transformers.T5Config(
-            d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0, **sizes
-        )
+        sizes |= dict(d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
+        config = transformers.T5Config(**sizes)
     else:
         config = transformers.CLIPTextConfig(
             hidden_size=8, intermediate_size=16, num_attention_heads=2, num_hidden_layers=2, projection_dim=8,
@@ -102,10 +100,8 @@ def texts(first: str = "CLIPTextModel", second: str | None = None) -> dict[str, 
 
 def with_other_sigma_in(table: Tableau) -> Tableau:
     """The table, with noise levels given to the network that differ from those of the state."""
-    factors = torch.linspace(0.9, 1.1, table.nfe, dtype=torch.float64)
-    return Tableau(
-        table.basis, table.sigmas, table.weights, table.noise_weights, factors * table.sigmas_in, table.metadata
-    )
+    given = torch.linspace(0.9, 1.1, table.nfe, dtype=torch.float64) * table.sigmas_in
+    return Tableau(table.basis, table.sigmas, table.weights, table.noise_weights, given, table.metadata)
 
 
 def distilled(model: NetworkDenoiser) -> Tableau:
