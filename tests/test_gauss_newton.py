@@ -30,7 +30,7 @@ from dode.distillation import (
     step_costs,
 )  # fmt: skip
 from dode.distillation.descent import _Relaxed, gradient, jacobian
-from dode.distillation.gauss_newton import _Problem
+from dode.distillation.gauss_newton import _Equations
 from dode.distillation.space import Kind
 from dode.distillation.teachers import Examples
 from dode.metrics import rmse
@@ -133,7 +133,7 @@ def fit(table: Tableau, noise: Tensor = NOISE, **options: Any) -> Tableau:
 @biased
 def test_the_bias_is_in_the_normal_equations(table: Tableau, bias: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against central differences of the error: ``mean |r|^2 + bias |mean r|^2``, the mean over all batches."""
-    monkeypatch.setitem(_Problem.normal.__globals__, "DIFFERENCE", 1e-5)
+    monkeypatch.setitem(_Equations.normal.__globals__, "DIFFERENCE", 1e-5)
     space, noise = Space(table, first_level=bool(bias)), NOISE[:8]
     residual = lambda x: x * torch.tensor([1.0, 2.0, -0.5])  # noqa: E731
     goal = residual(sample(MIXTURE, TEACHER, noise))
@@ -148,7 +148,7 @@ def test_the_bias_is_in_the_normal_equations(table: Tableau, bias: float, monkey
     slope = torch.tensor([(error(vector + s) - error(vector - s)) / 2e-5 for s in steps], dtype=torch.float64)
     j = torch.stack([(missed(vector + s) - missed(vector - s)) / 2e-5 for s in steps])
     wanted = torch.einsum("pbr,qbr->pq", j, j) / 8 + bias * j.mean(1) @ j.mean(1).T
-    jj, jr = _Problem(MIXTURE, space, examples, 3).normal(vector)
+    jj, jr = _Equations(MIXTURE, space, examples, 3).normal(vector)
     torch.testing.assert_close(2 * jr, slope, rtol=1e-3, atol=1e-4 * float(slope.abs().max()))
     torch.testing.assert_close(jj, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
 
@@ -158,10 +158,10 @@ def test_the_states_on_the_way_are_in_the_normal_equations(
     table: Tableau, bias: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cost by hand, and its slope by central differences."""
-    monkeypatch.setitem(_Problem.normal.__globals__, "DIFFERENCE", 1e-5)
+    monkeypatch.setitem(_Equations.normal.__globals__, "DIFFERENCE", 1e-5)
     space, noise = Space(table, first_level=True), NOISE[:8]
     examples = Examples.make(MIXTURE, noise, TEACHER, pixels, 0.25, bias)
-    fit, vector = _Problem(MIXTURE, space, examples, 4, 0.7), space.pack(table) + 0.1
+    fit, vector = _Equations(MIXTURE, space, examples, 4, 0.7), space.pack(table) + 0.1
     walk, exact = (trajectory(MIXTURE, t, examples.noise) for t in (space.table(vector), TEACHER))
     missed, levels = [pixels(walk[-1] - exact[-1])], space.table(vector).sigmas[1:-1].tolist()
     for x, level in zip(walk[1:-1], levels, strict=True):
@@ -193,7 +193,7 @@ def test_an_image_counts_no_more_than_the_limit() -> None:
     goal[0] += 5.0
     fits = [replace(examples, goal=goal, limit=limit) for limit in (0.0, 0.3)]
     space = Space(table)
-    slopes = [_Problem(MIXTURE, space, e, 4).normal(space.pack(table))[1] for e in (*fits, examples)]
+    slopes = [_Equations(MIXTURE, space, e, 4).normal(space.pack(table))[1] for e in (*fits, examples)]
     assert (slopes[1] - slopes[2]).norm() < 0.2 * (slopes[0] - slopes[2]).norm()
 
 

@@ -148,7 +148,8 @@ def task(
     p: Preset, checkpoint: str, device_name: str, method: str, nfe: int
 ) -> tuple[DistillerInfo[Any], Problem, dict[str, Any]]:
     """A method of a cell: the distiller, what it is given, and its own options."""
-    name = method.partition(":")[0]
+    if (name := method.partition(":")[0]) not in DISTILLERS:
+        raise ValueError(f"no method named {name!r}; there are: {', '.join(DISTILLERS)}")
     info = DISTILLERS[name]
     given = solvers.parse_options(method, (*CELL_OPTIONS, *info.options))[1]
     sizes = dict(steps=p.fit_steps, trajectories=p.trajectories)
