@@ -65,27 +65,22 @@ def evaluators(
 EXTRACTORS = {"critic": "critic", "observer": "observer", "judge": "classifier"}
 
 
-def loss_of(kind: str, data: DataSet | None, channels: int, device: str = "cpu") -> losses.Residual:
-    """A mix of :func:`dode.distillation.losses.named_loss`; a classifier's features count in units of their spread.
+def loss(device_name: str, kind: str = "all", checkpoint: str = "fashion-mnist") -> losses.Residual:
+    """What fits of a checkpoint compare: a mix of :func:`dode.distillation.losses.named_loss`.
 
-    That is their spread over the training images of ``data``; None: no classifier knows these images.
+    The features of a classifier that knows the images count in units of their spread over the training images.
     """
+    data = known_data(checkpoint)
+    channels = data.shape[0] if data else load_cached(checkpoint, device_name).shape[0]
 
     def trained(word: str) -> losses.Residual:
         assert data is not None
         name = f"{data.name}-{EXTRACTORS[word]}"
-        network, _ = zoo.load_evaluator(name, device)
+        network, _ = zoo.load_evaluator(name, device_name)
         spread = Moments.load(zoo.CHECKPOINTS / zoo.moments_file(name)).cov.trace()
         return losses.features(network, float(spread) ** -0.5)
 
     return losses.named_loss(kind, channels, trained if data else None)
-
-
-def loss(device_name: str, kind: str = "all", checkpoint: str = "fashion-mnist") -> losses.Residual:
-    """What fits of a checkpoint compare, through the classifiers that know its images."""
-    data = known_data(checkpoint)
-    channels = data.shape[0] if data else load_cached(checkpoint, device_name).shape[0]
-    return loss_of(kind, data, channels, device_name)
 
 
 def solver_file(p: Preset, checkpoint: str, method: str, nfe: int) -> Path:
