@@ -89,7 +89,7 @@ def loss(args: argparse.Namespace, model: NetworkDenoiser, usual: str | None) ->
         )
     if args.compare == "pixels" or not known or usual is None:
         return losses.pixels
-    return fits.loss_of(usual, zoo.data_set_of(model.name), model.shape[0], str(model.device))
+    return fits.loss(str(model.device), usual, model.name)
 
 
 def outcome(facts: Mapping[str, Any], levels: Sequence[float]) -> str:
