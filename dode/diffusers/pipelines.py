@@ -27,12 +27,9 @@ from dode.diffusers.scheduler import Process
 from dode.schedules import EDM, Flow, Schedule, VPDiscrete
 from dode.schedules.noise import Betas
 
-WRAPPERS: dict[str, type[NetworkDenoiser]] = {
-    "epsilon": NoisePrediction,
-    "sample": DataPrediction,
-    "v_prediction": VPrediction,
-    "flow_prediction": FlowPrediction,
-}
+WRAPPERS: dict[str, type[NetworkDenoiser]] = dict(
+    epsilon=NoisePrediction, sample=DataPrediction, v_prediction=VPrediction, flow_prediction=FlowPrediction
+)
 KINDS: dict[str, Betas] = dict(linear="linear", scaled_linear="scaled_linear", squaredcos_cap_v2="cosine")
 
 
