@@ -88,6 +88,4 @@ class Rows:
         self.sweep = Sweep(folder / f"{name}{'.gpu' if is_gpu(device) else ''}.csv", keys)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        keys = self.sweep.keys
-        self.sweep.rows = [r for r in self.sweep.rows if not all(r[k] == str(row[k]) for k in keys)]
-        self.sweep.add(row)
+        self.sweep.add(row, replace=True)

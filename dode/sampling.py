@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from dode.denoisers import Denoiser, expand
-from dode.denoisers.conditioning import Images
+from dode.denoisers.conditioning import ImageNumbers
 from dode.tableau import Tableau, TableauRow, check_model
 from dode.utils.environment import tqdm
 
@@ -69,7 +69,7 @@ def initial_noise(
     return torch.stack([draw(seed) for seed in seeds]).to(device=device, dtype=dtype)
 
 
-def for_images(denoiser: AnyDenoiser, images: Images) -> AnyDenoiser:
+def for_images(denoiser: AnyDenoiser, images: ImageNumbers) -> AnyDenoiser:
     """The denoiser for a batch of these images of a run (:meth:`dode.denoisers.Denoiser.of`)."""
     return denoiser.of(images) if isinstance(denoiser, Denoiser) else denoiser
 

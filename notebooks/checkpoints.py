@@ -83,8 +83,8 @@ plt.show()
 # fit of a solver ([Learned solvers compared](learned)), and so may those of a third, the *observer*, of yet another architecture and seed; the first one measures, and no fit sees it.
 
 # %% tags=["hide-input"]
-stored = pd.DataFrame(experiments.committed("figure_4", "natural"))
-stored = stored[(stored.nfe == "50") & stored.checkpoint.isin(names)].astype({"fd": float})
+stored = experiments.committed("figure_4", "natural")
+stored = stored[(stored.nfe == 50) & stored.checkpoint.isin(names)]
 blocks = stored.groupby(["checkpoint", "solver", "variant", "n"], sort=False).fd
 shown = blocks.agg(plots.spread)
 print("Fréchet distance to the training images with 50 calls: mean and spread over blocks of n,")

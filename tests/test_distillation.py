@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,18 @@ from small import network_file
 import dode
 from dode import schedules, solvers
 from dode.denoisers import MixtureDenoiser
-from dode.distillation import corrected, d_ode, directions, families, make_teacher, record, target_states
+from dode.distillation import (
+    DISTILLERS,
+    corrected,
+    d_ode,
+    directions,
+    families,
+    gits,
+    ld3,
+    make_teacher,
+    record,
+    target_states,
+)  # fmt: skip
 from dode.sampling import Step, initial_noise, sample, trajectory
 
 GRID = schedules.karras(5, 0.02, 80.0, final="zero")  # lower, and the last difference of outputs is rounding
@@ -212,18 +225,13 @@ def test_metadata_survive_a_file(tmp_path) -> None:
     assert torch.equal(sample(MIXTURE, again, NOISE), sample(MIXTURE, learned, NOISE))
 
 
-def test_bad_arguments_are_one_line() -> None:
-    table = SOLVERS["d-ddim"]
+def test_what_cannot_be_fitted_is_refused_in_one_line() -> None:
+    table, other = SOLVERS["d-ddim"], solvers.ddim(schedules.karras(7, 0.02, 80.0, final="zero"))
     for wrong, message in (
-        (dict(teacher="euler"), "teacher must be"),
-        (dict(align="sigma"), "align must be"),
-        (dict(scale=0), "scale must be"),
-        (dict(first_step="x"), "first_step must be"),
-        (dict(equation=11), "equation must be"),
-        (dict(basis="data"), "basis must be"),
-        (dict(teacher=solvers.ddim(schedules.karras(7, 0.02, 80.0, final="zero"))), "meets every student level"),
-        (dict(teacher=solvers.ddim(schedules.karras(7, 0.02, 80.0, final="zero")), align="index"), "multiple of 5"),
-    ):
+        (dict(teacher="euler"), "teacher must be"), (dict(equation=11), "equation must be"),
+        (dict(teacher=other), "meets every student level"), (dict(teacher=other, align="index"), "multiple of 5"),
+        (dict(batch_size=0), "batch_size must be"),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=message) as caught:
             d_ode(MIXTURE, table, NOISE, **wrong)
         assert "\n" not in str(caught.value)
@@ -231,14 +239,44 @@ def test_bad_arguments_are_one_line() -> None:
         d_ode(MIXTURE, table, iter(()))
     with pytest.raises(ValueError, match="5 lambdas"):
         corrected(table, [0.0])
-    with pytest.raises(ValueError, match="batch_size must be"):
-        d_ode(MIXTURE, table, NOISE, batch_size=0)
     between = 0.5 * float(GRID[1] + GRID[2])  # only the teacher goes there
     hole = lambda x, sigma: x * float("nan") if abs(float(sigma) - between) < 3 else MIXTURE(x, sigma)  # noqa: E731
     with pytest.raises(FloatingPointError, match="to the teacher"):
         d_ode(hole, table, NOISE)
     with pytest.raises(FloatingPointError, match="row 0 at sigma = 80"):
         d_ode(lambda x, sigma: x * float("nan"), table, NOISE)
+
+
+def test_a_method_that_writes_the_solver_anew_needs_it_as_a_function() -> None:
+    """Or a table whose metadata say how it was made."""
+    for make in (
+        solvers.ddim,
+        solvers.ipndm,
+        partial(solvers.unipc, order=2),
+        partial(solvers.dpm_solver_pp, afs=True),
+    ):
+        noise = NOISE[:8]
+        told, found = (
+            gits(MIXTURE, make, noise, nfe=4, points=12),
+            gits(MIXTURE, make(MIXTURE.grid, nfe=4), noise, points=12),
+        )
+        assert told.metadata == found.metadata and torch.equal(told.full, found.full)
+    with pytest.raises(ValueError, match="this table does not tell how; pass the solver as a function") as caught:
+        ld3(MIXTURE, solvers.deis(GRID, variable="rho"), NOISE)
+    assert str(caught.value).startswith("ld3 ")
+    for wrong in (dict(solver=solvers.unipc), dict(solver=solvers.unipc(GRID), nfe=5)):
+        with pytest.raises(ValueError, match="nfe= goes with a function"):
+            ld3(MIXTURE, noise=NOISE, **wrong)
+    with pytest.raises(TypeError, match="residual"):
+        gits(MIXTURE, solvers.ipndm, NOISE, nfe=4, residual=lambda x: x)
+
+
+def test_a_method_shows_what_it_takes_and_names_its_paper() -> None:
+    shown = inspect.signature(ld3).parameters
+    assert list(shown)[:7] == ["model", "solver", "noise", "nfe", "radius", "epochs", "rate"]
+    assert "residual" in shown and "residual" not in inspect.signature(d_ode).parameters and "Problem" in ld3.__doc__
+    references = (Path(__file__).parents[1] / "book/references.bib").read_text()
+    assert all(f"{{{method.cite}," in references for method in DISTILLERS.values() if method.source)
 
 
 # --- a new method is one file ---------------------------------------------------------------------

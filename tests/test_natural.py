@@ -15,6 +15,7 @@ from dode import experiments, zoo
 from dode.cli import main
 from dode.denoisers.networks import is_compiled
 from dode.experiments import fits, quality
+from dode.experiments import run as runs
 from dode.training import TRAININGS, networks, trainings
 from dode.utils.files import FileError, load_tensors
 from tests import natural
@@ -63,7 +64,7 @@ def call(command: list[str]) -> int:
 def forget() -> None:
     """What is kept by name is of other weights now."""
     experiments.load_cached.cache_clear()
-    quality.data_moments.cache_clear()
+    runs.data_moments.cache_clear()
     quality._recorded.cache_clear()
 
 
@@ -119,8 +120,8 @@ def test_an_image_has_the_class_of_its_seed_however_the_seeds_are_cut(trained: P
 @pytest.mark.parametrize("name", NAMES)
 def test_a_row_is_measured_by_the_classifier_of_its_data_set(name: str, trained: Path) -> None:
     (cell,) = experiments.fd_cells(P, {(name, "ddim"): [2]}, ["d-ode"])
-    row = experiments.fd_row(P, "cpu", **cell)
-    assert row["features"].startswith("imagenet32-classifier-") and row["n"] == 24 and float(row["fd"]) > 0
+    row = experiments.fd(experiments.Run(P), **cell)
+    assert row["features"].startswith("imagenet32-classifier-") and row["n"] == "24" and float(row["fd"]) > 0
     (features, data), (critic, critic_data) = fits.evaluators("cpu", name)
     assert features.name == row["features"] == data.features and data.n == critic_data.n == 500
     assert critic.name.startswith("imagenet32-critic-") and critic.name == critic_data.features
@@ -131,10 +132,10 @@ def test_a_row_is_measured_by_the_classifier_of_its_data_set(name: str, trained:
 
 
 def test_sweeps_may_sample_with_a_compiled_network(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = quality.load_compiled.__wrapped__(P, NAMES[0], "cpu")
+    plain = experiments.Run.compiled.__wrapped__(experiments.Run(P), NAMES[0])
     monkeypatch.setenv("DODE_COMPILE", "1")
-    compiled = quality.load_compiled.__wrapped__(P, NAMES[0], "cpu")
-    assert plain is quality.load_autocast(P, NAMES[0], "cpu") and not is_compiled(plain.network)
+    compiled = experiments.Run.compiled.__wrapped__(experiments.Run(P), NAMES[0])
+    assert plain is experiments.Run(P).fast(NAMES[0]) and not is_compiled(plain.network)
     assert is_compiled(compiled.network) and compiled.conditions == 200 and compiled.name == plain.name
     assert compiled.of([3, 4]).network is compiled.network
 

@@ -7,28 +7,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from published_parts import CLASSIFIER, GUIDED, X, expand, linear, randomised
+from published_parts import CLASSIFIER, X, expand, linear, network, state
 from torch import nn
 
 import dode
 from dode.denoisers import EDMPrediction, NoisePrediction
 from dode.denoisers.conditioning import class_labels
 from dode.schedules import VPDiscrete
-from dode.zoo import Card, ClassifierGuidance, Published, load_noisy_classifier
-from dode.zoo.openai import EncoderUNetModel, UNetModel
+from dode.zoo import Card, ClassifierGuidance, load_noisy_classifier
 
 
 def test_classifier(tmp_path: Path, rows: Callable[..., Card]) -> None:
     rows("tiny", "adm-imagenet-64-classifier", network=CLASSIFIER, file="tiny.pt", classes=10)
-    body = EncoderUNetModel(**CLASSIFIER)
-    randomised(body)
-    torch.save(body.state_dict(), tmp_path / "tiny.pt")
+    body = network("classifier")
+    torch.save(state("classifier"), tmp_path / "tiny.pt")
     found = load_noisy_classifier(tmp_path / "tiny.pt")
     label = torch.tensor([3.0, 400.0])
     logits = found(X, label)
     assert logits.shape == (2, 10) and not any(p.requires_grad for p in found.parameters())
     torch.testing.assert_close(logits, body(X, label))
-    pool = body.out["2"]
+    pool = body.head[2]
     h = torch.randn(2, 64, 4, 4)
     flat = h.flatten(2)
     flat = torch.cat([flat.mean(2, keepdim=True), flat], 2) + pool.positional_embedding
@@ -43,12 +41,8 @@ def test_classifier(tmp_path: Path, rows: Callable[..., Card]) -> None:
 
 
 def guided_pair(classes: int = 0) -> tuple[NoisePrediction, nn.Module]:
-    network = GUIDED | dict(num_classes=classes)
-    body, classifier = UNetModel(**network), EncoderUNetModel(**CLASSIFIER)
-    randomised(body), randomised(classifier)
-    given = class_labels(classes, 2 if classes else None)
-    wrapped = Published(body, 3, classes=classes)
-    return NoisePrediction(wrapped, (3, 8, 8), VPDiscrete(), conditioning=given, name="tiny"), classifier
+    body, given = network("guided", num_classes=classes), class_labels(classes, 2 if classes else None)
+    return NoisePrediction(body, (3, 8, 8), VPDiscrete(), conditioning=given, name="tiny"), network("classifier")
 
 
 def test_guidance_shifts_the_noise() -> None:

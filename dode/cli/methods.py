@@ -30,7 +30,6 @@ class Method:
     about: str  # the first sentence of its docstring
     facts: dict[str, Any]  # the plain values in its decorator
     options: dict[str, dict[str, Any]]  # those that can be typed, as argparse has them
-    defaults: dict[str, Any]
 
 
 @functools.cache
@@ -41,28 +40,22 @@ def methods(folder: Path = FOLDER) -> dict[str, Method]:
         if "\n@distiller(" in (text := file.read_text(encoding="utf-8")):
             body = ast.parse(text).body
             types = {ast.unparse(node.targets[0]): node.value for node in body if isinstance(node, ast.Assign)}
-            found += [m for node in body if isinstance(node, ast.FunctionDef) for m in declared(node, types)]
+            for function in (node for node in body if isinstance(node, ast.FunctionDef)):
+                calls = (call for call in function.decorator_list if isinstance(call, ast.Call))
+                found += [declared(function, c, types) for c in calls if ast.unparse(c.func) == "distiller"]
     return {m.name: m for m in sorted(found, key=lambda m: m.facts.get("place", math.inf))}
 
 
-def declared(function: ast.FunctionDef, types: dict[str, ast.expr]) -> list[Method]:
-    """The one that ``function`` declares, or none; ``types`` are the names that its file gives to types."""
-    calls = [c for c in function.decorator_list if isinstance(c, ast.Call) and ast.unparse(c.func) == "distiller"]
+def declared(function: ast.FunctionDef, call: ast.Call, types: dict[str, ast.expr]) -> Method:
+    """A function and its decorator; ``types`` are the names that its file gives to types."""
     text, options = ast.get_docstring(function) or "", dict[str, dict[str, Any]]()
-    for parameter in function.args.kwonlyargs:
+    for parameter, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
         if how := typed(members(parameter.annotation, types)):
             about = re.search(rf"^{parameter.arg}\n((?:    .*\n?)+)", text, re.MULTILINE)
-            options[parameter.arg] = how | dict(help=sentence(about[1]) if about else "")
-    values = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
-    defaults = {p.arg: v.value for p, v in values if isinstance(v, ast.Constant) and p.arg in options}
-    return [
-        Method(
-            function.name.replace("_", "-"), sentence(text),
-            {k.arg: k.value.value for k in call.keywords if k.arg and isinstance(k.value, ast.Constant)}, options,
-            defaults,
-        )
-        for call in calls
-    ]  # fmt: skip
+            usual = default.value if isinstance(default, ast.Constant) else None
+            options[parameter.arg] = how | dict(help=sentence(about[1]) if about else "", default=usual)
+    facts = {k.arg: k.value.value for k in call.keywords if k.arg and isinstance(k.value, ast.Constant)}
+    return Method(function.name.replace("_", "-"), sentence(text), facts, options)
 
 
 def members(annotation: ast.expr | None, types: dict[str, ast.expr]) -> list[ast.expr]:
@@ -101,11 +94,12 @@ def add_options(command: argparse.ArgumentParser) -> None:
     """The options of all methods; those that are not given have the defaults of the function."""
     add = command.add_argument_group("options of methods").add_argument
     for name in dict.fromkeys(name for method in methods().values() for name in method.options):
-        having = [method for method in methods().values() if name in method.options]
-        usual = dict.fromkeys(str(m.defaults[name]) for m in having if m.defaults.get(name) is not None)
-        about = next((m.options[name]["help"] for m in having if m.options[name]["help"]), "")
-        text = f"{', '.join(m.name for m in having)}: {about}" + (f" (default: {' or '.join(usual)})" if usual else "")
-        add(f"--{name.replace('_', '-')}", dest=f"own_{name}", **having[0].options[name] | dict(help=text))
+        having = {m.name: m.options[name] for m in methods().values() if name in m.options}
+        usual = dict.fromkeys(str(option["default"]) for option in having.values() if option["default"] is not None)
+        about = next((option["help"] for option in having.values() if option["help"]), "")
+        text = f"{', '.join(having)}: {about}" + (f" (default: {' or '.join(usual)})" if usual else "")
+        how = next(iter(having.values())) | dict(help=text, default=None)
+        add(f"--{name.replace('_', '-')}", dest=f"own_{name}", **how)
 
 
 def own_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def parser(prog: str = "dode") -> Parser:
     """All commands and options."""
     whole = Parser(prog=prog, description=ABOUT)
     whole.add_argument("--version", action="version", version=f"dode {__version__}")
-    commands = whole.add_subparsers(required=True, metavar="distill | sample | solvers | info | train")
+    commands = whole.add_subparsers(required=True, metavar="distill | sample | solvers | info | run | train")
     distil = commands.add_parser(
         "distill", description=DISTILL.format(methods=listed()), help="fit a solver to a many-step teacher, store it"
     )
@@ -181,6 +181,7 @@ def parser(prog: str = "dode") -> Parser:
     draw.set_defaults(run=late("sample"))
     listing.set_defaults(run=late("info", "list_solvers"))
     show.set_defaults(run=late("info"))
+    late("run", "add")(commands)
     late("train", "add")(commands)  # which imports no torch, as nothing here does
     return whole
 

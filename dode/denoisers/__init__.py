@@ -14,6 +14,7 @@ batch the coefficients are plain numbers, computed once, and what the solver nee
 
 from dode.denoisers.base import Affine as Affine, Coefficients as Coefficients, Denoiser as Denoiser, expand as expand
 from dode.denoisers.exact import GaussianDenoiser as GaussianDenoiser, MixtureDenoiser as MixtureDenoiser
+from dode.denoisers.images import PICTURES as PICTURES, Images as Images
 from dode.denoisers.networks import (
     ConsistencyPrediction as ConsistencyPrediction, DataPrediction as DataPrediction, EDMPrediction as EDMPrediction,
     FlowPrediction as FlowPrediction, NetworkDenoiser as NetworkDenoiser, NoisePrediction as NoisePrediction,

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from dode.denoisers.conditioning import Conditioning, Images
+from dode.denoisers.conditioning import Conditioning, ImageNumbers
+from dode.denoisers.images import PICTURES, Images
 from dode.schedules import EDM, Flow, Schedule, VPDiscrete, karras, time_uniform
 
 
@@ -56,11 +57,14 @@ class Denoiser:
         Calls so far; :attr:`evaluations` counts the images in them.  Set both to 0 with :meth:`reset`.
     conditioning : Conditioning
         The classes or prompts of a conditional network; :meth:`of` is the denoiser of a part of a run.
+    images : Images
+        What a sample is: its range, how it becomes a picture, what measures it.
     """
 
     prediction = "exact"
     name = "denoiser"
     conditioning = Conditioning()
+    images: Images = PICTURES
 
     def __init__(self, shape: Sequence[int], schedule: Schedule | None = None) -> None:
         self.shape = tuple(shape)
@@ -84,7 +88,7 @@ class Denoiser:
         """How many classes or prompts it has, 1 for none."""
         return self.conditioning.count
 
-    def of(self, images: Images) -> Self:
+    def of(self, images: ImageNumbers) -> Self:
         """The same denoiser for a batch that holds these images of a run: seeds, or places in the run.
 
         Each has the condition it has in the whole run; evaluations count with the whole.  With one condition: self.

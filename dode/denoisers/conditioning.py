@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Images = slice | Iterable[int] | Tensor
+ImageNumbers = slice | Iterable[int] | Tensor
 Labels = int | Sequence[int] | Tensor | Literal["all"] | None
 
 
@@ -45,7 +45,7 @@ class Conditioning:
         """``K``, 1 for an unconditional network."""
         return next((len(rows) for rows in self.rows.values()), 1)
 
-    def of(self, images: Images) -> Conditioning:
+    def of(self, images: ImageNumbers) -> Conditioning:
         """For a batch that holds these of the images; numbers beyond the last begin anew."""
         if self.count == 1:
             return self

@@ -84,27 +84,14 @@ def begin_amed(denoiser: Denoiser, grid: Callable[[int], Tensor], nfe: int, *, f
     needs_gradient=True, designs=True,
 )  # fmt: skip
 def amed(
-    problem: Problem,
-    *,
-    levels: Callable[[int], Tensor] | None = None,
-    features: bool = True,
-    rate: float = 5e-3,
+    problem: Problem, *, levels: Callable[[int], Tensor] | None = None, features: bool = True, rate: float = 5e-3,
     trajectories: int = 2_000,
-) -> Designed:
+) -> Designed:  # fmt: skip
     """An intermediate noise level for each step; of the solver only the calls count.
 
-    Parameters
-    ----------
-    levels
-        A grid function that does not end at 0; None: Karras's.
-    features
-        Whether the designer reads the bottleneck of the network.
-    rate
-        Adam's, at first.
-    trajectories
-        Noises that the designer is trained on (the paper: 20,000).
+    ``levels`` is a grid function that does not end at 0; None: Karras's.  The other options are those of :func:`dlms`.
     """
     model = problem.denoiser
     grid = levels or (lambda n: karras(n, model.sigma_min, model.sigma_max))
-    start = begin_amed(problem.training_denoiser, grid, problem.table.nfe, features=features)
+    start = begin_amed(problem.denoiser, grid, problem.table.nfe, features=features)
     return train(problem, start, rate=rate, trajectories=trajectories)

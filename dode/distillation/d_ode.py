@@ -1,10 +1,9 @@
 r"""D-ODE solvers: distil a many-step teacher into one scalar a step (Kim, Tang, Yu, CVPR 2024).
 
-The paper replaces the solver's output ``d_t`` by ``O_t = d_t + lambda_t (d_t - d_{t+1})`` (eq. 10) and
-fits each ``lambda_t`` so that the student's next state meets the teacher's (eq. 14).  On a tableau
-this adds ``lambda_i`` times a fixed *direction* to row ``i``, so the next state is affine in
-``lambda_i`` and the fit is closed form: with ``r`` = target - plain next state and ``u`` = the state's
-move along the direction, ``lambda_i = <u, r> / <u, u>`` over all pixels of all batches.
+The paper replaces the solver's output ``d_t`` by ``O_t = d_t + lambda_t (d_t - d_{t+1})`` (eq. 10) and fits each
+``lambda_t`` so that the student's next state meets the teacher's (eq. 14).  On a tableau this adds ``lambda_i`` times a
+fixed *direction* to row ``i``, so the next state is affine in ``lambda_i`` and the fit is closed form: ``lambda_i =
+<u, r> / <u, u>`` over all pixels of all batches, with ``r`` = target - plain next state and ``u`` = the state's move.
 """
 
 from __future__ import annotations
@@ -58,16 +57,14 @@ def _estimates(tableau: Tableau, first_step: FirstStep | None) -> tuple[Tensor, 
 def directions(tableau: Tableau, first_step: FirstStep | None = None) -> Tensor:
     """What ``lambda_i`` multiplies: ``(N, N + 1)`` float64, start column first; rows sum to zero.
 
-    Row ``i`` is ``c (dhat_i - dhat_{i-1})``, with ``dhat_i`` the solver's own combined output (its row
-    over its row sum ``c``), as eq. 10 has it for high-order solvers.  A row that stays at its level
-    (Heun's corrector) has no such sum: there ``dhat`` is the last network output, as in the released
-    D-EDM, and ``c`` the row's weight on it, so that ``lambda = -1`` takes the corrector back.  (The
-    released code has ``c = 1`` there: the same correction, on a scale that changes from row to row.)
+    Row ``i`` is ``c (dhat_i - dhat_{i-1})``, with ``dhat_i`` the solver's own combined output (its row over its row sum
+    ``c``), as eq. 10 has it for high-order solvers.  A row that stays at its level (Heun's corrector) has no such sum:
+    there ``dhat`` is the last network output, as in the released D-EDM, and ``c`` the row's weight on it, so that
+    ``lambda = -1`` takes the corrector back.  (The released code has ``c = 1`` there: another scale.)
 
-    The first row leans on the starting noise (``first_step="noise"``, the default in the noise basis,
-    ``d_{T+1} := x_T``) or is left alone ("none", the default in the data basis).  Corrections are kept:
-    a corrector starts from the corrected predictor, where the released D-EDM starts again from the
-    beginning of the step; on the tableau that needs no special case.
+    The first row leans on the starting noise (``first_step="noise"``, the default in the noise basis) or is left alone
+    ("none", the default in the data basis).  Corrections are kept: a corrector starts from the corrected predictor,
+    where the released D-EDM starts again from the beginning of the step.
     """
     combined, scale, first_step = _estimates(tableau, first_step)
     previous = torch.zeros_like(combined)
@@ -82,10 +79,9 @@ def directions(tableau: Tableau, first_step: FirstStep | None = None) -> Tensor:
 def families(tableau: Tableau, equation: Equation = 10, first_step: FirstStep | None = None) -> list[Tensor]:
     """The directions in which row ``i`` may move: for each row ``(K_i, N + 1)`` float64, start column first.
 
-    Equation 10 has one direction a row (:func:`directions`); 9 has ``c (dhat_i - dhat_k)`` for every earlier
-    ``k``, so the weights still sum to one; 8 has ``c dhat_k`` for every ``k`` up to ``i``, which is any
-    combination at all, consistent or not.  The starting noise counts as an earlier estimate with
-    ``first_step="noise"``.  A row without a direction has ``K_i = 0``.
+    Equation 10 has one direction a row (:func:`directions`), or none; 9 has ``c (dhat_i - dhat_k)`` for every earlier
+    ``k``, so the weights still sum to one; 8 has ``c dhat_k`` for every ``k`` up to ``i``, which is any combination,
+    consistent or not.  The starting noise counts as an earlier estimate with ``first_step="noise"``.
     """
     one_of("equation", equation, Equation)
     if equation == 10:
@@ -184,15 +180,10 @@ class _RowFit:
     loss=None, prefix="d",
 )  # fmt: skip
 def d_ode(
-    problem: Problem,
-    *,
-    teacher: Literal["ddim", "same"] | Teacher = "ddim",
-    scale: int = 10,
-    align: Literal["time", "index"] = "time",
-    first_step: FirstStep | None = None,
-    equation: Equation = 10,
+    problem: Problem, *, teacher: Literal["ddim", "same"] | Teacher = "ddim", scale: int = 10,
+    align: Literal["time", "index"] = "time", first_step: FirstStep | None = None, equation: Equation = 10,
     basis: Literal["prediction", "own"] = "prediction",
-) -> Tableau:
+) -> Tableau:  # fmt: skip
     """One number a step, in closed form, each step on its own.
 
     Equation 14 of the paper, with equation 10, 9 or 8.
@@ -202,38 +193,25 @@ def d_ode(
     Parameters
     ----------
     teacher
-        DDIM (the paper) or the same solver, on a finer grid.  From Python also a function such as
-        :func:`dode.solvers.ipndm`, a finished tableau, or its run on the same noise
-        (:func:`dode.distillation.record`), shared by the fits of several solvers.
+        DDIM (the paper) or the same solver, on a finer grid.  From Python also a function (``dode.solvers.ipndm``), a
+        tableau, or its run on the same noise (:func:`dode.distillation.record`), which several fits may share.
     scale
         Teacher steps for each step; the paper's C.
     align
-        How the teacher's noise levels are placed; time: it meets the solver's own (eq. 14), index: as in the
-        released EDM code, see :func:`dode.schedules.refine`.
+        How the teacher's noise levels are placed; time: it meets the solver's own (eq. 14), index: as in the released
+        EDM code, see :func:`dode.schedules.refine`.
     first_step
-        What the first step is corrected by; None: the noise, if the network predicts noise.  See
-        :func:`dode.distillation.directions`.
+        What the first step is corrected by; None: the noise, if the network predicts noise (:func:`directions`).
     equation
         10: one number a row; 9: one for each earlier output, the weights still summing to one; 8: any combination of
-        the outputs.  See :func:`dode.distillation.families`.
+        the outputs (:func:`families`).
     basis
-        Which estimates are corrected; prediction: those of the kind that the network predicts, so that D-DDIM corrects
-        noise estimates of a noise-predicting network, own: those of the tableau, as D-DPM-Solver++ has it, whose
-        estimates are clean images whatever the network predicts.
+        Which estimates are corrected; prediction: those of the kind that the network predicts, own: those of the
+        tableau, as D-DPM-Solver++ has it, whose estimates are clean images whatever the network predicts.
 
-    Returns
-    -------
-    Tableau
-        Of the same NFE, with ``metadata["lambdas"]`` (a number a row; a list a row for equations 8 and 9),
-        ``["fit_rmse"]`` and ``["plain_rmse"]`` (per row: distance to the teacher with and without lambda); the cost
-        counts the teacher's run, recorded or not.
-
-    Raises
-    ------
-    ValueError
-        Teacher and student do not meet, or the arguments are unknown.
-    FloatingPointError
-        The denoiser gave a NaN or inf in a row that is named.
+    The result has ``metadata["lambdas"]`` (a number a row; a list a row for equations 8 and 9), ``["fit_rmse"]`` and
+    ``["plain_rmse"]`` (per row: distance to the teacher with and without lambda); its cost counts the teacher's run,
+    recorded or not.  ValueError if teacher and student do not meet; FloatingPointError names the row of a NaN or inf.
     """
     denoiser: AnyDenoiser = problem.denoiser
     tableau, batch_size = problem.table, problem.batch_size

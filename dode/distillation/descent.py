@@ -25,7 +25,6 @@ from torch import Tensor
 from dode.denoisers import Denoiser
 from dode.distillation.problem import Problem
 from dode.distillation.space import Kind, Space
-from dode.distillation.teachers import Examples
 from dode.sampling import walk
 from dode.tableau import Basis, Tableau, TableauRow
 from dode.utils.environment import tqdm
@@ -95,42 +94,18 @@ class _Relaxed:
 
 
 def descend(
-    problem: Problem,
-    space: Space,
-    *,
-    phases: Sequence[Sequence[Kind]] = (("weight", "level", "level_in"),),
-    radius: float = 0.0,
-    rate: float = 0.02,
-    epochs: int = 10,
-    minibatch: int = 20,
-    held_back: float = 0.25,
-) -> Tableau:
-    """Adam on the numbers of ``space``, starting at the problem's table.
+    problem: Problem, space: Space, *, phases: Sequence[Sequence[Kind]] = (("weight", "level", "level_in"),),
+    radius: float = 0.0, rate: float = 0.02, epochs: int = 10, minibatch: int = 20, held_back: float = 0.25,
+) -> Tableau:  # fmt: skip
+    """Adam on the numbers of ``space``, starting at the problem's table; the epoch that is best on images held back.
 
-    Parameters
-    ----------
-    phases
-        The kinds of numbers that move, a phase an epoch, again and again.
-    radius, epochs, rate
-        As in :func:`dode.distillation.ld3`.
-    held_back
-        The part of the noise that chooses the epoch that is returned.
-
-    Returns
-    -------
-    Tableau
-        With ``metadata["cost"]`` (on the held-back images: the start's, then after each epoch) and
-        ``["network_evaluations"]``, a backward pass counted as two calls.
-
-    Raises
-    ------
-    ValueError
-        Fewer than four images.
+    ``phases`` are the kinds of numbers that move, a phase an epoch, again and again; ``radius``, ``epochs``, ``rate``
+    are explained in :func:`dode.distillation.ld3`.  The result has ``metadata["cost"]``: on the held-back images, the
+    start's, then after each epoch; a backward pass is counted as two calls.  ValueError for fewer than four images.
     """
-    denoiser, tableau, residual = problem.training_denoiser, problem.table, problem.residual
+    denoiser, tableau, residual = problem.denoiser, problem.table, problem.residual
     before = denoiser.evaluations
-    size = problem.batch_size or 100
-    examples = Examples.make(denoiser, problem.noise, problem.guide, residual, held_back, size=size)
+    examples = problem.examples(held_back)
     relaxed, generator = _Relaxed(examples.noise, radius), torch.Generator().manual_seed(0)
     fitted = examples.fitted(denoiser)
     vector = space.pack(tableau)

@@ -21,7 +21,6 @@ from dode.denoisers import Denoiser
 from dode.distillation.designer import Designed, row_of_shares
 from dode.distillation.losses import Residual
 from dode.distillation.problem import Problem
-from dode.distillation.teachers import Examples
 from dode.sampling import State, advance, next_x
 from dode.utils.optimisation import BACKWARD, Run, Settings
 
@@ -99,44 +98,19 @@ def losses(
 
 
 def train(
-    problem: Problem,
-    solver: Designed,
-    *,
-    rate: float,
-    trajectories: int = 2_000,
-    batch_size: int = 32,
-    checks: int = 20,
-    points: int = 5,
-    seed: int = 0,
-) -> Designed:
-    """Train a designer, and return it as it was when the images held back were nearest to their teacher's.
+    problem: Problem, solver: Designed, *, rate: float, trajectories: int = 2_000, batch_size: int = 32,
+    checks: int = 20, points: int = 5, seed: int = 0,
+) -> Designed:  # fmt: skip
+    """Train a designer (``solver``, left as it is), and return it as it was when the images held back were best.
 
-    The problem's noise is held back: every ``1 / checks`` of the way the moving average of the designer is run on it,
-    and the best is kept (early selection).
-
-    Parameters
-    ----------
-    solver
-        Where it starts; left as it is.
-    rate
-        Adam's, warmed up over a twentieth of the steps and then brought to zero as half a cosine.
-    trajectories
-        Noises seen, each once (the paper: 20,000).
-    points
-        The teacher's steps for each of the student's.
-
-    Returns
-    -------
-    Designed
-        With ``metadata["cost"]`` (on the noise held back; first the start's), ``["losses"]`` (each row's, at each
-        check), and ``["network_evaluations"]``, a backward pass counted as two calls, all teachers' included.
-
-    Raises
-    ------
-    FloatingPointError
-        A loss was not finite.
+    These are of the problem's noise: every ``1 / checks`` of the way the moving average of the designer is run on it
+    (early selection).  Adam's ``rate`` is warmed up over a twentieth of the steps and then falls to zero as half a
+    cosine.  Of ``trajectories`` noises each is seen once (the paper: 20,000); the teacher makes ``points`` steps for
+    each of the student's.  The result has ``metadata["cost"]`` (on the noise held back; first the start's),
+    ``["losses"]`` (each row's, at each check) and ``["network_evaluations"]``, a backward pass counted as two calls,
+    all teachers' included.  FloatingPointError if a loss is not finite.
     """
-    denoiser, residual, method = problem.training_denoiser, problem.residual, problem.method
+    denoiser, residual, method = problem.denoiser, problem.residual, problem.method
     before, steps = denoiser.evaluations, max(1, trajectories // batch_size)
     facts: list[Any] = [type(solver).__name__, solver.base.full.tolist(), solver.base.sigmas.tolist(), solver.options]
     facts += [solver.base.sigmas_in.tolist(), getattr(denoiser, "name", None), points]
@@ -149,7 +123,7 @@ def train(
     run = Run(recipe, learner, problem.folder)
     averaged: Any = run.average.module
     noisy, average = replace(solver, designer=learner), replace(solver, designer=averaged)
-    examples = Examples.make(denoiser, problem.noise, problem.guide, residual, 1.0, size=problem.batch_size or 100)
+    examples = problem.examples(1.0)
     start = examples.check(denoiser, replace(solver, designer=_copy(solver)))
     if not run.step:
         run.best, run.notes = _copy(solver).state_dict(), dict(cost=[start], losses=[], network_evaluations=0)

@@ -81,20 +81,14 @@ class DLMS(Designed):
 
 
 def begin_dlms(
-    denoiser: Denoiser,
-    base: Tableau,
-    *,
-    window: int = 4,
-    features: bool = True,
-    scaling: bool = True,
+    denoiser: Denoiser, base: Tableau, *, window: int = 4, features: bool = True, scaling: bool = True,
     adaptive: bool = True,
-) -> DLMS:
-    """The solver that training starts from: ``base``, a multistep table on clean images.
+) -> DLMS:  # fmt: skip
+    """The solver that training starts from: ``base``, a multistep table on clean images; options as of :func:`dlms`.
 
-    As published: ``dode.solvers.deis(grid, variable="log_rho", basis="data", afs=True)``, Adams-Bashforth in
-    ``ln sigma`` with an analytical first step, and all options on.  A DDIM table is "without high-order
-    initialisation", a table without ``afs`` "without AFS".  ValueError for a table that cannot be moved, as for
-    :class:`~dode.distillation.space.Space`.
+    As published: ``dode.solvers.deis(grid, variable="log_rho", basis="data", afs=True)``.  A DDIM table is "without
+    high-order initialisation", a table without ``afs`` "without AFS".  ValueError for a table that cannot be moved, as
+    for :class:`~dode.distillation.space.Space`.
     """
     Space(base, window)  # says what it cannot carry
     designer = Designer(base.nfe + 1, window + 1, feature_size(denoiser) if features else 0)
@@ -107,15 +101,9 @@ def begin_dlms(
     everywhere=True, moves=("first level", "levels", "input levels", "weights"),
 )  # fmt: skip
 def dlms(
-    problem: Problem,
-    *,
-    window: int = 4,
-    features: bool = True,
-    scaling: bool = True,
-    adaptive: bool = True,
-    rate: float | None = None,
-    trajectories: int = 2_000,
-) -> Designed:
+    problem: Problem, *, window: int = 4, features: bool = True, scaling: bool = True, adaptive: bool = True,
+    rate: float | None = None, trajectories: int = 2_000,
+) -> Designed:  # fmt: skip
     """A small network predicts each step from the features of the denoiser (Algorithm 1).
 
     Parameters
@@ -129,12 +117,12 @@ def dlms(
     adaptive
         Whether it designs the noise levels.
     rate
-        Adam's; None: 2.5e-4, eight times that where no features are read.
+        Adam's, at first; None: 2.5e-4, eight times that where no features are read.
     trajectories
         Noises that the designer is trained on (the paper: 20,000).
     """
     start = begin_dlms(
-        problem.training_denoiser, problem.table, window=window, features=features, scaling=scaling, adaptive=adaptive
+        problem.denoiser, problem.table, window=window, features=features, scaling=scaling, adaptive=adaptive
     )
     return train(problem, start, rate=rate or (2.5e-4 if features else 2e-3), trajectories=trajectories)
 
@@ -145,7 +133,7 @@ def dlms(
 )  # fmt: skip
 def dlms_fixed(problem: Problem, *, rate: float = 2e-3, trajectories: int = 2_000) -> Tableau:
     """The training of DLMS, of one table for all images."""
-    start = begin_dlms(problem.training_denoiser, problem.table, features=False)
+    start = begin_dlms(problem.denoiser, problem.table, features=False)
     found = train(problem, start, rate=rate, trajectories=trajectories)
     assert isinstance(found, DLMS)  # what begin_dlms makes
     return found.freeze()

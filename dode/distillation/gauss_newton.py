@@ -122,18 +122,10 @@ def images_within_budget(table: Tableau) -> int:
     moves=("first level", "levels", "input levels", "weights"),
 )  # fmt: skip
 def gauss_newton(
-    problem: Problem,
-    *,
-    bias: float = 5.0,
-    path: float = 0.0,
-    limit: float | None = None,
-    first_level: bool | None = None,
-    steps: int = 10,
-    patience: int = 3,
-    held_back: float = 0.125,
-    budget: int | None = None,
-    space: Space | None = None,
-) -> Tableau:
+    problem: Problem, *, bias: float = 5.0, path: float = 0.0, limit: float | None = None,
+    first_level: bool | None = None, steps: int = 10, patience: int = 3, held_back: float = 0.125,
+    budget: int | None = None, space: Space | None = None,
+) -> Tableau:  # fmt: skip
     """Weights and noise levels together, by Gauss-Newton steps on the final image; any solver without repeated levels.
 
     The residual is only evaluated, never differentiated.
@@ -141,14 +133,13 @@ def gauss_newton(
     Parameters
     ----------
     bias
-        How much more the mean of all images' errors counts; see :class:`~dode.distillation.teachers.Examples`.
+        How much more the mean of all images' errors counts (:class:`~dode.distillation.teachers.Examples`).
     path
         What the states on the way count, mean squared pixels over ``1 + sigma^2``, against the teacher's path; 0: the
         last image alone is compared.  Early selection compares that alone in any case.
     limit
-        What one image's error can count at most, in medians of the start's; 0: all of it.  Some noises end as another
-        object whatever a few calls do, and of few images one of these is half of the error.  None: 5 where there are
-        fewer than 128 images.
+        What one image's error can count at most, in medians of the start's; 0: all of it.  None: 5 where there are
+        fewer than 128 images, of which one that ends as another object would be half of the error.
     first_level
         Whether the first noise level moves too; None: after an analytical first step.
     steps
@@ -156,34 +147,26 @@ def gauss_newton(
     patience
         Steps without progress on the images held back, after which the search ends.
     held_back
-        Part of the images that no step sees: the solver that is best on them is returned.
+        Part of the images that no step sees; the solver that is best on them is returned.
     budget
-        Network evaluations (of one image each): no step is begun whose Jacobian would be past it.  None: 16,000 for
+        Network evaluations (of one image each); no step is begun whose Jacobian would be past it.  None: 16,000 for
         each of the solver's, a tenth of what DLMS trains with as published (20,000 noises, of the student three calls
         for each, five of its teacher), and more where there are more images than that pays for.
     space
         What may move; None: weights, levels and levels given to the network.
 
-    Returns
-    -------
-    Tableau
-        With ``metadata["cost"]`` (on the held-back images; first the start's, then after each accepted step) and
-        ``["network_evaluations"]``, teacher's included.
-
-    Raises
-    ------
-    ValueError
-        The tableau repeats levels, or fewer than four images were given.
+    The result has ``metadata["cost"]``: on the held-back images, first the start's, then after each accepted step.
+    ValueError for a tableau that repeats levels, or fewer than four images.
     """
     denoiser, tableau, images = problem.denoiser, problem.table, len(problem.noise)
-    before, size = denoiser.evaluations, problem.batch_size or 100
+    before = denoiser.evaluations
     space = space or Space(tableau, first_level=problem.afs if first_level is None else first_level)
     if budget is None:
         budget = round(CALLS * tableau.nfe * max(1.0, images / images_within_budget(tableau)))
-    examples = Examples.make(denoiser, problem.noise, problem.guide, problem.residual, held_back, bias, size)
+    examples = problem.examples(held_back, bias)
     if limit := 5.0 * (images < 128) if limit is None else limit:
         examples = examples.with_limit(denoiser, tableau, limit)
-    fit = _Problem(examples.fitted(denoiser), space, examples, size, path)
+    fit = _Problem(examples.fitted(denoiser), space, examples, examples.size, path)
 
     vector = best = space.pack(tableau)
     cost, history, damping, idle = fit.cost(vector), [examples.check(denoiser, tableau)], 1e-2, 0

@@ -21,7 +21,7 @@ from dode import solvers
 from dode.denoisers import Denoiser
 from dode.distillation.designer import Designed
 from dode.distillation.losses import Residual, pixels
-from dode.distillation.teachers import default_teacher
+from dode.distillation.teachers import Examples, default_teacher
 from dode.sampling import AnyDenoiser
 from dode.solvers.base import Maker
 from dode.tableau import Tableau
@@ -41,7 +41,7 @@ class Problem:
     residual: Residual = pixels  # what final images are compared in
     seeds: Iterable[int] | None = None  # of the noise, for the metadata
     teacher: Any = None  # a Tableau; None: 40 calls of UniP-3 on the denoiser's own grid
-    autocast: Denoiser | None = None  # the same model in cheaper arithmetic, for methods that go by gradient
+    autocast: Denoiser | None = None  # the same model in cheaper arithmetic; methods that go by gradient take it
     folder: Path | None = None  # keeps the state of a long training, which goes on from there; None: nowhere
     batch_size: int | None = None  # images at a time; None: all (D-ODE), or 100
     progress: bool = False  # a progress bar
@@ -53,56 +53,42 @@ class Problem:
         return bool(self.table.metadata.get("afs", False))
 
     @property
-    def training_denoiser(self) -> Denoiser:
-        """The model to train with."""
-        return self.autocast or self.denoiser
-
-    @property
     def guide(self) -> Tableau:
         """The teacher's table."""
         return self.teacher or default_teacher(self.denoiser)
 
-    @property
-    def make(self) -> Callable[[Tensor], Tableau]:
-        """The solver as a function of the levels of its table; an analytical first step passes over one before them.
-
-        ValueError if it was not given and its name in the metadata does not give the table again.
-        """
-        made = self._made(self.family)
-        if self.solver is None and not _same(made, self.table):
-            raise ValueError(
-                f"{self.method} writes the solver on other noise levels, and this table does not tell how; pass the "
-                "solver as a function, such as dode.solvers.unipc, and nfe="
-            )
-        return made
+    def examples(self, held_back: float, bias: float = 0.0) -> Examples:
+        """The noise, to fit on and held back (the first part), with the teacher's images; runs the teacher."""
+        size = self.batch_size or 100
+        return Examples.make(self.denoiser, self.noise, self.guide, self.residual, held_back, bias, size)
 
     @property
     def family(self) -> Callable[..., Tableau]:
         """The solver as a function of a grid, without an analytical first step."""
         if self.solver is not None:
             return functools.partial(self.solver, afs=False) if self.afs else self.solver
-        facts = self.table.metadata
-        make: Callable[..., Tableau] = solvers.get(str(facts.get("solver"))).make
-        usual = dict(order=facts.get("order"), basis=self.table.basis)
+        make: Callable[..., Tableau] = solvers.get(str(self.table.metadata.get("solver"))).make
+        usual = dict(order=self.table.metadata.get("order"), basis=self.table.basis)
         known = inspect.signature(make).parameters
         return functools.partial(make, **{k: v for k, v in usual.items() if k in known})
 
-    def _made(self, family: Callable[..., Tableau]) -> Callable[[Tensor], Tableau]:
-        if not self.afs:
-            return family
-        top = self.denoiser.grid(1)[:1]
-        return lambda levels: family(torch.cat([top, levels]), afs=True)
+    @property
+    def make(self) -> Callable[[Tensor], Tableau]:
+        """The solver as a function of the levels of its table, before which an analytical first step has one more.
 
-
-def _same(make: Callable[[Tensor], Tableau], table: Tableau) -> bool:
-    """Whether ``make`` gives ``table`` on its own levels."""
-    try:
-        again = make(table.sigmas)
-    except (ValueError, TypeError):
-        return False
-    return again.basis == table.basis and all(
-        torch.equal(getattr(again, name), getattr(table, name)) for name in ("sigmas", "sigmas_in", "full")
-    )
+        ValueError if it was not given, and its name in the metadata does not give the table again.
+        """
+        if self.solver or self.table.metadata.get("solver") in solvers.SOLVERS:
+            make = family = self.family
+            if self.afs:
+                top = self.denoiser.grid(1)[:1]
+                make = lambda levels: family(torch.cat([top, levels]), afs=True)  # noqa: E731
+            if self.solver or make(self.table.levels).digest == self.table.digest:
+                return make
+        raise ValueError(
+            f"{self.method} writes the solver on other noise levels, and this table does not tell how; pass the solver "
+            "as a function, such as dode.solvers.unipc, and nfe="
+        )
 
 
 SHARED = ("residual", "seeds", "teacher", "autocast", "folder", "batch_size", "progress")
@@ -116,14 +102,9 @@ class Distiller(Protocol[Result]):
     """A distiller as users call it; :class:`Problem` explains the common options."""
 
     def __call__(
-        self,
-        model: AnyDenoiser,
-        solver: Tableau | Callable[..., Tableau] | Maker,
-        noise: Tensor | Iterable[Tensor],
-        *,
-        nfe: int | None = None,
-        **options: Any,
-    ) -> Result: ...
+        self, model: AnyDenoiser, solver: Tableau | Callable[..., Tableau] | Maker, noise: Tensor | Iterable[Tensor],
+        *, nfe: int | None = None, **options: Any,
+    ) -> Result: ...  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -155,28 +136,24 @@ class DistillerInfo(Generic[Result]):
         return tuple(name for name in SHARED if name not in self.options and name not in other)
 
     def fit(self, problem: Problem, **options: Any) -> Result:
-        """Distil; ``options`` are its own."""
+        """Distil; ``options`` are its own.  Writes the metadata that all have."""
         inherited = {k: v for k, v in problem.table.metadata.items() if k != "network_evaluations"}  # of the start
-        problem = replace(problem, method=self.name, table=replace(problem.table, metadata=inherited))
-        network = problem.training_denoiser if self.needs_gradient else problem.denoiser
-        before = getattr(network, "evaluations", 0)
+        network, noise = (self.needs_gradient and problem.autocast) or problem.denoiser, problem.noise
+        table, before = replace(problem.table, metadata=inherited), getattr(network, "evaluations", 0)
+        problem = replace(problem, denoiser=network, table=table, method=self.name)
         with torch.set_grad_enabled(self.needs_gradient):
             found = self.function(problem, **options)
-        spent = getattr(network, "evaluations", 0) - before
-        return replace(found, metadata=dict(network_evaluations=spent) | found.metadata | self._facts(problem, found))
-
-    def _facts(self, problem: Problem, found: Tableau | Designed) -> dict[str, Any]:
-        """What is known of any fit; a training only checks itself on the noise."""
+        spent = dict(network_evaluations=getattr(network, "evaluations", 0) - before)
         start = found.base if isinstance(found, Designed) else problem.table
         facts: dict[str, Any] = dict(
             solver=f"{self.prefix or self.name}-{start.metadata.get('solver', 'solver')}", method=self.name,
             nfe=found.nfe, model=getattr(problem.denoiser, "name", None),
         )  # fmt: skip
-        seeds, trained = None if problem.seeds is None else list(problem.seeds), "trajectories" in self.options
-        facts["check_seeds" if trained else "seeds"] = seeds
-        if isinstance(problem.noise, Tensor):
-            facts |= dict(shape=list(problem.noise.shape[1:])) | ({} if trained else dict(images=len(problem.noise)))
-        return facts
+        trained = "trajectories" in self.options  # then the noise only checked
+        facts["check_seeds" if trained else "seeds"] = None if problem.seeds is None else list(problem.seeds)
+        if isinstance(noise, Tensor):
+            facts |= dict(shape=list(noise.shape[1:])) | ({} if trained else dict(images=len(noise)))
+        return replace(found, metadata=spent | found.metadata | facts)
 
 
 DISTILLERS: dict[str, DistillerInfo[Any]] = {}
@@ -205,18 +182,13 @@ def distiller(title: str, **facts: Any) -> Callable[[Callable[..., Result]], Dis
             return info.fit(Problem(model, solver(model.grid, nfe=nfe), noise, solver, **shared), **options)
 
         call.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{COMMON}"
-        call.__signature__ = _signature(call, own, info.shared)  # type: ignore[attr-defined]  # for help()
+        *first, _ = inspect.signature(call, follow_wrapped=False).parameters.values()
+        fields = inspect.signature(Problem).parameters
+        common = [fields[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in info.shared]
+        call.__signature__ = inspect.Signature([*first, *own, *common])  # type: ignore[attr-defined]  # for help()
         DISTILLERS[name] = replace(info, call=call)
         for key in sorted(DISTILLERS, key=lambda key: DISTILLERS[key].place):
             DISTILLERS[key] = DISTILLERS.pop(key)
         return call
 
     return register
-
-
-def _signature(call: Callable[..., Any], own: Iterable[inspect.Parameter], shared: Sequence[str]) -> inspect.Signature:
-    """That of a call with its own and the shared options, each with its default."""
-    *first, _ = inspect.signature(call, follow_wrapped=False).parameters.values()
-    fields = inspect.signature(Problem).parameters
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Signature([*first, *own, *(fields[name].replace(kind=keyword) for name in shared)])

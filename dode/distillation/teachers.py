@@ -73,13 +73,9 @@ def target_states(student: Tableau, teacher: Tableau, align: Align) -> list[int]
 
 @torch.no_grad()
 def record(
-    denoiser: AnyDenoiser,
-    tableau: Tableau,
-    noise: Tensor,
-    teacher: Teacher = "ddim",
-    scale: int = 10,
+    denoiser: AnyDenoiser, tableau: Tableau, noise: Tensor, teacher: Teacher = "ddim", scale: int = 10,
     align: Align = "time",
-) -> Recording:
+) -> Recording:  # fmt: skip
     """Run the teacher of ``tableau`` once on ``noise`` ``(B, ...)``, to be given to several fits as their ``teacher``.
 
     They must be of students with the same levels (DDIM and every multistep solver on one grid) and the same noise.
@@ -136,15 +132,9 @@ class Examples:
     @classmethod
     @torch.no_grad()
     def make(
-        cls,
-        denoiser: Denoiser,
-        noise: Tensor,
-        teacher: Tableau,
-        residual: Residual,
-        held_back: float,
-        bias: float = 0.0,
-        size: int = 100,
-    ) -> Examples:
+        cls, denoiser: Denoiser, noise: Tensor, teacher: Tableau, residual: Residual, held_back: float,
+        bias: float = 0.0, size: int = 100,
+    ) -> Examples:  # fmt: skip
         """Run the teacher once; the first images are held back (all for 1).  ValueError for fewer than four."""
         if len(noise) < 4:
             raise ValueError(f"a fit needs four images or more, got {len(noise)}")

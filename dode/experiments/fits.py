@@ -15,7 +15,8 @@ from dode import distillation, solvers, zoo
 from dode.distillation import DISTILLERS, Problem, losses
 from dode.distillation.problem import DistillerInfo
 from dode.experiments import comparisons
-from dode.experiments.quality import data_moments, fit_seeds, inception_moments, load_autocast, load_cached
+from dode.experiments.rows import kept
+from dode.experiments.run import Run, data_moments, fit_seeds, inception_moments, load_cached
 from dode.experiments.sweeps import Preset, file_stem, home
 from dode.metrics import Features, Moments
 from dode.sampling import initial_noise
@@ -33,10 +34,7 @@ def grid_of(name: str, checkpoint: str, device_name: str) -> Any:
 
     "Karras" and "log SNR" end at ``sigma_min``: their last level is that itself, and a call spent there is lost.
     """
-    model = load_cached(checkpoint, device_name)
-    if name in ("time", "quadratic"):
-        return comparisons.grid_function(name, model)
-    return lambda n: comparisons.GRIDS[name](n, model.sigma_min, model.sigma_max)
+    return comparisons.grid_function(name, load_cached(checkpoint, device_name), to_zero=False)
 
 
 def known_data(checkpoint: str) -> DataSet | None:
@@ -98,14 +96,9 @@ def solver_file(p: Preset, checkpoint: str, method: str, nfe: int) -> Path:
 
 
 def initial_solver(
-    method: str,
-    checkpoint: str,
-    device_name: str,
-    nfe: int,
-    afs: bool | None = None,
-    grid: str | None = None,
+    method: str, checkpoint: str, device_name: str, nfe: int, afs: bool | None = None, grid: str | None = None,
     base: str | None = None,
-) -> tuple[Tableau, Callable[..., Tableau]]:
+) -> tuple[Tableau, Callable[..., Tableau]]:  # fmt: skip
     """Where a method starts, and the same solver as a function of a grid.
 
     As published, or as :func:`dode.distillation.distiller` has it: LMS distillation, S4S and Gauss-Newton from
@@ -130,21 +123,25 @@ def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> 
     Its ``base`` may be learned itself: ``"dlms:base=gauss-newton"`` is a designer on top of a table fitted before.
     ``near=4`` begins at the method's own solver of 4 calls, read at ``nfe`` of them.
     """
+
+    def read(file: Path) -> Tableau | distillation.Designed:
+        found = distillation.load_solver(file)
+        if found.metadata.get("weights") != zoo.digest(checkpoint):
+            raise FileError(f"{file} is of other weights; the preset standard fits {method} again")
+        return found
+
+    def make(file: Path) -> Tableau | distillation.Designed:
+        info, problem, own = task(p, checkpoint, device_name, method, nfe)
+        began = time.perf_counter()
+        solver = info.fit(problem, **own)
+        solver.metadata.update(seconds=round(time.perf_counter() - began, 2), weights=zoo.digest(checkpoint))
+        solver.save(file)
+        return solver
+
     file = solver_file(p, checkpoint, method, nfe)
-    try:
-        if not p.anew and (found := distillation.load_solver(file)).metadata.get("weights") == zoo.digest(checkpoint):
-            return found
-    except FileError:
-        if p.rows_of:
-            raise
     if p.rows_of:
-        raise FileError(f"{file} is of other weights; the preset standard fits {method} again")
-    info, problem, own = task(p, checkpoint, device_name, method, nfe)
-    began = time.perf_counter()
-    solver = info.fit(problem, **own)
-    solver.metadata.update(seconds=round(time.perf_counter() - began, 2), weights=zoo.digest(checkpoint))
-    solver.save(file)
-    return solver
+        return read(file)
+    return make(file) if p.anew else kept(file, read, make)
 
 
 def task(
@@ -170,7 +167,7 @@ def task(
         table = distillation.resampled(made, nfe) if calls != nfe else made
     count = min(2 * p.learn_images, max(32, info.images(table))) if info.images else p.learn_images
     seeds = fit_seeds(given.get("images", count))
-    model, quick = load_cached(checkpoint, device_name), load_autocast(p, checkpoint, device_name)
+    model, quick = load_cached(checkpoint, device_name), Run(p, device_name).fast(checkpoint)
     problem = Problem(
         model.of(seeds), table, initial_noise(model.shape, seeds, device=model.device), make, seeds=seeds,
         autocast=quick.of(seeds),  # each seed has its class

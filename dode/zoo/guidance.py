@@ -64,7 +64,7 @@ class ClassifierGuidance(NoisePrediction):
             denoiser.network, denoiser.shape, denoiser.schedule, conditioning=conditioning, autocast=denoiser.autocast,
             name=f"{denoiser.name}, guided {scale:g}",
         )  # fmt: skip
-        self.classifier, self.scale, self.conditional = classifier, scale, bool(classes)
+        self.classifier, self.scale, self.conditional, self.images = classifier, scale, bool(classes), denoiser.images
 
     def log_likelihood(self, x_t: Tensor, label: Tensor) -> Tensor:
         """``log p(y | x_t)``, ``(B,)``."""
