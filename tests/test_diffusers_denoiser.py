@@ -113,7 +113,7 @@ def class_conditional(labels: list[int]) -> NetworkDenoiser:
     return from_diffusers(Told(), DDIMScheduler(prediction_type="sample"), conditions=labels, shape=(2, 3, 3))
 
 
-@pytest.mark.parametrize("method", ["gauss-newton", "ld3", "s4s-alt", "gits", "dlms-fixed"])
+@pytest.mark.parametrize("method", ["d-ode", "gauss-newton", "ld3", "s4s-alt", "gits", "dlms-fixed"])
 def test_every_distiller_leaves_each_image_its_condition(method: str) -> None:
     labels = [-2, 0, 1, 5]
     model = class_conditional(labels)

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dode
 from dode import schedules, solvers
 from dode.denoisers import GaussianDenoiser, MixtureDenoiser
 from dode.experiments import orders
@@ -365,7 +366,7 @@ def test_a_solver_in_one_word() -> None:
 
 def test_steps_and_short_grids() -> None:
     """Steps may be counted instead of evaluations; a grid gets the order that it can carry."""
-    assert solvers.heun(to_zero, steps=5).nfe == 9
+    assert solvers.heun(dode.load("fashion-mnist-data").grid, steps=5).nfe == 9
     assert solvers.ipndm(GRID).metadata["order"] == 2 and solvers.unipc(GRID[:2]).metadata["order"] == 1
 
 
