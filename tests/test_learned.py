@@ -15,6 +15,7 @@ from dode import distillation, experiments, solvers
 from dode.distillation import losses
 from dode.distillation.teachers import default_teacher
 from dode.experiments import fits, learned, papers
+from dode.experiments.rows import typed
 from dode.metrics import frechet_distance, moments, rmse
 from dode.tableau import Tableau
 from dode.utils.files import FileError
@@ -61,7 +62,7 @@ def test_a_comparison_measures_what_it_says_and_resumes(project: Path, monkeypat
     rows = ask()
     ddim, start, gits = (row for _, row in rows.iterrows())
     assert [ddim.method, start.method, gits.method] == ["ddim", "start", "gits"]
-    chosen = learned.grid_distance.sweep(P).frame.query("solver == 'ddim'")
+    chosen = typed(learned.grid_distance.sweep(P).rows).query("solver == 'ddim'")
     assert len(chosen) == 4 and ddim.grid == chosen.grid[chosen.fd_reference.idxmin()] and gits.grid == ""
     assert ddim.evaluations == start.evaluations == 0 < gits.evaluations
 

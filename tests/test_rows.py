@@ -11,6 +11,7 @@ import pytest
 from dode import experiments
 from dode.experiments import Sweep, kept
 from dode.experiments.measurements import known
+from dode.experiments.rows import typed
 from dode.utils.files import FileError
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -158,13 +159,13 @@ def test_committed_rows_are_read_and_written_again_byte_for_byte(path: Path, tmp
     sweep.add()
     assert copy.read_bytes() == path.read_bytes()
     if found and not name.startswith("table_1"):
-        assert {found.cell(row)["checkpoint"] for row in sweep.rows} == set(sweep.frame.checkpoint)
+        assert {found.cell(row)["checkpoint"] for row in sweep.rows} == {row["checkpoint"] for row in sweep.rows}
 
 
 def test_numbers_are_numbers_and_names_are_text(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "s.csv", ["a"])
     sweep.add(dict(a=1, weights="674759e9", fd="0.50000", seeds="0-3", grid=""), dict(a=2, fd="nan", grid="time"))
-    frame = sweep.frame
+    frame = typed(sweep.rows)
     assert frame.a.tolist() == [1, 2] and frame.fd[0] == 0.5 and frame.fd.isna()[1]
     assert frame.weights.tolist() == ["674759e9", ""] and frame.grid.tolist() == ["", "time"]
 
