@@ -31,7 +31,7 @@ import torch
 
 import dode
 from dode import experiments, zoo
-from dode.experiments import papers, plans, plots, sweeps
+from dode.experiments import papers, plans, plots
 
 plots.style()
 where = experiments.device(device)
@@ -99,7 +99,7 @@ plt.show()
 # Hours are evaluations over evaluations a second. What this machine does with the network of the parameter, batches of 250, in the arithmetic of the FD sweeps (bf16, where the device has it):
 
 # %% tags=["hide-input"]
-model = dode.load(checkpoint, device=where, autocast=sweeps.autocast(experiments.preset("standard"), where))
+model = experiments.Run(experiments.preset("standard"), where).fast(checkpoint)
 noise = dode.initial_noise(model.shape, range(250), device=model.device)
 
 

@@ -25,7 +25,8 @@ from dode import cli, distillation, solvers, zoo
 from dode.cli import distill, methods, models, options
 from dode.cli import sample as drawing
 from dode.distillation.problem import DistillerInfo
-from dode.experiments import comparisons, fits
+from dode.experiments import fits
+from dode.experiments.run import grid_function
 from dode.schedules import karras
 from dode.utils.files import load_tensors, save_tensors
 from dode.zoo.datasets import to_uint8
@@ -93,7 +94,7 @@ def plain(small: Networks) -> dode.Tableau:
 def every_option(small: Networks) -> dode.Tableau:
     model, seeds = dode.load(small[NOISE]), [5, 6, 9]
     same = functools.partial(solvers.deis, order=2, variable="rho")
-    table = same(comparisons.grid_function("Karras", model), nfe=3, afs=True)
+    table = same(grid_function("Karras", model), nfe=3, afs=True)
     return distillation.d_ode(
         model, table, dode.initial_noise(model.shape, seeds), teacher=same, scale=2, align="index", first_step="none",
         equation=9, basis="own", batch_size=2, seeds=seeds,
@@ -110,7 +111,7 @@ def by_gits(small: Networks) -> dode.Tableau:
 def by_amed(small: Networks) -> distillation.Designed:
     model, noise = dode.load(small[DATA]), dode.initial_noise((1, 28, 28), range(5, 9))
     return distillation.amed(
-        model, solvers.ddim, noise, nfe=2, residual=fits.loss("cpu"), seeds=range(5, 9), trajectories=32, features=False
+        model, solvers.ddim, noise, nfe=2, residual=fits.loss(model), seeds=range(5, 9), trajectories=32, features=False
     )
 
 
@@ -162,11 +163,11 @@ def test_a_method_is_given_what_the_options_say(
     assert run(f"distill --checkpoint {small[DATA]} {options} --method {name} --out d.safetensors") == 0
     (problem,), model = given, dode.load(small[DATA])
     make = functools.partial(solvers.deis, variable="log_rho", basis="data", afs=True)
-    start = make(comparisons.grid_function("Karras", model) if grid else model.grid, nfe=2)
+    start = make(grid_function("Karras", model) if grid else model.grid, nfe=2)
     assert torch.equal(problem.table.full, start.full) and problem.seeds == [5, 6, 7, 8] and problem.progress
     assert torch.equal(problem.make(start.sigmas).full, start.full) and problem.batch_size == 100
     assert torch.equal(problem.noise, dode.initial_noise(model.shape, range(5, 9)))
-    loss = distillation.pixels if compare == "pixels" else fits.loss("cpu", distillation.DISTILLERS[name].loss)
+    loss = distillation.pixels if compare == "pixels" else fits.loss(model, distillation.DISTILLERS[name].loss)
     assert torch.equal(problem.residual(problem.noise), loss(problem.noise))
 
 
@@ -207,7 +208,7 @@ def test_a_solver_by_its_name(here: Path) -> None:
     model = dode.load(DATA)
     options = f"--checkpoint {DATA} --nfe 2 --grid log_snr --order 2 --seeds 3-4"
     assert run(f"sample --solver unipc:variant=bh1 {options} --out a.png") == 0
-    table = solvers.unipc(comparisons.grid_function("log SNR", model), nfe=2, order=2, variant="bh1")
+    table = solvers.unipc(grid_function("log SNR", model), nfe=2, order=2, variant="bh1")
     images = dode.sample(model, table, dode.initial_noise(model.shape, [3, 4]))
     assert torch.equal(torch.stack(tiles(pixels(here / "a.png"))), to_uint8(images))  # two columns, not eight
 

@@ -316,7 +316,8 @@ two = distillation.random_search(model, dode.solvers.ddim(model.grid(3)), noise,
 assert one.save("one.safetensors").read_bytes() == two.save("two.safetensors").read_bytes()
 assert one.save("one.safetensors").read_bytes() == Path("d.safetensors").read_bytes()
 
-learnt = fits.fit(experiments.preset("smoke"), "fashion-mnist-data", "cpu", "random-search:tries=2,residual=pixels", 3)
+run = experiments.Run(experiments.preset("smoke"))
+learnt = fits.fit(run, "fashion-mnist-data", "random-search:tries=2,residual=pixels", 3)
 assert learnt.metadata["network_evaluations"] == 4 * 40 + 3 * 2 * 3
 assert papers.METHODS[-1] == "random-search" in learned.EVERYWHERE and plots.NAMES["random-search"] == "Random grids"
 assert len({look["color"] for look in plots.LEARNED_LOOKS.values()}) == len(distillation.DISTILLERS) == 10

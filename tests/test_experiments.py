@@ -11,7 +11,6 @@ import torch
 import dode
 from book import prose
 from dode import experiments, zoo
-from dode.experiments import sweeps
 from dode.utils.files import FileError
 from dode.zoo.datasets import data_set
 
@@ -78,8 +77,8 @@ def test_bf16_only_where_the_device_has_it(
     device: str, has: dict[str, bool], expected: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
-    assert sweeps.autocast(experiments.preset("standard"), device) == expected
-    assert sweeps.autocast(experiments.preset("smoke"), device) is None
+    assert experiments.Run(experiments.preset("standard"), device).autocast == expected
+    assert experiments.Run(experiments.preset("smoke"), device).autocast is None
 
 
 @pytest.mark.slow

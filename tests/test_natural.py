@@ -122,12 +122,12 @@ def test_a_row_is_measured_by_the_classifier_of_its_data_set(name: str, trained:
     (cell,) = experiments.fd_cells(P, {(name, "ddim"): [2]}, ["d-ode"])
     row = experiments.fd(experiments.Run(P), **cell)
     assert row["features"].startswith("imagenet32-classifier-") and row["n"] == "24" and float(row["fd"]) > 0
-    (features, data), (critic, critic_data) = fits.evaluators("cpu", name)
+    (features, data), (critic, critic_data) = experiments.Run(P).evaluators(name)
     assert features.name == row["features"] == data.features and data.n == critic_data.n == 500
     assert critic.name.startswith("imagenet32-critic-") and critic.name == critic_data.features
-    residual = fits.loss("cpu", "critic", name)(torch.rand(3, 3, 32, 32) * 2 - 1)
+    residual = fits.loss(dode.load(name), "critic")(torch.rand(3, 3, 32, 32) * 2 - 1)
     assert residual.shape == (3, critic.dim + 3 * 32 * 32)  # the critic's features, and pixels
-    learned = fits.fit(P, name, "cpu", "gauss-newton", 2)
+    learned = fits.fit(experiments.Run(P), name, "gauss-newton", 2)
     assert isinstance(learned, dode.Tableau) and learned.nfe == 2 and learned.metadata["model"] == name
 
 

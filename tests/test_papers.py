@@ -128,7 +128,7 @@ def test_a_sweep_of_a_published_network(guided: str, monkeypatch: pytest.MonkeyP
     assert plans.plan("figure_3", "full", guided).preset.fit_images == 100
     for ask in (
         lambda: Run(experiments.preset("paper")).evaluator(guided),
-        lambda: fits.evaluators("cpu", guided),
+        lambda: Run(experiments.preset("smoke")).evaluators(guided),
         lambda: learned.reference_moments(Run(experiments.preset("smoke")), guided),
     ):
         with pytest.raises(FileError, match=r"tiny@1\.25\.inception-legacy_tensorflow\.safetensors does not exist"):
@@ -138,10 +138,11 @@ def test_a_sweep_of_a_published_network(guided: str, monkeypatch: pytest.MonkeyP
 def test_fits_of_other_images_have_no_critic(guided: str) -> None:
     """Pixels and random features of as many channels; all fifteen solvers start on the network's own grids."""
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    compared = fits.loss("cpu", checkpoint=guided)
+    model = dode.load(guided)
+    compared = fits.loss(model)
     wanted = distillation.stack((0.1, distillation.pixels), (3.0, distillation.random_features(3)))
     torch.testing.assert_close(compared(images), wanted(images))
-    ours = fits.loss("cpu", "seen", guided)
+    ours = fits.loss(model, "seen")
     averaged = distillation.clipped(
         distillation.stack((0.1, distillation.pixels), (0.5, distillation.random_features(3, mesh=1)))
     )
@@ -149,4 +150,4 @@ def test_fits_of_other_images_have_no_critic(guided: str) -> None:
     assert fits.solver_file(experiments.preset("smoke"), guided, "gits", 3).name == "tiny@1.25-gits-3.safetensors"
     p = replace(experiments.preset("smoke"), fit_images=4, learn_images=4)
     for method in ("gits", "d-ode"):
-        assert fits.fit(p, guided, "cpu", method, 2).metadata["model"] == guided
+        assert fits.fit(Run(p), guided, method, 2).metadata["model"] == guided

@@ -19,9 +19,7 @@ from dode.denoisers import Denoiser
 from dode.experiments.measurements import Cell, Value, measurement
 from dode.experiments.quality import OWN, variant_of
 from dode.experiments.rows import joined
-from dode.experiments.run import GRIDS as GRIDS
-from dode.experiments.run import Run, base_solver, held_out_seeds, load_cached, on_grid, possible_nfe, seeded
-from dode.experiments.run import grid_function as grid_function
+from dode.experiments.run import GRIDS, Run, grid_function, held_out_seeds, load_cached, on_grid, possible_nfe, seeded
 from dode.experiments.sweeps import Preset, checkpoints
 from dode.metrics import rmse as rmse_of
 from dode.metrics import trajectory_distance
@@ -69,7 +67,7 @@ def rmse(
 def variants(checkpoint: str, solver: str) -> list[str]:
     """Plain, distilled, and in its own basis too where a noise-predicting network meets a solver of clean images."""
     model = load_cached(checkpoint, "cpu")
-    other = model.prediction == "noise" and base_solver(solver, model, 5).basis == "data"
+    other = model.prediction == "noise" and on_grid(solver, model.grid, 5).basis == "data"
     return ["plain", "d-ode", *[OWN][: int(other)]]
 
 

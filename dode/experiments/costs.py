@@ -19,8 +19,8 @@ from dode import distillation, solvers, zoo
 from dode.denoisers import NetworkDenoiser
 from dode.experiments import network_distillation
 from dode.experiments.measurements import Cell, Value, measurement
-from dode.experiments.run import Run, base_solver, data_moments, draw, fit_seeds, held_out_seeds, load_cached, seeded
-from dode.experiments.sweeps import Preset, autocast, home
+from dode.experiments.run import Run, base_solver, draw, fit_seeds, held_out_seeds, seeded
+from dode.experiments.sweeps import Preset, home
 from dode.metrics import measure
 from dode.sampling import initial_noise
 from dode.zoo import datasets
@@ -166,8 +166,7 @@ def draw_student(model: NetworkDenoiser, method: str, calls: int, seeds: range) 
 def student_fd(run: Run, *, checkpoint: str, method: str, stage: int, calls: int, block: int) -> dict[str, Value]:
     """The Fréchet distance of one student's samples on the block's held-out seeds."""
     file = student(run, checkpoint, method, stage).file
-    model = load_cached(str(file), run.device, autocast(run.preset, run.device))
-    features, reference = data_moments(zoo.data_set_of(checkpoint).name, run.device)
+    model, (features, reference) = run.fast(str(file)), run.evaluator(checkpoint)
     seeds = held_out_seeds(run.preset.images, block)
     found = measure(draw_student(model, method, calls, seeds), features, reference)
     return dict(fd=found["fd"], n=found["n"], features=found["features"], seeds=seeds, network=run.arithmetic)

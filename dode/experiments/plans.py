@@ -9,7 +9,6 @@ which no second GPU shortens, 111 minutes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -45,53 +44,48 @@ class Plan:
     @property
     def calls(self) -> dict[tuple[str, str], tuple[int, ...]]:
         """For each checkpoint and solver the NFEs, from few to many."""
-        found = dict[tuple[str, str], dict[int, None]]()
-        for cell in sorted(self.cells, key=lambda cell: cell["nfe"]):
-            found.setdefault((cell["checkpoint"], cell["solver"]), {})[cell["nfe"]] = None
-        return {key: tuple(nfes) for key, nfes in found.items()}
-
-    def sweep(self) -> Sweep:
-        """The rows there are, in the results of the project."""
-        return self.measurement.sweep(self.preset, self.figure)
-
-    def run(self, device_name: str) -> pd.DataFrame:
-        """The rows of all cells; what has none yet is measured."""
-        return self.measurement.rows(Run(self.preset, device_name), self.cells, self.figure)
+        found = dict[tuple[str, str], set[int]]()
+        for cell in self.cells:
+            found.setdefault((cell["checkpoint"], cell["solver"]), set()).add(cell["nfe"])
+        return {key: tuple(sorted(nfes)) for key, nfes in found.items()}
 
     @property
     def evaluations(self) -> int:
         """Network evaluations of all cells' samples; the fits add a fraction (of 100 images, not of 50,000)."""
         return sum(cell.get("nfe", 0) for cell in self.cells) * self.preset.images
 
+    def sweep(self) -> Sweep:
+        """The rows there are, in the results of the project."""
+        return self.measurement.sweep(self.preset, self.figure)
 
-def figure_3(preset: str, checkpoint: str = "fashion-mnist-noise", seeds: int | None = None) -> Plan:
+    def run(self, device_name: str, cells: list[Cell] | None = None) -> pd.DataFrame:
+        """The rows of ``cells``, by default of all; what has none yet is measured."""
+        return self.measurement.rows(Run(self.preset, device_name), self.cells if cells is None else cells, self.figure)
+
+
+def figure_3(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     """Every solver and its distilled version, the paper's four followed to more calls than the later ones."""
-    p, names = _sizes(preset, seeds), checkpoints(checkpoint)
-    if preset == "paper":
-        p = replace(p, fit_images=papers.fit_images(checkpoint, p.fit_images))
-    most = 5 if preset == "smoke" else 250
+    most = 5 if p.name == "smoke" else 250
     calls: dict[tuple[str, str], tuple[int, ...]] = {}
-    for name in names:
+    for name in checkpoints(checkpoint or "fashion-mnist-noise"):
         for solver in FOUR + LATER + STAGES:  # a third order wants three calls
-            fewest = 2 if preset == "paper" and solver in ("ddim", "ipndm") else 3
+            fewest = 2 if p.name == "paper" and solver in ("ddim", "ipndm") else 3
             calls[name, solver] = tuple(possible_nfe(solver, max(fewest, nfe)) for nfe in p.nfes if nfe <= most)
-    own = {key: found for key, found in calls.items() if key[1] in LATER}
-    cells = fd_cells(p, calls) + fd_cells(p, own, [OWN])
-    return Plan("figure_3", p, tuple(cells))
+    return fd_cells(p, calls) + fd_cells(p, {key: found for key, found in calls.items() if key[1] in LATER}, [OWN])
 
 
-def figure_4(preset: str, checkpoint: str = "fashion-mnist", seeds: int | None = None) -> Plan:
+def figure_4(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     """DDIM on every network; Heun and the later solvers on those that predict clean images."""
-    p, names = _sizes(preset, seeds), checkpoints(checkpoint)
+    names = checkpoints(checkpoint or "fashion-mnist")
     clean = [name for name in names if load_cached(name, "cpu").prediction == "data"]
-    most = 10 if preset == "smoke" else 250
+    most = 10 if p.name == "smoke" else 250
     calls: dict[tuple[str, str], tuple[int, ...]] = {(name, "ddim"): p.nfes for name in names}
     calls |= {(name, "heun"): p.heun_nfes for name in clean}
     calls |= {(name, solver): tuple(n for n in p.nfes if 5 <= n <= most) for solver in LATER for name in clean}
-    return Plan("figure_4", p, tuple(fd_cells(p, calls)))
+    return fd_cells(p, calls)
 
 
-PLANS: dict[str, Callable[..., Plan]] = {"figure_3": figure_3, "figure_4": figure_4}
+PLANS = {"figure_3": figure_3, "figure_4": figure_4}  # of :func:`~dode.experiments.quality.fd`, each in a file
 
 
 def plan(figure: str, preset: str, checkpoint: str | None = None, seeds: int | None = None) -> Plan:
@@ -101,26 +95,21 @@ def plan(figure: str, preset: str, checkpoint: str | None = None, seeds: int | N
     number of blocks of seeds, by default the preset's.  ValueError for an unknown figure, preset or checkpoint, with
     those there are; FileError for a file that is not there, or holds no network.
     """
-    if figure in PLANS:
-        return PLANS[figure](preset, *([] if checkpoint is None else [checkpoint]), seeds=seeds)
-    planned = {name: found for name, found in known().items() if found.planned}
+    planned = {m.name: (m.planned, m) for m in known().values() if m.planned}
+    planned = {figure: (cells, fd) for figure, cells in PLANS.items()} | planned
     if figure not in planned:
-        raise ValueError(f"no plan named {figure!r}; there are: {', '.join([*PLANS, *planned])}")
-    p, found = _sizes(preset, seeds), planned[figure]
-    assert found.planned
-    return Plan(figure, p, tuple(found.planned(p, checkpoint)), found)
+        raise ValueError(f"no plan named {figure!r}; there are: {', '.join(planned)}")
+    p, (cells, measurement) = sweeps.preset(preset), planned[figure]
+    p = replace(p, repeats=seeds or p.repeats)
+    if preset == "paper" and checkpoint:
+        p = replace(p, fit_images=papers.fit_images(checkpoint, p.fit_images))
+    return Plan(figure, p, tuple(cells(p, checkpoint)), measurement)
 
 
 def price(row: papers.Parameters) -> int:
     """Network evaluations of the samples that a row of a paper takes, without fits: counted, for no file is opened."""
-    p = sweeps.preset("paper")
     if row.notebook == "learned":  # distances, the reference solution they are to, and RMSE
-        calls = len(papers.METHODS) * sum(row.nfes)
+        p, calls = sweeps.preset("paper"), len(papers.METHODS) * sum(row.nfes)
         return p.images * (calls + p.reference_calls) + p.zoo_images * (calls + p.reference_steps)
     stands_in = "fashion-mnist-noise" if row.notebook == "figure_3" else "fashion-mnist-data"
-    return PLANS[row.notebook]("paper", stands_in).evaluations
-
-
-def _sizes(preset: str, seeds: int | None) -> Preset:
-    p = sweeps.preset(preset)
-    return replace(p, repeats=seeds) if seeds else p
+    return plan(row.notebook, "paper", stands_in).evaluations

@@ -16,10 +16,11 @@ from torch import Tensor
 from dode import schedules, solvers, zoo
 from dode.denoisers import Denoiser, NetworkDenoiser
 from dode.experiments.rows import kept
-from dode.experiments.sweeps import ARITHMETIC, Preset, autocast, home
+from dode.experiments.sweeps import Preset, home
 from dode.metrics import Features, Mode, Moments, cache_folder, classifier_features, inception_features, rmse
 from dode.sampling import Walker, initial_noise, sample
 from dode.tableau import Tableau
+from dode.utils.environment import has_bf16
 from dode.utils.files import FileError, load_tensors, save_tensors
 from dode.zoo.unet import UNet
 
@@ -126,9 +127,14 @@ class Run:
     device: str = "cpu"
 
     @property
+    def autocast(self) -> torch.dtype | None:
+        """What the FD sweeps run a network in: bf16 if the preset and the device have it, None for float32."""
+        return torch.bfloat16 if self.preset.bf16 and has_bf16(self.device) else None
+
+    @property
     def arithmetic(self) -> str:
-        """That of :meth:`fast`, as rows call it."""
-        return ARITHMETIC[autocast(self.preset, self.device)]
+        """:attr:`autocast` as rows call it."""
+        return "bf16 autocast" if self.autocast else "float32"
 
     def model(self, checkpoint: str) -> NetworkDenoiser:
         """The network in float32, as fits and pixels want it."""
@@ -136,7 +142,7 @@ class Run:
 
     def fast(self, checkpoint: str) -> NetworkDenoiser:
         """The network in the arithmetic that the preset samples with."""
-        return load_cached(checkpoint, self.device, autocast(self.preset, self.device))
+        return load_cached(checkpoint, self.device, self.autocast)
 
     @functools.cache  # noqa: B019 (a few runs a process)
     def compiled(self, checkpoint: str) -> NetworkDenoiser:
@@ -160,6 +166,18 @@ class Run:
         if self.preset.fid is None or name in zoo.NAMES:
             return data_moments(zoo.data_set_of(checkpoint).name, self.device)
         return inception_moments(self.preset.fid, name, self.device)
+
+    def evaluators(self, checkpoint: str) -> tuple[tuple[Features, Moments], tuple[Features, Moments]]:
+        """(features, moments of the training images) of the classifier, which measures, and of the critic, which fits.
+
+        For networks whose images neither knows: Inception's, resized as in the papers' tables and as clean-fid does it.
+        Fits see neither.
+        """
+        model = self.model(checkpoint)
+        if known := model.images.evaluators:
+            return data_moments(known, self.device), data_moments(known, self.device, "critic")
+        table, clean = (inception_moments(mode, model.name, self.device) for mode in ("legacy_tensorflow", "clean"))
+        return table, clean
 
     def reference_images(self, checkpoint: str, n: int, calls: int) -> Tensor:
         """Images of the first ``n`` held-out seeds, ``(n, C, H, W)``, with ``calls`` evaluations each.

@@ -14,7 +14,6 @@ import torch
 
 from dode import zoo
 from dode.metrics import Mode
-from dode.utils.environment import has_bf16
 from dode.utils.files import FileError, names_a_file, nearest, present
 from dode.zoo.datasets import DATA_SETS, data_set
 
@@ -64,7 +63,6 @@ class Preset:
 
 
 DDIM_NFES, HEUN_NFES, ZOO_NFES = (2, 5, 10, 25, 50), (3, 5, 9, 25, 49), (3, 5, 8, 10, 20)
-ARITHMETIC = {None: "float32", torch.bfloat16: "bf16 autocast"}  # as rows call it
 _SMOKE = Preset(
     name="smoke", images=64, repeats=1, fit_images=16, reference_steps=50, path_images=16, nfes=(2, 5),
     heun_nfes=(3, 5), bf16=False, zoo_images=4, zoo_nfes=(3, 5), student_steps=1, downloads=False, learn_images=4,
@@ -100,16 +98,6 @@ def preset(name: str) -> Preset:
 def device(name: str = "auto") -> str:
     """ "auto" is CUDA where there is one."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
-def autocast(p: Preset, device_name: str) -> torch.dtype | None:
-    """The type that the FD sweeps run a network in: bf16 if the preset and the device have it, None for float32."""
-    return torch.bfloat16 if p.bf16 and has_bf16(device_name) else None
-
-
-def file_stem(checkpoint: str) -> str:
-    """A checkpoint in the names of files: its own name, or that of its file."""
-    return Path(checkpoint).stem if names_a_file(checkpoint) else checkpoint
 
 
 def checkpoints(name: str) -> list[str]:
