@@ -36,14 +36,14 @@ from matplotlib.lines import Line2D
 
 import dode
 from dode import experiments
-from dode.experiments import fits, learned, papers, plots
+from dode.experiments import fits, learned, plots
 
 plots.style()
 p = experiments.preset(preset)
 p = replace(p, images=seeds or p.images)
 where = experiments.device(device)
 run = experiments.Run(p, where)
-TITLES = {m: plots.NAMES[m] for m in papers.METHODS}
+TITLES = {m: plots.NAMES[m] for m in learned.METHODS}
 nfes, chosen_for = learned.asked(preset, checkpoint)
 names = list(chosen_for)
 methods = chosen_for[names[0]]  # all; on the other network some

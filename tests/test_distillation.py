@@ -292,7 +292,7 @@ import contextlib, io
 from pathlib import Path
 import dode
 from dode import cli, distillation, experiments
-from dode.experiments import fits, learned, papers, plots
+from dode.experiments import fits, learned, plots
 
 def said(command):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
@@ -319,7 +319,7 @@ assert one.save("one.safetensors").read_bytes() == Path("d.safetensors").read_by
 run = experiments.Run(experiments.preset("smoke"))
 learnt = fits.fit(run, "fashion-mnist-data", "random-search:tries=2,residual=pixels", 3)
 assert learnt.metadata["network_evaluations"] == 4 * 40 + 3 * 2 * 3
-assert papers.METHODS[-1] == "random-search" in learned.EVERYWHERE and plots.NAMES["random-search"] == "Random grids"
+assert learned.METHODS[-1] == "random-search" in learned.EVERYWHERE and plots.NAMES["random-search"] == "Random grids"
 assert len({look["color"] for look in plots.LEARNED_LOOKS.values()}) == len(distillation.DISTILLERS) == 10
 """
 

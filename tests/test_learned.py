@@ -14,7 +14,7 @@ import dode
 from dode import distillation, experiments, solvers
 from dode.distillation import losses
 from dode.distillation.teachers import default_teacher
-from dode.experiments import fits, learned, papers
+from dode.experiments import fits, learned
 from dode.experiments.rows import typed
 from dode.experiments.run import grid_function
 from dode.metrics import frechet_distance, moments, rmse
@@ -25,7 +25,7 @@ DATA = "fashion-mnist-data"
 RESULTS = Path(__file__).parents[1] / "results"
 SMALL = dict(images=24, learn_images=4, trajectories=16, zoo_images=2, reference_steps=20)
 P = replace(experiments.preset("smoke"), **SMALL)
-NFES = papers.TABLE_5
+NFES = learned.NFES
 RUN = experiments.Run(P)
 
 

@@ -14,7 +14,7 @@ from published_parts import SMALL, state
 
 import dode
 from dode import distillation, experiments, zoo
-from dode.experiments import Run, fits, learned, papers, plans
+from dode.experiments import Run, fits, learned, plans
 from dode.experiments.run import load_cached
 from dode.utils.files import FileError, load_tensors, save_tensors
 from dode.zoo import CATALOGUE, Card, ClassifierGuidance
@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[1]
 DATA = "fashion-mnist-data"
 
 
-@pytest.mark.parametrize("row", papers.ROWS, ids=lambda row: f"{row.notebook}-{row.data}")
-def test_a_row_is_what_its_notebook_understands(row: papers.Parameters) -> None:
+@pytest.mark.parametrize("row", plans.ROWS, ids=lambda row: f"{row.notebook}-{row.data}")
+def test_a_row_is_what_its_notebook_understands(row: plans.Parameters) -> None:
     assert (ROOT / "notebooks" / f"{row.notebook}.py").is_file()
     name, _, scale = row.checkpoint.partition("@")
     found, p = CATALOGUE[name], experiments.preset("paper")
@@ -41,7 +41,7 @@ def test_a_row_is_what_its_notebook_understands(row: papers.Parameters) -> None:
 
 
 def test_table_5_is_the_published_one() -> None:
-    rows = {row.data: row for row in papers.ROWS if "table 5" in row.source}
+    rows = {row.data: row for row in plans.ROWS if "table 5" in row.source}
     table = pd.read_csv(ROOT / "results" / "published_dlms.csv")
     table = table[table.source.str.startswith("DLMS Table 5")]
     assert set(rows) == set(table.dataset)
@@ -123,7 +123,7 @@ def test_a_sweep_of_a_published_network(guided: str, monkeypatch: pytest.MonkeyP
     """Its plan has the paper's batch of fitting images; FID wants the user's statistics."""
     plan = plans.plan("figure_3", "paper", guided)
     assert plan.checkpoints == [guided] and plan.preset.fit_images == 100
-    monkeypatch.setattr(papers, "ROWS", (papers.Parameters("", "figure_3", "", guided, (2,), fit_images=25),))
+    monkeypatch.setattr(plans, "ROWS", (plans.Parameters("", "figure_3", "", guided, (2,), fit_images=25),))
     assert plans.plan("figure_3", "paper", guided).preset.fit_images == 25
     assert plans.plan("figure_3", "full", guided).preset.fit_images == 100
     for ask in (

@@ -17,23 +17,25 @@ from torch import Tensor
 from dode import distillation, zoo
 from dode.distillation.designer_training import OnlineTeacher
 from dode.distillation.teachers import default_teacher
-from dode.experiments import papers
 from dode.experiments.fits import fit, initial_solver
 from dode.experiments.measurements import Cell, Value, measurement, weights_of
-from dode.experiments.papers import HANDCRAFTED as HANDCRAFTED
 from dode.experiments.rows import joined, kept
-from dode.experiments.run import GRIDS, Run, draw, grid_function, held_out_seeds, on_grid, seeded
+from dode.experiments.run import GRIDS, Run, draw, held_out_seeds, seeded
 from dode.experiments.sweeps import Preset, checkpoints, home
 from dode.metrics import Moments, frechet_distance
 from dode.metrics import moments as moments_of
 from dode.sampling import trajectory
+from dode.solvers import SOLVERS
 from dode.tableau import Tableau
 from dode.utils.files import FileError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+HANDCRAFTED = tuple(info.name for info in SOLVERS.values() if info.compared)
+METHODS = (*HANDCRAFTED, "start", *distillation.DISTILLERS)
 EVERYWHERE = (*HANDCRAFTED, "start", *(name for name, d in distillation.DISTILLERS.items() if d.everywhere))
+NFES = (3, 4, 5, 6, 7, 8, 9, 10)  # of the DLMS paper's table 5
 SMALL = {"smoke": ("deis", "start", "gits", "gauss-newton")}
 REFERENCE_SEEDS = 50_000_000  # the first of the reference solution's own; nothing else uses them
 SELECTION_BLOCK = 7  # whose held-out seeds choose grids, and measure nothing
@@ -45,10 +47,10 @@ def asked(preset: str, checkpoint: str | None = None) -> tuple[tuple[int, ...], 
     ``checkpoint`` is a name, a data set, "all" or a file; by default both networks of Fashion-MNIST, at a small preset
     one.
     """
-    methods = SMALL.get(preset, papers.METHODS)
+    methods = SMALL.get(preset, METHODS)
     names = checkpoints(checkpoint or ("fashion-mnist-data" if preset in SMALL else "fashion-mnist"))[::-1]
     of = {name: [m for m in methods if name == names[0] or m in EVERYWHERE] for name in names}
-    return (3,) if preset in SMALL else papers.TABLE_5, of
+    return (3,) if preset in SMALL else NFES, of
 
 
 @functools.cache
@@ -110,7 +112,7 @@ def floor(run: Run, *, checkpoint: str, n: int, reference_calls: int) -> dict[st
 @measurement(name="grids", gives=["fd_reference"], adds=["preset"])
 def grid_distance(run: Run, *, checkpoint: str, solver: str, grid: str, nfe: int) -> dict[str, Value]:
     """Fréchet distance to the reference solution's samples, from few seeds that choose the grid and measure nothing."""
-    table = on_grid(solver, grid_function(grid, run.model(checkpoint), to_zero=False), nfe)
+    table = run.on_grid(checkpoint, solver, grid, nfe, to_zero=False)
     n = min(500, max(run.preset.images // 5, 64))
     seeds = held_out_seeds(n, SELECTION_BLOCK)
     found = moments_of(draw(run.fast(checkpoint), table, seeds), run.evaluators(checkpoint)[0][0])
@@ -136,8 +138,7 @@ def compared_solver(run: Run, checkpoint: str, method: str, nfe: int) -> Tableau
         return initial_solver(run, checkpoint, "dlms", nfe)[0]
     if method not in HANDCRAFTED:
         return fit(run, checkpoint, method, nfe)
-    grid = best_grid(run.preset, checkpoint, method, nfe)
-    return on_grid(method, grid_function(grid, run.model(checkpoint), to_zero=False), nfe)
+    return run.on_grid(checkpoint, method, best_grid(run.preset, checkpoint, method, nfe), nfe, to_zero=False)
 
 
 @measurement(gives=["fd_data", "fd_reference"])

@@ -1,10 +1,18 @@
-"""What figures 3 and 4 measure: known before, and outside of, the notebooks that draw it.
+"""What figures measure, known before, and outside of, the notebooks that draw them; and the papers' own experiments.
 
-So many processes or machines can measure it, each a part (``dode run``).  At the preset "paper": 2 to 250 calls,
-50,000 images, three blocks of seeds, and FID for networks that do not ship with dode (:mod:`.papers` has the rows of
-the papers).  Its price is counted, not measured: figure 3 asks one network for 1.4e9 evaluations, figure 4 the two that
-ship for 0.8e9 (:attr:`Plan.evaluations`).  A GPU that does 10,000 a second takes 39 and 22 hours, and the longest part,
-which no second GPU shortens, 111 minutes.
+So many processes or machines can measure a figure, each a part (``dode run``).  At the preset "paper": 2 to 250 calls,
+50,000 images, three blocks of seeds.  Its price is counted, not measured: figure 3 asks one network for 1.4e9
+evaluations, figure 4 the two that ship for 0.8e9 (:attr:`Plan.evaluations`).  A GPU that does 10,000 a second takes 39
+and 22 hours, and the longest part, which no second GPU shortens, 111 minutes.
+
+A row of :data:`ROWS` is what a notebook takes at that preset to run a row of the papers':
+
+    papermill NOTEBOOK OUT.ipynb -p preset paper -p checkpoint CHECKPOINT -p device cuda
+
+All have FID with the resizing of the original implementation, for networks that do not ship with dode.  The statistics
+of the training images are the user's to make, once (:meth:`dode.experiments.Run.evaluator` says how and where).  The
+grid is the checkpoint's own (:meth:`dode.denoisers.Denoiser.grid`): uniform in time on a VP chain, Karras's from 80 to
+0 with rho = 7 for EDM's networks.  The notebook ``learned`` gives each handcrafted solver the best of four.
 """
 
 from __future__ import annotations
@@ -12,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dode.experiments import papers, sweeps
+from dode.experiments import learned, sweeps
 from dode.experiments.measurements import Cell, Measurement, known
 from dode.experiments.quality import OWN, fd, fd_cells
 from dode.experiments.rows import Sweep
@@ -25,6 +33,8 @@ if TYPE_CHECKING:
 FOUR = ("ddim", "ipndm", "dpm_solver", "deis:order=4")  # of the D-ODE paper's figure 3
 LATER = ("dpm_solver_pp:order=2", "dpm_solver_pp", "unipc")  # published after its four, and not in its figures
 STAGES = ("dpm_solver:order=2", "heun")  # distilled in the paper too, but not in its figure 3
+KIM, LIANG = "Kim et al. 2024", "Liang et al. 2025"
+DDIM = (2, 5, 10, 25, 50, 100, 250)
 
 
 @dataclass(frozen=True)
@@ -96,20 +106,48 @@ def plan(figure: str, preset: str, checkpoint: str | None = None, seeds: int | N
     those there are; FileError for a file that is not there, or holds no network.
     """
     planned = {m.name: (m.planned, m) for m in known().values() if m.planned}
-    planned = {figure: (cells, fd) for figure, cells in PLANS.items()} | planned
+    planned = {name: (cells, fd) for name, cells in PLANS.items()} | planned
     if figure not in planned:
         raise ValueError(f"no plan named {figure!r}; there are: {', '.join(planned)}")
     p, (cells, measurement) = sweeps.preset(preset), planned[figure]
     p = replace(p, repeats=seeds or p.repeats)
-    if preset == "paper" and checkpoint:
-        p = replace(p, fit_images=papers.fit_images(checkpoint, p.fit_images))
+    if preset == "paper":
+        p = replace(p, fit_images=next((r.fit_images for r in ROWS if r.checkpoint == checkpoint), p.fit_images))
     return Plan(figure, p, tuple(cells(p, checkpoint)), measurement)
 
 
-def price(row: papers.Parameters) -> int:
+@dataclass(frozen=True)
+class Parameters:
+    """One row of a paper's figure or table."""
+
+    source: str  # paper, figure or table
+    notebook: str  # what runs it
+    data: str  # the paper's name for it: the statistics of FID are of these training images
+    checkpoint: str  # a name of :data:`dode.zoo.CATALOGUE`; with "@SCALE", guided by its classifier
+    nfes: tuple[int, ...]  # third-order solvers begin at 3, Heun takes odd numbers
+    fit_images: int = 100  # |B|, the noises that D-ODE solvers are fitted on
+    blocks: int = 3  # of 50,000 seeds each
+
+
+ROWS = (
+    Parameters(f"{KIM}, figure 3", "figure_3", "CIFAR-10", "ddpm-cifar10-32", DDIM),
+    Parameters(f"{KIM}, figure 3", "figure_3", "CelebA-64", "ddim-celeba-64", DDIM),
+    Parameters(f"{KIM}, figure 3", "figure_3", "ImageNet-64", "iddpm-imagenet-64", DDIM),
+    Parameters(f"{KIM}, figure 3", "figure_3", "ImageNet-128", "adm-imagenet-128@1.25", DDIM),
+    Parameters(f"{KIM}, figure 3", "figure_3", "LSUN-Bedroom", "adm-lsun-bedroom", DDIM, fit_images=25),
+    Parameters(f"{KIM}, figure 4", "figure_4", "CIFAR-10", "edm-cifar10-32x32-uncond-vp", DDIM),
+    Parameters(f"{KIM}, figure 4", "figure_4", "FFHQ-64", "edm-ffhq-64x64-uncond-vp", DDIM),
+    Parameters(f"{KIM}, figure 4", "figure_4", "ImageNet-64", "edm-imagenet-64x64-cond-adm", DDIM),
+    Parameters(f"{LIANG}, table 5", "learned", "CIFAR-10", "edm-cifar10-32x32-uncond-vp", learned.NFES, blocks=1),
+    Parameters(f"{LIANG}, table 5", "learned", "FFHQ-64", "edm-ffhq-64x64-uncond-vp", learned.NFES, blocks=1),
+    Parameters(f"{LIANG}, table 5", "learned", "ImageNet-64", "edm-imagenet-64x64-cond-adm", learned.NFES, blocks=1),
+)
+
+
+def price(row: Parameters) -> int:
     """Network evaluations of the samples that a row of a paper takes, without fits: counted, for no file is opened."""
     if row.notebook == "learned":  # distances, the reference solution they are to, and RMSE
-        p, calls = sweeps.preset("paper"), len(papers.METHODS) * sum(row.nfes)
+        p, calls = sweeps.preset("paper"), len(learned.METHODS) * sum(row.nfes)
         return p.images * (calls + p.reference_calls) + p.zoo_images * (calls + p.reference_steps)
     stands_in = "fashion-mnist-noise" if row.notebook == "figure_3" else "fashion-mnist-data"
     return plan(row.notebook, "paper", stands_in).evaluations

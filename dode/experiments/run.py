@@ -154,6 +154,10 @@ class Run:
         compiled.network = torch.compile(found.network)
         return compiled
 
+    def on_grid(self, checkpoint: str, spec: str, grid: str, nfe: int, to_zero: bool = True) -> Tableau:
+        """The solver ``spec`` with ``nfe`` evaluations on the network's :func:`grid_function` called ``grid``."""
+        return on_grid(spec, grid_function(grid, self.model(checkpoint), to_zero), nfe)
+
     def evaluator(self, checkpoint: str) -> tuple[Features, Moments]:
         """What samples are measured with: features, and their moments on the training images.
 
@@ -189,7 +193,7 @@ class Run:
 
         def make(file: Path) -> Tensor:
             model, noise = seeded(self.model(checkpoint), held_out_seeds(n))
-            table = on_grid("dpm_solver_pp:order=2", grid_function("Karras", model), calls)
+            table = self.on_grid(checkpoint, "dpm_solver_pp:order=2", "Karras", calls)
             images = sample(model, table, noise, batch_size=100, progress=True).cpu()
             save_tensors(file, dict(images=images), "images", facts)
             return images

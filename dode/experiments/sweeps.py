@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preset:
-    """How much is run.  The same notebook serves all of them; "paper" is for those of :mod:`.papers`."""
+    """How much is run.  The same notebook serves all of them; "paper" is for those of :data:`.plans.ROWS`."""
 
     name: str
     images: int  # samples behind each FD
@@ -121,42 +122,29 @@ def home() -> Path:
     return next((p for p in (here, *here.parents) if (p / "_toc.yml").is_file()), Path(__file__).parents[2])
 
 
-def results_file(name: str, preset_name: str) -> Path:
-    """``results/NAME.PRESET.csv`` in the project (or in the folder named by ``DODE_RESULTS``).
-
-    PRESET is the one whose rows are shown: "standard" for "quick".
-    """
-    shown = PRESETS[preset_name].rows_of if preset_name in PRESETS else ""
-    return Path(os.environ.get("DODE_RESULTS") or home() / "results") / f"{name}.{shown or preset_name}.csv"
-
-
 @functools.cache
 def _commit() -> str:
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=home(), capture_output=True, text=True, check=True).stdout.strip()
-
     if value := os.environ.get("DODE_COMMIT"):  # a copy of the tree without its history
         return value
+    git = functools.partial(subprocess.check_output, cwd=home(), text=True, stderr=subprocess.DEVNULL)
     try:
-        return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "--", "dode") else "")
+        head, changed = git(["git", "rev-parse", "--short=10", "HEAD"]), git(["git", "status", "--porcelain", "dode"])
+        return head.strip() + "+" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
 @functools.cache
-def processor() -> str:
-    """A name for this machine's processor."""
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-        return next(line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.*)", info.read_text() if info.is_file() else "", re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def provenance(device_name: str) -> dict[str, Any]:
     """Where and with what a number was made; a "+" after the commit marks uncommitted changes."""
     cuda = device_name.startswith("cuda")
-    what = torch.cuda.get_device_name(device_name) if cuda else f"{processor()}, {os.cpu_count()} cores"
+    what = torch.cuda.get_device_name(device_name) if cuda else f"{_processor()}, {os.cpu_count()} cores"
     return dict(device=what, torch=torch.__version__, python=platform.python_version(), commit=_commit())
 
 
