@@ -31,7 +31,7 @@ def test_a_row_is_what_its_notebook_understands(row: plans.Parameters) -> None:
     side = {"CIFAR-10": 32, "LSUN-Bedroom": 256}.get(row.data) or int(row.data.rpartition("-")[2])
     assert found.shape == (3, side, side) and row.data.partition("-")[0].lower() in name
     assert not scale or ("classifier" in found.settings and float(scale) > 0)
-    assert (p.images, p.fid) == (50_000, "legacy_tensorflow")
+    assert p.images == 50_000
     assert row.blocks == (1 if row.notebook == "learned" else p.repeats)
     if row.notebook in plans.PLANS:  # figure 4 is of networks that predict clean images
         stands_in = "fashion-mnist-noise" if row.notebook == "figure_3" else "fashion-mnist-data"
@@ -54,7 +54,7 @@ def test_the_preset_of_the_paper_is_the_papers() -> None:
     for plan in (three, four):
         assert (plan.preset.images, plan.preset.fit_images, plan.preset.bf16) == (50_000, 100, False)
         assert {cell["block"] for cell in plan.cells if cell["nfe"] > 200} == {0, 1, 2}
-        assert plan.preset.fid == "legacy_tensorflow" and plan.preset.kept
+        assert plan.preset.kept
     nfes = (5, 10, 25, 50, 100, 250)
     assert three.calls["fashion-mnist-noise", "ddim"] == (2, *nfes)
     assert three.calls["fashion-mnist-noise", "dpm_solver"] == (3, *nfes)
@@ -78,15 +78,11 @@ def test_a_file_can_stand_for_a_checkpoint(figure: str, tmp_path: Path) -> None:
     assert {cell["weights"] for cell in filed.cells} == {zoo.digest(path)}
 
 
-def test_another_network_is_measured_with_inception_at_paper_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_network_of_known_images_is_measured_by_their_classifier(tmp_path: Path) -> None:
     path = str(renamed(tmp_path / "file.safetensors", "mine"))
     paper, standard = (Run(experiments.preset(name)) for name in ("paper", "standard"))
-    assert paper.evaluator(DATA) is standard.evaluator(path) is experiments.data_moments("fashion-mnist", "cpu")
-    monkeypatch.setenv("DODE_CACHE", str(tmp_path))
-    with pytest.raises(FileError, match=r"mine\.inception-legacy_tensorflow\.safetensors does not exist; make it from"):
-        paper.evaluator(path)
+    assert paper.evaluator(DATA) is standard.evaluator(path) is paper.evaluator(path)
+    assert paper.evaluator(path)[0].name.startswith("fashion-mnist-classifier-")
 
 
 def small(rows: Callable[..., Card], folder: Path, name: str, like: str, kind: str, **settings: Any) -> None:

@@ -1,7 +1,4 @@
-"""Fits of learned solvers, each kept as a file: what a page compares is fitted once.
-
-The critic's features enter fits; the classifier's measure (:mod:`dode.experiments.learned`).
-"""
+"""Fits of learned solvers, each kept as a file: what a page compares (:mod:`.learned`) is fitted once."""
 
 from __future__ import annotations
 
@@ -97,7 +94,7 @@ def fit(run: Run, checkpoint: str, method: str, nfe: int) -> Tableau | distillat
     file = solver_file(run.preset, checkpoint, method, nfe)
     if run.preset.rows_of:
         return read(file)
-    return make(file) if run.preset.anew else kept(file, read, make)
+    return make(file) if run.preset.name == "live" else kept(file, read, make)  # live: whatever is kept
 
 
 def task(run: Run, checkpoint: str, method: str, nfe: int) -> tuple[DistillerInfo[Any], Problem, dict[str, Any]]:

@@ -36,7 +36,7 @@ HANDCRAFTED = tuple(info.name for info in SOLVERS.values() if info.compared)
 METHODS = (*HANDCRAFTED, "start", *distillation.DISTILLERS)
 EVERYWHERE = (*HANDCRAFTED, "start", *(name for name, d in distillation.DISTILLERS.items() if d.everywhere))
 NFES = (3, 4, 5, 6, 7, 8, 9, 10)  # of the DLMS paper's table 5
-SMALL = {"smoke": ("deis", "start", "gits", "gauss-newton")}
+SMALL = ("deis", "start", "gits", "gauss-newton")  # of METHODS, at the preset smoke
 REFERENCE_SEEDS = 50_000_000  # the first of the reference solution's own; nothing else uses them
 SELECTION_BLOCK = 7  # whose held-out seeds choose grids, and measure nothing
 
@@ -44,13 +44,12 @@ SELECTION_BLOCK = 7  # whose held-out seeds choose grids, and measure nothing
 def asked(preset: str, checkpoint: str | None = None) -> tuple[tuple[int, ...], dict[str, list[str]]]:
     """What the book compares at a preset: numbers of calls, and for each network, the first one first, its methods.
 
-    ``checkpoint`` is a name, a data set, "all" or a file; by default both networks of Fashion-MNIST, at a small preset
-    one.
+    ``checkpoint`` is a name, a data set, "all" or a file; by default both networks of Fashion-MNIST, at "smoke" one.
     """
-    methods = SMALL.get(preset, METHODS)
-    names = checkpoints(checkpoint or ("fashion-mnist-data" if preset in SMALL else "fashion-mnist"))[::-1]
-    of = {name: [m for m in methods if name == names[0] or m in EVERYWHERE] for name in names}
-    return (3,) if preset in SMALL else NFES, of
+    small = preset == "smoke"
+    names = checkpoints(checkpoint or ("fashion-mnist-data" if small else "fashion-mnist"))[::-1]
+    methods = SMALL if small else METHODS
+    return (3,) if small else NFES, {n: [m for m in methods if n == names[0] or m in EVERYWHERE] for n in names}
 
 
 @functools.cache
@@ -99,7 +98,7 @@ def floor(run: Run, *, checkpoint: str, n: int, reference_calls: int) -> dict[st
         Moments("normal", aim.dim).update(torch.randn(n, aim.dim, generator=draws, dtype=torch.float64) @ root.T)
         for _ in range(2)
     )
-    data = run.evaluators(checkpoint)[0][1]
+    data = run.evaluator(checkpoint)[1]
     return dict(
         fd_reference=frechet_distance(one, other), fd_data=frechet_distance(aim, data),
         seeds=range(REFERENCE_SEEDS, REFERENCE_SEEDS + n), network=run.arithmetic,
@@ -115,7 +114,7 @@ def grid_distance(run: Run, *, checkpoint: str, solver: str, grid: str, nfe: int
     table = run.on_grid(checkpoint, solver, grid, nfe, to_zero=False)
     n = min(500, max(run.preset.images // 5, 64))
     seeds = held_out_seeds(n, SELECTION_BLOCK)
-    found = moments_of(draw(run.fast(checkpoint), table, seeds), run.evaluators(checkpoint)[0][0])
+    found = moments_of(draw(run.fast(checkpoint), table, seeds), run.evaluator(checkpoint)[0])
     aim, _ = reference_moments(run, checkpoint)
     return dict(fd_reference=frechet_distance(found, aim), n=n, seeds=seeds)
 
@@ -239,7 +238,7 @@ def transfer(
     """Fréchet distances to the training images and to the reference's samples, RMSE to the reference's images."""
     p, table = run.preset, table_of(run, made_for, method, made_nfe)
     table = (table if nfe == made_nfe else distillation.resampled(table, nfe)).unbind()
-    features, data = run.evaluators(checkpoint)[0]
+    features, data = run.evaluator(checkpoint)
     aim, _critic = reference_moments(run, checkpoint)
     seeds = held_out_seeds(n)
     found = moments_of(draw(run.fast(checkpoint), table, seeds), features)

@@ -12,7 +12,7 @@ import functools
 import io
 import multiprocessing
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -142,19 +142,16 @@ class Sweep:
         if self.frozen and todo:
             missing = ", ".join(f"{k} {v}" for k, v in todo[0].items())
             raise FileError(f"{self.path} has no row of {missing}; the preset quick shows rows, standard measures them")
-        bar = functools.partial(tqdm, total=len(todo), desc=self.path.name, disable=not todo)
-        if jobs == 1:
-            for cell in bar(todo):
-                self._measure(work, cell)
-            return self
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            try:
-                for future in bar(as_completed([pool.submit(self._measure, work, cell) for cell in todo])):
-                    future.result()
-            finally:  # each has written its rows itself
-                pool.shutdown(wait=True, cancel_futures=True)
-                self._rows = self._read()
+        with contextlib.ExitStack() as stack:
+            each: Any = map
+            if jobs > 1:
+                spawn = multiprocessing.get_context("spawn")
+                pool = ProcessPoolExecutor(jobs, spawn, initializer=torch.set_num_threads, initargs=(1,))
+                each = stack.enter_context(pool).map  # an error cancels what waits
+            measured = each(functools.partial(self._measure, work), todo)
+            for _ in tqdm(measured, total=len(todo), desc=self.path.name, disable=not todo):
+                pass  # who has measured a row has written it
+        self._rows = self._read()  # also what others have
         return self
 
     def _measure(self, work: Callable[..., Mapping[str, Any]], cell: Mapping[str, Any]) -> None:

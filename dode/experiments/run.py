@@ -158,30 +158,22 @@ class Run:
         """The solver ``spec`` with ``nfe`` evaluations on the network's :func:`grid_function` called ``grid``."""
         return on_grid(spec, grid_function(grid, self.model(checkpoint), to_zero), nfe)
 
-    def evaluator(self, checkpoint: str) -> tuple[Features, Moments]:
+    def evaluator(self, checkpoint: str, critic: bool = False) -> tuple[Features, Moments]:
         """What samples are measured with: features, and their moments on the training images.
 
-        That is :func:`data_moments` of the checkpoint's data set, but for a network that does not ship with dode where
-        the preset has a mode of FID.  There it is Inception, and the moments are those in
-        ``NAME.inception-MODE.safetensors`` in :func:`dode.metrics.cache_folder`, NAME being the network's; a FileError
-        says how to make them.
-        """
-        name = self.model(checkpoint).name
-        if self.preset.fid is None or name in zoo.NAMES:
-            return data_moments(zoo.data_set_of(checkpoint).name, self.device)
-        return inception_moments(self.preset.fid, name, self.device)
-
-    def evaluators(self, checkpoint: str) -> tuple[tuple[Features, Moments], tuple[Features, Moments]]:
-        """(features, moments of the training images) of the classifier, which measures, and of the critic, which fits.
-
-        For networks whose images neither knows: Inception's, resized as in the papers' tables and as clean-fid does it.
-        Fits see neither.
+        The features are those of the classifier that knows the network's images; the ``critic`` is what enters fits.
+        For images that neither knows: Inception's, resized as in the papers' tables (or as clean-fid does it; fits see
+        neither).  Their moments are in ``NAME.inception-MODE.safetensors`` in :func:`dode.metrics.cache_folder`, NAME
+        being the network's; a FileError says how to make them.
         """
         model = self.model(checkpoint)
         if known := model.images.evaluators:
-            return data_moments(known, self.device), data_moments(known, self.device, "critic")
-        table, clean = (inception_moments(mode, model.name, self.device) for mode in ("legacy_tensorflow", "clean"))
-        return table, clean
+            return data_moments(known, self.device, "critic" if critic else "classifier")
+        return inception_moments("clean" if critic else "legacy_tensorflow", model.name, self.device)
+
+    def evaluators(self, checkpoint: str) -> tuple[tuple[Features, Moments], tuple[Features, Moments]]:
+        """:meth:`evaluator`, and its critic."""
+        return self.evaluator(checkpoint), self.evaluator(checkpoint, critic=True)
 
     def reference_images(self, checkpoint: str, n: int, calls: int) -> Tensor:
         """Images of the first ``n`` held-out seeds, ``(n, C, H, W)``, with ``calls`` evaluations each.

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dode import zoo
-from dode.metrics import Mode
 from dode.utils.files import FileError, names_a_file, nearest, present
 from dode.zoo.datasets import DATA_SETS, data_set
 
@@ -43,8 +42,6 @@ class Preset:
     trajectories: int  # noises that a designer is trained on
     reference_calls: int  # of the reference solution whose samples FDs are taken to
     fit_steps: int = 10  # of a Gauss-Newton fit, at most
-    fid: Mode | None = None  # measure networks that do not ship with dode by Inception's features, resized so
-    anew: bool = False  # fit solvers each time, whatever is kept
     rows_of: str = ""  # the preset whose committed rows and solvers its pages show; none: its own, measured if missing
 
     @property
@@ -60,7 +57,7 @@ class Preset:
     @property
     def again(self) -> Preset:
         """``live``, but its solvers are those of the preset whose rows are shown, not fitted anew."""
-        return replace(self.live, name=self.name, rows_of=self.rows_of, anew=False)
+        return replace(self.live, name=self.name, rows_of=self.rows_of)
 
 
 DDIM_NFES, HEUN_NFES, ZOO_NFES = (2, 5, 10, 25, 50), (3, 5, 9, 25, 49), (3, 5, 8, 10, 20)
@@ -81,11 +78,12 @@ _FULL = replace(
 )  # fmt: skip
 LIVE = replace(
     _SMOKE, name="live", images=200, fit_images=32, reference_steps=100, zoo_images=16, learn_images=16,
-    trajectories=160, reference_calls=20, fit_steps=10, anew=True,
+    trajectories=160, reference_calls=20, fit_steps=10,
 )  # fmt: skip
 _QUICK = replace(_STANDARD, name="quick", rows_of="standard")  # shows rows; computes with LIVE's sizes
-# Kim et al. 2024: FID of 50,000 images, three blocks of seeds, 2 to 250 calls (figures 3 and 4)
-_PAPER = replace(_FULL, name="paper", fid="legacy_tensorflow")
+_PAPER = replace(
+    _FULL, name="paper"
+)  # Kim et al. 2024: figures 3 and 4 from 2 calls on, and from three blocks of seeds
 PRESETS = {p.name: p for p in (_SMOKE, _QUICK, _STANDARD, _FULL, _PAPER)}
 
 
