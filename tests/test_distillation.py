@@ -77,7 +77,7 @@ def test_one_batch_split_in_ten_gives_the_same_lambda(name, tmp_path) -> None:
     expected = reference_fit(model, table, noise, scale=3)
     for batches, options in ((noise, {}), (noise, dict(batch_size=1)), (iter(noise.split(1)), {})):
         found = d_ode(model, table, batches, scale=3, **options).metadata["lambdas"]
-        torch.testing.assert_close(torch.tensor(found).double(), expected, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("align", ["time", "index"])
