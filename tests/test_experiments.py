@@ -32,13 +32,7 @@ def test_an_unknown_name_gets_the_nearest_ones(call, wrong: str, nearest: str) -
     assert "\n" not in str(caught.value)
 
 
-def test_damaged_and_foreign_checkpoints_are_refused_in_one_line(tmp_path: Path) -> None:
-    good = zoo.checkpoint_file("fashion-mnist-noise").read_bytes()
-    for name, content in (("cut", good[: len(good) // 2]), ("text", b"hello"), ("empty", b"")):
-        (tmp_path / f"{name}.safetensors").write_bytes(content)
-        with pytest.raises(FileError) as caught:
-            dode.load(tmp_path / f"{name}.safetensors")
-        assert "\n" not in str(caught.value)
+def test_foreign_checkpoints_are_refused() -> None:
     with pytest.raises(FileError, match="does not hold a denoiser"):
         dode.load(zoo.CHECKPOINTS / "fashion-mnist-classifier.safetensors")
     with pytest.raises(FileError, match="holds a moments, not a network"):
