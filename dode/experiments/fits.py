@@ -94,7 +94,7 @@ def fit(run: Run, checkpoint: str, method: str, nfe: int) -> Tableau | distillat
     file = solver_file(run.preset, checkpoint, method, nfe)
     if run.preset.rows_of:
         return read(file)
-    return make(file) if run.preset.name == "live" else kept(file, read, make)  # live: whatever is kept
+    return make(file) if run.preset.name == "live" else kept(file, read, make)  # live: anew, whatever is kept
 
 
 def task(run: Run, checkpoint: str, method: str, nfe: int) -> tuple[DistillerInfo[Any], Problem, dict[str, Any]]:
