@@ -23,14 +23,6 @@ RUN = experiments.Run(experiments.preset("smoke"))
 FEW = experiments.Run(replace(RUN.preset, fit_images=4))
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project of its own, so that references land there."""
-    (tmp_path / "_toc.yml").write_text("")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_cells_name_no_impossible_and_no_double_one() -> None:
     model, cells = dode.load(NAME), quality.rmse_cells(replace(RUN.preset, zoo_nfes=(3, 8, 9)), NAME)
     heun = [cell["nfe"] for cell in cells if cell["solver"] == "Heun" and cell["grid"] == "Karras"]

@@ -48,12 +48,10 @@ def project(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_seeds_that_choose_fit_measure_or_stand_for_the_truth_are_disjoint() -> None:
-    full = experiments.preset("full")
-    sets = [
-        experiments.held_out_seeds(500, learned.SELECTION_BLOCK), experiments.held_out_seeds(full.images),
-        experiments.fit_seeds(full.learn_images),
-        range(learned.REFERENCE_SEEDS, learned.REFERENCE_SEEDS + full.images),
-    ]  # fmt: skip
+    most = experiments.preset("paper").images
+    sets = [range(learned.REFERENCE_SEEDS, learned.REFERENCE_SEEDS + most)]
+    sets += [experiments.held_out_seeds(most, block) for block in (*range(5), learned.SELECTION_BLOCK)]
+    sets += [experiments.fit_seeds(1000, block) for block in range(5)]
     assert len(set().union(*sets)) == sum(map(len, sets))
 
 
@@ -154,7 +152,7 @@ def test_distances_to_the_path_shrink_with_the_steps_and_begin_at_zero() -> None
     assert float(found[3][1][-1]) == pytest.approx(apart, rel=0.1)
 
 
-def test_a_designed_solver_has_a_path_too() -> None:
+def test_a_designed_solver_has_a_path_too_and_begins_as_its_base() -> None:
     model, (table, _) = dode.load(DATA), fits.initial_solver(RUN, DATA, "dlms", 4)
     designed = distillation.begin_dlms(model, table)  # as it begins, it is the table
     levels, apart = learned.path_distances(RUN, DATA, designed, 2, points=4)

@@ -26,10 +26,7 @@ def counted(run: Run, *, nfe: int) -> dict[str, float]:
 
 
 @pytest.fixture
-def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "_toc.yml").touch()
-    monkeypatch.chdir(tmp_path)
-
+def live(project: Path, monkeypatch: pytest.MonkeyPatch):
     def make(preset: str = "quick", record: bool = False) -> Live:
         monkeypatch.setenv("DODE_RECORD", "1" * record)
         return Live("page", experiments.preset(preset), "cpu")

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from published_parts import SMALL, state
+from small import refused
 
 import dode
 from dode import distillation, experiments, zoo
@@ -55,11 +56,7 @@ def test_the_preset_of_the_paper_is_the_papers() -> None:
         assert (plan.preset.images, plan.preset.fit_images, plan.preset.bf16) == (50_000, 100, False)
         assert {cell["block"] for cell in plan.cells if cell["nfe"] > 200} == {0, 1, 2}
         assert plan.preset.kept
-    nfes = (5, 10, 25, 50, 100, 250)
-    assert three.calls["fashion-mnist-noise", "ddim"] == (2, *nfes)
-    assert three.calls["fashion-mnist-noise", "dpm_solver"] == (3, *nfes)
-    assert four.calls[DATA, "ddim"] == (2, *nfes)
-    assert four.calls[DATA, "heun"] == (3, 5, 9, 25, 49, 99, 249)
+    assert four.calls[DATA, "heun"] == (3, 5, 9, 25, 49, 99, 249)  # DDIM's are in the papers' rows
     assert (round(three.evaluations / 1e9, 1), round(four.evaluations / 1e9, 1)) == (1.4, 0.8)  # as plans.py says
 
 
@@ -110,9 +107,8 @@ def test_a_name_can_have_a_guidance(guided: str) -> None:
     plain = dode.sample(dode.load("tiny").of(seeds), table, noise)
     assert (dode.sample(told, table, noise, batch_size=2) - plain).abs().max() > 1e-3
     for wrong in ("tiny@much", "judge@1", "iddpm-imagenet-64@"):
-        with pytest.raises(ValueError) as error:
+        with refused(""):
             dode.load(wrong)
-        assert "\n" not in str(error.value)
 
 
 def test_a_sweep_of_a_published_network(guided: str, monkeypatch: pytest.MonkeyPatch) -> None:
