@@ -9,8 +9,6 @@ the number of images (the bias of the first is about 1/n), so ``n`` travels with
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +21,11 @@ from torch import Tensor
 from dode.utils.files import FileError, load_tensors, one_of, save_tensors
 from dode.zoo import load_evaluator
 from dode.zoo.datasets import to_uint8
+from dode.zoo.download import cache as cache_folder
+from dode.zoo.download import checked
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
-INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+INCEPTION_DIGEST = "sha256:f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 INCEPTION_URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" + INCEPTION_FILE
 
 Mode = Literal["clean", "legacy_tensorflow"]
@@ -213,11 +213,6 @@ def classifier_features(path: str | Path | None = None, device: str | torch.devi
     return Features(name, dim, label, channels, lambda images: model.features(images.to(device)))
 
 
-def cache_folder() -> Path:
-    """Where downloaded weights are looked up: ``DODE_CACHE``, or ``~/.cache/dode``."""
-    return Path(os.environ.get("DODE_CACHE") or Path.home() / ".cache" / "dode")
-
-
 def inception_features(mode: Mode = "clean", device: str | torch.device = "cpu") -> Features:
     """clean-fid's Inception, ``(B, 2048)``, behind clean-fid's resizer (Parmar et al. 2022).
 
@@ -236,9 +231,9 @@ def inception_features(mode: Mode = "clean", device: str | torch.device = "cpu")
     path = cache_folder() / INCEPTION_FILE
     if not path.is_file():
         raise FileError(f"{path} does not exist; put {INCEPTION_URL} there, or measure with classifier_features()")
-    if (digest := hashlib.sha256(path.read_bytes()).hexdigest()) != INCEPTION_SHA256:
-        raise FileError(f"{path} is not the published Inception (SHA-256 {digest[:12]}...): download it again")
-    model = InceptionV3W(str(path.parent), download=False, resize_inside=mode == "legacy_tensorflow")
+    model = InceptionV3W(
+        str(checked(path, INCEPTION_DIGEST).parent), download=False, resize_inside=mode == "legacy_tensorflow"
+    )
     model.to(device).eval().requires_grad_(False)
     resize = build_resizer(mode)
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from dode.denoisers import PICTURES
 from dode.utils.environment import need
 from dode.utils.files import FileError, first_line
+from dode.zoo.download import cache, fetched
 
 FASHION_MNIST_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 # file -> md5 of the published archive
@@ -47,8 +48,8 @@ def fashion_mnist(split: Split = "train") -> tuple[Tensor, Tensor]:
 
     Downloads are checked against the published digests, a local copy's training images too.
 
-    FileError if ``DODE_DATA`` is set but holds no such file, or the images are not the published ones; ImportError if
-    it is not set, and pooch, which fetches the originals, is not installed.
+    FileError if ``DODE_DATA`` is set but holds no such file, or the images are not the published ones or cannot be
+    fetched; ImportError if it is not set, and pooch, which fetches them, is not installed.
     """
     if folder := os.environ.get("DODE_DATA"):
         path = Path(folder) / "fashion_mnist.npz"
@@ -76,12 +77,7 @@ def _check(images: np.ndarray, where: str) -> None:
 
 def _idx(name: str) -> np.ndarray:
     """Download (once, digest checked) and decode one idx file; uint8, flat."""
-    pooch = need("pooch", "cli", "fetching training images")
-    path = pooch.retrieve(
-        FASHION_MNIST_URL + name, f"md5:{FASHION_MNIST_FILES[name]}", fname=name,
-        path=pooch.os_cache("dode"), progressbar=True,
-    )  # fmt: skip
-    with gzip.open(path) as f:
+    with gzip.open(fetched(cache() / name, FASHION_MNIST_URL + name, f"md5:{FASHION_MNIST_FILES[name]}")) as f:
         raw = f.read()
     return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * raw[3])
 
