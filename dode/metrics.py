@@ -195,18 +195,13 @@ class Features:
     def __call__(self, images: Tensor) -> Tensor:
         """ValueError unless ``images`` is uint8 ``(B, C, H, W)`` with ``C`` in :attr:`channels`."""
         if images.ndim != 4 or images.dtype != torch.uint8 or images.shape[1] not in self.channels:
-            wanted, got = " or ".join(map(str, self.channels)), f"{images.dtype} {tuple(images.shape)}"
-            raise ValueError(
-                f"{self.name} takes uint8 images (B, {wanted}, H, W), got {got}; see dode.zoo.datasets.to_uint8"
-            )
+            wanted = f"{self.name} takes uint8 images (B, {' or '.join(map(str, self.channels))}, H, W)"
+            raise ValueError(f"{wanted}, got {images.dtype} {tuple(images.shape)}; see dode.zoo.datasets.to_uint8")
         return self.function(images)
 
 
 def classifier_features(path: str | Path | None = None, device: str | torch.device = "cpu") -> Features:
-    """The ``(B, F)`` activations of a classifier: a shipped name, a file, or else the shipped one that measures.
-
-    :func:`dode.zoo.load_evaluator` says what the name holds and which errors there are.
-    """
+    """Those of a classifier (:func:`dode.zoo.load_evaluator`, with its errors), or of the shipped one that measures."""
     model, name = load_evaluator(path or "fashion-mnist-classifier", device)
     label = f"FD ({type(model).__name__.lower()} features)"
     dim, channels = model.head.in_features, (model.config["channels"],)
@@ -217,10 +212,9 @@ def inception_features(mode: Mode = "clean", device: str | torch.device = "cpu")
     """clean-fid's Inception, ``(B, 2048)``, behind clean-fid's resizer (Parmar et al. 2022).
 
     ``mode="clean"`` resizes with antialiasing; ``"legacy_tensorflow"`` inside the network, as in most
-    papers' tables.  Grey images become three equal channels.  The weights are read from
-    :func:`cache_folder`, and only after their SHA-256 has been checked; nothing is downloaded.
-    :class:`~dode.utils.files.FileError` names file and place when they are absent or not the published
-    ones; ImportError when clean-fid is not installed.
+    papers' tables.  Grey images become three equal channels.  The weights are read from :func:`cache_folder`, and only
+    after they have been checked; nothing is downloaded.  :class:`~dode.utils.files.FileError` names file and place when
+    they are absent or not the published ones; ImportError when clean-fid is not installed.
     """
     one_of("mode", mode, Mode)
     try:

@@ -1,11 +1,10 @@
 """Training images.  Needed to train and to measure against the data, never to sample.
 
-Fashion-MNIST (Xiao et al. 2017, MIT licence) comes from the directory named by ``DODE_DATA``
-(``fashion_mnist.npz`` with ``x_train``, ``y_train``, ``x_test``, ``y_test``) or, without it, from
-the originals, whose published digests are checked.
+Fashion-MNIST (Xiao et al. 2017, MIT licence) comes from the directory named by ``DODE_DATA`` (``fashion_mnist.npz``
+with ``x_train``, ``y_train``, ``x_test``, ``y_test``) or, without it, from the originals.
 
-Tiny ImageNet 32x32, 200 classes of ImageNet (Deng et al. 2009), is under ImageNet's terms: research
-without commerce.  It comes from that directory alone; dode neither holds nor fetches it.
+Tiny ImageNet 32x32, 200 classes of ImageNet (Deng et al. 2009), is under ImageNet's terms: research without commerce.
+It comes from that directory alone; dode neither holds nor fetches it.
 """
 
 from __future__ import annotations
@@ -60,19 +59,14 @@ def fashion_mnist(split: Split = "train") -> tuple[Tensor, Tensor]:
                 images, labels = f[f"x_{split}"], f[f"y_{split}"]
         except (KeyError, ValueError, OSError, EOFError):
             raise FileError(f"{path} is not the Fashion-MNIST archive with x_{split} and y_{split}") from None
-        if split == "train":
-            _check(images, str(path))
+        header = np.array([2051, len(images), 28, 28], dtype=">i4").tobytes()
+        if split == "train" and hashlib.md5(header + images.tobytes()).hexdigest() != TRAIN_IDX_MD5:
+            raise FileError(f"{path} does not hold the published Fashion-MNIST training images")
     else:
         stem = "train" if split == "train" else "t10k"
         images = _idx(f"{stem}-images-idx3-ubyte.gz").reshape(-1, 28, 28)
         labels = _idx(f"{stem}-labels-idx1-ubyte.gz")
     return torch.from_numpy(images.copy())[:, None], torch.from_numpy(labels.astype(np.int64))
-
-
-def _check(images: np.ndarray, where: str) -> None:
-    header = np.array([2051, len(images), 28, 28], dtype=">i4").tobytes()
-    if hashlib.md5(header + images.tobytes()).hexdigest() != TRAIN_IDX_MD5:
-        raise FileError(f"{where} does not hold the published Fashion-MNIST training images")
 
 
 def _idx(name: str) -> np.ndarray:

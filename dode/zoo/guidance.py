@@ -57,9 +57,7 @@ class ClassifierGuidance(NoisePrediction):
         else:
             conditioning = Conditioning({"classes": torch.as_tensor(labels).reshape(-1).to(torch.int64)})
         if not conditioning.rows:
-            raise ValueError(
-                f"{denoiser.name} has no class to draw; give labels=, one for all images or several in turn"
-            )
+            raise ValueError(f"{denoiser.name} has no class to draw; give labels=, one for all or several in turn")
         super().__init__(
             denoiser.network, denoiser.shape, denoiser.schedule, conditioning=conditioning, autocast=denoiser.autocast,
             name=f"{denoiser.name}, guided {scale:g}",
