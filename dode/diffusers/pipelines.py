@@ -58,11 +58,8 @@ def from_diffusers(
     name
         For the files of solvers made for it; by default the hub's name, or the folder's.
 
-    Raises
-    ------
-    ValueError
-        No network, a process or prediction type that is unknown, conditions that do not fit; or a pipeline, network,
-        scheduler or option that is not reproduced (:mod:`dode.diffusers.support`).
+    ValueError for no network, a process or prediction type that is unknown, conditions that do not fit; or a pipeline,
+    network, scheduler or option that is not reproduced (:mod:`dode.diffusers.support`).
     """
     alone = isinstance(pipeline, nn.Module)
     network: Any = pipeline if alone else getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)

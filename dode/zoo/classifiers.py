@@ -67,15 +67,8 @@ class CriticBlock(nn.Module):
 class Critic(nn.Module):
     """A second classifier, unlike :class:`Classifier`: its features may enter a fit, the other's measure the result.
 
-    :meth:`features` is smooth in the pixels.
-
-    Parameters
-    ----------
-    stem
-        Channels of the 5 x 5 convolution at full resolution; average pooling halves its maps.
-    widths
-        Channels of the residual blocks at half and at a quarter of the resolution; their sum is the
-        number of features.
+    :meth:`features` is smooth in the pixels.  ``stem`` is the channels of the 5 x 5 convolution at full resolution,
+    whose maps average pooling halves; ``widths`` those of the residual blocks at half and at a quarter of it.
     """
 
     def __init__(

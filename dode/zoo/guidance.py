@@ -37,10 +37,7 @@ class ClassifierGuidance(NoisePrediction):
     scale
         1 is Bayes' rule; a conditional denoiser usually takes about 1, an unconditional one up to 10.
 
-    Raises
-    ------
-    ValueError
-        Another kind of denoiser, no labels, or labels that the network does not know.
+    ValueError for another kind of denoiser, no labels, or labels that the network does not know.
     """
 
     def __init__(
