@@ -266,7 +266,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DODE_CACHE", str(tmp_path))
     path = tmp_path / "inception-2015-12-05.pt"
     torch.jit.script(Stand()).save(str(path))
-    monkeypatch.setattr(metrics, "INCEPTION_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(metrics, "INCEPTION_DIGEST", f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}")
     return path
 
 
@@ -294,8 +294,10 @@ def test_legacy_resizing_is_left_to_the_network(stand_in: Path) -> None:
 def test_missing_or_wrong_inception_is_never_loaded(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads = list[object]()
     monkeypatch.setattr(torch.jit, "load", lambda *a, **k: loads.append(a))
-    monkeypatch.setattr(metrics, "INCEPTION_SHA256", "of another file")  # this one loads well, but is not Inception
-    with pytest.raises(FileError, match="is not the published Inception"):
+    monkeypatch.setattr(
+        metrics, "INCEPTION_DIGEST", "sha256:of another file"
+    )  # this one loads well, but is not Inception
+    with pytest.raises(FileError, match="is not the published file"):
         metrics.inception_features()
     stand_in.unlink()
     with pytest.raises(FileError, match=f"{re.escape(str(stand_in))}.*classifier_features") as info:
