@@ -176,10 +176,10 @@ def test_the_noise_side_is_the_released_code(calls) -> None:
 def test_what_was_not_released_is_refused() -> None:
     data = schedules.karras(4, 0.02, 80.0)
     for denoiser, table, options, message in (
-        (CHAIN, solvers.ipndm(CHAIN.grid, nfe=4), {}, "knows ddim and dpm_solver"),
-        (EDM, solvers.ddim(EDM.grid, nfe=4, basis="data", afs=True), {}, "knows ddim and heun"),
-        (EDM, solvers.ddim(data, basis="data"), {}, "ends at zero"),
-        (EDM, solvers.ddim(EDM.grid, nfe=4), {}, "chain of labels"),
+        (CHAIN, solvers.ipndm(CHAIN.grid, nfe=4), {}, "this is ipndm in the noise basis"),
+        (EDM, solvers.ddim(EDM.grid, nfe=4, basis="data", afs=True), {}, "without afs; this is ddim in the data"),
+        (EDM, solvers.ddim(data, basis="data"), {}, "down to sigma = 0"),
+        (EDM, solvers.ddim(EDM.grid, nfe=4), {}, "on a chain of labels"),
         (CHAIN, solvers.ddim(CHAIN.grid, nfe=4), dict(equation=9), "its own teacher, first step and equation"),
         (CHAIN, solvers.ddim(CHAIN.grid, nfe=4), dict(teacher="same"), "its own teacher, first step and equation"),
     ):

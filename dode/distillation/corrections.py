@@ -1,6 +1,6 @@
-"""What the lambdas of D-ODE solvers multiply: the paper's equations on any table, and what its authors released.
+"""What the lambdas of D-ODE solvers multiply: the paper's equations, for any table, and the code that was released.
 
-``Released`` below means https://github.com/kim-sanghwan/D-ODE-Solvers.
+That code is https://github.com/kim-sanghwan/D-ODE-Solvers.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from dode import solvers
-from dode.distillation.teachers import Teacher, make_teacher, target_states
-from dode.schedules import Align, VPDiscrete, karras, time_uniform
+from dode.schedules import VPDiscrete, karras, time_uniform
 from dode.solvers.singlestep import split
 from dode.tableau import Tableau
 from dode.utils.files import one_of
@@ -35,8 +34,7 @@ def _estimates(tableau: Tableau, first_step: FirstStep | None) -> tuple[Tensor, 
     one_of("first_step", first_step, FirstStep)
     full, sums = tableau.full, tableau.row_sums
     stays = tableau.sigmas[1:] == tableau.sigmas[:-1]
-    last_call = torch.zeros_like(full)
-    last_call[:, 1:].fill_diagonal_(1.0)
+    last_call = torch.eye(*full.shape, dtype=torch.float64).roll(1, 1)
     scale = torch.where(stays, tableau.weights.diagonal(), sums)[:, None]
     # schemes with a corrector compare raw outputs, all others their combinations
     return last_call if stays.any() else full / scale, scale, first_step
@@ -52,14 +50,17 @@ def directions(tableau: Tableau, first_step: FirstStep | None = None) -> Tensor:
     and D-EDM: the same solvers on another scale.)
 
     The first row leans on the starting noise (``first_step="noise"``, the default in the noise basis) or is left alone
-    ("none", the default in the data basis).  Corrections are kept: a corrector starts from the corrected predictor,
-    where the released D-EDM starts again from the beginning of the step.
+    ("none", the default in the data basis).
+
+    Corrections are kept: Heun's corrector starts from the corrected predictor, the released one from the step's start.
+    In the data basis it multiplies what was kept by ``(s - t) / (2 t)``, 628 in the last but one step of five calls to
+    EDM's lowest level.  There the best ``lambda`` is -1.0001: the fit takes the corrector back, and the last call sees
+    the state that the corrector's saw, so that one is wasted.  Noise estimates (``basis="own"``) compare the state with
+    what the network says there, without the kept part: that fit uses the call and ends nearer to the teacher.
     """
     combined, scale, first_step = _estimates(tableau, first_step)
-    previous = torch.zeros_like(combined)
-    previous[0, 0] = 1.0
-    previous[1:] = combined[:-1]
-    result = scale * (combined - previous)
+    noise = torch.eye(1, tableau.nfe + 1, dtype=torch.float64)
+    result = scale * (combined - torch.cat([noise, combined[:-1]]))
     if first_step == "none":
         result[0] = 0.0
     return result
@@ -77,9 +78,7 @@ def families(tableau: Tableau, equation: Equation = 10, first_step: FirstStep | 
         along = directions(tableau, first_step)
         return [row[None][: int(row.any())] for row in along]
     estimates, scale, first_step = _estimates(tableau, first_step)
-    noise = torch.zeros(1, tableau.nfe + 1, dtype=torch.float64)
-    noise[0, 0] = 1.0
-    result = []
+    noise, result = torch.eye(1, tableau.nfe + 1, dtype=torch.float64), []
     for i in range(tableau.nfe):
         earlier = torch.cat([noise[: int(first_step == "noise")], estimates[:i]])
         here = estimates[i : i + 1]
@@ -88,11 +87,9 @@ def families(tableau: Tableau, equation: Equation = 10, first_step: FirstStep | 
 
 
 def corrected(
-    tableau: Tableau,
-    lambdas: Tensor | Sequence[float] | Sequence[Sequence[float]],
-    first_step: FirstStep | None = None,
-    equation: Equation = 10,
-) -> Tableau:
+    tableau: Tableau, lambdas: Tensor | Sequence[float] | Sequence[Sequence[float]],
+    first_step: FirstStep | None = None, equation: Equation = 10,
+) -> Tableau:  # fmt: skip
     """The D- version of ``tableau``; zeros give it back bit for bit.
 
     ``lambdas``: one for each row (equation 10), or for each row as many as it has :func:`families`.
@@ -114,7 +111,7 @@ class Plan:
     table: Tableau
     teacher: Tableau
     targets: Sequence[int]  # the teacher's state that each row is fitted to
-    directions: Sequence[Tensor]  # what each row's lambdas multiply, (K_i, N + 1), start column first
+    directions: Sequence[Tensor] | Tensor  # what each row's lambdas multiply, (K_i, N + 1), start column first
     takes_back: Mapping[int, float] = field(default_factory=dict)  # so often the correction of the row before, by row
     target_scales: Sequence[float] = ()  # what the target of each row is multiplied by; none: by 1
     teacher_start: float = 1.0  # the teacher's starting noise, for one of the student's
@@ -133,77 +130,62 @@ class Plan:
     def support(self) -> Tableau:
         """A table with a weight wherever a row or its correction may have one."""
         reach = torch.stack([direction.abs().sum(0) for direction in self.directions])
-        full = self.table.full.abs() + reach
-        for i in self.takes_back:
-            full[i] += reach[i - 1]
-        return self.table.with_full(full)
-
-
-def paper_plan(
-    table: Tableau, teacher: Teacher, scale: int, align: Align, first_step: FirstStep | None, equation: Equation
-) -> Plan:
-    """The fit of the paper's equations 14 and 10 (or 9, or 8)."""
-    guide = make_teacher(table, teacher, scale, align)
-    return Plan(table, guide, target_states(table, guide, align), families(table, equation, first_step))
+        back = [reach[i - 1] * (i in self.takes_back) for i in range(self.table.nfe)]
+        return self.table.with_full(self.table.full.abs() + reach + torch.stack(back))
 
 
 def released_plan(table: Tableau, schedule: Any, scale: int) -> Plan:
-    """The fit of the released code for D-DDIM, D-EDM (data side) and D-DPM-Solver (noise side, with D-DDIM).
+    """The authors' fit: of D-DDIM and D-EDM (Heun) in the data basis, of D-DDIM and D-DPM-Solver in the noise basis.
 
-    ``lambda_i`` multiplies the newest network output less that of the call before, whichever step that was of, times
-    one in the states that are compared (D-DDIM, D-EDM), or times the newest output's weight (D-DPM-Solver).  Every
-    stage starts from its step's start: what corrected the stage before shows only in the output there, or for Heun's
-    slope in ``(x - D) / sigma`` there.  Row ``r`` is fitted to DDIM's state ``scale (r + 1)``, whatever its level.
+    ``lambda_i`` multiplies the newest network output less that of the call before, whatever its step, times one in the
+    states that are compared, or in D-DPM-Solver times the newest output's weight.  A stage starts from its step's
+    start: what corrected the stage before it shows in what was evaluated there alone, the output or Heun's slope
+    ``(x - D) / sigma``.  Row ``r`` is fitted to state ``scale (r + 1)`` of DDIM, whose level is another.
 
-    In the data basis the levels are the table's, to zero, and DDIM's as many as ``scale`` calls for one of the solver
-    have on Karras's grid over the same range.  In the noise basis the schedule is a chain: D-DDIM's labels are
-    ``T`` equal parts of it counted from below, then sigma = 0; D-DPM-Solver's all of it from end to end, also inside
-    steps; DDIM's are ``scale T`` equal parts, at most all.  There the states are ``alpha x``, from one starting noise.
+    Data basis: the table's levels, the last of them 0; DDIM's are Karras's over the same range, ``scale`` for each
+    *call*; ``lambda_0 = 0``.  Noise basis, on a chain, whatever the table's levels: D-DDIM's labels are ``n`` equal
+    parts of the chain counted from 0 and cut to whole ones, then sigma = 0, DDIM's ``scale n`` (at most all) such
+    parts; D-DPM-Solver has equal times from end to end, inside steps too.  States ``alpha x`` are compared; both start
+    at the same one, which the first row leans on.  (There it is the noise, here ``alpha sigma`` times the noise, 0.9992
+    at label 800.  Between labels the authors interpolate ``ln alpha``, a :class:`VPDiscrete` has ``ln sigma``.)
 
-    ValueError for other solvers: the released D-iPNDM and D-DEIS meet the teacher in time (and tell the network of the
-    label below), so that ``align="time"`` with ``teacher="same"`` is theirs.
+    ValueError for other solvers.  Released D-iPNDM and D-DEIS are aligned in time, with themselves as the teacher, and
+    tell the network of label ``t - 1`` at the level of label ``t``: ``align="time", teacher="same"``, but for that.
     """
-    n, name = table.nfe, None if table.metadata.get("afs") else table.metadata.get("solver")
-    known = ["ddim", "heun"] if table.basis == "data" else ["ddim", "dpm_solver"]
-    if name not in known:
+    n, name, data = table.nfe, str(table.metadata.get("solver")), table.basis == "data"
+    known = table.levels[-1] == 0 if data else isinstance(schedule, VPDiscrete)
+    if not known or name not in ("ddim", "heun" if data else "dpm_solver") or table.metadata.get("afs"):
         raise ValueError(
-            f"align='released' knows {' and '.join(known)} for a network that predicts {table.basis}, not {name}; take "
-            "align='time' or 'index'"
+            "align='released' has ddim and heun down to sigma = 0 in the data basis, ddim and dpm_solver on a chain of "
+            f"labels in the noise basis, without afs; this is {name} in the {table.basis} basis; take align='time'"
         )
-    along = torch.eye(n, n + 1, dtype=torch.float64).roll(1, 1)
-    along = along - along.roll(-1, 1)
-    if table.basis == "data":
-        if table.levels[-1] > 0:
-            raise ValueError("align='released' needs a grid that ends at zero in the data basis, as EDM's does")
-        top, bottom = float(table.sigmas[0]), float(table.levels[-2])
-        guide = solvers.ddim(karras(scale * n, bottom, top, final="zero"))
+    along = torch.eye(n + 1, dtype=torch.float64).diff(dim=0)
+    if data:
         along[0] = 0
+        guide = solvers.ddim(karras(scale * n, float(table.levels[-2]), float(table.levels[0]), final="zero"))
         s = table.sigmas.tolist()
-        back = {i: (s[i - 1] + s[i]) / (2 * s[i]) for i in range(n) if s[i + 1] == s[i]}
-        return Plan(table, guide, range(scale, scale * n + 1, scale), [row[None] for row in along], back)
-    if not isinstance(schedule, VPDiscrete):
-        raise ValueError("align='released' needs a network on a chain of labels (VPDiscrete) in the noise basis")
-    guide = solvers.ddim(_from_below(min(schedule.steps, scale * n), schedule))
-    targets = [*range(guide.nfe // n, guide.nfe, guide.nfe // n)][: n - 1] + [guide.nfe]
+        back = {i: (s[i - 1] / s[i] + 1) / 2 for i in range(n) if s[i + 1] == s[i]}
+        return Plan(table, guide, range(scale, scale * n + 1, scale), along[:, None], back)
+    guide, alpha = solvers.ddim(_from_below(min(schedule.steps, scale * n), schedule)), schedule.alpha
+    order = 1 if name == "ddim" else table.metadata["order"]
     if name == "ddim":
-        table, firsts = solvers.ddim(_from_below(n, schedule)), [*range(n)]
-        weights = 1 / schedule.alpha(table.sigmas[1:])
+        table = solvers.ddim(_from_below(n, schedule))
+        weights = 1 / alpha(table.sigmas[1:])
     else:
-        order = int(table.metadata["order"])
         grid = time_uniform(n, schedule.sigma_min, schedule.sigma_max, schedule)
         table = solvers.dpm_solver(grid, order=order, inner="grid")
-        firsts, weights = [*accumulate(split(n, order), initial=0)], table.weights.diagonal()
-    alpha, guides = schedule.alpha(table.sigmas), schedule.alpha(guide.sigmas)
-    along[0, 0] *= alpha[0] * table.sigmas[0]  # the first row leans on the state that it starts from
-    start = alpha[0] * table.sigmas[0] / (guides[0] * guide.sigmas[0])
+        weights = table.weights.diagonal()
+    inside = set(range(n)).difference(accumulate(split(n, order), initial=0))
+    targets = [guide.nfe // n * (i + 1) for i in range(n - 1)] + [guide.nfe]
+    start = alpha(table.sigmas[0]) * table.sigmas[0]
+    along[0, 0] *= start
     return Plan(
-        table, guide, targets, [row[None] for row in weights[:, None] * along],
-        {i: 1.0 for i in range(n) if i not in firsts},
-        (guides[targets] / alpha[1:]).tolist(), float(start),
+        table, guide, targets, (weights[:, None] * along)[:, None], dict.fromkeys(inside, 1.0),
+        (alpha(guide.sigmas[targets]) / alpha(table.sigmas[1:])).tolist(),
+        float(start / alpha(guide.sigmas[0]) / guide.sigmas[0]),
     )  # fmt: skip
 
 
 def _from_below(n: int, chain: VPDiscrete) -> Tensor:
-    """``n`` labels, equal parts of the chain from label 0 on, cut to whole ones; then sigma = 0."""
-    labels = torch.linspace(0, chain.steps, n + 1)[:n].long().flip(0)
+    labels = torch.linspace(0, chain.steps, n + 1)[:n].long().flip(0)  # in float32, as released
     return torch.cat([chain.sigmas[labels], torch.zeros(1, dtype=torch.float64)])

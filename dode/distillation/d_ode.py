@@ -21,15 +21,16 @@ from torch import Tensor
 
 from dode import __version__
 from dode.denoisers import Denoiser
-from dode.distillation.corrections import default_first_step, paper_plan, released_plan
+from dode.distillation.corrections import Plan, default_first_step, families, released_plan
 from dode.distillation.problem import Problem, distiller
-from dode.distillation.teachers import Recording, Teacher
+from dode.distillation.spool import Spool
+from dode.distillation.teachers import Recording, Teacher, make_teacher, target_states
 from dode.sampling import AnyDenoiser, State, advance, combine, evaluate, for_images, initial_state
 from dode.tableau import Tableau, TableauRow, check_model
 from dode.utils.environment import tqdm
 from dode.utils.files import one_of
-from dode.utils.spool import Spool
 
+Alignment = Literal["time", "index", "released"]
 VERSIONS = dict(
     dode=__version__, torch=torch.__version__, safetensors=safetensors.__version__, python=platform.python_version()
 )
@@ -96,8 +97,8 @@ class _RowFit:
 )  # fmt: skip
 def d_ode(
     problem: Problem, *, teacher: Literal["ddim", "same"] | Teacher = "ddim", scale: int = 10,
-    align: Literal["time", "index", "released"] = "time", first_step: Literal["noise", "none"] | None = None,
-    equation: Literal[8, 9, 10] = 10, basis: Literal["prediction", "own"] = "prediction",
+    align: Alignment = "time", first_step: Literal["noise", "none"] | None = None, equation: Literal[8, 9, 10] = 10,
+    basis: Literal["prediction", "own"] = "prediction",
 ) -> Tableau:  # fmt: skip
     """One number a step, in closed form, each step on its own.
 
@@ -113,8 +114,9 @@ def d_ode(
     scale
         Teacher steps for each step; the paper's C.
     align
-        How the teacher's noise levels are placed; time: it meets the solver's own (eq. 14), index: as in the released
-        EDM code, see :func:`dode.schedules.refine`.
+        Which of the teacher's states a row is fitted to; time: those at its own levels (eq. 14), index: those of its
+        number on a grid spaced anew (:func:`dode.schedules.refine`), released: the authors' code for D-DDIM, D-EDM and
+        D-DPM-Solver, with its teacher, levels and directions (:func:`dode.distillation.corrections.released_plan`).
     first_step
         What the first step is corrected by; None: the noise, if the network predicts noise (:func:`directions`).
     equation
@@ -122,7 +124,8 @@ def d_ode(
         the outputs (:func:`families`).
     basis
         Which estimates are corrected; prediction: those of the kind that the network predicts, own: those of the
-        tableau, as D-DPM-Solver++ has it, whose estimates are clean images whatever the network predicts.
+        tableau, as D-DPM-Solver++ has it, whose estimates are clean images whatever the network predicts, and Heun,
+        whose are noise; the last corrector of D-EDM is of use only so (:func:`directions`).
 
     The result has ``metadata["lambdas"]`` (a number a row; a list a row for equations 8 and 9), ``["fit_rmse"]`` and
     ``["plain_rmse"]`` (per row: distance to the teacher with and without lambda); its cost counts the teacher's run,
@@ -138,13 +141,14 @@ def d_ode(
     if basis == "prediction" and prediction in ("noise", "data"):
         tableau = tableau.to_basis(prediction)
     teacher = problem.family if teacher == "same" else teacher
-    one_of("align", align, Literal["time", "index", "released"])
-    if align != "released":
-        plan = paper_plan(tableau, teacher, scale, align, first_step, equation)
-    elif (teacher, first_step, equation) == ("ddim", None, 10):
+    one_of("align", align, Alignment)
+    if align == "released":
+        if (teacher, first_step, equation) != ("ddim", None, 10):
+            raise ValueError("align='released' has its own teacher, first step and equation; leave those options out")
         plan = released_plan(tableau, getattr(denoiser, "schedule", None), scale)
     else:
-        raise ValueError("align='released' has its own teacher, first step and equation; leave those options out")
+        guide = make_teacher(tableau, teacher, scale, align)
+        plan = Plan(tableau, guide, target_states(tableau, guide, align), families(tableau, equation, first_step))
     tableau, guide, targets = plan.table, plan.teacher, plan.targets
     if isinstance(teacher, Recording) and not teacher.states.keys() >= set(targets):
         raise ValueError("the teacher was recorded for a student of other levels; record it for this one")
