@@ -11,7 +11,7 @@ import torch
 from dode import schedules, solvers
 from dode.denoisers import MixtureDenoiser
 from dode.distillation import d_ode
-from dode.sampling import initial_noise, sample
+from dode.sampling import initial_noise, sample, trajectory
 
 MEANS, STDS = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).double(), torch.tensor([0.3, 0.5, 0.8, 0.2])
 EDM, CHAIN = MixtureDenoiser(MEANS, STDS), MixtureDenoiser(MEANS, STDS, schedule=schedules.vp_linear())
@@ -176,12 +176,28 @@ def test_the_noise_side_is_the_released_code(calls) -> None:
 def test_what_was_not_released_is_refused() -> None:
     data = schedules.karras(4, 0.02, 80.0)
     for denoiser, table, options, message in (
-        (CHAIN, solvers.ipndm(CHAIN.grid, nfe=4), {}, "this is ipndm in the noise basis"),
-        (EDM, solvers.ddim(EDM.grid, nfe=4, basis="data", afs=True), {}, "without afs; this is ddim in the data"),
-        (EDM, solvers.ddim(data, basis="data"), {}, "down to sigma = 0"),
-        (EDM, solvers.ddim(EDM.grid, nfe=4), {}, "on a chain of labels"),
+        (CHAIN, solvers.ipndm(CHAIN.grid, nfe=4), {}, "ddim and dpm_solver on a chain of labels .* this is ipndm"),
+        (EDM, solvers.ddim(EDM.grid, nfe=4), {}, "ddim and dpm_solver on a chain of labels"),
+        (EDM, solvers.ddim(EDM.grid, nfe=4, basis="data", afs=True), {}, "without afs"),
+        (EDM, solvers.ddim(data, basis="data"), {}, "ddim and heun down to sigma = 0"),
         (CHAIN, solvers.ddim(CHAIN.grid, nfe=4), dict(equation=9), "its own teacher, first step and equation"),
         (CHAIN, solvers.ddim(CHAIN.grid, nfe=4), dict(teacher="same"), "its own teacher, first step and equation"),
     ):
         with pytest.raises(ValueError, match=message):
             d_ode(denoiser, table, NOISE, align="released", **options)
+
+
+def test_the_last_corrector_of_d_edm_is_taken_back_unless_noise_is_corrected() -> None:
+    """Five calls to EDM's lowest level: with clean images the fourth changes nothing, so the fifth sees the same."""
+    generator = torch.Generator().manual_seed(1)
+    means, mix = (torch.randn(n, 32, generator=generator).double() for n in (100, 32))
+    means = 0.3 * means @ (mix * 0.8 ** torch.arange(32)).T  # correlated, as pixels are
+    denoiser, noise = MixtureDenoiser(means, torch.full((100,), 0.1)), initial_noise((32,), range(60)).double()
+    data = d_ode(denoiser, solvers.heun(denoiser.grid, nfe=5, basis="data"), noise)
+    own = d_ode(denoiser, solvers.heun(denoiser.grid, nfe=5), noise, basis="own")
+    facts = data.metadata
+    assert abs(facts["lambdas"][3] + 1) < 1e-3
+    assert facts["fit_rmse"][2:] == pytest.approx([facts["fit_rmse"][2]] * 3, rel=1e-3)
+    states = trajectory(denoiser, data, noise)
+    assert (states[4] - states[3]).square().mean() < 1e-4 * states[3].square().mean()
+    assert abs(own.metadata["lambdas"][3] + 1) > 0.01 and own.metadata["fit_rmse"][4] < 0.9 * facts["fit_rmse"][4]
