@@ -159,15 +159,11 @@ def released_plan(table: Tableau, schedule: Any, scale: int) -> Plan:
         s = table.sigmas.tolist()
         back = {i: (s[i - 1] / s[i] + 1) / 2 for i in range(n) if s[i + 1] == s[i]}
         return Plan(table, guide, range(scale, scale * n + 1, scale), along[:, None], back)
-
-    def from_below(n: int) -> Tensor:
-        labels = torch.linspace(0, schedule.steps, n + 1)[:n].long().flip(0)  # in float32, as there
-        return torch.cat([schedule.sigmas[labels], torch.zeros(1, dtype=torch.float64)])
-
-    guide, alpha = solvers.ddim(from_below(min(schedule.steps, scale * n))), schedule.alpha
+    alpha, below = schedule.alpha, lambda n: torch.linspace(0, schedule.steps, n + 1)[:n].long().flip(0)
+    guide = solvers.ddim(schedule.sigmas[below(min(schedule.steps, scale * n))], final="zero")
     order = 1 if name == "ddim" else table.metadata["order"]
     if name == "ddim":
-        table = solvers.ddim(from_below(n))
+        table = solvers.ddim(schedule.sigmas[below(n)], final="zero")
         weights = 1 / alpha(table.sigmas[1:])
     else:
         grid = time_uniform(n, schedule.sigma_min, schedule.sigma_max, schedule)
