@@ -68,10 +68,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # --- distill -------------------------------------------------------------------------------------
 
 
-def plain(small: Networks) -> dode.Tableau:
+def plain(small: Networks, **options: Any) -> dode.Tableau:
     model = dode.load(small[NOISE])
     noise = dode.initial_noise(model.shape, range(2))
-    return distillation.d_ode(model, solvers.ddim, noise, nfe=3, scale=2, seeds=range(2))
+    return distillation.d_ode(model, solvers.ddim, noise, nfe=3, scale=2, seeds=range(2), **options)
 
 
 def every_option(small: Networks) -> dode.Tableau:
@@ -104,6 +104,10 @@ def by_amed(small: Networks) -> distillation.Designed:
         (f"{DATA} --solver ipndm --nfe 3 --images 2 --method gits --points 20", by_gits),
         (f"{DATA} --solver ddim --nfe 2 --seeds 5-8 --method amed --trajectories 32 --no-features", by_amed),
         (f"{NOISE} --solver ddim --nfe 3 --images 2 --scale 2 --device cpu", plain),
+        (
+            f"{NOISE} --solver ddim --nfe 3 --images 2 --scale 2 --align released",
+            functools.partial(plain, align="released"),
+        ),
         (
             f"{NOISE} --solver deis:variable=rho --order 2 --nfe 3 --grid karras --afs --seeds 5-6,9 --teacher same "
             "--scale 2 --align index --first-step none --equation 9 --basis own --batch-size 2 --method d-ode",

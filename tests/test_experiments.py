@@ -85,6 +85,9 @@ def test_a_variant_is_written_in_one_word() -> None:
     assert usual["scale"] == 2 and usual["seeds"] == [0, 1, 2, 3] and usual["teacher"] == "ddim"
     other = make("d-ode:scale=2,images=4,teacher=same,align=index,equation=9,first_step=none", "unipc:order=2").metadata
     assert (other["teacher"], other["align"], other["equation"], other["first_step"]) == ("unipc", "index", 9, "none")
+    released = make("d-ode:scale=2,images=4,align=released").metadata
+    assert (released["align"], released["teacher_nfe"]) == ("released", 6)
+    assert make("d-ode:scale=2,images=4,align=released", "dpm_solver").metadata["solver"] == "d-dpm_solver"
     borrowed = make(f"d-ode:scale=2,images=4,model={FASHION[1]}")
     assert "model" not in borrowed.metadata  # so that this model may use it
     assert not torch.allclose(borrowed.full, make("d-ode:scale=2,images=4").to_basis(borrowed.basis).full)

@@ -19,7 +19,7 @@ from torch import Tensor
 from dode import distillation, metrics, solvers, zoo
 from dode.denoisers import Denoiser
 from dode.denoisers.networks import is_compiled
-from dode.distillation import Align
+from dode.distillation import Align, Alignment
 from dode.experiments.measurements import Cell, Value, measurement
 from dode.experiments.rows import Sweep, joined, typed
 from dode.experiments.run import GRIDS, Run, base_solver, draw, fit_seeds, held_out_seeds, possible_nfe, seeded
@@ -41,18 +41,13 @@ ENTRIES = {
 
 
 def distilled(
-    denoiser: Denoiser,
-    tableau: Tableau,
-    images: int,
-    block: int = 0,
-    align: Align = "time",
-    scale: int = 10,
+    denoiser: Denoiser, tableau: Tableau, images: int, block: int = 0, align: Alignment = "time", scale: int = 10,
     **more: Any,
-) -> Tableau:
+) -> Tableau:  # fmt: skip
     """The D- version of ``tableau``, fitted on the block's seeds; ``more`` goes to :func:`dode.distillation.d_ode`."""
     seeds = fit_seeds(images, block)
     conditioned, noise = seeded(denoiser, seeds)
-    if more.get("teacher", "ddim") == "ddim":
+    if align != "released" and more.get("teacher", "ddim") == "ddim":
         more["teacher"] = _recorded(denoiser, tuple(tableau.levels.tolist()), images, block, align, scale)
     return distillation.d_ode(conditioned, tableau, noise, align=align, scale=scale, seeds=seeds, **more)
 
