@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import sys
 import zipfile
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from published_parts import SIGMA, SMALL, X, expand, network, precond, refuses, state
@@ -208,6 +210,31 @@ def test_latent_diffusion_s_training_state(
     torch.testing.assert_close(model(X, 2.0), load_published(tiny.file, like="tiny")(X, 2.0))
     assert model.schedule.config["kind"] == "scaled_linear" and "pytorch_lightning" not in sys.modules
     assert sorted(path.name for path in place.parent.iterdir()) == ["tiny.ckpt", "tiny.zip"]
+
+
+def test_a_training_state_with_omegaconf_s_containers(
+    tiny: Folder, rows: Callable[..., Card], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each names ``typing.Any``, ``collections.defaultdict`` and types of Python's; none is looked up, none is made."""
+    rows("tiny", "ldm-lsun-bedroom-256", network=SMALL["guided"] | LATENT, file="tiny.ckpt")
+    module, nodes = ModuleType("omegaconf.dictconfig"), ModuleType("omegaconf.nodes")
+    module.DictConfig = type("DictConfig", (), dict(__module__=module.__name__))  # type: ignore[attr-defined]
+    nodes.AnyNode = type("AnyNode", (), dict(__module__=nodes.__name__))  # type: ignore[attr-defined]
+    written, cache = module.DictConfig(), defaultdict(dict, oc={"seed": 3})
+    vars(written).update(ref_type=Any, object_type=dict, element_type=int, flags=[list, str], resolver_cache=cache)
+    vars(written).update(_content=dict(size=nodes.AnyNode()))
+    found = {f"model.diffusion_model.{name}": value for name, value in state("guided", **LATENT).items()}
+    whole = dict(state_dict=found, hyper_parameters=written, lr_schedulers=[dict(_last_lr=[np.float64(1e-4)])])
+    with monkeypatch.context() as patch:
+        for made in (ModuleType("omegaconf"), module, nodes):
+            patch.setitem(sys.modules, made.__name__, made)
+        torch.save(whole, tiny.file)
+        torch.save(whole | dict(more=eval), tiny.file.with_name("more.pt"))
+    model = load_published(tiny.file, like="tiny")
+    label = model.schedule.label(torch.tensor([2.0], dtype=torch.float64)).float()
+    expected = network("guided", state("guided", **LATENT), **LATENT)(X / 5**0.5, label)
+    torch.testing.assert_close(model(X, 2.0), X - 2 * expected, rtol=1e-4, atol=1e-4)
+    refuses("GLOBAL eval", tiny.file.with_name("more.pt"), like="tiny")
 
 
 def test_training_states_that_do_not_fit(

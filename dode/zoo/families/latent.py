@@ -20,7 +20,13 @@ from dode.zoo.states import is_state, load
 
 MEMBER = "model.ckpt"  # in the zip files
 PLAIN, AVERAGED = "model.diffusion_model.", "model_ema."
-LIGHTNING = ("pytorch_lightning.", "lightning.", "omegaconf.")  # whose classes a training state may name
+# What a training state may name: Lightning's and OmegaConf's classes, the types in every container of OmegaConf's, and
+# numpy's scalars, which schedulers of the learning rate leave behind.
+TYPES = ("dict", "list", "tuple", "str", "bytes", "bool", "int", "float", "type", "object")
+TRAINING = (
+    "pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "typing.", "numpy.",
+    "collections.defaultdict", *(f"builtins.{name}" for name in TYPES),
+)  # fmt: skip
 
 
 def tensors_of(path: Path) -> dict[str, Tensor]:
@@ -29,7 +35,7 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     The weights are the averaged ones, with which the authors sample, if they are there: they are stored under the
     parameter's name without its dots.  FileError for a file that holds no such denoiser, or is none of torch's.
     """
-    found = load(unpacked(path), LIGHTNING)
+    found = load(unpacked(path), TRAINING)
     state = found.get("state_dict") if isinstance(found, dict) else None
     if state is None or not is_state(state):
         raise FileError(f"{path} is no training state of latent diffusion: it has no 'state_dict' of tensors")
