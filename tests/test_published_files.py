@@ -19,7 +19,7 @@ from test_pickles import Nvidia, Trap
 from torch import nn
 
 import dode
-from dode.denoisers import EDMPrediction, NoisePrediction, VEPrediction
+from dode.denoisers import ConsistencyPrediction, EDMPrediction, NoisePrediction, VEPrediction
 from dode.schedules import cosine
 from dode.zoo import Card, catalogue, download, families, load_noisy_classifier, load_published
 from dode.zoo.unet import UNet
@@ -151,6 +151,47 @@ def test_consistency_s_edm_checkpoint(tiny: Folder) -> None:
     torch.testing.assert_close(model(X, SIGMA), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_an_own_run_of_another_size(tiny: Folder) -> None:
+    """``network=`` has the flags that differ from those of the card's program; everything else is the card's."""
+    torch.save(state("guided", num_classes=10), tiny.file)
+    flags = SMALL["guided"] | dict(num_classes=10)
+    model = load_published(tiny.file, like="iddpm-imagenet-64", labels=[3, 9], network=flags)
+    body, level = network("guided", state("guided", num_classes=10), num_classes=10), float(model.schedule.sigmas[1200])
+    assert (model.shape, model.name, model.conditions) == ((3, 8, 8), "tiny", 2)
+    raw = body(X / (1 + level**2) ** 0.5, torch.full((2,), 300.0), torch.tensor([3, 9]))
+    torch.testing.assert_close(model(X, level), X - level * raw, rtol=1e-4, atol=1e-4)
+    torch.save(state("ddpm"), tiny.file)
+    assert load_published(tiny.file, like="ddpm-cifar10-32", network=SMALL["ddpm"]).shape == (3, 8, 8)
+    refuses("does not fit UNetModel", tiny.file, like="adm-imagenet-64", network=flags)
+    refuses("unexpected keyword argument 'chanels'", tiny.file, like="adm-imagenet-64", network=dict(chanels=3))
+    for like in ("edm-cifar10-32x32-cond-vp", "google/ddpm-cifar10-32"):
+        refuses("leave out network=", tiny.file, like=like, network={}, error=ValueError)
+    refuses("leave out network=", tiny.file.with_suffix(".pkl"), network={}, error=ValueError)
+
+
+def test_a_first_multiplier_of_a_half(tiny: Folder) -> None:
+    """The 512 x 512 networks begin with half the channels; the sinusoids and the embedding do not."""
+    more = dict(channel_mult=(0.5, 1), num_channels=64)
+    card = tiny("guided", "adm-imagenet-256-uncond", **more)
+    tiny.predicts(network("guided", **more), card, 250, 250.0)
+    found = state("guided", **more)
+    assert found["input_blocks.0.0.weight"].shape == (32, 3, 3, 3) and found["time_embed.0.weight"].shape == (256, 64)
+
+
+@pytest.mark.parametrize(("like", "distilled"), [("edm-lsun-cat-256", False), ("cd-lsun-cat-256-l2", True)])
+def test_a_consistency_model(tiny: Folder, like: str, distilled: bool) -> None:
+    """Their program tells the network 250 ln(sigma); a distilled one leaves a sample at ``sigma_min`` as it is."""
+    more = dict(learn_sigma=False)
+    tiny("guided", like, **more)
+    model, low = load_published(tiny.file, like="tiny"), 0.002 if distilled else 0.0
+    s, body = expand(SIGMA), network("guided", state("guided", **more), **more)
+    raw = body(X / (s**2 + 0.25).sqrt(), 250 * SIGMA.log().float())
+    expected = 0.25 / ((s - low) ** 2 + 0.25) * X + 0.5 * (s - low) / (s**2 + 0.25).sqrt() * raw
+    torch.testing.assert_close(model(X, SIGMA), expected, rtol=1e-4, atol=1e-4)
+    assert isinstance(model, ConsistencyPrediction) == distilled
+    assert torch.equal(model(X, 0.002), X) == distilled
+
+
 @pytest.mark.parametrize("form", ["with averages", "without", "alone"])
 def test_ddim_s_checkpoint(tiny: Folder, form: str) -> None:
     """[network, optimizer, epoch, step, averages]; the network was trained inside DataParallel."""
@@ -247,6 +288,8 @@ def test_training_states_that_do_not_fit(
     for raw, why in (
         (saved(one), "has no 'state_dict' of tensors"), (saved(dict(state_dict=one)), "holds no denoiser"),
         (saved(dict(state_dict={"model.diffusion_model.a": torch.ones(1)})), "does not fit UNetModel: no "),
+        (saved(dict(state_dict={"model.diffusion_model.middle_block.1.transformer_blocks.0.norm1.bias": one["a"]})),
+         "holds a network with cross-attention, which draws a class or a text; not readable yet"),
         (saved(dict(state_dict=one, callbacks=Trap(Path.touch, tmp_path / "sprung"))), "GLOBAL"),
     ):  # fmt: skip
         zipped(path, model_ckpt=raw)

@@ -49,6 +49,7 @@ def in_file(name: str) -> dict[str, tuple[int, ...]]:
         ("adm-imagenet-256", 553.8), ("adm-imagenet-256-uncond", 552.814086), ("edm-lsun-bedroom-256", 526.304771),
         ("iddpm-imagenet-64-cond", 273.0), ("iddpm-cifar10-32", 52.5), ("ddpm-cifar10-32", 35.7),
         ("ddpm-lsun-bedroom-256", 113.7), ("ddim-celeba-64", 78.7), ("ldm-lsun-bedroom-256", 274),
+        ("ldm-ffhq-256", 274), ("ldm-lsun-church-256", 295), ("adm-imagenet-512", 559), ("cd-imagenet-64-l2", 295.9),
     ],
 )  # fmt: skip
 def test_published_sizes(name: str, millions: float) -> None:
@@ -95,6 +96,15 @@ NAMES: dict[str, dict[str, tuple[int, ...] | None]] = {  # by card: shapes of pa
     },
     "adm-imagenet-256-classifier": {
         "out.2.positional_embedding": (512, 65), "out.2.c_proj.weight": (1000, 512, 1), "output_blocks.0.0": None,
+    },
+    "adm-imagenet-512": {
+        "input_blocks.0.0.weight": (128, 3, 3, 3), "time_embed.0.weight": (1024, 256), "out.2.weight": (6, 128, 3, 3),
+        "label_emb.weight": (1000, 1024), "output_blocks.20.0.skip_connection.weight": (128, 256, 1, 1),
+    },
+    "ldm-lsun-church-256": {
+        "input_blocks.0.0.weight": (192, 4, 3, 3), "out.2.weight": (4, 192, 3, 3),
+        "input_blocks.1.1.qkv.weight": (576, 192, 1, 1), "input_blocks.13.1.qkv.weight": None,  # at 2 x 2 none
+        "middle_block.1.qkv.weight": (2304, 768, 1, 1), "input_blocks.3.0.emb_layers.1.weight": (384, 768),
     },
     "ddim-celeba-64": {
         "temb.dense.0.weight": (512, 128), "down.2.attn.1.q.weight": (256, 256, 1, 1),
