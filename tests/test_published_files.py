@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from published_parts import SIGMA, SMALL, X, expand, network, precond, refuses, state
+from published_parts import SIGMA, SMALL, X, expand, network, precond, refuses, state, tree
 from test_pickles import Nvidia, Trap
 from torch import nn
 
@@ -71,6 +71,28 @@ def test_the_other_preconditionings(tmp_path: Path, nvidia: Nvidia) -> None:
     torch.testing.assert_close(model(X, level), X - level * raw, rtol=1e-4, atol=1e-4)
 
 
+def test_an_edm2_pickle(tmp_path: Path, nvidia: Nvidia) -> None:
+    """As their training writes it: half precision, an ``EasyDict``; the network's arguments are its own."""
+    tensors = {name: value.half() for name, value in state("edm2").items()}
+    outer, body = nn.Module(), tree(tensors)
+    outer.add_module("unet", body)
+    outer.add_module("logvar_linear", nn.Linear(128, 1, bias=False))
+    saved = nvidia.module(outer, "Precond", use_fp16=True, **SMALL["edm2"])
+    saved.state |= dict(img_resolution=8, img_channels=3, label_dim=10, use_fp16=True, sigma_data=0.6)
+    saved.state["_modules"]["unet"] = nvidia.module(body, "UNet", **SMALL["edm2"], dropout=0.1)
+    path = nvidia.dump(tmp_path / "tiny.pkl", nvidia.easy(encoder=nvidia.persistent("Encoder", {}), ema=saved))
+    model = load_published(path, labels=[3, 9])
+    assert isinstance(model, EDMPrediction) and (model.sigma_min, model.sigma_max) == (0.002, 80.0)
+    s = expand(SIGMA)
+    raw = network("edm2", tensors)(X / (s**2 + 0.36).sqrt(), SIGMA.log().float() / 4, torch.tensor([3, 9]))
+    expected = 0.36 / (s**2 + 0.36) * X + 0.6 * s / (s**2 + 0.36).sqrt() * raw
+    torch.testing.assert_close(model(X, SIGMA), expected, rtol=1e-4, atol=1e-5)
+    saved.state["_modules"]["unet"] = nvidia.module(body, "UNet", **SMALL["edm2"] | dict(num_blocks=2))
+    refuses("does not fit UNet: no 'dec.4x4_block2", nvidia.dump(path, nvidia.easy(ema=saved)))
+    saved.state["_modules"]["unet"] = nvidia.module(body, "SongUNet", **SMALL["edm2"])
+    refuses("network 'SongUNet'", nvidia.dump(path, nvidia.easy(ema=saved)))
+
+
 def test_edm_pickles_that_do_not_fit(tmp_path: Path, nvidia: Nvidia) -> None:
     write = lambda saved: nvidia.dump(tmp_path / "n.pkl", dict(ema=saved))  # noqa: E731
     for said, why in (
@@ -78,11 +100,12 @@ def test_edm_pickles_that_do_not_fit(tmp_path: Path, nvidia: Nvidia) -> None:
         (dict(num_blocks=2), "does not fit SongUNet: no 'dec.4x4_block2.affine.bias' ("),
         (dict(augment_dim=0), "does not fit SongUNet: 'map_augment.weight' has no place"),
         *((said, "dode cannot build") for said in (
-            dict(rho=3), dict(channel_mult=()), dict(channel_mult="wide"), dict(encoder_type="skip"),
+            dict(rho=3), dict(channel_mult=()), dict(channel_mult="wide"), dict(decoder_type="skip"),
             dict(out_channels=2))),
     ):  # fmt: skip
         refuses(why, write(precond(nvidia, "vp", said=said)))
-    refuses("preconditioning 'Precond'", write(precond(nvidia, "vp", "Precond")))
+    refuses("holds Precond in a form that dode does not know: 'unet'", write(precond(nvidia, "vp", "Precond")))
+    refuses("preconditioning 'Postcond'", write(precond(nvidia, "vp", "Postcond")))
     saved = precond(nvidia, "vp")
     refuses("edm-cifar10-32x32-uncond-vp has others", write(saved), like="edm-cifar10-32x32-uncond-vp")
     saved.state["_modules"]["model"].kind = "UNet"
