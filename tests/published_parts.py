@@ -13,8 +13,8 @@ from test_pickles import Nvidia
 from torch import Tensor, nn
 
 from dode.utils.files import FileError
-from dode.zoo import load_published
-from dode.zoo.families import ddpm, edm2, nvidia, openai
+from dode.zoo import edm2, load_published
+from dode.zoo.families import ddpm, nvidia, openai
 from dode.zoo.keys import build
 from dode.zoo.unet import UNet
 

@@ -69,7 +69,7 @@ def load_published(
     ----------
     name_or_file
         A name of :data:`dode.zoo.CATALOGUE` (its file is downloaded once, into ``DODE_CACHE``), or a file:
-        one of NVIDIA's pickles (``.pkl``, any of that format), or a state dictionary (``.pt``, ``.pth``, ``.ckpt``;
+        one of NVIDIA's pickles (``.pkl``, of EDM or EDM2), or a state dictionary (``.pt``, ``.pth``, ``.ckpt``;
         of latent diffusion a training state, or the ``.zip`` that has one) with the name of a catalogue file, or
         with ``like``.
     labels

@@ -134,9 +134,9 @@ class UNet(nn.Module):
                 shrink = self.shrink[level - 1]
                 h = shrink(h, e) if isinstance(shrink, ResidualBlock) else shrink(h)
                 if self.style.pyramid == "skip":
-                    halve, fit = self.pyramid[level - 1]
-                    image = halve(image)
-                    h = h + fit(image)
+                    step: Any = self.pyramid[level - 1]
+                    image = step[0](image)
+                    h = h + step[1](image)
                 elif self.style.pyramid:
                     h = image = self.style.sum(h, self.pyramid[level - 1](image))
                 skips.append(h)

@@ -13,10 +13,9 @@ import torch
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction, VEPrediction
 from dode.schedules import EDM, VPContinuous, cosine
 from dode.utils.files import FileError
-from dode.zoo import pickles
+from dode.zoo import edm2, pickles
 from dode.zoo.blocks import Style
 from dode.zoo.catalogue import Card, family
-from dode.zoo.families import edm2
 from dode.zoo.keys import Key, build, halves_swapped, keys_of, unused
 from dode.zoo.unet import UNet
 

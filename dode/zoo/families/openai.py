@@ -142,7 +142,7 @@ def _guidance(side: int, scale: float) -> dict[str, Any]:
     return dict(classifier=f"adm-imagenet-{side}-classifier", classifier_scale=scale)
 
 
-HEUN = dict(solver="heun", steps=40)
+HEUN: dict[str, Any] = dict(solver="heun", steps=40)
 
 
 def _consistency(name: str, stem: str, digest: str = "", size: int = 0, **settings: Any) -> Card:

@@ -123,7 +123,8 @@ class UNet(nn.Module):
         self.emb_fourier, self.emb_noise = Fourier(features), nn.Linear(features, width, bias=False)
         if classes:
             self.kinds = nn.Embedding(classes + 1, width)
-        make, c, deepest = partial(Block, width=width, **block), widths[0], len(widths) - 1
+        make: Callable[..., Block] = partial(Block, width=width, **block)
+        c, deepest = widths[0], len(widths) - 1
         self.enc, self.dec, skips = nn.ModuleDict(), nn.ModuleDict(), [c]
         self.enc[f"{size}x{size}_conv"] = convolution(channels + 1, c, 3)
         for level, wide in enumerate(widths):
