@@ -24,6 +24,7 @@ seeds = None  # how many images; None: the preset's number
 
 # %% tags=["hide-input"]
 
+from dataclasses import replace
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -35,7 +36,9 @@ from IPython.display import HTML
 import dode
 from dode import experiments, schedules, solvers
 from dode.denoisers import MixtureDenoiser
-from dode.experiments import comparisons, orders, plots
+from dode.distillation import corrected
+from dode.experiments import orders, plots, quality
+from dode.experiments.run import GRIDS, on_grid
 from dode.metrics import rmse
 
 plots.style()
@@ -108,7 +111,8 @@ plt.show()
 #
 # DPM-Solver-1, DEIS-0, iPNDM-1 and UniP-1 are DDIM. k-diffusion's LMS, DEIS's rhoAB and iPNDM_v are one table; PNDM without its warm-up is
 # iPNDM; UniP-2 is DPM-Solver++(2M); k-diffusion's DPM-2 is DPM-Solver-2; UniP-3 is DEIS on clean-image estimates, polynomials in
-# $\ln \sigma$, whichever $B(h)$ it is given.
+# $\ln \sigma$, whichever $B(h)$ it is given. Gradient estimation {cite:p}`permenter2024geometric` is D-DDIM with $\lambda = 1$ in every step, published three
+# months before it; RES multistep {cite:p}`zhang2023res` is DEIS of order 2 on clean images.
 
 # %% tags=["nbval-check-output", "hide-input"]
 same = lambda a, b: bool(torch.allclose(a.full, b.to_basis(a.basis).full, rtol=1e-9, atol=1e-10))  # noqa: E731
@@ -125,6 +129,8 @@ print(
 )
 print("UniP-2 = DPM-Solver++(2M):", same(unip(2), solvers.dpm_solver_pp(g, order=2, lower_order_final=False)))
 late = lambda table: table.weights[2:]  # noqa: E731  the rows of full order
+even = corrected(solvers.ddim(g), [1.0] * 7, first_step="none")
+print("Gradient estimation = D-DDIM, all lambdas 1:", same(solvers.gradient_estimation(g), even))
 print("UniP-3 = DEIS on clean images:", all(
     torch.allclose(late(unip(3, variant=v)), late(solvers.deis(g, variable="log_rho", basis="data")), atol=1e-10)
     for v in ("bh1", "bh2")
@@ -146,7 +152,9 @@ CASES = [
     ("iPNDM-4", "ipndm", dict(order=4), 4),
     ("LMS-3", "lms", dict(order=3), 3),
     ("LMS-4", "lms", dict(order=4), 4),
+    ("iPNDM_v-3, as circulated", "ipndm_v", dict(order=3, as_circulated=True), 3),
     ("iPNDM_v-4, as circulated", "ipndm_v", dict(order=4, as_circulated=True), 4),
+    ("Gradient estimation", "gradient_estimation", {}, 1),
     ("DEIS tAB2", "deis", dict(order=3, schedule=schedules.VPContinuous()), 3),
     ("DEIS tAB3", "deis", dict(order=4, schedule=schedules.VPContinuous()), 4),
     ("DEIS log-rho, 3", "deis", dict(order=3, variable="log_rho"), 3),
@@ -164,6 +172,8 @@ CASES = [
     ("UniPC-1", "unipc", dict(order=1, lower_order_final=False), 2),
     ("UniPC-2", "unipc", dict(order=2, lower_order_final=False), 3),
     ("UniPC-3", "unipc", dict(order=3, lower_order_final=False), 4),
+    ("UniPC-3, vary_coeff", "unipc", dict(order=3, variant="vary_coeff", lower_order_final=False), 4),
+    ("RES multistep", "deis", dict(order=2, variable="log_rho", basis="data"), 2),
 ]
 mixture = MixtureDenoiser(
     torch.tensor([[-1.5, 0.0], [1.0, 1.0], [1.0, -1.5]], dtype=torch.float64), torch.tensor([0.3, 0.5, 0.4])
@@ -199,9 +209,9 @@ HTML(orders_table.style.apply(short, axis=1).format(precision=2).hide(axis="inde
 # - **DPM-Solver++(3M)** and the third-order multistep DPM-Solver are of **order 2** as released. The second difference they form is
 #   $h^2 D''/2$, and they weigh it with half of what integrating $D''u^2/2$ gives. The method with the full weight is UniP-3, or DEIS on clean images:
 #   order 3, same calls, same memory.
-# - **iPNDM_v** as it circulates closes a bracket one factor too late in the weight of the second difference; of order 4 three are left. The exact integral is
-#   `solvers.ipndm_v`, the same table as LMS.
-# - **UniPC**'s corrector adds an order, as its paper says.
+# - **iPNDM_v** as it circulates has a slip in the weight of the second difference, which costs no order, and two in the third difference of order 4, which
+#   do: its rows do not sum to the step, and on Karras's grid order 2 is left. The exact integral is `solvers.ipndm_v`, the same table as LMS.
+# - **UniPC**'s corrector adds an order, as its paper says; not so the released variant `vary_coeff`, whose corrector leaves out the highest derivative.
 #
 # Orders speak of many steps. At ten calls and below, they do not decide, as the next figures show.
 
@@ -215,18 +225,18 @@ for row in measured:
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "zoo-mixture", "caption": "RMSE to the exact solution on a mixture of three Gaussians, from 10 to 0.05 on a grid of equal steps in ln sigma; every solver starts on its own. Left: noise basis; right: data basis."}}
 problem = orders.Problem(mixture, noise, lambda n: schedules.log_snr(n, 0.05, 10.0))
-bases = {entry: comparisons.on_grid(spec, karras, 8).basis for entry, spec in comparisons.ENTRIES.items()}
+bases = {entry: on_grid(spec, karras, 8).basis for entry, spec in quality.ENTRIES.items()}
 STYLE = {}  # one colour for each solver of a basis; dashed in the noise basis, solid in the data basis
 for basis, dash in (("noise", "--"), ("data", "-")):
-    members = [entry for entry in comparisons.ENTRIES if bases[entry] == basis]
+    members = [entry for entry in quality.ENTRIES if bases[entry] == basis]
     for entry, colour, mark in zip(members, sns.color_palette("colorblind", 10), "os^vD*XPd", strict=False):
         STYLE[entry] = dict(color=colour, marker=mark, linestyle=dash, linewidth=1.5, markersize=5, label=entry)
 calls = [4, 6, 8, 12, 16, 24, 32, 48]
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
-for entry, spec in comparisons.ENTRIES.items():
+for entry, spec in quality.ENTRIES.items():
     ax = axes[int(bases[entry] == "data")]
     steps = [n - (spec == "pndm") if spec not in ("heun", "dpm_2") else n // 2 for n in calls]
-    errors = [problem.error(partial(comparisons.on_grid, spec), n) for n in steps]
+    errors = [problem.error(partial(on_grid, spec), n) for n in steps]
     ax.plot(calls, errors, **STYLE[entry])
 for ax, title in zip(axes, ("noise basis", "data basis"), strict=True):
     plots.log_axes(ax, calls, "RMSE to the exact solution" if title.startswith("noise") else "")
@@ -242,14 +252,14 @@ plt.show()
 
 # %% tags=["hide-input"]
 run = experiments.Run(p, where)
-cells = comparisons.rmse_cells(names, p.zoo_nfes, count, p.reference_steps)
+cells = quality.rmse_cells(replace(p, zoo_images=count), checkpoint)
 doubt = {}  # how far the long run is from one of half its calls, on a few of the seeds
 for name in names:
     many, steps = (p.live.zoo_images, p.live.reference_steps) if p.rows_of else (count, p.reference_steps)
     few = min(many, 16)
     long = run.reference_images(name, many, steps)[:few]
     doubt[name] = rmse(run.reference_images(name, few, steps // 2), long)
-data = comparisons.rmse.rows(run, cells)
+data = quality.rmse.rows(run, cells)
 data["calls"] = data.nfe.map(lambda n: min(c for c in p.zoo_nfes if c >= n))  # Heun's 9 stands with the others' 10
 best = data.loc[data.groupby(["checkpoint", "solver", "calls"]).rmse.idxmin()]
 for name, gap in doubt.items():
@@ -281,7 +291,7 @@ def overview(name: str) -> str:
     winners = part.loc[part.groupby("calls").rmse.idxmin()].set_index("calls").solver
     for calls_, entry in winners.items():
         text.loc[entry, calls_] = f"<b>{text.loc[entry, calls_]}</b>"
-    order = [entry for entry in comparisons.ENTRIES if entry in text.index]
+    order = [entry for entry in quality.ENTRIES if entry in text.index]
     return f"<p><b>{name}</b>, n = {count}</p>" + text.loc[order].to_html(escape=False, border=0)
 
 
@@ -298,7 +308,7 @@ figure, axes = plt.subplots(
 panels = [(name, pick) for name in names for pick in picks]
 for ax, (name, pick) in zip(axes.flat, panels, strict=True):
     part = data[(data.checkpoint == name) & (data.calls == pick)].pivot(index="solver", columns="grid", values="rmse")
-    part = part.loc[list(comparisons.ENTRIES), list(comparisons.GRIDS)]
+    part = part.loc[list(quality.ENTRIES), list(GRIDS)]
     sns.heatmap(
         part.clip(0.02, 2), annot=part.map("{:.3g}".format), fmt="", norm=plt.matplotlib.colors.LogNorm(0.02, 2),
         cmap="viridis", cbar=False, ax=ax, annot_kws=dict(fontsize=8),
@@ -329,7 +339,7 @@ plt.show()
 live = experiments.Live("solver_zoo", p, where)
 fewer = dict(n=p.live.zoo_images, reference_calls=p.live.reference_steps)
 for _, row in data.query("solver in ['DDIM', 'UniPC-3'] and grid == 'time' and nfe == 5").iterrows():
-    live.check(row, comparisons.rmse, "rmse", **fewer)
+    live.check(row, quality.rmse, "rmse", **fewer)
 live.show()
 
 # %% tags=["remove-input"]

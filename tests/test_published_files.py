@@ -21,7 +21,7 @@ from torch import nn
 import dode
 from dode.denoisers import ConsistencyPrediction, EDMPrediction, NoisePrediction, VEPrediction
 from dode.schedules import cosine
-from dode.zoo import Card, catalogue, download, families, load_noisy_classifier, load_published
+from dode.zoo import Card, download, load_noisy_classifier, load_published
 from dode.zoo.unet import UNet
 
 
@@ -386,49 +386,3 @@ def test_device_and_dtype(tiny: Folder) -> None:
     for other in (half, auto):
         torch.testing.assert_close(other(X, 2.0), model(X, 2.0), rtol=0.1, atol=0.5)
     refuses("cannot use device 'nowhere'", tiny.file, "nowhere", error=ValueError)
-
-
-ARCHITECTURE = """
-from torch import nn
-
-from dode.denoisers import Images, NoisePrediction
-from dode.schedules import VPDiscrete
-from dode.zoo.catalogue import Card, family
-
-
-class Mixer(nn.Module):
-    classes = 0
-
-    def __init__(self):
-        super().__init__()
-        self.mix = nn.Conv2d(1, 1, 1)
-
-    def forward(self, x, label):
-        return self.mix(x)
-
-
-FLUX = Images(low=0.0, high=10.0, to_picture=lambda y: 10 * y / (1 + y))
-
-
-@family("galaxies", Card(name="hsc-8", licence="?", source="?", shape=(1, 8, 8), file="hsc.eqx", page="?", images=FLUX))
-def read(path, card):
-    assert path.read_bytes() == b"leaves"
-    return NoisePrediction(Mixer(), card.shape, VPDiscrete())
-"""
-
-
-def test_a_new_architecture_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it lists is found by name, what it reads ends as every denoiser does, and a sample is what it says."""
-    (tmp_path / "galaxies.py").write_text(ARCHITECTURE)
-    (tmp_path / "hsc.eqx").write_bytes(b"leaves")
-    monkeypatch.setenv("DODE_CACHE", str(tmp_path))
-    monkeypatch.setitem(catalogue.FAMILIES, "galaxies", None)  # type: ignore[arg-type]
-    monkeypatch.setitem(catalogue.CATALOGUE, "hsc-8", None)  # type: ignore[arg-type]
-    monkeypatch.setattr(families, "__path__", [str(tmp_path)])
-    families.discover()
-    del sys.modules["dode.zoo.families.galaxies"]
-    model = dode.load("hsc-8")
-    assert model.name == "hsc-8" and not model.network.training  # type: ignore[union-attr]
-    assert model.images.to_uint8(torch.tensor([0.0, 1.0, 1e9])).tolist() == [0, 128, 255]
-    y = torch.tensor([-0.4, 9.5])
-    assert torch.equal(model.images.clip(y), y)  # no file clips flux

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import refused
 
 import dode
 from dode import schedules, solvers
@@ -54,15 +55,14 @@ ALL = {
 EVERY = pytest.mark.parametrize(("name", "options"), ALL.values(), ids=ALL)
 ends = st.sampled_from(["zero", "sigma_min"])
 smooth = st.builds(
-    schedules.karras, st.integers(4, 12), st.floats(0.01, 0.5), st.floats(1.0, 150.0), st.floats(1.0, 9.0), ends
+    schedules.karras, st.integers(5, 12), st.floats(0.01, 0.5), st.floats(1.0, 150.0), st.floats(1.0, 9.0), ends
 )
 rough = st.builds(  # steps of any size, one after the other
-    lambda top, ratios, zero: torch.tensor([top, *(top * r for r in accumulate(ratios, mul)), *[0.0] * zero]).double(),
+    lambda top, ratios: torch.tensor([top, *(top * r for r in accumulate(ratios, mul))]).double(),
     st.floats(1.0, 150.0),
-    st.lists(st.floats(0.2, 0.9), min_size=4, max_size=10),
-    st.integers(0, 1),
+    st.lists(st.floats(0.2, 0.9), min_size=5, max_size=10),
 )
-grids = smooth | rough
+grids = smooth | rough | rough.map(lambda grid: torch.cat([grid, torch.zeros(1).double()]))
 
 
 def make(name: str, grid, **options):
@@ -214,11 +214,7 @@ GRIDS = {
     "log_snr": lambda n: schedules.log_snr(n, 0.3, 10.0),
     "karras": lambda n: schedules.karras(n, 0.3, 10.0),
 }
-PROBLEMS = {
-    (who, grid): orders.Problem(denoiser, NOISE, make_grid)
-    for who, denoiser in (("Gaussian", GAUSSIAN), ("mixture", MIXTURE))
-    for grid, make_grid in GRIDS.items()
-}
+PROBLEMS = {grid: orders.Problem(MIXTURE, NOISE, make_grid) for grid, make_grid in GRIDS.items()}
 LATE = dict(lower_order_final=False)
 # (solver, options, order it converges with on unequal steps)
 ORDERS = [
@@ -241,7 +237,6 @@ ORDERS = [
     ("dpm_solver_multistep", dict(order=3, **LATE), 2),
     ("ipndm", dict(order=3), 2),
     ("ipndm", dict(order=4), 2),
-    ("ipndm_v", dict(order=4, as_circulated=True), 3),
 ]
 
 
@@ -249,14 +244,8 @@ ORDERS = [
 @pytest.mark.parametrize("grid", ["karras", pytest.param("log_snr", marks=pytest.mark.slow)])
 def test_the_order_on_a_mixture(name, options, order, grid) -> None:
     # 110 and 218 are both even and 2 modulo 3, so that a single-step method ends with no step of lower order
-    slope = PROBLEMS["mixture", grid].order(lambda s: make(name, s, **options), (110, 218), given=4)
+    slope = PROBLEMS[grid].order(lambda s: make(name, s, **options), (110, 218), given=4)
     assert slope == pytest.approx(order, abs=0.15)
-
-
-@pytest.mark.parametrize(("name", "options", "order"), ORDERS, ids=[f"{n} {o}" for n, o, _ in ORDERS])
-def test_no_order_is_lost_on_a_gaussian(name, options, order) -> None:
-    """A straight denoiser can make a method better than its order (its leading error may vanish), never worse."""
-    assert PROBLEMS["Gaussian", "log_snr"].order(lambda s: make(name, s, **options), (110, 218), given=4) > order - 0.15
 
 
 @pytest.mark.parametrize("order", [2, 3, 4])
@@ -353,9 +342,8 @@ GRID, THREE = schedules.karras(2, 0.1, 10.0), [2.0, 1.0, 0.0]
     ],
 )
 def test_bad_input_is_one_line_that_says_what_can(call, message) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
+    with refused(message):
         call()
-    assert "\n" not in str(caught.value)
 
 
 def test_a_solver_in_one_word() -> None:
@@ -368,11 +356,3 @@ def test_steps_and_short_grids() -> None:
     """Steps may be counted instead of evaluations; a grid gets the order that it can carry."""
     assert solvers.heun(dode.load("fashion-mnist-data").grid, steps=5).nfe == 9
     assert solvers.ipndm(GRID).metadata["order"] == 2 and solvers.unipc(GRID[:2]).metadata["order"] == 1
-
-
-def test_order_costs_nothing_in_memory() -> None:
-    """Each row keeps the outputs that later rows ask for, and no other."""
-    assert all(len(row.keep) == 0 for row in solvers.ddim(schedules.karras(1000, 0.01, 80.0)).rows)
-    assert max(len(row.keep) for row in solvers.ipndm(schedules.karras(50, 0.01, 80.0)).rows) == 3
-    table = solvers.unipc(schedules.karras(50, 0.01, 80.0))
-    assert max(len(row.keep) for row in table.rows) == 3

@@ -31,19 +31,11 @@ def load_denoiser(
     class ``i mod K`` (``model.of(seeds)``: by seed); :func:`dode.zoo.load_published` takes other labels.
     "NAME@1.25" is guided by the classifier that goes with the network, scaled so.
 
-    Parameters
-    ----------
-    dtype
-        Of the network's parameters and arithmetic (stored in half precision, widened here).
-    autocast
-        e.g. ``torch.bfloat16``: faster and less exact; the states stay as they are.
+    ``dtype`` is that of the network's parameters and arithmetic (stored in half precision, widened here); ``autocast``,
+    e.g. ``torch.bfloat16``, is faster and less exact, and the states stay as they are.
 
-    Raises
-    ------
-    ValueError
-        Unknown name, a pipeline of diffusers, or a guidance that cannot be.
-    FileError
-        Missing, truncated or foreign file.
+    ValueError for an unknown name, a pipeline of diffusers, or a guidance that cannot be; FileError for a missing,
+    truncated or foreign file.
     """
     if card := published(name):
         guidance = _guidance(card, str(name))  # before anything is fetched
@@ -83,12 +75,8 @@ def load_published(
     dtype, autocast
         As in :func:`dode.load`.  NVIDIA's networks that say ``use_fp16`` run in ``dtype`` all the same.
 
-    Raises
-    ------
-    ValueError
-        Unknown name, wrong labels, arguments for a file that says its own, or a device that is not there.
-    FileError
-        Missing, unfetchable, altered, damaged, foreign or malicious file.
+    ValueError for an unknown name, wrong labels, arguments for a file that says its own, or a device that is not there;
+    FileError for a missing, unfetchable, altered, damaged, foreign or malicious file.
     """
     path, card = locate(name_or_file, like, progress)
     family = next((f for f in FAMILIES.values() if f.suffix and f.suffix == path.suffix), None)

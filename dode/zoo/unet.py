@@ -41,10 +41,7 @@ class UNet(nn.Module):
     style
         Everything else; :attr:`config` holds what rebuilds a network of the default one.
 
-    Raises
-    ------
-    ValueError
-        A size that the patch does not divide.
+    ValueError for a size that the patch does not divide.
     """
 
     def __init__(
