@@ -120,6 +120,20 @@ def test_what_is_in_the_file_comes_out(tmp_path: Path, nvidia: Nvidia, protocol:
     assert not {"torch_utils", "dnnlib"} & sys.modules.keys()
 
 
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_the_root_may_be_their_dictionary(tmp_path: Path, nvidia: Nvidia, protocol: int) -> None:
+    """EDM2's training writes ``EasyDict(encoder=..., dataset_kwargs=..., loss_fn=..., ema=...)``."""
+    root = nvidia.easy(encoder=nvidia.persistent("Encoder", {}), ema=nvidia.module(small(), "Precond", label_dim=3))
+    path, wanted = tmp_path / "n.pkl", small().state_dict()
+    found = network(nvidia.dump(path, root, protocol))
+    assert found.kind == "Precond" and found.arguments == ((), dict(label_dim=3))
+    assert found.tensors().keys() == wanted.keys() and torch.equal(found.tensors()["freqs"], wanted["freqs"])
+    for root in (nvidia.easy(net=found.kind), nvidia.easy(), nvidia.easy(ema=3)):
+        assert "holds no network of NVIDIA's under 'ema'" in refusal(nvidia.dump(path, root, protocol))
+    path.write_bytes(b"\x80\x02cdnnlib.util\nEasyDict\n(K\x03tR.")  # EasyDict(3)
+    assert "does not describe a network" in refusal(path)
+
+
 def test_numbers_views_and_shared_storages(tmp_path: Path, nvidia: Nvidia) -> None:
     base = torch.arange(24, dtype=torch.float64).reshape(4, 6)
     state = dict(
