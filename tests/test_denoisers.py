@@ -9,20 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dode.denoisers import (
-    Coefficients,
-    DataPrediction,
-    Denoiser,
-    EDMPrediction,
-    FlowPrediction,
-    GaussianDenoiser,
-    Images,
-    MixtureDenoiser,
-    NetworkDenoiser,
-    NoisePrediction,
-    VPrediction,
-    expand,
-)  # fmt: skip
+from dode.denoisers import Denoiser, GaussianDenoiser, Images, MixtureDenoiser, NetworkDenoiser, expand
+from dode.denoisers.networks import DataPrediction, EDMPrediction, FlowPrediction, NoisePrediction, VPrediction
 from dode.schedules import EDM, Flow, VPContinuous, vp_linear
 
 SHAPE = (2, 3, 1)
@@ -189,20 +177,6 @@ def test_state_keeps_its_dtype() -> None:
     assert d(X.float(), LEVELS).dtype == torch.float32
     assert set(seen) == {torch.float32}
     assert mixture()(X.float(), 1.0).dtype == GaussianDenoiser(MEANS[0], 0.3)(X.float(), LEVELS).dtype == torch.float32
-
-
-def test_coefficients_are_computed_once_a_level() -> None:
-    asked: list[float] = []
-
-    class Counting(NoisePrediction):
-        def coefficients(self, sigma: Tensor) -> Coefficients:
-            asked.append(float(sigma))
-            return super().coefficients(sigma)
-
-    d = Counting(lambda x, label: x, SHAPE, VP)
-    for sigma in (0.5, 2.0, 0.5, 2.0):
-        d.affine(X, sigma)
-    assert asked == [0.5, 2.0]
 
 
 def test_sigma_is_differentiable() -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate, pairwise
-from operator import mul
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from dode.denoisers import Denoiser, MixtureDenoiser, NoisePrediction
 from dode.distillation import AMED, DISTILLERS, DLMS, Designed, Problem, designer_training, pixels, train
 from dode.distillation.amed import begin_amed
 from dode.distillation.designer import bottleneck, feature_size, watched
-from dode.distillation.designer_training import OnlineTeacher, exponential_shares
+from dode.distillation.designer_training import OnlineTeacher
 from dode.distillation.dlms import begin_dlms
 from dode.distillation.teachers import Examples
 from dode.metrics import rmse
@@ -144,23 +143,6 @@ def test_a_level_is_a_share_of_what_is_left() -> None:
 
 
 # --- the teacher that runs along ------------------------------------------------------------------
-
-ratios = st.lists(st.floats(0.05, 0.95), min_size=1, max_size=3)
-
-
-@settings(max_examples=30)
-@given(st.floats(0.1, 100.0), ratios)
-def test_exponential_shares_are_those_of_the_table(top: float, steps: list[float]) -> None:
-    levels = torch.tensor([top, *(top * r for r in accumulate(steps, mul))], dtype=torch.float64)
-    table = solvers.deis(levels, order=len(steps), variable="log_rho", basis="data")
-    stretched = torch.stack([levels, levels**0.9, 3 * levels])  # three images, each with levels of its own
-    found = exponential_shares(list(stretched.T[:-1]), stretched[:, -1])
-    near(found[:, 0], table.normalised_weights[-1, 1:].flip(0), rtol=1e-8, atol=1e-9)
-    near(found[:, 2], found[:, 0], rtol=1e-8, atol=1e-9)  # only ratios of levels count
-    other = solvers.deis(levels**0.9, order=len(steps), variable="log_rho", basis="data")
-    near(found[:, 1], other.normalised_weights[-1, 1:].flip(0), rtol=1e-8, atol=1e-9)
-    to_zero = exponential_shares(list(stretched.T[:-1]), torch.zeros(3).double())
-    assert torch.equal(to_zero.sum(0), torch.ones(3).double()) and (to_zero[0] == 1).all()
 
 
 def fine(stops: list[float], points: int) -> Tensor:

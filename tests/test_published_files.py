@@ -336,6 +336,11 @@ def test_torch_files_that_do_not_fit(tiny: Folder) -> None:
     for raw in (b"", b"hello", b"PK\x03\x04", whole[:-1000]):
         tiny.file.write_bytes(raw)
         refuses("is not a file of weights alone", tiny.file)
+    sprung = tiny.file.with_name("sprung")
+    for new in (True, False):  # a trap in the format of today and in that of before 1.6
+        torch.save({"conv_in.bias": Trap(Path.touch, sprung)}, tiny.file, _use_new_zipfile_serialization=new)
+        refuses("GLOBAL", tiny.file)
+        assert not sprung.exists()
     for other, why in (
         *((other, "does not hold the weights of one network") for other in ([1, 2], {}, [], 3, given | {"more": 3})),
         ({k: v for k, v in given.items() if k != "conv_in.bias"}, "does not fit Model: no 'conv_in.bias'"),
@@ -347,15 +352,6 @@ def test_torch_files_that_do_not_fit(tiny: Folder) -> None:
         torch.save(other, tiny.file)
         refuses(why, tiny.file)
     refuses("say which network", tiny.file.rename(tiny.file.with_name("unknown.pth")), error=ValueError)
-
-
-@pytest.mark.parametrize("new", [True, False])
-def test_a_malicious_torch_file_runs_nothing(tiny: Folder, new: bool) -> None:
-    tiny("ddpm", "ddim-celeba-64")
-    sprung = tiny.file.with_name("sprung")
-    torch.save({"conv_in.bias": Trap(Path.touch, sprung)}, tiny.file, _use_new_zipfile_serialization=new)
-    refuses("GLOBAL", tiny.file)
-    assert not sprung.exists()
 
 
 def test_names(rows: Callable[..., Card]) -> None:

@@ -20,7 +20,7 @@ from dode import schedules, solvers
 from dode.denoisers import GaussianDenoiser, MixtureDenoiser
 from dode.experiments import orders
 from dode.sampling import initial_noise, sample, trajectory
-from dode.solvers.quadrature import gauss, moments
+from dode.solvers.quadrature import gauss
 from dode.tableau import Tableau
 
 MEANS = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).double()
@@ -121,15 +121,6 @@ def test_one_table_under_many_names(grid) -> None:
             for variant in ("bh1", "bh2"):
                 weights = unip(3, basis=basis, variant=variant).weights[i]
                 torch.testing.assert_close(weights, exact.weights[i], rtol=1e-8, atol=1e-10)
-
-
-@pytest.mark.parametrize("h", [0.3, 1.0, 4.0])
-def test_moments_are_the_phi_functions(h) -> None:
-    s, t = 3.0, 3.0 * math.exp(-h)
-    data = [1 - math.exp(-h), 1 + math.expm1(-h) / h, 1 - 2 * (h + math.expm1(-h)) / h**2]
-    noise = [-t * math.expm1(h), -t * (math.expm1(h) / h - 1), -t * (2 * (math.expm1(h) - h) / h**2 - 1)]
-    assert moments("data", s, t) == pytest.approx(data, rel=1e-12)
-    assert moments("noise", s, t) == pytest.approx(noise, rel=1e-12)
 
 
 @pytest.mark.parametrize("schedule", [schedules.vp_linear(), schedules.cosine(), VP], ids=["linear", "cosine", "sde"])
