@@ -129,9 +129,9 @@ def test_the_root_may_be_their_dictionary(tmp_path: Path, nvidia: Nvidia, protoc
     assert found.kind == "Precond" and found.arguments == ((), dict(label_dim=3))
     assert found.tensors().keys() == wanted.keys() and torch.equal(found.tensors()["freqs"], wanted["freqs"])
     for root in (nvidia.easy(net=found.kind), nvidia.easy(), nvidia.easy(ema=3)):
-        assert "holds no network of NVIDIA's under 'ema'" in refusal(nvidia.dump(path, root, protocol))
+        assert "holds no network of NVIDIA's under 'ema'" in refusal(nvidia.dump(path, root, protocol), network)
     path.write_bytes(b"\x80\x02cdnnlib.util\nEasyDict\n(K\x03tR.")  # EasyDict(3)
-    assert "does not describe a network" in refusal(path)
+    assert "does not describe a network" in refusal(path, network)
 
 
 def test_numbers_views_and_shared_storages(tmp_path: Path, nvidia: Nvidia) -> None:

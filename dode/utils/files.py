@@ -86,7 +86,7 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
             header = f.metadata() or {}
             tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
-        raise FileError(f"{path} is not a readable safetensors file ({error}), perhaps cut; make it again") from None
+        raise FileError(f"{path} is no readable safetensors file ({error}); it may be truncated: make it again") from None
     if "dode" not in header:
         raise FileError(f"{path} was not written by dode (no 'dode' in its header)")
     try:
