@@ -12,18 +12,9 @@ from small import MIXTURE, network_file
 
 import dode
 from dode import schedules, solvers
-from dode.distillation import (
-    DISTILLERS,
-    corrected,
-    d_ode,
-    directions,
-    families,
-    gits,
-    ld3,
-    make_teacher,
-    record,
-    target_states,
-)  # fmt: skip
+from dode.distillation import DISTILLERS, d_ode, gits, ld3, record
+from dode.distillation.corrections import corrected, directions, families
+from dode.distillation.teachers import make_teacher, target_states
 from dode.sampling import Step, initial_noise, sample, trajectory
 
 GRID = schedules.karras(5, 0.02, 80.0, final="zero")  # lower, and the last difference of outputs is rounding

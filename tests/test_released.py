@@ -7,14 +7,14 @@ from itertools import pairwise
 
 import pytest
 import torch
+from small import MIXTURE
 
 from dode import schedules, solvers
 from dode.denoisers import MixtureDenoiser
 from dode.distillation import d_ode
 from dode.sampling import initial_noise, sample, trajectory
 
-MEANS, STDS = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).double(), torch.tensor([0.3, 0.5, 0.8, 0.2])
-EDM, CHAIN = MixtureDenoiser(MEANS, STDS), MixtureDenoiser(MEANS, STDS, schedule=schedules.vp_linear())
+EDM, CHAIN = MIXTURE, MixtureDenoiser(MIXTURE.means, MIXTURE.stds, schedule=schedules.vp_linear())
 NOISE, FRESH = (initial_noise((3,), seeds, dtype=torch.float64) for seeds in (range(40), range(40, 60)))
 
 
