@@ -175,7 +175,7 @@ def nearness(run: experiments.Run, *, checkpoint: str, solver: str, n: int) -> d
 n = seeds or (p.path_images if p.rows_of else count)
 cells = [nearness.cell(dict(checkpoint=name, solver=solver, n=n)) for name, solver in runs]
 rows = nearness.rows(experiments.Run(p, where), cells, jobs=1)
-table = rows[["checkpoint", "solver", "n", "rmse_step_5", "rmse_end", "norm_ratio_end"]].fillna("")
+table = rows[["checkpoint", "solver", "n", "rmse_step_5", "rmse_end", "norm_ratio_end"]].astype(object).fillna("")
 plots.listing(table.replace({"solver": plots.NAMES}))
 
 # %% tags=["nbval-check-output", "hide-input"]
