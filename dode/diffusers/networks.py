@@ -224,8 +224,8 @@ def encode(
         pairs["pooled_projections"] = found[2:4]
     elif kind == "text_time":
         side, width = network.config.sample_size * pipeline.vae_scale_factor, int(found[2].shape[-1])
-        square, told = (side, side), dict(dtype=found[0].dtype, text_encoder_projection_dim=width)
-        sizes = pipeline._get_add_time_ids(square, (0, 0), square, **told)  # cropped at the corner in between
+        square, keywords = (side, side), dict(dtype=found[0].dtype, text_encoder_projection_dim=width)
+        sizes = pipeline._get_add_time_ids(square, (0, 0), square, **keywords)  # cropped at the corner in between
         pairs["added_cond_kwargs.text_embeds"] = found[2:4]
         pairs["added_cond_kwargs.time_ids"] = (sizes.repeat(len(prompts), 1),) * 2
     given, without = ({name: pair[k] for name, pair in pairs.items()} for k in (0, 1))

@@ -40,8 +40,8 @@ def check_pipeline(pipeline: Any) -> None:
     _tested(kind, PIPELINES)
     for name in REMEMBERED:
         if value := getattr(pipeline, f"_{name}", None):
-            told = f"this pipeline was last called with {name}={value}"
-            raise ValueError(f"{told}, which from_diffusers does not reproduce; call it once without")
+            reason = f"this pipeline was last called with {name}={value}"
+            raise ValueError(f"{reason}, which from_diffusers does not reproduce; call it once without")
 
 
 def check_network(network: Any, shape: Sequence[int] | None, alone: bool) -> None:

@@ -191,8 +191,8 @@ def d_ode(
             return s, t
 
         for i in range(tableau.nfe):
-            row = plan.corrected([fit.values for fit in fits]).rows[i]
-            fit = _RowFit(row, plan.directions[i], support[i].keep, i)
+            seen = plan.corrected([fit.values for fit in fits]) if i in plan.takes_back else tableau
+            fit = _RowFit(seen.rows[i], plan.directions[i], support[i].keep, i)
             spool.update(partial(evaluate_both, fit))
             spool.update(fit.move)
             fits.append(fit)

@@ -13,9 +13,10 @@ from dode.denoisers import NetworkDenoiser
 from dode.distillation import DISTILLERS, Problem, losses
 from dode.distillation.problem import DistillerInfo
 from dode.experiments.rows import kept
-from dode.experiments.run import Grid, Run, fit_seeds, grid_function, seeded
+from dode.experiments.run import Run, fit_seeds, grid_function, seeded
 from dode.experiments.sweeps import Preset, home
 from dode.metrics import Moments
+from dode.solvers.base import Grid
 from dode.tableau import Tableau
 from dode.utils.files import FileError, names_a_file
 

@@ -1,9 +1,9 @@
-"""What several pages measure of handcrafted and distilled solvers, on held-out seeds: Fréchet distance, RMSE, greed.
+"""What several pages measure of solvers, on held-out seeds: Fréchet distance, RMSE, and the error of each step.
 
 :func:`fd` is to the training images, :func:`rmse` to the images of a reference solution from the same seeds.  Eq. (14)
-of the D-ODE paper brings each state nearest to the teacher's, one after the other.  Three distances of
-:func:`greedy_error` tell what comes of that: of each step to the teacher (what is fitted), of the last state to the
-teacher (greed may lose there), and of the last state to the reference solution (the teacher may lose there).
+of the D-ODE paper brings each state nearest to the teacher's, one after the other.  :func:`greedy_error` gives three
+distances: of each step to the teacher (what is fitted), of the last state to the teacher (what fitting step by step
+may make worse), and of the last state to the reference solution (what a poor teacher may make worse).
 """
 
 from __future__ import annotations

@@ -19,12 +19,12 @@ from dode.experiments.rows import kept
 from dode.experiments.sweeps import Preset, home
 from dode.metrics import Features, Mode, Moments, cache_folder, classifier_features, inception_features, rmse
 from dode.sampling import Walker, initial_noise, sample
+from dode.solvers.base import Grid
 from dode.tableau import Tableau
 from dode.utils.environment import has_bf16
 from dode.utils.files import FileError, load_tensors, save_tensors
 from dode.zoo.unet import UNet
 
-Grid = Tensor | Callable[[int], Tensor]
 # Each from a noise range to a grid function.
 GRIDS: dict[str, Callable[..., Tensor]] = {
     "time": schedules.time_uniform,

@@ -81,9 +81,8 @@ LIVE = replace(
     trajectories=160, reference_calls=20, fit_steps=10,
 )  # fmt: skip
 _QUICK = replace(_STANDARD, name="quick", rows_of="standard")  # shows rows; computes with LIVE's sizes
-_PAPER = replace(
-    _FULL, name="paper"
-)  # Kim et al. 2024: figures 3 and 4 from 2 calls on, and from three blocks of seeds
+# Figures 3 and 4 of Kim et al. (2024) from 2 calls on, and from three blocks of seeds.
+_PAPER = replace(_FULL, name="paper")
 PRESETS = {p.name: p for p in (_SMOKE, _QUICK, _STANDARD, _FULL, _PAPER)}
 
 
