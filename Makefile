@@ -13,9 +13,8 @@ READY := .venv/.installed
 # pip prints some thousand lines; this keeps the downloads that take time
 BIG := sed -unE 's|^ *Downloading (.*/)?([^/ ]+) \(([0-9.]+ [MG]B)\).*|    \2  \3|p; s|^Installing collected.*|    unpacking|p'
 
-# natural: minutes of each network's training (the recipe's, if empty), and minutes after which a call stops, to be repeated
-MINUTES ?=
-STOP ?=
+# natural: steps of each network's training (the recipe's, if empty); a training that was stopped (timeout -s INT) goes on
+STEPS ?=
 DEVICE ?= cuda
 
 # the tests of a file stay in one process, which keeps what they share; the files that take long come first (tests/conftest.py)
@@ -34,9 +33,8 @@ html: $(READY) ## build the committed book as it is; runs nothing
 publish: $(READY) ## run every notebook at PRESET and replace the committed ones in book/
 	@$(BIN)/python book/build.py run --preset $(PRESET) --profile '$(PROFILE)' --publish
 
-natural: $(READY) ## train larger networks of natural images, ship and measure them (a GPU; images in DODE_DATA; MINUTES= STOP=)
-	@$(BIN)/python -m dode.training imagenet32 --large --out runs --device $(DEVICE) --ship \
-	  $(if $(MINUTES),--minutes $(MINUTES)) $(if $(STOP),--stop-after $(STOP))
+natural: $(READY) ## train larger networks of natural images, ship and measure them (a GPU; images in DODE_DATA; STEPS=)
+	@$(BIN)/dode train imagenet32 --large --out runs --device $(DEVICE) --ship $(if $(STEPS),--steps $(STEPS))
 	@$(BIN)/python -m book.prose
 	@$(BIN)/python book/build.py run --preset $(if $(filter command line,$(origin PRESET)),$(PRESET),full) \
 	  --profile '$(PROFILE)' --publish

@@ -26,8 +26,9 @@ KEYS = ["checkpoint", "solver", "batches", "device", "commit"]
 
 def bare(model, table, guide, noise) -> None:
     """The network's forward passes of student and teacher at their levels: no scaling, no solver, nothing else."""
+    conditions = model.conditioning(len(noise), noise.device)
     for sigma in (*table.sigmas_in, *guide.sigmas_in):
-        model.network(noise, model.schedule.label(sigma).float().to(noise.device).expand(len(noise)))
+        model.network(noise, model.schedule.label(sigma).float().to(noise.device).expand(len(noise)), **conditions)
 
 
 @torch.no_grad()

@@ -90,8 +90,7 @@ def main() -> None:
     for name in dode.zoo.NAMES:
         cell = dict(checkpoint=name, batch=args.batch, threads=args.threads)
         row = cell | compare(name, args.device, args.batch, args.rounds) | provenance(args.device)
-        sweep.rows = [r for r in sweep.rows if not all(r[k] == str(row[k]) for k in sweep.keys)]  # measured again
-        sweep.add(row)
+        sweep.add(row, replace=True)  # measured again
         print(
             f"{name}: jvp / forward = {row['ratio']} ({row['ratio_min']} to {row['ratio_max']}, {args.rounds} rounds; "
             f"{row['ratio_same_layout']} in one layout, {row['layout']}); a difference is off by "

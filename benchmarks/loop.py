@@ -23,7 +23,7 @@ import torch
 from dode import solvers
 from dode.denoisers import NoisePrediction
 from dode.experiments import provenance
-from dode.sampling import advance, initial_state, sample
+from dode.sampling import sample, walk
 from dode.schedules import vp_linear
 from dode.tableau import Tableau
 
@@ -82,11 +82,9 @@ def waits(model, table: Tableau, noise: torch.Tensor) -> str:
     """Whether the host waits for a GPU anywhere inside the loop: torch raises where it does."""
     if not noise.is_cuda:
         return ""
-    state = initial_state(table, noise)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(table.nfe):
-            state = advance(model, table, state)
+        list(walk(model, table.rows, noise))
     except RuntimeError as error:
         return str(error).splitlines()[0]
     finally:

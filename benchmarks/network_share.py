@@ -42,10 +42,10 @@ class Timed(nn.Module):
         super().__init__()
         self.network, self.at, self.seconds = network, device, 0.0
 
-    def forward(self, x, label):
+    def forward(self, x, label, **conditions):
         timing.settle(self.at)
         started = time.perf_counter()
-        answer = self.network(x, label)
+        answer = self.network(x, label, **conditions)
         timing.settle(self.at)
         self.seconds += time.perf_counter() - started
         return answer

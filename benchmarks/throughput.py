@@ -24,7 +24,7 @@ from dode import solvers
 from dode.denoisers import NetworkDenoiser
 from dode.experiments import provenance
 from dode.metrics import rmse
-from dode.sampling import advance, initial_state
+from dode.sampling import walk
 
 STEPS, ROUNDS = 10, 15
 TABLES = {"ddim": solvers.ddim, "dpm_solver_pp": lambda s: solvers.dpm_solver_pp(s, order=3)}
@@ -34,17 +34,18 @@ KEYS = ("network", "way", "solver", "images", "device", "commit")
 class Graphed(nn.Module):
     """A network as one CUDA graph for batches of one shape; its answers are copies, as a solver keeps them."""
 
-    def __init__(self, network: nn.Module, x: Tensor, label: Tensor, autocast: torch.dtype | None) -> None:
+    def __init__(self, model: NetworkDenoiser, noise: Tensor, label: Tensor) -> None:
         super().__init__()
-        self.network, self.x, self.label = network, x.clone(), label.clone()
+        self.network, autocast, conditions = model.network, model.autocast, model.conditioning(len(noise), noise.device)
+        self.x, self.label = noise.to(next(model.network.parameters()).dtype, copy=True), label.clone()
 
         def run() -> Tensor:
             with torch.autocast("cuda", dtype=autocast, enabled=autocast is not None, cache_enabled=False):
-                return network(self.x, self.label)
+                return self.network(self.x, self.label, **conditions)
 
         self.graph, self.answer = record(run)
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, **conditions: Tensor) -> Tensor:
         self.x.copy_(x), self.label.copy_(label)
         self.graph.replay()
         return self.answer.clone()
@@ -79,8 +80,7 @@ def ways(name: str, device: str, noise: Tensor, smoke: bool) -> Iterator[tuple[s
         yield f"{word}, compiled", compiled
         for before, model in (("", plain), (", compiled", compiled)) if timing.is_gpu(device) else ():
             graphed = copy.copy(model)
-            own = next(model.network.parameters()).dtype
-            graphed.network = Graphed(model.network, noise.to(own), label, model.autocast)
+            graphed.network = Graphed(model, noise, label)
             yield f"{word}{before}, graph", graphed
 
 
@@ -88,10 +88,8 @@ def whole_graph(model: NetworkDenoiser, table: dode.Tableau, noise: Tensor) -> C
     """The whole run as one CUDA graph: that there can be one shows that no step asks the host."""
 
     def run() -> Tensor:
-        state = initial_state(table, noise)
-        for _ in range(table.nfe):
-            state = advance(model, table, state)
-        return state.x
+        *_, (end, _) = walk(model, table.rows, noise)
+        return end.x
 
     graph, answer = record(run)
 
@@ -115,7 +113,7 @@ def measure(name: str, device: str, batch: int, rounds: int, smoke: bool) -> Ite
                 x = noise.to(next(model.network.parameters()).dtype)
                 for label in labels:
                     with torch.autocast(x.device.type, dtype=model.autocast, enabled=model.autocast is not None):
-                        model.network(x, label)
+                        model.network(x, label, **model.conditioning(len(x), x.device))
 
             runs: dict[str, Callable[[], object]] = {
                 way: lambda model=model, table=table: dode.sample(model, table, noise),

@@ -15,6 +15,7 @@ import torch
 
 import dode
 from dode.denoisers import NetworkDenoiser
+from dode.denoisers.conditioning import class_labels
 from dode.experiments import Sweep, home
 
 
@@ -39,7 +40,7 @@ def load(name: str, device: str, **types: torch.dtype | None) -> NetworkDenoiser
     """A checkpoint that is told one class for all images, where there are classes: what is timed is the network."""
     model = dode.load(name, device, **types)  # type: ignore[arg-type]
     if getattr(model.network, "classes", 0):
-        model.network.condition(0)  # type: ignore[union-attr]
+        model.conditioning = class_labels(model.network.classes, 0)  # type: ignore[union-attr, arg-type]
     return model
 
 
@@ -87,6 +88,4 @@ class Rows:
         self.sweep = Sweep(folder / f"{name}{'.gpu' if is_gpu(device) else ''}.csv", keys)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        keys = self.sweep.keys
-        self.sweep.rows = [r for r in self.sweep.rows if not all(r[k] == str(row[k]) for k in keys)]
-        self.sweep.add(row)
+        self.sweep.add(row, replace=True)

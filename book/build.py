@@ -24,20 +24,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python book/build.py`
 
-from book import runner
-from book.jobs import Jobs
+from book import jobs, runner
 from book.pages import BUILD, ROOT, BookError, execute, pages, picture
+from book.progress import duration
 from dode import experiments
 
 PRESETS = tuple(experiments.PRESETS)
-
-
-def execute_all(preset: str, folder: Path, *, force: bool = False, profile: str | None = None) -> None:
-    """Run every notebook into ``folder``, one line each; go on after a failure, and report them all."""
-    try:
-        runner.run(Jobs(preset, folder, force), profile=profile, gpus=torch.cuda.device_count())
-    except BookError as error:
-        raise BookError(f"{error}\n(as far as they came: _build/failed/)") from None
 
 
 def stage(folder: Path, *, committed: bool) -> Path:
@@ -53,13 +45,12 @@ def stage(folder: Path, *, committed: bool) -> Path:
     return folder
 
 
-def fill_missing_pages(folder: Path, names: Iterable[str]) -> None:
-    """Copy the committed version of pages that the preset does not have into its stage."""
-    for name in names:
-        for path in (Path(f"{name}.ipynb"), Path("images", f"thumb_{name}.png")):
-            if (ROOT / "book" / path).is_file():
-                (folder / "book" / path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / "book" / path, folder / "book" / path)
+def copy_pages(names: Iterable[str], source: Path, target: Path) -> None:
+    """Copy executed pages that are there, and their thumbnails, from one folder to another."""
+    (target / "images").mkdir(parents=True, exist_ok=True)
+    for path in (Path(path) for name in names for path in (f"{name}.ipynb", f"images/thumb_{name}.png")):
+        if (source / path).is_file():
+            shutil.copy(source / path, target / path)
 
 
 def build_html(folder: Path, output: Path = ROOT) -> Path:
@@ -82,9 +73,6 @@ def build_html(folder: Path, output: Path = ROOT) -> Path:
 
 def update_pages(names: list[str], preset: str) -> None:
     """Run ``names`` and replace these committed pages alone; the others stay as they are."""
-    experiments.preset(preset)
-    if unknown := sorted(set(names) - set(pages())):
-        raise BookError(f"no page named {', '.join(unknown)}; there are: {', '.join(pages())}")
     folder = BUILD / "stage" / preset
     for name in names:
         execute(name, preset, folder / "book")
@@ -94,16 +82,19 @@ def update_pages(names: list[str], preset: str) -> None:
 
 def publish(folder: Path, names: list[str] | None = None) -> None:
     """Replace the committed notebooks and thumbnails by those of a stage: all of them, or ``names`` alone."""
+    committed = ROOT / "book"
     if names is None:
-        for old in [*(ROOT / "book").glob("*.ipynb"), *(ROOT / "book" / "images").glob("thumb_*.png")]:
+        for old in [*committed.glob("*.ipynb"), *committed.glob("images/thumb_*.png")]:
             old.unlink()
-    (ROOT / "book" / "images").mkdir(exist_ok=True)
-    for name in names or pages():
-        shutil.copy(folder / "book" / f"{name}.ipynb", ROOT / "book")
-        if (small := folder / "book" / "images" / f"thumb_{name}.png").is_file():
-            shutil.copy(small, ROOT / "book" / "images")
-    if front := picture(nbformat.read(ROOT / "book" / "index.ipynb", as_version=4)):
-        (ROOT / "book" / "images" / "front.png").write_bytes(front)  # the README shows it
+    copy_pages(names or pages(), folder / "book", committed)
+    if front := picture(nbformat.read(committed / "index.ipynb", as_version=4)):
+        (committed / "images" / "front.png").write_bytes(front)  # the README shows it
+
+
+def gpus() -> str:
+    """The GPUs of this machine that may be used: ``"0,1"``; empty if there is none."""
+    every = ",".join(map(str, range(torch.cuda.device_count())))
+    return every and os.environ.get("CUDA_VISIBLE_DEVICES", every)
 
 
 def main() -> None:
@@ -111,27 +102,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="book/build.py", description="Run the notebooks and build the book.")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run the notebooks, then build the book from them")
-    run.add_argument("--preset", default="quick", help=", ".join(PRESETS))
+    run.add_argument("--preset", default="quick", choices=PRESETS)
     run.add_argument("--publish", action="store_true", help="replace the committed notebooks in book/")
     run.add_argument("--force", action="store_true", help="run notebooks again whose inputs have not changed")
     run.add_argument("--profile", metavar="FOLDER", help="of Snakemake: where to run them (default: this machine)")
     commands.add_parser("html", help="build the committed book as it is")
     page = commands.add_parser("page", help="run some notebooks and replace the committed ones in book/")
-    page.add_argument("names", nargs="+", metavar="NAME", help=", ".join(pages()))
-    page.add_argument("--preset", default="quick", help=", ".join(PRESETS))
+    page.add_argument("names", nargs="+", choices=pages(), metavar="NAME", help=", ".join(pages()))
+    page.add_argument("--preset", default="quick", choices=PRESETS)
     arguments, start = parser.parse_args(), time.monotonic()
 
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else each kernel warns about its debugger
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # as Ctrl-C: what was started is ended, too
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what was started is ended, too
+        signal.signal(number, signal.default_int_handler)
     try:
         if arguments.command == "page":
             return update_pages(arguments.names, arguments.preset)
         if arguments.command == "run":
-            experiments.preset(arguments.preset)
             folder = stage(BUILD / "stage" / arguments.preset, committed=False)
-            fill_missing_pages(folder, set(pages()) - set(Jobs(arguments.preset, folder).pages))
-            execute_all(arguments.preset, folder / "book", force=arguments.force, profile=arguments.profile or None)
+            borrowed = set(pages()) - set(jobs.chosen(arguments.preset))  # at "paper", which has two pages
+            copy_pages(borrowed, ROOT / "book", folder / "book")
+            config, profile = {"preset": arguments.preset}, arguments.profile or None
+            runner.run(folder / "book", config, force=arguments.force, profile=profile, gpus=gpus())
         else:
             folder = stage(BUILD / "stage" / "committed", committed=True)
         print("building the pages", flush=True)
@@ -143,7 +134,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped; finished notebooks are kept, the same command goes on from there")
-    print(f"the book, in {runner.duration(time.monotonic() - start)}: {index}")
+    print(f"the book, in {duration(time.monotonic() - start)}: {index}")
 
 
 if __name__ == "__main__":

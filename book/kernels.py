@@ -1,7 +1,7 @@
 """Kernels that start at once: forks of one process that has imported torch and the plotting libraries already.
 
-``with warm_kernels():`` starts that process, and within it Jupyter's kernel ``python3`` is a fork of that process.
-What Jupyter starts is this file as a small *client*: it passes its arguments, environment and standard streams
+``with warm_kernels() as environment:`` starts that process; in this environment Jupyter's kernel ``python3`` is a fork
+of it.  What Jupyter starts is this file as a small *client*: it passes its arguments, environment and standard streams
 over a socket to a fork, which becomes the kernel.  Each ends with the other.  Without a server the client becomes a
 usual kernel itself.  It starts for each page, so this file imports the standard library alone.
 """
@@ -26,15 +26,14 @@ INLINE = "module://matplotlib_inline.backend_inline"  # what a kernel would choo
 
 
 @contextlib.contextmanager
-def warm_kernels() -> Iterator[None]:
-    """Serve kernels while the block runs."""
-    before = os.environ.get("JUPYTER_PATH")
+def warm_kernels() -> Iterator[dict[str, str]]:
+    """Serve kernels while the block runs, to processes that have this environment."""
     with tempfile.TemporaryDirectory(prefix="dode-") as folder:
         address, spec = f"{folder}/socket", Path(folder, "kernels", "python3", "kernel.json")
         argv = [sys.executable, "-S", str(Path(__file__).resolve()), "client", address, "-f", "{connection_file}"]
         spec.parent.mkdir(parents=True)
         spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
-        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (folder, before)))
+        path = os.pathsep.join(filter(None, (folder, os.environ.get("JUPYTER_PATH"))))
         with socket.socket(socket.AF_UNIX) as listener:  # it listens at once, so that no client comes too early
             listener.bind(address)
             listener.listen(100)
@@ -44,12 +43,9 @@ def warm_kernels() -> Iterator[None]:
                 env={**os.environ, "MPLBACKEND": INLINE}, start_new_session=True, pass_fds=[listener.fileno()],
             )  # fmt: skip
         try:
-            yield
+            yield {**os.environ, "JUPYTER_PATH": path}
         finally:
             server.communicate()  # closes its input, at which it ends
-            os.environ.pop("JUPYTER_PATH")
-            if before is not None:
-                os.environ["JUPYTER_PATH"] = before
 
 
 def serve(listener: int) -> None:

@@ -1,32 +1,30 @@
 """One page: from its source in ``notebooks/`` to an executed notebook, whole or not at all.
 
-The sources are never written to.  Each is converted by jupytext and executed by papermill in a folder of its own; what
-came of it takes its place in one move.  Torch is not imported here: the jobs of the workflow start many times.
+The sources are never written to.  Each is converted by jupytext and executed by papermill.  One page as a job of the
+workflow is ``python -m book.pages NAME PRESET FOLDER [PARAMETER=VALUE ...]``; torch is not imported for it.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
+import ctypes
 import io
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
+import signal
+import sys
 from pathlib import Path
-from typing import Any
 
 import jupytext
 import nbformat
 import papermill
-import yaml
 from nbformat import NotebookNode
 from PIL import Image, ImageOps
+from sphinx_external_toc.parsing import parse_toc_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
-TRANSIENT = ("smoke", "quick")  # presets whose results are not committed
+os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else each kernel warns about its debugger
 THUMBNAIL = (480, 320)
 QUIET_KERNEL = "--IPKernelApp.log_level=50"  # its errors come as messages; its log would tear the progress lines
 PROGRESS_BAR = re.compile(r"^.*\d+%\|.*\|.*$\n?", re.MULTILINE)
@@ -37,19 +35,9 @@ class BookError(Exception):
     """What went wrong, in one line for the person at the terminal."""
 
 
-def toc_files(entry: dict[str, Any]) -> Iterator[str]:
-    """Every file that ``_toc.yml`` names, in reading order."""
-    if name := entry.get("root") or entry.get("file"):
-        yield name
-    for key in ("parts", "chapters", "sections"):
-        for child in entry.get(key, []):
-            yield from toc_files(child)
-
-
 def pages() -> list[str]:
     """The names of the pages that are notebooks, in reading order."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    return [name for name in (Path(f).name for f in toc_files(toc)) if source(name).is_file()]
+    return [name for file in parse_toc_yaml(ROOT / "_toc.yml") if source(name := Path(file).name).is_file()]
 
 
 def source(name: str) -> Path:
@@ -66,31 +54,12 @@ def read_source(name: str) -> NotebookNode:
     return notebook
 
 
-def fingerprint(name: str, preset: str, **more: str) -> str:
-    """Digest everything a page is made from, ``more`` parameters too; an executed page with the same is still good."""
-    passing = tuple(f".{p}.csv" for p in {*TRANSIENT, preset})
-    inputs = [source(name), ROOT / "requirements.lock", *sorted((ROOT / "dode").rglob("*"))]
-    inputs += [p for p in sorted((ROOT / "results").glob("*.csv")) if not p.name.endswith(passing)]
-    digest = hashlib.sha256((preset + "".join(f"\n{k}={v}" for k, v in sorted(more.items()))).encode())
-    for path in inputs:
-        if path.is_file() and path.suffix != ".pyc":
-            digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def is_current(name: str, preset: str, folder: Path, **more: str) -> bool:
-    """Whether ``folder`` has the executed page, made from what there is now."""
-    target = folder / f"{name}.ipynb"
-    made = nbformat.read(target, as_version=4).metadata.get("dode") if target.is_file() else None
-    return made is not None and made == {"preset": preset, "inputs": fingerprint(name, preset, **more)}
-
-
-def tidy(notebook: NotebookNode, preset: str, inputs: str) -> NotebookNode:
+def tidy(notebook: NotebookNode, preset: str) -> NotebookNode:
     """Drop what differs from run to run without meaning: times, progress bars, versions of the kernel."""
     notebook.metadata = NotebookNode(
         kernelspec=notebook.metadata.kernelspec,
         language_info={"name": "python", "pygments_lexer": "ipython3"},
-        dode={"preset": preset, "inputs": inputs},
+        dode={"preset": preset},
     )
     inherited: list[str] = []
     for cell in notebook.cells:
@@ -111,36 +80,27 @@ def tidy(notebook: NotebookNode, preset: str, inputs: str) -> NotebookNode:
     return notebook
 
 
-def execute(name: str, preset: str, folder: Path, *, force: bool = False, **more: str) -> bool:
-    """Run one notebook, with ``more`` parameters, into ``folder`` unless it is there already; return whether it ran.
+def execute(name: str, preset: str, folder: Path, **more: str) -> None:
+    """Run one notebook, with ``more`` parameters beside the preset, into ``folder``.
 
     Raises
     ------
     BookError
         The notebook failed; what there is of it is kept in ``_build/failed/`` to be looked at.
     """
-    if not force and is_current(name, preset, folder, **more):
-        return False
-    inputs, parameters = fingerprint(name, preset, **more), {"preset": preset, **more}
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as scratch:
-        plain, executed = Path(scratch, "plain.ipynb"), Path(scratch, "executed.ipynb")
-        nbformat.write(read_source(name), plain)
-        try:
-            papermill.execute_notebook(
-                plain, executed, parameters, cwd=ROOT, progress_bar=False, extra_arguments=[QUIET_KERNEL]
-            )
-        except Exception as error:  # a failing cell, a dead kernel, a full disk: all end this page alone
-            if executed.is_file():
-                (BUILD / "failed").mkdir(parents=True, exist_ok=True)
-                shutil.copy(executed, BUILD / "failed" / f"{name}.ipynb")
-            kind, text = getattr(error, "ename", type(error).__name__), str(getattr(error, "evalue", error)).strip()
-            raise BookError(f"notebooks/{name}.py: {kind}: {text.splitlines()[0] if text else ''}") from error
-        notebook = tidy(nbformat.read(executed, as_version=4), preset, inputs)
-        nbformat.write(notebook, plain)
-        thumbnail(notebook, folder / "images" / f"thumb_{name}.png")
-        os.replace(plain, folder / f"{name}.ipynb")
-    return True
+    partial = BUILD / "failed" / f"{name}.ipynb"
+    for parent in (partial.parent, folder):
+        parent.mkdir(parents=True, exist_ok=True)
+    parameters, options = {"preset": preset, **more}, {"progress_bar": False, "extra_arguments": [QUIET_KERNEL]}
+    try:
+        notebook = papermill.execute_notebook(read_source(name), partial, parameters, cwd=ROOT, **options)
+    except Exception as error:  # a failing cell, a dead kernel, a full disk: all end this page alone
+        kind, text = getattr(error, "ename", type(error).__name__), str(getattr(error, "evalue", error)).strip()
+        raise BookError(f"notebooks/{name}.py: {kind}: {text.splitlines()[0] if text else ''}") from error
+    partial.unlink(missing_ok=True)
+    notebook = tidy(notebook, preset)
+    thumbnail(notebook, folder / "images" / f"thumb_{name}.png")
+    nbformat.write(notebook, folder / f"{name}.ipynb")
 
 
 def picture(notebook: NotebookNode) -> bytes | None:
@@ -159,3 +119,25 @@ def thumbnail(notebook: NotebookNode, target: Path) -> None:
         small = ImageOps.pad(image.convert("RGB"), THUMBNAIL, Image.Resampling.LANCZOS, color="white")
     target.parent.mkdir(parents=True, exist_ok=True)
     small.quantize(64).save(target, optimize=True)
+
+
+def end_with_parent(number: int) -> None:
+    """Have Linux send this process a signal when the process that started it ends, however that ends."""
+    ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
+
+
+def main() -> None:
+    """Run one page as a job; if it fails, the last line on stderr says why."""
+    name, preset, folder, *more = sys.argv[1:]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_with_parent(signal.SIGTERM)
+    try:
+        execute(name, preset, Path(folder), **dict(pair.split("=", 1) for pair in more))
+    except (BookError, OSError) as error:
+        sys.exit(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        sys.exit("stopped")
+
+
+if __name__ == "__main__":
+    main()

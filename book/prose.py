@@ -5,23 +5,18 @@ It renews the model cards beside the checkpoints and the table in the README; th
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import pandas as pd
 
 from dode import zoo
-from dode.experiments import FD_KEYS, Sweep, plots
+from dode.experiments import plots
 from dode.experiments.learned import HANDCRAFTED
-from dode.training import training_named
+from dode.training import TRAININGS
 from dode.utils.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def committed_fd(preset: str = "standard", figure: str = "figure_4") -> list[dict[str, str]]:
-    """The rows of a committed run of Figure 4 (or "natural": the same for natural images); none if there is no run."""
-    return Sweep(ROOT / "results" / f"{figure}.{preset}.csv", FD_KEYS).rows
+RUNS = ("figure_4.standard", "natural.standard", "figure_4.full", "natural.full")  # with distances of every network
 
 
 def readme_table() -> str:
@@ -41,13 +36,14 @@ def readme_table() -> str:
 
 def measured(name: str) -> str:
     """What the committed runs found for DDIM at 50 NFE on a network; the run with most images, if several."""
-    runs = itertools.product(("standard", "full"), ("figure_4", "natural"))
-    wanted = dict(checkpoint=name, weights=zoo.digest(name), solver="ddim", variant="plain", nfe="50")
-    found = [r for run in runs for r in committed_fd(*run) if wanted.items() <= r.items()]
-    if not found:
+    files = [ROOT / "results" / f"{file}.csv" for file in RUNS]
+    rows = pd.concat([pd.read_csv(file, dtype={"weights": str}) for file in files if file.is_file()], ignore_index=True)
+    rows = rows[(rows.checkpoint == name) & (rows.weights == zoo.digest(name)) & (rows.nfe == 50)]
+    rows = rows[(rows.solver == "ddim") & (rows.variant == "plain")]
+    if rows.empty:
         return "not measured yet"
-    row = max(found, key=lambda r: int(r["n"]))
-    return f"FD (classifier features, not FID) {float(row['fd']):.3f} with DDIM at 50 NFE, n = {int(row['n']):,}"
+    row = rows.loc[rows.n.idxmax()]
+    return f"FD (classifier features, not FID) {row.fd:.3f} with DDIM at 50 NFE, n = {row.n:,}"
 
 
 def model_card(name: str) -> str:
@@ -56,7 +52,7 @@ def model_card(name: str) -> str:
     recipe = card["recipe"]
     images = recipe["steps"] * recipe["batch"]
     on = f"{card['threads']} CPU thread(s)" if card["device"] == "cpu" else card["device"]
-    large = " --large" * (card["config"]["widths"] != list(training_named(name).network["widths"]))
+    large = " --large" * (card["config"]["widths"] != list(TRAININGS[name].network["widths"]))
     patch = "pixel-unshuffled images" if card["config"]["patch"] > 1 else "pixels"
     return f"""# {name}
 
@@ -72,7 +68,7 @@ A small U-Net (EDM's recipe on {patch}) that predicts the {card["prediction"]} o
 | time | {card["seconds"] / 60:.0f} minutes on {on}, {"bf16 autocast" if recipe["bf16"] else "float32"}, torch {card["torch"]} |
 | loss | {card["final_loss"] or float("nan"):.4f} over the last 100 steps; the whole curve in `{name}.csv` |
 | quality | {measured(name)} |
-| again | `python -m dode.training {name} --out runs{large}` |
+| again | `dode train {name} --out runs{large}` |
 
 Made to show and test samplers. {known.scope}
 """  # noqa: E501

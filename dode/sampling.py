@@ -1,4 +1,10 @@
-"""The one loop.  Every solver, handcrafted or learned, runs through :func:`advance`.
+"""The one loop.  Every solver, handcrafted or learned, is walked row by row by :func:`walk`.
+
+A row evaluates the denoiser once and moves on; its numbers are plain ones, the same for all images, or tensors, of each
+image its own, through which gradients pass.  Sampling, trajectories, descent through the frozen network, DLMS's losses,
+recorded teachers and Gauss-Newton's resumed walks are this generator.  Who sets a state before its row, or goes as far
+as another run does (measured orders, D-ODE's pairs, DLMS's online teacher), takes the same step, :func:`advance`.
+Only network distillation has formulas of its own: its targets are single steps from noised data.
 
 No ``no_grad`` here: the sampler is differentiable, and who wants no graph says so
 (:func:`dode.load` freezes its networks, so by default none is built).  The state keeps the dtype
@@ -16,9 +22,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dode.denoisers import Denoiser
-from dode.denoisers.conditioning import Images
-from dode.tableau import Tableau, check_model
+from dode.denoisers import Denoiser, expand
+from dode.denoisers.conditioning import ImageNumbers
+from dode.tableau import Tableau, TableauRow, check_model
 from dode.utils.environment import tqdm
 
 AnyDenoiser = Callable[[Tensor, Tensor], Tensor]
@@ -31,11 +37,11 @@ class State:
     x: Tensor
     outputs: dict[int, Tensor] = field(default_factory=dict)  # ``d_j`` by ``j``; -1: the starting noise (noise basis)
     row: int = 0
-    level: Tensor | None = None  # of each image, where they differ
+    level: float | Tensor | None = None  # of ``x``; ``(B,)`` where images differ
 
 
 class Walker(Protocol):
-    """A solver whose rows depend on the sample (:mod:`dode.distillation`): it walks by itself."""
+    """A solver whose rows depend on the sample (:mod:`dode.distillation`)."""
 
     metadata: dict[str, Any]
 
@@ -43,17 +49,14 @@ class Walker(Protocol):
     def nfe(self) -> int:
         """Network evaluations."""
 
-    def walk(self, denoiser: Any, noise: Tensor) -> Iterator[tuple[State, Tensor | None]]:
-        """States 0..N, each with the output that led to it."""
+    def walk(self, denoiser: Any, noise: Tensor) -> Iterator[tuple[State, Any]]:
+        """:func:`walk` over the rows of a run from ``noise``."""
 
 
 def initial_noise(
-    shape: Iterable[int],
-    seeds: Iterable[int],
-    *,
-    dtype: torch.dtype = torch.float32,
+    shape: Iterable[int], seeds: Iterable[int], *, dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Standard normal ``(len(seeds), *shape)``; image k depends on ``seeds[k]`` alone.
 
     Drawn in float32 on the CPU by one generator an image, so that neither batch size, order, dtype
@@ -66,14 +69,14 @@ def initial_noise(
     return torch.stack([draw(seed) for seed in seeds]).to(device=device, dtype=dtype)
 
 
-def for_images(denoiser: AnyDenoiser, images: Images) -> AnyDenoiser:
+def for_images(denoiser: AnyDenoiser, images: ImageNumbers) -> AnyDenoiser:
     """The denoiser for a batch of these images of a run (:meth:`dode.denoisers.Denoiser.of`)."""
     return denoiser.of(images) if isinstance(denoiser, Denoiser) else denoiser
 
 
-def initial_state(tableau: Tableau, noise: Tensor) -> State:
-    """The state before the first row: ``sigmas[0]`` times unit noise."""
-    return State(tableau.rows[0].sigma * noise, {-1: noise} if tableau.basis == "noise" else {})
+def initial_state(row: TableauRow, noise: Tensor) -> State:
+    """The state before the first ``row``: its level times unit noise."""
+    return State(expand(row.sigma, noise) * noise, {-1: noise} if row.basis == "noise" else {}, 0, row.sigma)
 
 
 def blend(a: float, x: Tensor, b: float, y: Tensor) -> Tensor:
@@ -89,23 +92,27 @@ def blend(a: float, x: Tensor, b: float, y: Tensor) -> Tensor:
     return x.add(y, alpha=b / a).mul_(a)  # for b = -a the difference comes first: near x = y nothing is lost
 
 
-def evaluate(denoiser: AnyDenoiser, tableau: Tableau, state: State) -> Tensor:
-    """The output ``d_i`` of the state's row: one network evaluation; also kept in the state.
+def evaluate(denoiser: AnyDenoiser, row: TableauRow, state: State) -> Tensor:
+    """The output of ``row``: one network evaluation; also kept in the state.
 
-    Formed from what the network said, in the tableau's basis directly: where that is what the network
-    predicts, ``d_i`` is the network's own tensor.
+    Formed from what the network said, in the row's basis directly: where that is what the network
+    predicts, the output is the network's own tensor.
     """
-    i, x, row = state.row, state.x, tableau.rows[state.row]
-    if isinstance(denoiser, Denoiser):
-        skip, out, raw = denoiser.affine(x, row.sigma_in)
+    x, noise = state.x, row.basis == "noise"
+    if isinstance(row.sigma, Tensor):
+        estimate = denoiser(x, row.sigma_in)
+        output = (x - estimate) / expand(row.sigma, x) if noise else estimate
     else:
-        skip, out, raw = 0.0, 1.0, denoiser(x, tableau.sigmas_in[i])
-    if raw.dtype != x.dtype or raw.shape != x.shape:
-        raw = raw.to(x.dtype).expand_as(x)
-    if tableau.basis == "noise":  # (x - D) / sigma
-        skip, out = (1 - skip) / row.sigma, -out / row.sigma
-    output = raw if (skip, out) == (0, 1) else blend(skip, x, out, raw)
-    state.outputs[i] = output
+        if isinstance(denoiser, Denoiser):
+            skip, out, raw = denoiser.affine(x, row.sigma_in)
+        else:
+            skip, out, raw = 0.0, 1.0, denoiser(x, torch.tensor(row.sigma_in, dtype=torch.float64))
+        if raw.dtype != x.dtype or raw.shape != x.shape:
+            raw = raw.to(x.dtype).expand_as(x)
+        if noise:  # (x - D) / sigma
+            skip, out = (1 - skip) / row.sigma, -out / row.sigma
+        output = raw if (skip, out) == (0, 1) else blend(skip, x, out, raw)
+    state.outputs[state.row] = output
     return output
 
 
@@ -126,17 +133,48 @@ def combine(terms: Iterable[tuple[int, float]], outputs: dict[int, Tensor], x: T
     return total
 
 
-def move(tableau: Tableau, state: State) -> State:
-    """Apply the state's row to the outputs, and forget what no later row needs."""
-    row = tableau.rows[state.row]
-    x = combine(row.terms, state.outputs, state.x, row.ratio)
-    return State(x, {j: d for j, d in state.outputs.items() if j in row.keep}, state.row + 1)
+def next_x(row: TableauRow, state: State) -> Tensor:
+    """Where ``row`` leads from a state that has its output."""
+    if not isinstance(row.sigma, Tensor):
+        return combine(row.terms, state.outputs, state.x, row.ratio)
+    x = state.x if row.basis == "noise" else expand(row.ratio, state.x) * state.x
+    for j, weight in row.terms:
+        x = x + expand(weight, x) * state.outputs[j]
+    return x
 
 
-def advance(denoiser: AnyDenoiser, tableau: Tableau, state: State) -> State:
+def move(row: TableauRow, state: State) -> State:
+    """Apply ``row`` to the state and its outputs, and forget those that no later row needs."""
+    state.x = next_x(row, state)
+    state.outputs = {j: d for j, d in state.outputs.items() if j in row.keep}
+    state.row, state.level = state.row + 1, row.following
+    return state
+
+
+def advance(denoiser: AnyDenoiser, row: TableauRow, state: State) -> State:
     """One row: evaluate, then move."""
-    evaluate(denoiser, tableau, state)
-    return move(tableau, state)
+    evaluate(denoiser, row, state)
+    return move(row, state)
+
+
+def walk(
+    denoiser: AnyDenoiser, rows: Iterable[Any], noise: Tensor, start: State | None = None
+) -> Iterator[tuple[State, Any]]:
+    """The state at each of ``rows``, with the row, once it is evaluated; at last the state after them, with None.
+
+    It is one state, which moves on: what is changed in it before the next row counts.  ``start``, if given, stands
+    before the first of ``rows``; an output that it has for that row is not evaluated again.  A solver that decides
+    where to go when it has seen the output gives, in place of rows, levels with a ``complete()``.
+    """
+    state = start
+    for row in rows:
+        state = initial_state(row, noise) if state is None else state
+        if state.row not in state.outputs:
+            evaluate(denoiser, row, state)
+        yield state, row
+        move(row if isinstance(row, TableauRow) else row.complete(), state)
+    assert state is not None, "no rows"
+    yield state, None
 
 
 @dataclass(frozen=True)
@@ -150,17 +188,10 @@ class Step:
     batch: slice  # of images of the whole run
 
 
-def _walk(denoiser: AnyDenoiser, tableau: Tableau | Walker, noise: Tensor) -> Iterator[tuple[State, Tensor | None]]:
-    """States 0..N, each with the output that led to it."""
-    if not isinstance(tableau, Tableau):
-        yield from tableau.walk(denoiser, noise)
-        return
-    state = initial_state(tableau, noise)
-    yield state, None
-    for _ in range(tableau.nfe):
-        output = evaluate(denoiser, tableau, state)
-        state = move(tableau, state)
-        yield state, output
+def _walk(denoiser: AnyDenoiser, tableau: Tableau | Walker, noise: Tensor) -> Iterator[tuple[State, Any]]:
+    if isinstance(tableau, Tableau):
+        return walk(denoiser, tableau.rows, noise)
+    return tableau.walk(denoiser, noise)
 
 
 def _check(denoiser: AnyDenoiser, tableau: Tableau | Walker, noise: Tensor) -> None:
@@ -179,37 +210,25 @@ def _finite(x: Tensor) -> bool:
     return math.isfinite(float(x.sum())) or bool(torch.isfinite(x).all())  # large entries may overflow the sum alone
 
 
-def _level(tableau: Tableau | Walker, state: State) -> float:
-    """The level of a state, or the mean where images differ in it."""
-    if state.level is not None:
-        return float(state.level.mean())
-    return tableau.rows[state.row].sigma if isinstance(tableau, Tableau) else math.nan
+def _mean(level: float | Tensor) -> float:
+    return float(level.mean()) if isinstance(level, Tensor) else level
 
 
 def _explain(denoiser: AnyDenoiser, tableau: Tableau | Walker, noise: Tensor) -> FloatingPointError:
     """Walk again and name the first step that was not finite.  Only a failed run pays for this."""
-    before = State(noise)
-    for state, output in _walk(denoiser, tableau, noise):
-        if output is not None and not torch.isfinite(output).all():
-            i = state.row - 1
-            sigma_in = tableau.rows[i].sigma_in if isinstance(tableau, Tableau) else _level(tableau, before)
+    for state, row in _walk(denoiser, tableau, noise):
+        if row is not None and not torch.isfinite(state.outputs[state.row]).all():
             return FloatingPointError(
-                f"the denoiser gave NaN or inf in step {i} at sigma = {sigma_in:g}; "
+                f"the denoiser gave NaN or inf in step {state.row} at sigma = {_mean(row.sigma_in):g}; "
                 "check the checkpoint, its precision and the noise range it was trained for"
             )
-        before = state
     return FloatingPointError("the sample is not finite although every denoiser output is; check the tableau's weights")
 
 
 def sample(
-    denoiser: AnyDenoiser,
-    tableau: Tableau | Walker,
-    noise: Tensor,
-    *,
-    batch_size: int | None = None,
-    callback: Callable[[Step], Any] | None = None,
-    progress: bool = False,
-) -> Tensor:
+    denoiser: AnyDenoiser, tableau: Tableau | Walker, noise: Tensor, *, batch_size: int | None = None,
+    callback: Callable[[Step], Any] | None = None, progress: bool = False,
+) -> Tensor:  # fmt: skip
     """Solve the ODE from ``noise`` (unit variance, ``(B, ...)``) to ``x_0``, of its shape and dtype.
 
     Parameters
@@ -244,15 +263,13 @@ def sample(
     with tqdm(total=calls, unit="NFE", desc="sampling") if progress else nullcontext() as bar:
         for first in range(0, images, size):
             batch = slice(first, min(first + size, images))
-            before = None
-            for state, output in _walk(for_images(denoiser, batch), tableau, noise[batch]):
-                if output is not None:
-                    if bar is not None:
-                        bar.update()
-                    if callback and before is not None:
-                        i = state.row - 1
-                        callback(Step(i, _level(tableau, before), before.x, output, batch))
-                before = State(state.x, row=state.row, level=state.level)  # not its outputs: they may be freed
+            for state, row in _walk(for_images(denoiser, batch), tableau, noise[batch]):
+                if row is None:
+                    break
+                if bar is not None:
+                    bar.update()
+                if callback:
+                    callback(Step(state.row, _mean(row.sigma), state.x, state.outputs[state.row], batch))
             if not _finite(state.x):
                 raise _explain(for_images(denoiser, batch), tableau, noise[batch])
             done.append(state.x)

@@ -18,7 +18,7 @@ Single-step schemes of several stages are rows too; a row may stay at its level 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,13 +33,18 @@ Basis = Literal["noise", "data"]
 
 
 class TableauRow(NamedTuple):
-    """One row as the loop reads it, plain numbers: ``x = ratio x + sum(w d_j for j, w in terms)``."""
+    """One row as the loop reads it: ``x = ratio x + sum(w d_j for j, w in terms)``, from a level to the following.
 
-    ratio: float
-    terms: tuple[tuple[int, float], ...]  # the newest output first
-    keep: frozenset[int]  # outputs that a later row still uses
-    sigma: float
-    sigma_in: float
+    Its numbers are plain ones; in rows that a fit makes they are tensors, 0-d or ``(B,)``.
+    """
+
+    basis: Basis
+    ratio: Any
+    terms: Sequence[tuple[int, Any]]  # the newest output first
+    keep: Container[int]  # outputs that a later row still uses
+    sigma: Any
+    sigma_in: Any
+    following: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +154,8 @@ class Tableau:
             terms[i].append((column - 1, weight))
         rows, needed = list[TableauRow](), frozenset[int]()
         for i in reversed(range(self.nfe)):
-            rows.append(TableauRow(ratio[i], tuple(reversed(terms[i])), needed, sigmas[i], sigmas_in[i]))
+            newest_first = tuple(reversed(terms[i]))
+            rows.append(TableauRow(self.basis, ratio[i], newest_first, needed, sigmas[i], sigmas_in[i], sigmas[i + 1]))
             needed = frozenset(j for j in needed | {j for j, _ in terms[i]} if j < i)
         return tuple(reversed(rows))
 

@@ -29,14 +29,13 @@ seeds = None  # how many blocks of seeds; None: the preset's number
 
 # %% tags=["hide-input"]
 from dataclasses import replace
-from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from dode import experiments
-from dode.experiments import ablations, plots
+from dode.experiments import plots, quality
 
 plots.style()
 p = experiments.preset(preset)
@@ -46,26 +45,47 @@ names = experiments.checkpoints(checkpoint)
 NFE = 5
 small = preset == "smoke"  # a shorter list, one network and fewer samples
 names = names[:1] if small else names
-lists = dict(scales=(2, 10), images=(5, 100)) if small else {}
+SCALES = (2, 10) if small else (2, 5, 10, 20, 50)  # C and |B| of the paper's supplement
+IMAGES = (5, 100) if small else (5, 10, 25, 50, 100, 200, 500)
+USUAL = dict(scale=10, images=100, equation=10, align="time", teacher="ddim")  # what "d-ode" alone means
 p = replace(p, fit_images=4) if small else replace(p, images=p.images * 2 // 5)
 SOLVERS = {
     "fashion-mnist-noise": {"ipndm": "D-iPNDM", "deis:order=4": "D-DEIS-3"},
     "fashion-mnist-data": {"heun": "D-EDM", "dpm_solver_pp:order=2": "D-DPM-Solver++(2M)", "unipc": "D-UniPC-3"},
 }
-axes_of = {name: ablations.axes(name, **lists) for name in names}
+
+
+def spec(**options) -> str:
+    """The variant that differs from the usual fit in ``options``: what is usual is left out, so cells are shared."""
+    unusual = {k: v for k, v in options.items() if USUAL.get(k) != v}
+    return "d-ode" + ":" * bool(unusual) + ",".join(f"{k}={v}" for k, v in unusual.items())
+
+
+def ablation(name: str) -> dict[str, dict[str, str]]:
+    """What is changed: what the page calls its values, and their variants, the usual one among them."""
+    data_set, kind = name.rsplit("-", 1)
+    first = ("noise", "none") if kind == "noise" else ("none", "noise")
+    return {
+        "scale C": {str(c): spec(scale=c) for c in SCALES},
+        "batch |B|": {str(b): spec(images=b) for b in IMAGES},
+        "equation": {f"({e})": spec(equation=e) for e in (10, 9, 8)},
+        "targets": {a: spec(align=a) for a in ("time", "index")},
+        "first step": {first[0]: "d-ode", first[1]: spec(first_step=first[1])},
+        "fitted on": {"itself": "d-ode", "other": spec(model=f"{data_set}-{'data' if kind == 'noise' else 'noise'}")},
+    }
+
+
+axes_of = {name: ablation(name) for name in names}
 cells = []
 for name in names:
     variants = dict.fromkeys(["plain", *(v for axis in axes_of[name].values() for v in axis.values())])
     cells += experiments.fd_cells(p, {(name, "ddim"): [NFE]}, variants)
-    teachers = ["plain", ablations.spec(), ablations.spec(teacher="same")]
+    teachers = ["plain", spec(), spec(teacher="same")]
     cells += experiments.fd_cells(p, {(name, solver): [NFE] for solver in SOLVERS[name]}, teachers)
-sweep = experiments.results("ablations", p, experiments.FD_KEYS)
-sweep.run(cells, partial(experiments.fd_row, p, where), jobs=experiments.jobs(where))
-rows = sweep.select(cells)
-print(f"{len(rows)} numbers, {sum(int(r['n']) for r in rows):,} samples, in {sweep.path.name}")
+table = experiments.fd.rows(experiments.Run(p, where), cells, "ablations")
+print(f"{len(table)} numbers, {table.n.sum():,} samples, in {experiments.results_file('ablations', preset).name}")
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "ablations", "caption": "Fréchet distance in classifier features (not FID) of D-DDIM with five calls when one thing is changed; the usual fit is filled, plain DDIM the dotted line; bars are one standard deviation over blocks of seeds."}}
-table = pd.DataFrame(rows).astype({"fd": float, "n": int})
 found = table.groupby(["checkpoint", "solver", "variant"]).fd.agg(["mean", "std"])
 AXES = list(axes_of[names[0]])
 figure, grid = plt.subplots(len(names), len(AXES), figsize=(11, 2.8 * len(names)), squeeze=False, sharey="row")
@@ -138,11 +158,9 @@ plots.listing(pd.DataFrame(compared))
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "ablations-spread", "caption": "Lambda of each of five steps: every dot is a fit on another batch. A column of dots that do not overlap is a lambda that one batch does not settle."}}
 SIZES = (5,) if small else (5, 25, 100)
-wanted = ablations.spread_cells(names, NFE, SIZES, 3 if preset == "smoke" else 8)
-spread = experiments.results("ablations_spread", p, ablations.SPREAD_KEYS)
-spread.run(wanted, partial(ablations.spread_row, p, where), jobs=experiments.jobs(where))
-fits = spread.select(wanted)
-lambdas = {(f["checkpoint"], int(f["images"]), f["batch"]): [float(v) for v in f["lambdas"].split()] for f in fits}
+wanted = quality.lambdas.cells(checkpoint=names, solver="ddim", nfe=NFE, images=SIZES, batch=range(3 if small else 8))
+fits = quality.lambdas.rows(experiments.Run(p, where), wanted)
+lambdas = {(f.checkpoint, f.images, f.batch): experiments.numbers(f.lambdas) for f in fits.itertuples()}
 figure, panels = plt.subplots(1, len(names), figsize=(5 * len(names), 3.4), squeeze=False)
 for ax, name in zip(panels[0], names, strict=True):
     for k, size in enumerate(SIZES):
@@ -195,27 +213,22 @@ for name in names:
 
 # %% tags=["hide-input"]
 live = experiments.Live("ablations", p, where)
-again = [("ddim", ablations.spec(equation=9)), ("deis:order=4", ablations.spec(teacher="same"))]
-for row in rows:
-    if row["checkpoint"] == names[0] and (row["solver"], row["variant"]) in again and row["block"] == "0":
-        cell = {k: row[k] for k in experiments.FD_KEYS} | dict(nfe=NFE, block=0)
-        live.check(row, cell, partial(experiments.fd_row, p.live, where), "fd")
+again = [("ddim", spec(equation=9)), ("deis:order=4", spec(teacher="same"))]
+for _, row in table[(table.checkpoint == names[0]) & (table.block == 0)].iterrows():
+    if (row.solver, row.variant) in again:
+        live.check(row, experiments.fd, "fd")
 
 
-def middle_lambda(row: dict) -> dict:
-    """A row of the spread with the lambda of its middle step, and its images as n."""
-    return row | dict(middle_lambda=row["lambdas"].split()[NFE // 2], n=row["images"])
+@experiments.measurement
+def middle(run: experiments.Run, *, checkpoint: str, solver: str, nfe: int, images: int, batch: int) -> dict:
+    """The lambda of the middle step, and the images of the fit as n."""
+    found = quality.lambdas.function(run, checkpoint=checkpoint, solver=solver, nfe=nfe, images=images, batch=batch)
+    return dict(middle_lambda=found["lambdas"].split()[NFE // 2], n=images)
 
 
-def middle_again(**cell) -> dict:
-    return middle_lambda(cell | ablations.spread_row(p.live, where, **cell))
-
-
-for row in fits:
-    if (row["images"], row["batch"]) == ("25", "0"):
-        cell = {k: row[k] for k in ablations.SPREAD_KEYS} | dict(nfe=NFE, images=25, batch=0)
-        live.check(middle_lambda(row), cell, middle_again, "middle_lambda")
+for _, row in fits.query("images == 25 and batch == 0").iterrows():
+    live.check(dict(row) | dict(middle_lambda=row.lambdas.split()[NFE // 2], n=25), middle, "middle_lambda")
 live.show("", "Figures and tables")
 
 # %% tags=["remove-input"]
-plots.provenance(experiments.origin(rows))
+plots.provenance(experiments.origin(table))

@@ -25,19 +25,17 @@ device = "auto"  # cpu, cuda or auto
 seeds = None  # how many images behind a distance on another network or number of calls; None: 500, fewer if small
 
 # %% tags=["hide-input"]
-from functools import partial
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from dode import distillation, experiments, zoo
-from dode.experiments import fits, learned, plots, transfer
+from dode.experiments import fits, learned, plots
 
 plots.style()
 p = experiments.preset(preset)
 where = experiments.device(device)
-jobs = 1 if preset == "smoke" else experiments.jobs(where)  # a process costs more than the work of a smoke run
+run = experiments.Run(p, where)
 nfes, chosen_for = learned.asked(preset, checkpoint)
 names = list(chosen_for)
 methods = chosen_for[names[0]]
@@ -52,11 +50,8 @@ AGAIN = [m for m in ("dlms", "gauss-newton") if m in methods]
 # of as many seeds, by which nothing was chosen, neither eyes nor grids:
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "carried-blocks", "caption": "Fréchet distance to the long run over the best handcrafted solver's of the same block of seeds; below 1 the learned solver is ahead. Filled: the block of the other pages, which choices were made by. Open: blocks by which nothing was chosen."}}
-rows = list[dict]()
-for name in names:
-    asked = [*(m for m in learned.HANDCRAFTED if m in methods), *AGAIN]
-    rows += learned.compare(p, where, [name], EARLY, asked, jobs, BLOCKS)[0]
-blocks = pd.DataFrame(rows).astype(dict(fd_reference=float, nfe=int, block=int, n=int))
+asked = [*(m for m in learned.HANDCRAFTED if m in methods), *AGAIN]
+blocks = learned.compare(run, dict.fromkeys(names, asked), EARLY, BLOCKS)
 lowest = blocks[blocks.method.isin(learned.HANDCRAFTED)].groupby(["checkpoint", "nfe", "block"]).fd_reference.min()
 blocks = blocks.join(lowest.rename("best"), on=["checkpoint", "nfe", "block"])
 gain = (blocks.fd_reference / blocks.best).set_axis(
@@ -94,12 +89,9 @@ plots.listing(pd.DataFrame(lines))
 # the critic's.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "carried-critic", "caption": "Fréchet distance to the long run over the best handcrafted solver's in the same features: in those of the critic, which entered the fits (across), and in those of the classifier, which did not (up). A point is one learned solver at one NFE, larger with more calls."}}
-compared = list[dict]()
-for name in names:
-    compared += learned.compare(p, where, [name], nfes, chosen_for[name], jobs)[0]
-columns = dict(fd_reference=float, fd_reference_critic=float, nfe=int)
-found = pd.DataFrame(compared).astype(columns)
-crafted = found[found.method.isin(learned.HANDCRAFTED)].groupby(["checkpoint", "nfe"])[list(columns)[:2]].min()
+found = learned.compare(run, chosen_for, nfes)
+columns = ["fd_reference", "fd_reference_critic"]
+crafted = found[found.method.isin(learned.HANDCRAFTED)].groupby(["checkpoint", "nfe"])[columns].min()
 spent = found[found.method.isin(plots.LEARNED)].join(crafted.add_suffix("_best"), on=["checkpoint", "nfe"])
 spent = spent.assign(
     gain=spent.fd_reference / spent.fd_reference_best, critic=spent.fd_reference_critic / spent.fd_reference_critic_best
@@ -157,13 +149,7 @@ CARRIED = [m for m in ("gits", "ld3", "s4s", "dlms-fixed", "gauss-newton") if m 
 
 
 def cell(checkpoint: str, made_for: str, method: str, made_nfe: int = at, nfe: int = at) -> dict:
-    return transfer.transfer_cell(p, where, checkpoint, made_for, method, made_nfe, nfe, count)
-
-
-def measure(cells: list[dict]) -> pd.DataFrame:
-    """The rows of the cells, measured where there are none."""
-    columns = dict(fd_data=float, rmse=float, n=int, nfe=int, made_nfe=int)
-    return pd.DataFrame(transfer.measure(p, where, cells)).astype(columns)
+    return learned.transfer_cell(run, checkpoint, made_for, method, made_nfe, nfe, count)
 
 
 shipped = experiments.checkpoints(zoo.data_set_of(names[0]).name) if names[0] in zoo.NAMES else ()
@@ -171,7 +157,7 @@ homes = shipped or (*names, "fashion-mnist-data")
 carried_from = {name: ["start", *(m for m in CARRIED if m in chosen_for[name])] for name in names}
 cells = [cell(name, made, m) for made in names for m in carried_from[made] for name in homes]
 cells += [cell(name, name, "start") for name in homes if name not in names]
-moved = measure(cells)
+moved = learned.transfer.rows(run, cells, jobs=1)
 by = moved.set_index(["made_for", "method", "checkpoint"])
 lines = []
 for made in names:
@@ -211,7 +197,7 @@ cells = [
     for made in (at, nfe)
     if (m, made) != ("start", at) and (made == at or m == "start" or nfe in nfes)
 ]
-reading = measure(cells)
+reading = learned.transfer.rows(run, cells, jobs=1)
 by = reading.set_index(["nfe", "method", "made_nfe"])
 lines = []
 for nfe in READ:
@@ -259,19 +245,16 @@ for nfe in READ:
 # %% tags=["hide-input"]
 live = experiments.Live("carried", p, where)
 if live.active:
-    again = partial(learned.learned_row, p.again, where, {})
-    every = {(r["checkpoint"], r["method"], r["nfe"], r["block"]): r for r in rows}
     for method in ("gauss-newton", "dlms"):
-        row = every[names[0], method, "3", "0"]
-        live.check(row, {k: row[k] for k in learned.LEARNED_KEYS} | dict(nfe=3, block=0), again, "fd_reference")
-    row = next(r for r in compared if (r["checkpoint"], r["method"], r["nfe"]) == (names[0], "ld3", "3"))
-    live.check(row, {k: row[k] for k in learned.LEARNED_KEYS} | dict(nfe=3, block=0), again, "fd_reference_critic")
+        row = blocks[blocks.method == method].query("checkpoint == @names[0] and nfe == 3 and block == 0").iloc[0]
+        live.check(row, learned.learned, "fd_reference", p.again)
+    row = found.query("checkpoint == @names[0] and method == 'ld3' and nfe == 3").iloc[0]
+    live.check(row, learned.learned, "fd_reference_critic", p.again)
     for part, made_for, nfe in ((moved, names[-1], at), (reading, names[0], at - 1)):
         row = part[(part.made_for == made_for) & (part.checkpoint == names[0]) & (part.method == "gauss-newton")]
         row = row[(row.made_nfe == at) & (row.nfe == nfe)].iloc[0]
-        asked = {k: row[k] for k in transfer.TRANSFER_KEYS} | dict(made_nfe=at, nfe=nfe, n=p.again.images)
-        live.check(row, asked, partial(transfer.transfer_row, p.again, where), "fd_data")
+        live.check(row, learned.transfer, "fd_data", p.again, n=p.again.images)
 live.show()
 
 # %% tags=["remove-input"]
-plots.provenance(experiments.origin(rows))
+plots.provenance(experiments.origin(blocks))

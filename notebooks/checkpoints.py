@@ -83,8 +83,8 @@ plt.show()
 # fit of a solver ([Learned solvers compared](learned)), and so may those of a third, the *observer*, of yet another architecture and seed; the first one measures, and no fit sees it.
 
 # %% tags=["hide-input"]
-stored = pd.DataFrame(experiments.committed("figure_4", "natural"))
-stored = stored[(stored.nfe == "50") & stored.checkpoint.isin(names)].astype({"fd": float})
+stored = experiments.committed("figure_4", "natural")
+stored = stored[(stored.nfe == 50) & stored.checkpoint.isin(names)]
 blocks = stored.groupby(["checkpoint", "solver", "variant", "n"], sort=False).fd
 shown = blocks.agg(plots.spread)
 print("Fréchet distance to the training images with 50 calls: mean and spread over blocks of n,")
@@ -108,11 +108,11 @@ for name in names:
 # ## Reproduce them
 #
 # ```
-# python -m dode.training fashion-mnist-noise --out runs
-# python -m dode.training fashion-mnist-data --out runs
-# python -m dode.training fashion-mnist-classifier --out runs
-# python -m dode.training fashion-mnist-critic --out runs
-# python -m dode.training fashion-mnist-observer --out runs
+# dode train fashion-mnist-noise --out runs
+# dode train fashion-mnist-data --out runs
+# dode train fashion-mnist-classifier --out runs
+# dode train fashion-mnist-critic --out runs
+# dode train fashion-mnist-observer --out runs
 # ```
 #
 # The data are read from the folder named by `DODE_DATA`, or fetched from their publisher and checked by digest. The images are under the MIT licence
@@ -124,18 +124,18 @@ for name in names:
 # `imagenet32/<wnid>.png`, 200 sheets of 10 rows and 25 columns; each class's last row is kept from the classifiers.
 #
 # ```
-# python -m dode.training imagenet32 --out runs                 # classifier, critic, observer, data and noise network, one after the other
-# python -m dode.training imagenet32-data --out runs            # one of them
+# dode train imagenet32 --out runs                              # classifier, critic, observer, data and noise network, one after the other
+# dode train imagenet32-data --out runs                         # one of them
 # ```
 #
 # A larger recipe wants a GPU: 7.8 M parameters (15.6 MB in half precision) on whole pixels, compiled. It has not been run at its size.
 #
 # ```
 # make natural DODE_DATA=FOLDER                                 # trains the larger denoisers, ships and measures them
-# python -m dode.training imagenet32-data --large --device cuda --out runs --minutes 11
+# dode train imagenet32-data --large --device cuda --out runs
 # ```
 #
-# With `--stop-after 9` a call saves and stops after nine minutes (exit status 75) and the same command goes on. Networks of natural images are
+# A training that is stopped, as by `timeout -s INT 9m`, goes on from its last saved step with the same command. Networks of natural images are
 # measured in the features of their own classifier, and fits see their own critic and observer: the judges of garments never look at them.
 
 # %% tags=["remove-input"]

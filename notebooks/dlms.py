@@ -27,7 +27,6 @@ seeds = None  # how many samples behind a Fréchet distance; None: the preset's 
 
 # %% tags=["hide-input"]
 from dataclasses import replace
-from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,13 +35,14 @@ import torch
 from IPython.display import display
 
 import dode
-from dode import distillation, experiments, zoo
+from dode import distillation, experiments
 from dode.experiments import fits, learned, plots
 
 plots.style()
 p = experiments.preset(preset)
 p = replace(p, images=seeds or p.images)
 where = experiments.device(device)
+run = experiments.Run(p, where)
 small = preset == "smoke"  # fewer variants, no handcrafted solvers
 NFES = (3,) if small else (4, 6, 8, 10)
 AT = NFES[0] if small else 6  # where other rates are tried
@@ -90,11 +90,10 @@ print(
 
 
 # %% tags=["hide-input"]
-def measured(methods: list[str]) -> list[dict[str, str]]:
+def measured(methods: list[str]) -> pd.DataFrame:
     """A row for each method and NFE: at smoke no handcrafted solver, whose grid would have to be chosen."""
-    jobs = 1 if preset == "smoke" else experiments.jobs(where)  # a process costs more than two steps of training
     asked = [*(() if small else learned.HANDCRAFTED), "start", *methods]
-    return learned.compare(p, where, [checkpoint], NFES, asked, jobs)[0]
+    return learned.compare(run, {checkpoint: asked}, NFES)
 
 
 rows = measured(list(VARIANTS.values()))
@@ -223,9 +222,8 @@ for nfe, solver in full.items():
 
 # %% tags=["hide-input"]
 measures = {"fd_reference": "FD to the long run", "fd_data": "FD to the data", "rmse": "RMSE"}
-results = pd.DataFrame(rows).astype({"nfe": int} | dict.fromkeys(measures, float))
 words = {method: name for name, method in VARIANTS.items()} | {"start": "the start, untrained"}
-results["variant"] = results.method.map(words)
+results = rows.assign(variant=rows.method.map(words))
 if not small:  # the handcrafted solver that is nearest to the long run, at each NFE
     crafted = results[results.method.isin(learned.HANDCRAFTED)]
     crafted = crafted.loc[crafted.groupby("nfe").fd_reference.idxmin()].assign(variant="best handcrafted")
@@ -296,7 +294,7 @@ BEYOND = {
     FULL: "DLMS",
     "gauss-newton": "second order, one table",
 }
-more = pd.DataFrame(measured(list(BEYOND))).astype({"nfe": int, "evaluations": int} | dict.fromkeys(measures, float))
+more = measured(list(BEYOND))
 more = more[more.method.isin(BEYOND)].set_index(["nfe", "method"])
 listed = []
 for nfe in NFES:
@@ -342,9 +340,8 @@ LONG = {  # which of the longer trainings were made
 def gains(name: str, nfe: int, methods: list[str], block: int = 0) -> dict[str, float]:
     """FD to the long run over the best handcrafted solver's on the same block of seeds, by method."""
     asked = [*learned.HANDCRAFTED, *methods]
-    rows = learned.compare(p, where, [name], [nfe], asked, experiments.jobs(where), [block])[0]
-    far = {row["method"]: float(row["fd_reference"]) for row in rows}
-    return {method: far[method] / min(far[m] for m in learned.HANDCRAFTED) for method in methods}
+    far = learned.compare(run, {name: asked}, [nfe], [block]).set_index("method").fd_reference
+    return {method: far[method] / far[list(learned.HANDCRAFTED)].min() for method in methods}
 
 
 def tried(name: str, nfe: int) -> dict[str, float]:
@@ -419,16 +416,14 @@ if not small and p.trajectories < 20_000:
 # %% tags=["hide-input"]
 live = experiments.Live("dlms", p, where)
 if live.active:
-    cell = dict(checkpoint=checkpoint, weights=zoo.digest(checkpoint), nfe=NFES[0], block=0)
-    committed = {(row["method"], row["nfe"]): row for row in rows}
     shorter = f"{FULL}:trajectories=96"
-    for again, method, like in (
+    for sizes, method, like in (
         (p.again, "start", "start"),
         (p.again, VARIANTS["without AFS"], VARIANTS["without AFS"]),
         (p.live, shorter, FULL),  # trained now
     ):
-        row = committed[like, str(NFES[0])]
-        live.check(row, cell | dict(method=method), partial(learned.learned_row, again, where, {}), "fd_reference")
+        row = rows[(rows.method == like) & (rows.nfe == NFES[0])].iloc[0]
+        live.check(row, learned.learned, "fd_reference", sizes, method=method)
 live.show()
 
 # %% tags=["remove-input"]

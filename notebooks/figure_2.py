@@ -25,7 +25,6 @@ seeds = None  # how many images; None: the preset's number
 
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
-import pandas as pd
 import torch
 
 import dode
@@ -79,28 +78,22 @@ plt.show()
 # **Measured here**: the table gives the mean similarity of outputs that lie one tenth of the run apart (the neighbours of a ten-step
 # solver) in the first tenth, the middle and the last tenth of the run.
 
+
 # %% tags=["hide-input"]
-sweep = experiments.results("figure_2", p, ["checkpoint", "weights", "n"])
-
-
-def row(checkpoint: str, weights: str, n: int, block: int = 0) -> dict:
+@experiments.measurement(name="figure_2", adds=[])
+def likeness(run: experiments.Run, *, checkpoint: str, n: int, block: int = 0) -> dict:
     matrix = similarity(checkpoint, block) if block else matrices[checkpoint]
     last, tenth = len(matrix) - 1, len(matrix) // 10
     at = {"first": 0, "middle": len(matrix) // 2, "last": last - tenth}
     found = {f"similarity_{k}": f"{float(matrix[i, i + tenth]):.4f}" for k, i in at.items()}
-    return (
-        found
-        | dict(similarity_ends=f"{float(matrix[0, last]):.4f}", steps=sizes.reference_steps, preset=preset, seeds=SEEDS)
-        | experiments.provenance(where)
-    )
+    found["similarity_ends"] = f"{float(matrix[0, last]):.4f}"
+    return found | dict(steps=sizes.reference_steps, preset=preset, seeds=SEEDS)
 
 
-cells = [dict(checkpoint=name, weights=dode.zoo.digest(name), n=seeds or p.path_images) for name in names]
-rows = sweep.run(cells, row).select(cells)
+cells = likeness.cells(checkpoint=names, n=seeds or p.path_images)
+rows = likeness.rows(experiments.Run(p, where), cells, jobs=1)
 plots.listing(
-    pd.DataFrame(rows)[
-        ["checkpoint", "n", "steps", "similarity_first", "similarity_middle", "similarity_last", "similarity_ends"]
-    ]
+    rows[["checkpoint", "n", "steps", "similarity_first", "similarity_middle", "similarity_last", "similarity_ends"]]
 )
 
 # %% tags=["nbval-check-output", "hide-input"]
@@ -120,9 +113,8 @@ for name, matrix in matrices.items():
 
 # %% tags=["hide-input"]
 live = experiments.Live("figure_2", p, where)
-for stored, name in zip(rows, names, strict=True):
-    cell = dict(checkpoint=name, weights=dode.zoo.digest(name), n=count, block=0)
-    live.check(stored, cell, row, "similarity_ends")
+for _, stored in rows.iterrows():
+    live.check(stored, likeness, "similarity_ends", n=count, block=0)
 live.show(f"Figure ({count} images, {sizes.reference_steps} steps)", "Table")
 
 # %% tags=["remove-input"]

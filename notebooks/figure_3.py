@@ -28,14 +28,12 @@ device = "auto"  # cpu, cuda or auto
 seeds = None  # how many blocks of seeds; None: the preset's number
 
 # %% tags=["hide-input"]
-from functools import partial
-
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from dode import experiments
 from dode.experiments import plots
-from dode.experiments.plans import OWN
+from dode.experiments.quality import OWN
 
 plots.style()
 SOLVERS = {
@@ -54,15 +52,13 @@ names = plan.checkpoints
 calls = {solver: plan.calls[names[0], solver] for solver in SOLVERS}
 nfes = calls["ddim"]
 where = experiments.device(device)
-sweep = plan.run(where)
-rows = sweep.select(plan.cells)
-distance = "FID" if rows[0]["features"].startswith("inception") else "FD"
-print(f"{len(rows)} numbers, {sum(int(r['n']) for r in rows):,} samples, in {sweep.path.name}")
+rows = plan.run(where)
+distance = "FID" if rows.features[0].startswith("inception") else "FD"
+print(f"{len(rows)} numbers, {rows.n.sum():,} samples, in {plan.sweep().path.name}")
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "figure-3", "caption": "Fréchet distance in classifier features (not FID) against network calls: each solver dotted, its distilled version solid, distilled in its own basis dashed; bars are one standard deviation over blocks of seeds."}}
-table = pd.DataFrame(rows).astype({"fd": float, "nfe": int, "n": int})
 keys = ["checkpoint", "solver", "nfe", "variant"]
-measured = table.groupby(keys).fd.agg(["mean", "std", "count"]).join(table.groupby(keys).n.first()).reset_index()
+measured = rows.groupby(keys).fd.agg(["mean", "std", "count"]).join(rows.groupby(keys).n.first()).reset_index()
 figure, axes = plt.subplots(2, 5, figsize=(12.5, 5.7), sharex=True, sharey=True)
 for ax, (solver, title) in zip(axes.flat, SOLVERS.items(), strict=False):
     part = measured[(measured.solver == solver) & (measured.checkpoint == names[0])]
@@ -131,10 +127,9 @@ for solver, title in SOLVERS.items():
 figure, ax = plt.subplots(figsize=(7.5, 3.6))
 for solver, title in SOLVERS.items():
     top = max(nfe for nfe in calls[solver] if nfe <= 10)
-    for row in rows:
-        if (row["solver"], row["variant"], row["nfe"], row["block"]) == (solver, "d-ode", str(top), "0"):
-            values = [float(v) for v in row["lambdas"].split()]
-            ax.plot(range(len(values)), values, marker="o", label=title, linewidth=1.2, markersize=4)
+    for fitted in rows.query("solver == @solver and variant == 'd-ode' and nfe == @top and block == 0").lambdas:
+        values = experiments.numbers(fitted)
+        ax.plot(range(len(values)), values, marker="o", label=title, linewidth=1.2, markersize=4)
 ax.axhline(0, color="grey", linewidth=0.8)
 ax.set(xlabel="network call", ylabel=r"$\lambda$", xticks=range(10), ylim=(-2, 2))
 ax.legend(fontsize=7, ncols=2)
@@ -171,10 +166,9 @@ plt.show()
 
 # %% tags=["hide-input"]
 live = experiments.Live("figure_3", plan.preset, where)
-for row in rows:
-    if (row["solver"], row["nfe"], row["block"]) == ("ddim", "5", "0") and row["variant"] in ("plain", "d-ode"):
-        cell = {k: row[k] for k in experiments.FD_KEYS} | dict(nfe=5, block=0)
-        live.check(row, cell, partial(experiments.fd_row, plan.preset.live, where), "fd")
+checked = rows.query("solver == 'ddim' and nfe == 5 and block == 0 and variant in ['plain', 'd-ode']")
+for _, row in checked.iterrows():
+    live.check(row, experiments.fd, "fd")
 live.show("")
 
 # %% tags=["remove-input"]

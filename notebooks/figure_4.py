@@ -27,8 +27,6 @@ device = "auto"  # cpu, cuda or auto
 seeds = None  # how many blocks of seeds; None: the preset's number
 
 # %% tags=["hide-input"]
-from functools import partial
-
 import matplotlib.pyplot as plt
 import pandas as pd
 
@@ -46,17 +44,14 @@ clean = [name for name in names if (name, LATER[0]) in plan.calls]  # networks t
 
 # %%
 where = experiments.device(device)
-sweep = plan.run(where)
-rows = sweep.select(plan.cells)
-distance = "FID" if rows[0]["features"].startswith("inception") else "FD (classifier features)"
-print(f"{len(rows)} numbers, {sum(int(r['n']) for r in rows):,} samples, in {sweep.path.name}")
+rows = plan.run(where)
+distance = "FID" if rows.features[0].startswith("inception") else "FD (classifier features)"
+print(f"{len(rows)} numbers, {rows.n.sum():,} samples, in {plan.sweep().path.name}")
 
 
 # %% tags=["hide-input"]
-def summary(rows: list[dict]) -> pd.DataFrame:
+def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Mean and spread over seed blocks."""
-    table = pd.DataFrame(rows).astype({"fd": float, "nfe": int, "n": int})
-    table = table[table.checkpoint.isin(names)]
     grouped = table.groupby(["checkpoint", "solver", "nfe", "variant"]).fd.agg(["mean", "std", "count"])
     return grouped.join(table.groupby(["checkpoint", "solver", "nfe", "variant"]).n.first()).reset_index()
 
@@ -155,15 +150,15 @@ for (name, solver), part in wide.groupby(level=["checkpoint", "solver"]):
 # Whatever preset this page was built with, here it is.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "figure-4-standard", "caption": "The committed run, drawn as above."}}
-path = experiments.home() / "results" / "figure_4.standard.csv"
-stored = [row for row in experiments.Sweep(path, experiments.FD_KEYS).rows if row["checkpoint"] in names]
+stored = experiments.committed("figure_4")
+stored = stored[stored.checkpoint.isin(names)]
 if preset == "standard":
     print("This page was built from it: see above.")
-elif stored:
+elif len(stored):
     draw(summary(stored))
 
 # %% tags=["hide-input"]
-plots.listing(winners(summary(stored))) if stored and preset != "standard" else None
+plots.listing(winners(summary(stored))) if len(stored) and preset != "standard" else None
 
 # %% [markdown]
 # The networks of the committed run computed in bf16, the fits in float32. What that changes, on 5,000 seeds of the first block (`benchmarks/bf16.py`): next to
@@ -171,10 +166,8 @@ plots.listing(winners(summary(stored))) if stored and preset != "standard" else 
 # wins does not change.
 
 # %% tags=["hide-input"]
-precision = experiments.Sweep(experiments.home() / "results" / "bf16.csv", ["checkpoint"]).rows
-plots.listing(
-    pd.DataFrame(precision)[["checkpoint", "solver", "variant", "nfe", "n", "fd_float32", "fd_bf16", "rmse_between"]]
-)
+precision = pd.read_csv(experiments.home() / "results" / "bf16.csv")
+plots.listing(precision[["checkpoint", "solver", "variant", "nfe", "n", "fd_float32", "fd_bf16", "rmse_between"]])
 
 # %% [markdown]
 # ## What the corrections say about Heun
@@ -182,9 +175,8 @@ plots.listing(
 # $\lambda$ of each network call of D-EDM in the committed run, first block. In a corrector row, $\lambda = -1$ takes Heun's correction back.
 
 # %% tags=["hide-input"]
-for row in stored:
-    if row["solver"] == "heun" and row["variant"] == "d-ode" and row["block"] == "0" and int(row["nfe"]) <= 9:
-        print(f"NFE {row['nfe']}: " + "  ".join(f"{float(v):+.2f}" for v in row["lambdas"].split()))
+for row in stored.query("solver == 'heun' and variant == 'd-ode' and block == 0 and nfe <= 9").itertuples():
+    print(f"NFE {row.nfe}: " + "  ".join(f"{v:+.2f}" for v in experiments.numbers(row.lambdas)))
 
 # %% [markdown]
 # ## Agreement
@@ -208,10 +200,9 @@ for row in stored:
 
 # %% tags=["hide-input"]
 live = experiments.Live("figure_4", plan.preset, where)
-for row in rows:
-    if (row["solver"], row["nfe"], row["block"]) == ("ddim", "5", "0") and row["variant"] in ("plain", "d-ode"):
-        cell = {k: row[k] for k in experiments.FD_KEYS} | dict(nfe=5, block=0)
-        live.check(row, cell, partial(experiments.fd_row, plan.preset.live, where), "fd")
+checked = rows.query("solver == 'ddim' and nfe == 5 and block == 0 and variant in ['plain', 'd-ode']")
+for _, row in checked.iterrows():
+    live.check(row, experiments.fd, "fd")
 live.show("")
 
 # %% tags=["remove-input"]

@@ -35,7 +35,6 @@ from functools import cache
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import torch
 
 import dode
@@ -89,7 +88,7 @@ def reference(name: str, steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.
 
 def path(name: str, solver: str, variant: str, nfe: int) -> Path:
     """Where ``solver`` goes, and where it should be."""
-    tableau = experiments.variant_of(sizes, where, name, solver, variant, nfe, 0)
+    tableau = experiments.variant_of(experiments.Run(sizes, where), name, solver, variant, nfe)
     grid, truth, fine = reference(name, len(tableau.levels) - 1)
     meets = (tableau.sigmas - grid[:, None]).abs() < 1e-9 * grid[0]
     levels = meets.any(1).nonzero().flatten().tolist()
@@ -158,11 +157,10 @@ draw("data")
 # %% [markdown]
 # **Measured here**: how far the states are from the trajectory at the same noise level, after five of the ten calls (where a step ends there) and at the end.
 
+
 # %% tags=["hide-input"]
-sweep = experiments.results("figure_5", p, ["checkpoint", "weights", "solver", "n"])
-
-
-def row(checkpoint: str, weights: str, solver: str, n: int) -> dict:
+@experiments.measurement(name="figure_5", adds=[])
+def nearness(run: experiments.Run, *, checkpoint: str, solver: str, n: int) -> dict:
     found = runs[checkpoint, solver]
     norm = found.states[-1].flatten(1).norm(dim=1).mean() / found.truth[-1].flatten(1).norm(dim=1).mean()
     distance = dict(zip(found.calls, trajectory_distance(found.states, found.truth).tolist(), strict=True))
@@ -171,17 +169,13 @@ def row(checkpoint: str, weights: str, solver: str, n: int) -> dict:
         rmse_end=f"{rmse(found.states[-1], found.truth[-1]):.4f}",
         norm_ratio_end=f"{float(norm):.4f}",
     )
-    return (
-        numbers
-        | dict(reference_steps=sizes.reference_steps, preset=preset, seeds=SEEDS)
-        | experiments.provenance(where)
-    )
+    return numbers | dict(reference_steps=sizes.reference_steps, preset=preset, seeds=SEEDS)
 
 
 n = seeds or (p.path_images if p.rows_of else count)
-cells = [dict(checkpoint=name, weights=dode.zoo.digest(name), solver=solver, n=n) for name, solver in runs]
-rows = sweep.run(cells, row).select(cells)
-table = pd.DataFrame(rows)[["checkpoint", "solver", "n", "rmse_step_5", "rmse_end", "norm_ratio_end"]]
+cells = [nearness.cell(dict(checkpoint=name, solver=solver, n=n)) for name, solver in runs]
+rows = nearness.rows(experiments.Run(p, where), cells, jobs=1)
+table = rows[["checkpoint", "solver", "n", "rmse_step_5", "rmse_end", "norm_ratio_end"]].fillna("")
 plots.listing(table.replace({"solver": plots.NAMES}))
 
 # %% tags=["nbval-check-output", "hide-input"]
@@ -201,9 +195,8 @@ for name in names:
 
 # %% tags=["hide-input"]
 live = experiments.Live("figure_5", p, where)
-for stored in rows:
-    if stored["solver"] in ("ddim", "d-ddim", "heun", "d-heun"):
-        live.check(stored, {k: stored[k] for k in sweep.keys} | dict(n=count), row, "rmse_end")
+for _, stored in rows[rows.solver.isin(["ddim", "d-ddim", "heun", "d-heun"])].iterrows():
+    live.check(stored, nearness, "rmse_end", n=count)
 live.show(f"Figures ({count} images, against {sizes.reference_steps} steps)", "Table")
 
 # %% tags=["remove-input"]

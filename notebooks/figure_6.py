@@ -28,19 +28,21 @@ seeds = None  # how many images in each grid; None: 9
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
-import pandas as pd
+import seaborn as sns
 import torch
 
 import dode
 from dode import experiments
 from dode.experiments import plots
 from dode.metrics import rmse
+from dode.zoo.datasets import mosaic
 
 plots.style()
 p = experiments.preset(preset)
 fewer = {"smoke": 4, "quick": 8}  # images of a fit
 sizes = replace(p.live, fit_images=fewer.get(preset, p.fit_images))  # of the pictures; at quick the table is committed
 where = experiments.device(device)
+run = experiments.Run(sizes, where)
 names = experiments.checkpoints(checkpoint)
 count = seeds or 9
 models = {name: dode.load(name, device=where) for name in names}
@@ -64,13 +66,35 @@ def sample(name: str, tableau: dode.Tableau) -> torch.Tensor:
 def samples(name: str, solver: str, nfe: int) -> dict[str, torch.Tensor]:
     """The pictures of a solver and of its D- version."""
     variants = {solver: "plain", f"d-{solver}": "d-ode"}
-    return {k: sample(name, experiments.variant_of(sizes, where, name, solver, v, nfe, 0)) for k, v in variants.items()}
+    return {k: sample(name, experiments.variant_of(run, name, solver, v, nfe)) for k, v in variants.items()}
 
 
 exact = {name: sample(name, dode.solvers.ddim(models[name].grid(sizes.reference_steps))) for name in names}
 todo = [(name, solver, nfe) for (name, solver), nfes in drawn.items() for nfe in nfes]
 todo.sort(key=lambda job: (job[0], job[2]))  # solvers with the same levels share their teacher's run
 pictures = {job: samples(*job) for job in todo}
+
+
+def grid_of_samples(samples: dict[str, dict[str, torch.Tensor]], columns: int = 3, width: float = 9.0) -> plt.Figure:
+    """Rows (solvers) by columns (NFEs) of mosaics; ``samples[row][column]`` is ``(B, C, H, W)``."""
+    heads = list(dict.fromkeys(c for row in samples.values() for c in row))
+    count = -(-len(next(iter(next(iter(samples.values())).values()))) // columns)
+    height = width / len(heads) * len(samples) * count / columns + 0.4
+    figure, axes = plt.subplots(len(samples), len(heads), squeeze=False, figsize=(width, height))
+    for r, (name, row) in enumerate(samples.items()):
+        for c, head in enumerate(heads):
+            ax = axes[r, c]
+            ax.set(xticks=[], yticks=[])
+            sns.despine(ax=ax, left=True, bottom=True)
+            if head in row:
+                ax.imshow(mosaic(row[head], columns), cmap="gray", vmin=0, vmax=255)
+            else:
+                ax.set_axis_off()
+            if r == 0:
+                ax.set_title(head)
+            if c == 0:
+                ax.set_ylabel(name)
+    return figure
 
 
 def draw(prediction: str, solvers: list[str], images: int = count) -> None:
@@ -84,7 +108,7 @@ def draw(prediction: str, solvers: list[str], images: int = count) -> None:
             for solver in solvers
             for label in (solver, f"d-{solver}")
         }
-        plots.grid_of_samples(rows, columns=3).suptitle(name, fontsize="medium")
+        grid_of_samples(rows).suptitle(name, fontsize="medium")
         plt.show()
 
 
@@ -106,32 +130,29 @@ draw("data", HIGHER["data"], images=6)
 # %% [markdown]
 # **Measured here**: the distance of each picture to the many-step solution of the same seed.
 
+
 # %% tags=["hide-input"]
-sweep = experiments.results("figure_6", p, ["checkpoint", "weights", "solver", "nfe", "n"])
-
-
-def row(checkpoint: str, weights: str, solver: str, nfe: int, n: int) -> dict:
+@experiments.measurement(name="figure_6", adds=[])
+def nearness(run: experiments.Run, *, checkpoint: str, solver: str, nfe: int, n: int) -> dict:
     found = {
         kind: f"{rmse(pictures[checkpoint, solver, nfe][label], exact[checkpoint]):.4f}"
         for kind, label in (("rmse_plain", solver), ("rmse_distilled", f"d-{solver}"))
     }
-    return (
-        found | dict(reference_steps=sizes.reference_steps, preset=preset, seeds=SEEDS) | experiments.provenance(where)
-    )
+    return found | dict(reference_steps=sizes.reference_steps, preset=preset, seeds=SEEDS)
 
 
 cells = [
-    dict(checkpoint=name, weights=dode.zoo.digest(name), solver=solver, nfe=nfe, n=count)
+    nearness.cell(dict(checkpoint=name, solver=solver, nfe=nfe, n=count))
     for (name, solver), nfes in plan.items()
     for nfe in nfes
 ]
-rows = sweep.run(cells, row).select(cells)
-table = pd.DataFrame(rows)[["checkpoint", "solver", "nfe", "n", "rmse_plain", "rmse_distilled"]]
-plots.listing(table.replace({"solver": plots.NAMES}))
+rows = nearness.rows(experiments.Run(p, where), cells, jobs=1)
+plots.listing(
+    rows[["checkpoint", "solver", "nfe", "n", "rmse_plain", "rmse_distilled"]].replace({"solver": plots.NAMES})
+)
 
 # %% tags=["nbval-check-output", "hide-input"]
-closer = table.astype({"rmse_plain": float, "rmse_distilled": float})
-closer["won"] = closer.rmse_distilled < closer.rmse_plain
+closer = rows.assign(won=rows.rmse_distilled < rows.rmse_plain)
 print("cells in which the distilled picture is nearer to the many-step solution:")
 for (name, solver), won in closer.groupby(["checkpoint", "solver"], sort=False).won:
     print(f"  {name}, {plots.NAMES[solver]}: {won.sum()} of {len(won)}")
@@ -147,10 +168,9 @@ for (name, solver), won in closer.groupby(["checkpoint", "solver"], sort=False).
 
 # %% tags=["hide-input"]
 live = experiments.Live("figure_6", p, where)
-for stored in rows:
-    if (stored["solver"], stored["nfe"]) in (("ddim", "5"), ("heun", "9")):
-        for column in ("rmse_plain", "rmse_distilled"):
-            live.check(stored, {k: stored[k] for k in sweep.keys} | dict(nfe=int(stored["nfe"]), n=count), row, column)
+for _, stored in rows[(rows.solver + rows.nfe.astype(str)).isin(["ddim5", "heun9"])].iterrows():
+    for column in ("rmse_plain", "rmse_distilled"):
+        live.check(stored, nearness, column, n=count)
 live.show(
     f"Pictures (to 10 calls, fits of {sizes.fit_images} images, many-step solution of {sizes.reference_steps} steps)",
     "Table",

@@ -21,7 +21,6 @@ seeds = None  # how many images of each network; None: 6
 
 # %% tags=["remove-input"]
 import matplotlib.pyplot as plt
-import pandas as pd
 from IPython.display import Markdown
 
 import dode
@@ -32,9 +31,7 @@ plots.style()
 p = experiments.preset(preset)
 where = experiments.device(device)
 many = min(p.reference_steps, 100)  # its own error is a tenth of what is shown
-figure_4 = pd.DataFrame(experiments.committed("figure_4")).astype({"fd": float, "n": int})
-cell = dict(checkpoint="fashion-mnist-data", solver="ddim", nfe="5")
-chosen = figure_4[(figure_4[list(cell)] == pd.Series(cell)).all(axis=1)]
+chosen = experiments.committed("figure_4").query("checkpoint == 'fashion-mnist-data' and solver == 'ddim' and nfe == 5")
 fd = chosen.groupby("variant").fd.mean()
 result = (
     "```{admonition} In short\n"

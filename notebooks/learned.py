@@ -27,7 +27,6 @@ seeds = None  # how many images are measured; None: the preset's number
 
 # %% tags=["hide-input"]
 from dataclasses import replace
-from functools import partial
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -37,13 +36,13 @@ from matplotlib.lines import Line2D
 
 import dode
 from dode import experiments
-from dode.experiments import fits, greedy_error, learned, papers, plots
+from dode.experiments import fits, learned, papers, plots
 
 plots.style()
 p = experiments.preset(preset)
 p = replace(p, images=seeds or p.images)
 where = experiments.device(device)
-jobs = 1 if preset == "smoke" else experiments.jobs(where)  # a process costs more than the work of a smoke run
+run = experiments.Run(p, where)
 TITLES = {m: plots.NAMES[m] for m in papers.METHODS}
 nfes, chosen_for = learned.asked(preset, checkpoint)
 names = list(chosen_for)
@@ -114,16 +113,11 @@ for dataset in table5.columns.levels[0]:
 # RMSE is the distance to the long run's image from the same seed, in pixels.
 
 # %%
-rows, chosen = list[dict](), list[dict]()
-for name in names:
-    of_one = learned.compare(p, where, [name], nfes, chosen_for[name], jobs)
-    rows, chosen = rows + of_one[0], chosen + of_one[1]
-print(f"{len(rows)} solvers, n = {int(rows[0]['n']):,} images each, {rows[0]['n_rmse']} for RMSE")
+found = learned.compare(run, chosen_for, nfes)
+print(f"{len(found)} solvers, n = {found.n.max():,} images each, {found.n_rmse.max()} for RMSE")
 
 # %% tags=["hide-input"]
 FDS = ["fd_reference", "fd_data", "fd_reference_critic", "fd_data_critic"]
-kinds = dict.fromkeys([*FDS, "rmse", "evaluations", "seconds"], float) | dict.fromkeys(["nfe", "n", "n_rmse"], int)
-found = pd.DataFrame(rows).astype(kinds)
 by_hand = found[found.method.isin(learned.HANDCRAFTED)]
 best = by_hand.groupby(["checkpoint", "nfe"])[[*FDS, "rmse"]].min()  # in each column the best of that column
 found = found.join(best.add_suffix("_best"), on=["checkpoint", "nfe"])
@@ -131,7 +125,8 @@ found["gain"] = found.fd_reference / found.fd_reference_best
 begun = found[found.method == "start"].set_index(["checkpoint", "nfe"]).fd_reference
 found = found.join(begun.rename("fd_start"), on=["checkpoint", "nfe"])
 wide, n = found.set_index(["checkpoint", "nfe", "method"]), int(found.n.max())
-floors = learned.floors(replace(p, images=n), where, names)
+floor_cells = learned.floor.cells(checkpoint=names, n=n, reference_calls=p.reference_calls)
+floors = learned.floor.rows(experiments.Run(replace(p, images=n), where), floor_cells).set_index("checkpoint")
 
 # %% [markdown]
 # ## Quality against calls
@@ -147,7 +142,7 @@ shown = found[found.method.isin([*learned.HANDCRAFTED, "start", *shown_methods])
 figure, axes = plt.subplots(len(names), 3, figsize=(11, 4.4 * len(names)), squeeze=False)
 for line, name in zip(axes, names, strict=True):
     for ax, (column, label) in zip(line, MEASURES.items(), strict=True):
-        plots.against_calls(ax, shown[shown.checkpoint == name], column, label, floors[name].get(column))
+        plots.against_calls(ax, shown[shown.checkpoint == name], column, label, floors.loc[name].get(column))
     line[1].set_title(f"{word(name)} prediction")
 figure.legend(handles=axes[0, 2].get_lines(), loc="outside lower center", ncols=6, fontsize=8)
 plt.show()
@@ -157,7 +152,7 @@ plt.show()
 
 # %% tags=["hide-input"]
 for name in names:
-    own = floors[name]["fd_data"]
+    own = floors.fd_data[name]
     part = found[(found.checkpoint == name) & (found.fd_data < own)].sort_values("nfe")
     nearer = [f"{TITLES[r.method]} with {r.nfe} calls ({r.fd_data:.3f})" for r in part.itertuples()]
     print(f"{word(name)}: the long run is {own:.3f} from the data; nearer: {', '.join(nearer) or 'none'}")
@@ -270,7 +265,6 @@ plots.listing(costs)
 
 # %% tags=["hide-input"]
 at = max(nfe for nfe in nfes if nfe <= 5)
-grids = learned.best_grids(chosen)
 
 
 @torch.no_grad()
@@ -284,7 +278,7 @@ def levels_of(name: str, solver: object, count: int = 64) -> tuple[torch.Tensor,
     return levels.mean(1).exp(), levels.std(1).exp()
 
 
-tables = {name: {m: learned.compared_solver(p, where, grids, name, m, at) for m in chosen_for[name]} for name in names}
+tables = {name: {m: learned.compared_solver(run, name, m, at) for m in chosen_for[name]} for name in names}
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "learned-levels", "caption": "The noise levels at which each solver calls the network, handcrafted ones on their best grids. For solvers that design a table for each image (DLMS, AMED): the geometric mean over 64 images, with one standard deviation as a bar."}}
 figure, axes = plt.subplots(
@@ -351,15 +345,17 @@ plt.show()
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "learned-paths", "caption": "Mean Euclidean distance of a solver's states to the exact path of the same noise, over the size of a state, against the noise level; the last point of a line, at the right, is the image itself (level 0). Grey: handcrafted solvers on their best grids; dotted: the start."}}
 count = min(64, p.zoo_images)
-asked = {name: [m for m in ordered if m in tables[name] and m != "amed"] for name in names}
-paths = learned.paths(p, where, grids, asked, at, count)
+cells = list[dict]()
+for name in names:
+    asked = [m for m in ordered if m in tables[name] and m != "amed"]
+    cells += learned.paths.cells(checkpoint=name, method=asked, nfe=at, n=count)
+paths = learned.paths.rows(run, cells, jobs=1)
 figure, axes = plt.subplots(1, len(names), figsize=(max(7, 5.5 * len(names)), 4.2), sharey=True, squeeze=False)
 ends = {}
 for ax, name in zip(axes[0], names, strict=True):
     floor = 0.5 * min(float(t.sigmas[-2]) for t in tables[name].values() if isinstance(t, dode.Tableau))
-    for row in (row for row in paths if row["checkpoint"] == name):
-        method = row["method"]
-        levels, apart = (torch.tensor(greedy_error.numbers(row[column])) for column in ("levels", "distances"))
+    for method, *columns in paths[paths.checkpoint == name][["method", "levels", "distances"]].itertuples(index=False):
+        levels, apart = (torch.tensor(experiments.numbers(column)) for column in columns)
         ends[name, method] = apart
         grey = method in learned.HANDCRAFTED
         look = dict(linewidth=1, markersize=4) if grey else dict(linewidth=1.8, markersize=6)
@@ -430,26 +426,18 @@ for name in names:
 live = experiments.Live("learned", p, where)
 name = names[0]
 if live.active:
-    cell = dict(checkpoint=name, weights=dode.zoo.digest(name))
-    of_method = {m: wide.loc[name, k, m] for m, k in (("deis", 3), ("dlms", 5), ("gauss-newton", 3))}
     for method, nfe in (("deis", 3), ("dlms", 5)):  # as committed
-        asked = cell | dict(method=method, nfe=nfe, block=0)
-        live.check(of_method[method], asked, partial(learned.learned_row, p.again, where, grids), "fd_reference")
-    asked = cell | dict(method="gauss-newton:images=16", nfe=3, block=0)  # fitted now
-    live.check(of_method["gauss-newton"], asked, partial(learned.learned_row, p.live, where, grids), "fd_reference")
-    asked = cell | dict(solver="deis", grid="time", nfe=3)
-    (row,) = (row for row in chosen if all(row[k] == str(v) for k, v in asked.items()))
-    live.check(row, asked, partial(learned.grid_row, p.again, where), "fd_reference")
-    live.check(
-        floors[name] | dict(n=n),
-        learned.floor_cell(p.again, name),
-        partial(learned.floor_row, p.again, where),
-        "fd_data",
-    )
-    (row,) = (row for row in paths if (row["checkpoint"], row["method"]) == (name, "dlms"))
-    asked = cell | dict(method="dlms", nfe=at, n=8)
-    live.check(row, asked, partial(learned.path_row, p.again, where, grids), "image")
+        row = found[(found.checkpoint == name) & (found.method == method) & (found.nfe == nfe)].iloc[0]
+        live.check(row, learned.learned, "fd_reference", p.again)
+    row = found.query("checkpoint == @name and method == 'gauss-newton' and nfe == 3").iloc[0]
+    live.check(row, learned.learned, "fd_reference", method="gauss-newton:images=16")  # fitted now
+    deis = learned.grid_distance.cells(checkpoint=name, solver="deis", grid="time", nfe=3)
+    live.check(learned.grid_distance.rows(run, deis).iloc[0], learned.grid_distance, "fd_reference", p.again)
+    fewer = dict(n=p.again.images, reference_calls=p.again.reference_calls)
+    live.check(floors.reset_index().query("checkpoint == @name").iloc[0], learned.floor, "fd_data", p.again, **fewer)
+    row = paths.query("checkpoint == @name and method == 'dlms'").iloc[0]
+    live.check(row, learned.paths, "image", p.again, n=8)
 live.show()
 
 # %% tags=["remove-input"]
-plots.provenance(experiments.origin(rows))
+plots.provenance(experiments.origin(found))

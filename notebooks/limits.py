@@ -33,7 +33,6 @@ seeds = None  # how many images; None: the preset's number
 
 # %% tags=["hide-input"]
 from dataclasses import replace
-from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -42,7 +41,8 @@ import seaborn as sns
 from matplotlib.lines import Line2D
 
 from dode import experiments
-from dode.experiments import comparisons, greedy_error, plots
+from dode.experiments import greedy_error, plots
+from dode.experiments.quality import OWN
 
 plots.style()
 p = experiments.preset(preset)
@@ -73,8 +73,8 @@ word = lambda name: name.rsplit("-", 1)[1]  # noqa: E731  "noise" or "data"
 # %% tags=["hide-input"]
 def kept() -> pd.DataFrame:
     """Mean, standard deviation and number of blocks of each distance that is kept in the project."""
-    table = pd.DataFrame(experiments.committed("figure_3", "figure_4")).astype({"fd": float, "nfe": int, "n": int})
-    table = table[table.checkpoint.isin(names) & table.variant.isin(["plain", "d-ode", greedy_error.OWN])]
+    table = experiments.committed("figure_3", "figure_4")
+    table = table[table.checkpoint.isin(names) & table.variant.isin(["plain", "d-ode", OWN])]
     grouped = table.groupby(["checkpoint", "solver", "variant", "nfe"])
     return grouped.fd.agg(["mean", "std", "count"]).join(grouped.n.first()).reset_index()
 
@@ -88,7 +88,7 @@ def compare(measured: pd.DataFrame) -> pd.DataFrame:
     spread = pairs[["std", "std_plain"]].max(axis=1)
     pairs["mark"] = np.where((pairs["mean"] - pairs["mean_plain"]).abs() < spread, "≈", "")
     titles = pairs.solver.map(lambda s: SOLVERS.get(s, s))
-    pairs["label"] = titles + np.where(pairs.variant == greedy_error.OWN, ", own basis", "")
+    pairs["label"] = titles + np.where(pairs.variant == OWN, ", own basis", "")
     order = {solver: k for k, solver in enumerate([*SOLVERS, *sorted(set(pairs.solver) - set(SOLVERS))])}
     return pairs.assign(order=pairs.solver.map(order)).sort_values(["order", "variant", "nfe"])
 
@@ -135,14 +135,9 @@ for name in names:
 
 # %% tags=["hide-input"]
 nfes = (3,) if preset == "smoke" else (5, 10, 25)
-plan = dict.fromkeys(SOLVERS, nfes)
-cells = greedy_error.greedy_error_cells(plan, names, count, p.reference_steps)
-sweep = experiments.results("limits", p, greedy_error.GREEDY_ERROR_KEYS)
-if not (sweep.frozen or all(map(sweep.done, cells))):
-    for name in names:  # the long run, once, before several processes want it
-        comparisons.reference_images(name, where, count, p.reference_steps)
-rows = sweep.run(cells, partial(greedy_error.greedy_error_row, p, where), jobs=experiments.jobs(where)).select(cells)
-print(f"{len(rows)} runs of {count} images, in {sweep.path.name}")
+cells = greedy_error.greedy_error_cells(names, SOLVERS, nfes, count, p.reference_steps)
+table = greedy_error.greedy_error.rows(experiments.Run(p, where), cells)
+print(f"{len(table)} runs of {count} images, in {experiments.results_file('limits', preset).name}")
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "limits-lambda", "caption": "Lambda of every network call, from the first (left) to the last (right), for each distilled solver. Blue: noise-predicting network; orange: data-predicting; darker with more calls (Heun makes 9 in place of 10). The dashed line at 0 is the plain solver. Triangles at the edges stand for values outside, whose range is written below the panel."}}
 SHADES = {
@@ -165,11 +160,11 @@ def name_ends(axes: np.ndarray, first: str, last: str) -> None:
             tick.set_ha(side)
 
 
-def draw_lambdas(ax: plt.Axes, chosen: list[dict]) -> None:
+def draw_lambdas(ax: plt.Axes, chosen: pd.DataFrame) -> None:
     outside = []
-    for row in chosen:
-        values = np.array(greedy_error.numbers(row["lambdas"]))
-        x, colour = np.linspace(0, 1, len(values)), shade(row["checkpoint"], int(row["nfe"]))
+    for row in chosen.itertuples():
+        values = np.array(experiments.numbers(row.lambdas))
+        x, colour = np.linspace(0, 1, len(values)), shade(row.checkpoint, row.nfe)
         far = np.abs(values) > LIMIT
         ax.plot(x, np.where(far, np.nan, values), color=colour, linewidth=1, marker="o", markersize=2.5)
         for sign, mark in ((1, "^"), (-1, "v")):
@@ -185,7 +180,7 @@ def draw_lambdas(ax: plt.Axes, chosen: list[dict]) -> None:
 
 figure, axes = plt.subplots(3, 3, figsize=(11, 8.4), sharex=True, sharey=True)
 for ax, (solver, title) in zip(axes.flat, SOLVERS.items(), strict=True):
-    draw_lambdas(ax, [row for row in rows if (row["solver"], row["variant"]) == (solver, "d-ode")])
+    draw_lambdas(ax, table[(table.solver == solver) & (table.variant == "d-ode")])
     ax.set(title=f"D-{title}", ylim=(-LIMIT * 1.05, LIMIT * 1.05))
 name_ends(axes[-1], "first call", "last call")
 for ax in axes[:, 0]:
@@ -208,21 +203,13 @@ plt.show()
 shown = nfes[min(1, len(nfes) - 1)]
 figure, axes = plt.subplots(3, 3, figsize=(11, 7.4), sharex=True, sharey=True)
 for ax, (solver, title) in zip(axes.flat, SOLVERS.items(), strict=True):
-    nfe = greedy_error.possible_nfe(solver, min(shown, max(plan[solver])))
-    for row in rows:
-        if (row["solver"], row["nfe"]) == (solver, str(nfe)) and row["variant"] != greedy_error.OWN:
-            path, plain = np.array(greedy_error.numbers(row["path"])), row["variant"] == "plain"
-            style = dict(color=shade(row["checkpoint"], nfes[-1]), linestyle=":" if plain else "-")
-            ax.plot(np.arange(1, nfe + 1) / nfe, path, **style, linewidth=1.6)
-            ax.plot(
-                1,
-                path[-1],
-                "o",
-                color=style["color"],
-                markerfacecolor="white" if plain else None,
-                clip_on=False,
-                zorder=5,
-            )
+    nfe = experiments.possible_nfe(solver, shown)
+    for row in table[(table.solver == solver) & (table.nfe == nfe) & (table.variant != OWN)].itertuples():
+        path, plain = np.array(experiments.numbers(row.path)), row.variant == "plain"
+        style = dict(color=shade(row.checkpoint, nfes[-1]), linestyle=":" if plain else "-")
+        ax.plot(np.arange(1, nfe + 1) / nfe, path, **style, linewidth=1.6)
+        face = "white" if plain else None
+        ax.plot(1, path[-1], "o", color=style["color"], markerfacecolor=face, clip_on=False, zorder=5)
     ax.text(0.04, 0.96, f"{nfe} calls", transform=ax.transAxes, va="top", fontsize=9)
     ax.set(title=title, yscale="log", ylim=(1e-3, 1), xlim=(0, 1))
 name_ends(axes[-1], "start", "end")
@@ -251,11 +238,16 @@ def outcome(row: pd.Series) -> str:
     return "lost by greed" if row["to teacher"] > 1.02 else "lost with its teacher"
 
 
-table = pd.DataFrame(rows).astype({"nfe": int, "rmse": float, "rmse_teacher": float, "teacher_rmse": float})
+def step_gain(row: pd.Series) -> float:
+    """How much nearer to the teacher lambda brought a step, on the fit's seeds: geometric mean; 1 if nothing was won."""
+    fit, plain = (np.array(experiments.numbers(row[column])) for column in ("fit_rmse", "plain_rmse"))
+    return float(np.exp(np.log(fit.clip(min=1e-12)[plain > 0] / plain[plain > 0]).mean()))
+
+
 keys = ["checkpoint", "solver", "nfe"]
 base = table[table.variant == "plain"].set_index(keys)[["rmse", "rmse_teacher"]].add_suffix("_plain")
 result = table[table.variant != "plain"].join(base, on=keys)
-result["a step"] = [greedy_error.step_gain(row) for _, row in result.iterrows()]
+result["a step"] = [step_gain(row) for _, row in result.iterrows()]
 result["end"] = result.rmse / result.rmse_plain
 result["to teacher"] = result.rmse_teacher / result.rmse_teacher_plain
 result["outcome"] = result.apply(outcome, axis=1)
@@ -309,7 +301,7 @@ plt.show()
 # %% tags=["hide-input"]
 listed = pd.DataFrame({
     "checkpoint": result.checkpoint,
-    "solver": result.solver.map(SOLVERS) + np.where(result.variant == greedy_error.OWN, ", own basis", ""),
+    "solver": result.solver.map(SOLVERS) + np.where(result.variant == OWN, ", own basis", ""),
     "NFE": result.nfe,
     "a step, fit's seeds": result["a step"].map("{:.2f}".format),
     "to the teacher: plain": result.rmse_teacher_plain.map("{:.3f}".format),
@@ -328,10 +320,10 @@ for (name, nfe), part in result.groupby([result.checkpoint, calls], sort=False):
     print(f"{word(name)}, NFE {nfe}: " + ", ".join(f"{k} {v}" for k, v in part.outcome.value_counts().items()))
 blurred = result[(result.end < 0.98) & (result.ratio > 1) & (result.mark != "≈")]
 print("nearer in pixels, farther in features:", "; ".join(
-    f"{word(r.checkpoint)} {SOLVERS[r.solver]}{', own basis' * (r.variant == greedy_error.OWN)} at NFE {r.nfe}"
+    f"{word(r.checkpoint)} {SOLVERS[r.solver]}{', own basis' * (r.variant == OWN)} at NFE {r.nfe}"
     for r in blurred.itertuples()
 ) or "none")  # fmt: skip
-fits = [list(zip(*(greedy_error.numbers(row[c]) for c in ("fit_rmse", "plain_rmse")), strict=True)) for row in rows]
+fits = (zip(*map(experiments.numbers, row), strict=True) for row in table[["fit_rmse", "plain_rmse"]].to_numpy())
 nearer = [fit <= plain for pairs_ in fits for fit, plain in pairs_]
 print(
     f"steps brought nearer to the teacher by lambda, or left as near, on the fit's seeds: {sum(nearer)} of {len(nearer)}"
@@ -364,15 +356,12 @@ print(
 # %% tags=["hide-input"]
 live = experiments.Live("limits", p, where)
 fewer = dict(n=p.live.path_images, reference_calls=p.live.reference_steps)
-for row in rows:
-    if (row["solver"], row["nfe"]) == ("ddim", "5"):
-        cell = {k: row[k] for k in greedy_error.GREEDY_ERROR_KEYS} | dict(nfe=5) | fewer
-        live.check(row, cell, partial(greedy_error.greedy_error_row, p.live, where), "rmse")
-for row in experiments.committed("figure_4"):
-    if [row[k] for k in experiments.FD_KEYS if k != "weights"] == [names[-1], "unipc", "d-ode", "5", "0"]:
-        cell = {k: row[k] for k in experiments.FD_KEYS} | dict(nfe=5, block=0)
-        live.check(row, cell, partial(experiments.fd_row, p.live, where), "fd")
+for _, row in table.query("solver == 'ddim' and nfe == 5").iterrows():
+    live.check(row, greedy_error.greedy_error, "rmse", **fewer)
+stored = experiments.committed("figure_4").query("solver == 'unipc' and variant == 'd-ode' and nfe == 5 and block == 0")
+for _, row in stored[stored.checkpoint == names[-1]].iterrows():
+    live.check(row, experiments.fd, "fd")
 live.show("", "Figures and tables")
 
 # %% tags=["remove-input"]
-plots.provenance(experiments.origin(rows))
+plots.provenance(experiments.origin(table))

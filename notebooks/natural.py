@@ -27,7 +27,6 @@ seeds = None  # how many images of each solver are shown, at most; None: 12
 
 # %% tags=["hide-input"]
 from dataclasses import replace
-from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,8 +35,9 @@ from IPython.display import HTML
 
 import dode
 from dode import experiments
-from dode.experiments import comparisons, fits, greedy_error, learned, plans, plots, transfer
-from dode.experiments.quality import possible_nfe
+from dode.experiments import fits, learned, plans, plots, possible_nfe
+from dode.experiments.greedy_error import greedy_error, greedy_error_cells
+from dode.experiments.quality import OWN
 
 plots.style()
 p = experiments.preset(preset)
@@ -47,7 +47,7 @@ elif preset == "smoke":
     p = replace(p, images=24, fit_images=4, learn_images=2, zoo_images=2, path_images=4, reference_steps=20)
 small = replace(p.live, images=64, zoo_images=12, path_images=8, fit_images=16, reference_steps=30) if p.rows_of else p
 where = experiments.device(device)
-jobs = 1 if preset == "smoke" else experiments.jobs(where)  # a process costs more than the work of a smoke run
+run = experiments.Run(p, where)
 names = experiments.checkpoints(checkpoint or ("imagenet32" if p.kept else "imagenet32-data"))[::-1]
 NFES, BLOCKS = ((3, 5, 10), (0, 1, 2)) if p.kept else ((3,), (0,))  # calls; blocks of seeds
 CRAFTED = list(learned.HANDCRAFTED) if p.kept else ["deis"]
@@ -81,9 +81,7 @@ plt.show()
 # %% tags=["hide-input"] mystnb={"figure": {"name": "natural-ddim", "caption": "Fréchet distance to the training images against network calls: DDIM dotted, its distilled version solid."}}
 calls = {(name, "ddim"): [nfe for nfe in p.nfes if p.kept or nfe <= 10] for name in names}
 calls |= {(name, solver): [possible_nfe(solver, nfe) for nfe in FEW] for name in names for solver in OTHERS[word(name)]}
-plan = experiments.Plan("natural", p, tuple(names), calls, tuple(experiments.fd_cells(replace(p, repeats=1), calls)))
-pairs = plan.run(where).select(plan.cells)
-drawn = pd.DataFrame(pairs).astype(dict(fd=float, nfe=int, n=int))
+drawn = experiments.fd.rows(run, experiments.fd_cells(replace(p, repeats=1), calls), "natural")
 paired = drawn[drawn.solver == "ddim"]
 figure, axes = plt.subplots(1, len(names), figsize=(max(5.5, 4.5 * len(names)), 3.6), squeeze=False, sharey=True)
 for ax, name in zip(axes[0], names, strict=True):
@@ -117,7 +115,7 @@ def worth(table: pd.DataFrame) -> pd.DataFrame:
     return fd.assign(ratio=fd["d-ode"] / fd.plain).rename_axis(columns=None)
 
 
-there = worth(pd.DataFrame(experiments.committed("figure_3", "figure_4")).astype(dict(fd=float, nfe=int))).ratio
+there = worth(experiments.committed("figure_3", "figure_4")).ratio
 here = worth(drawn).reset_index()
 here = here[here.nfe.between(FEW[0], FEW[-1])]
 here["garments"] = [there[KIN[name], solver, nfe] for name, solver, nfe in here[cell].itertuples(index=False)]
@@ -143,12 +141,9 @@ plt.show()
 # %% tags=["hide-input"]
 wanted = list[dict]()
 for name in names:
-    some = dict.fromkeys(["ddim", *OTHERS[word(name)]], FEW)
-    wanted += greedy_error.greedy_error_cells(some, [name], p.zoo_images, p.reference_steps)
-wanted = [asked for asked in wanted if asked["variant"] != greedy_error.OWN]
-pixels = experiments.results("natural_pixels", p, greedy_error.GREEDY_ERROR_KEYS)
-pixels.run(wanted, partial(greedy_error.greedy_error_row, p, where), jobs)
-measured = pd.DataFrame(pixels.select(wanted)).astype(dict(nfe=int, rmse=float))
+    wanted += greedy_error_cells([name], ["ddim", *OTHERS[word(name)]], FEW, p.zoo_images, p.reference_steps)
+wanted = [asked for asked in wanted if asked["variant"] != OWN]
+measured = greedy_error.rows(run, wanted, "natural_pixels")
 rmse = measured.set_index([*cell, "variant"]).rmse.unstack()
 order = {solver: k for k, (_, solver) in enumerate(calls)}
 told = here.sort_values(["checkpoint", "solver", "nfe"], key=lambda c: c.map(order) if c.name == "solver" else c)
@@ -170,9 +165,8 @@ plots.listing(told.rename(columns=titles))
 
 # %% tags=["hide-input"]
 methods = [*CRAFTED, "start", *LEARNED]
-rows, _ = learned.compare(p, where, names, NFES, methods, jobs, BLOCKS)
-every = pd.DataFrame(rows).astype(dict(fd_reference=float, fd_data=float, nfe=int, n=int, block=int, evaluations=int))
-found = every[every.block == 0].astype(dict(rmse=float, n_rmse=int))
+every = learned.compare(run, dict.fromkeys(names, methods), NFES, BLOCKS)
+found = every[every.block == 0].astype(dict(n_rmse=int))
 n, n_rmse = found.n.max(), found.n_rmse.max()
 print(f"{len(found)} solvers, blocks of seeds: {len(BLOCKS)}, n = {n:,} images each; {n_rmse} for RMSE")
 
@@ -184,7 +178,7 @@ for k, name in enumerate(names):
     solvers = {f"DDIM, {few}": dode.solvers.ddim(model.grid(few))}
     solvers |= {f"{plots.NAMES[m]}, {few}": fits.fit(p, name, where, m, few) for m in LEARNED}
     strips = {label: dode.sample(model, solver, noise) for label, solver in solvers.items()}
-    long = comparisons.reference_images(name, where, small.zoo_images, small.reference_steps)[:count]
+    long = run.reference_images(name, small.zoo_images, small.reference_steps)[:count]
     strips |= {f"long run, {small.reference_steps}": long}
     for ax, (label, images) in zip(axes[4 * k :, 0], strips.items(), strict=False):
         plots.strip(ax, images, label)
@@ -197,13 +191,14 @@ MEASURES = {
     "fd_data": f"FD to the data, n = {n:,}",
     "rmse": f"RMSE, n = {n_rmse}",
 }
-floors = learned.floors(p, where, names)
+floors = learned.floor.cells(checkpoint=names, n=p.images, reference_calls=p.reference_calls)
+floors = learned.floor.rows(run, floors).set_index("checkpoint")
 figure, axes = plt.subplots(len(names), 3, figsize=(11, 3.9 * len(names)), squeeze=False)
 for line, name in zip(axes, names, strict=True):
     for ax, (column, label) in zip(line, MEASURES.items(), strict=True):
-        plots.against_calls(ax, found[found.checkpoint == name], column, label, floors[name].get(column))
+        plots.against_calls(ax, found[found.checkpoint == name], column, label, floors.loc[name].get(column))
     line[1].set_title(f"{word(name)} prediction")
-    print(f"{word(name)}: the long run is {floors[name]['fd_data']:.2f} from the training images")
+    print(f"{word(name)}: the long run is {floors.fd_data[name]:.2f} from the training images")
 figure.legend(handles=axes[0, 2].get_lines(), loc="outside lower center", ncols=4, fontsize=8)
 plt.show()
 
@@ -245,12 +240,9 @@ for name in names:
 # %% tags=["hide-input"]
 MOVED = ["d-ode", "ld3", "gauss-newton"] if p.kept else ["gauss-newton"]
 cells = [
-    transfer.transfer_cell(p, where, name, KIN[name], m, nfe, nfe, p.images)
-    for name in names
-    for nfe in NFES
-    for m in MOVED
+    learned.transfer_cell(run, name, KIN[name], m, nfe, nfe, p.images) for name in names for nfe in NFES for m in MOVED
 ]
-moved = pd.DataFrame(transfer.measure(p, where, cells)).astype(dict(fd_reference=float, nfe=int))
+moved = learned.transfer.rows(run, cells, jobs=1)
 carried = moved.set_index(["checkpoint", "nfe", "method"]).fd_reference
 own = found.set_index(["checkpoint", "nfe", "method"]).fd_reference
 lines = []
@@ -266,7 +258,7 @@ print(f"Fréchet distance to the long run, n = {n:,}")
 plots.listing(pd.DataFrame(lines))
 
 # %% tags=["nbval-check-output", "hide-input"]
-tables = [transfer.table_of(p, where, KIN[name], m, nfe) for name in names for nfe in NFES for m in MOVED]
+tables = [learned.table_of(run, KIN[name], m, nfe) for name in names for nfe in NFES for m in MOVED]
 fall = all(bool((table.sigmas.diff() < 0).all()) for table in tables)
 whole = all(np.allclose(table.normalised_weights.sum(1), 1) for table in tables)
 print(f"{len(tables)} tables made for garments: levels fall: {fall}; the parts of each row sum to one: {whole}")
@@ -294,26 +286,16 @@ print(f"{len(tables)} tables made for garments: levels fall: {fall}; the parts o
 live = experiments.Live("natural", p, where)
 if live.active:
     name, again = names[0], replace(small, name=p.name, rows_of=p.rows_of)  # the latter: with the committed solvers
-    (row,) = (
-        r for r in pairs if (r["checkpoint"], r["solver"], r["variant"], r["nfe"]) == (name, "ddim", "d-ode", "5")
-    )
-    asked = {k: row[k] for k in experiments.FD_KEYS} | dict(nfe=5, block=0)
-    live.check(row, asked, partial(experiments.fd_row, small, where), "fd")  # fitted now
-    asked = dict(checkpoint=name, weights=row["weights"], solver="ddim", variant="d-ode", nfe=5)
-    row = measured.set_index([*asked]).loc[tuple(asked.values())]
-    asked |= dict(n=small.zoo_images, reference_calls=small.reference_steps)
-    live.check(row, asked, partial(greedy_error.greedy_error_row, small, where), "rmse")
-    (row,) = (
-        r for r in rows if (r["checkpoint"], r["method"], r["nfe"], r["block"]) == (name, "gauss-newton", "3", "0")
-    )
-    asked = {k: row[k] for k in learned.LEARNED_KEYS} | dict(nfe=3, block=0)
-    live.check(row, asked, partial(learned.learned_row, again, where, {}), "fd_reference")
-    row = moved[(moved.checkpoint == name) & (moved.method == "gauss-newton") & (moved.nfe == 3)].iloc[0]
-    asked = {k: row[k] for k in transfer.TRANSFER_KEYS} | dict(made_nfe=3, nfe=3, n=again.images)
-    live.check(row, asked, partial(transfer.transfer_row, again, where), "fd_reference")
-    asked = learned.floor_cell(again, name)
-    live.check(floors[name] | dict(n=p.images), asked, partial(learned.floor_row, again, where), "fd_data")
+    ddim = "checkpoint == @name and solver == 'ddim' and variant == 'd-ode' and nfe == 5"
+    live.check(drawn.query(ddim).iloc[0], experiments.fd, "fd", small)  # fitted now
+    fewer = dict(n=small.zoo_images, reference_calls=small.reference_steps)
+    live.check(measured.query(ddim).iloc[0], greedy_error, "rmse", small, **fewer)
+    fitted = "checkpoint == @name and method == 'gauss-newton' and nfe == 3"
+    live.check(found.query(fitted).iloc[0], learned.learned, "fd_reference", again)
+    live.check(moved.query(fitted).iloc[0], learned.transfer, "fd_reference", again, n=again.images)
+    fewer = dict(n=again.images, reference_calls=again.reference_calls)
+    live.check(floors.reset_index().query("checkpoint == @name").iloc[0], learned.floor, "fd_data", again, **fewer)
 live.show()
 
 # %% tags=["remove-input"]
-plots.provenance(experiments.origin([*rows, *pairs, *moved.astype(str).to_dict("records")]))
+plots.provenance(experiments.origin(pd.concat([every, drawn, moved])))

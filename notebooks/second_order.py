@@ -27,13 +27,12 @@ seeds = None  # how many samples behind a Fréchet distance; None: the preset's 
 
 # %% tags=["hide-input"]
 from dataclasses import replace
-from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from dode import distillation, experiments, zoo
+from dode import distillation, experiments
 from dode.experiments import fits, learned, plots
 from dode.tableau import Tableau
 
@@ -111,14 +110,8 @@ print(
 
 
 # %% tags=["hide-input"]
-def measured(methods: list[str]) -> list[dict[str, str]]:
-    """A row for each method: at smoke no handcrafted solver, whose grid would have to be chosen."""
-    jobs = 1 if preset == "smoke" else experiments.jobs(where)  # a process costs more than a fit of 8 seeds
-    asked = [*(() if small else learned.HANDCRAFTED), "start", *methods]
-    return learned.compare(p, where, [checkpoint], [NFE], asked, jobs)[0]
-
-
-rows = measured(list(VARIANTS))
+crafted = () if small else learned.HANDCRAFTED  # at smoke none: its grid would have to be chosen
+rows = learned.compare(experiments.Run(p, where), {checkpoint: [*crafted, "start", *VARIANTS]}, [NFE])
 solvers = {method: fits.fit(p, checkpoint, where, method, NFE) for method in VARIANTS}
 tables = {method: table for method, table in solvers.items() if isinstance(table, Tableau)}  # one for all images
 print(f"{len(rows)} solvers of {NFE} calls measured on {p.images:,} samples")
@@ -178,8 +171,7 @@ for method, table in tables.items():
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "second-order-variants", "caption": "Each variant of the fit at three calls, divided by the usual one (dotted line): Fréchet distance in classifier features (not FID) to the samples of the long run (filled) and to the data (open), and RMSE to the long run's images (square). To the right: worse."}}
 measures = {"fd_reference": "FD to the long run", "fd_data": "FD to the data", "rmse": "RMSE"}
-results = pd.DataFrame(rows).astype({"nfe": int, "evaluations": int, "seconds": float} | dict.fromkeys(measures, float))
-results = results.assign(variant=results.method.map(VARIANTS | {"start": "the start, not fitted"}))
+results = rows.assign(variant=rows.method.map(VARIANTS | {"start": "the start, not fitted"}))
 if not small:
     crafted = results[results.method.isin(learned.HANDCRAFTED)]
     crafted = crafted.loc[[crafted.fd_reference.idxmin()]]
@@ -247,12 +239,9 @@ if not small:
 # %% tags=["hide-input"]
 live = experiments.Live("second_order", p, where)
 if live.active:
-    found = {row["method"]: row for row in rows}
-    cell = dict(checkpoint=checkpoint, weights=zoo.digest(checkpoint), nfe=NFE, block=0)
-    for again, method in ((p.again, USUAL), (p.live, "gauss-newton:images=32")):  # as committed; fitted now
-        live.check(
-            found[method], cell | dict(method=method), partial(learned.learned_row, again, where, {}), "fd_reference"
-        )
+    row = rows.query("method == @USUAL").iloc[0]
+    live.check(row, learned.learned, "fd_reference", p.again)  # as committed
+    live.check(rows.query("method == 'gauss-newton:images=32'").iloc[0], learned.learned, "fd_reference")  # fitted now
 live.show()
 
 # %% tags=["remove-input"]

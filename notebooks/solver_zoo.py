@@ -23,6 +23,7 @@ device = "auto"  # cpu, cuda or auto
 seeds = None  # how many images; None: the preset's number
 
 # %% tags=["hide-input"]
+
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -214,7 +215,7 @@ for row in measured:
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "zoo-mixture", "caption": "RMSE to the exact solution on a mixture of three Gaussians, from 10 to 0.05 on a grid of equal steps in ln sigma; every solver starts on its own. Left: noise basis; right: data basis."}}
 problem = orders.Problem(mixture, noise, lambda n: schedules.log_snr(n, 0.05, 10.0))
-bases = {entry: comparisons.build(entry, karras, 8).basis for entry in comparisons.ENTRIES}
+bases = {entry: comparisons.on_grid(spec, karras, 8).basis for entry, spec in comparisons.ENTRIES.items()}
 STYLE = {}  # one colour for each solver of a basis; dashed in the noise basis, solid in the data basis
 for basis, dash in (("noise", "--"), ("data", "-")):
     members = [entry for entry in comparisons.ENTRIES if bases[entry] == basis]
@@ -222,10 +223,10 @@ for basis, dash in (("noise", "--"), ("data", "-")):
         STYLE[entry] = dict(color=colour, marker=mark, linestyle=dash, linewidth=1.5, markersize=5, label=entry)
 calls = [4, 6, 8, 12, 16, 24, 32, 48]
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
-for entry, (name, _) in comparisons.ENTRIES.items():
+for entry, spec in comparisons.ENTRIES.items():
     ax = axes[int(bases[entry] == "data")]
-    steps = [n - (name == "pndm") if name not in ("heun", "dpm_2") else n // 2 for n in calls]
-    errors = [problem.error(lambda s, e=entry: comparisons.build(e, s), n) for n in steps]
+    steps = [n - (spec == "pndm") if spec not in ("heun", "dpm_2") else n // 2 for n in calls]
+    errors = [problem.error(partial(comparisons.on_grid, spec), n) for n in steps]
     ax.plot(calls, errors, **STYLE[entry])
 for ax, title in zip(axes, ("noise basis", "data basis"), strict=True):
     plots.log_axes(ax, calls, "RMSE to the exact solution" if title.startswith("noise") else "")
@@ -240,16 +241,15 @@ plt.show()
 # of sigma), all ending at 0, against a long run.
 
 # %% tags=["hide-input"]
-sweep = experiments.results("solver_zoo", p, comparisons.RMSE_KEYS)
+run = experiments.Run(p, where)
 cells = comparisons.rmse_cells(names, p.zoo_nfes, count, p.reference_steps)
 doubt = {}  # how far the long run is from one of half its calls, on a few of the seeds
 for name in names:
     many, steps = (p.live.zoo_images, p.live.reference_steps) if p.rows_of else (count, p.reference_steps)
     few = min(many, 16)
-    long = comparisons.reference_images(name, where, many, steps)[:few]
-    doubt[name] = rmse(comparisons.reference_images(name, where, few, steps // 2), long)
-rows = sweep.run(cells, partial(comparisons.rmse_row, where), jobs=experiments.jobs(where)).select(cells)
-data = pd.DataFrame(rows).astype(dict(rmse=float, nfe=int))
+    long = run.reference_images(name, many, steps)[:few]
+    doubt[name] = rmse(run.reference_images(name, few, steps // 2), long)
+data = comparisons.rmse.rows(run, cells)
 data["calls"] = data.nfe.map(lambda n: min(c for c in p.zoo_nfes if c >= n))  # Heun's 9 stands with the others' 10
 best = data.loc[data.groupby(["checkpoint", "solver", "calls"]).rmse.idxmin()]
 for name, gap in doubt.items():
@@ -327,12 +327,10 @@ plt.show()
 
 # %% tags=["hide-input"]
 live = experiments.Live("solver_zoo", p, where)
-for row in rows:
-    if row["solver"] in ("DDIM", "UniPC-3") and (row["grid"], row["nfe"]) == ("time", "5"):
-        cell = {k: row[k] for k in comparisons.RMSE_KEYS} | dict(nfe=5, n=p.live.zoo_images)
-        cell |= dict(reference_calls=p.live.reference_steps)
-        live.check(row, cell, partial(comparisons.rmse_row, where), "rmse")
+fewer = dict(n=p.live.zoo_images, reference_calls=p.live.reference_steps)
+for _, row in data.query("solver in ['DDIM', 'UniPC-3'] and grid == 'time' and nfe == 5").iterrows():
+    live.check(row, comparisons.rmse, "rmse", **fewer)
 live.show()
 
 # %% tags=["remove-input"]
-plots.provenance(dict(preset=preset, **experiments.origin(rows)))
+plots.provenance(dict(preset=preset, **experiments.origin(data)))

@@ -129,7 +129,7 @@ print(
 # %% tags=["hide-input"]
 import pandas as pd
 
-cost = pd.DataFrame(experiments.Sweep(experiments.home() / "results" / "distillation_cost.csv", ["checkpoint"]).rows)
+cost = pd.read_csv(experiments.home() / "results" / "distillation_cost.csv")
 plots.listing(
     cost[["checkpoint", "solver", "batches", "evaluations", "ratio_median", "ratio_min", "ratio_max", "rounds"]]
 )

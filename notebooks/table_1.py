@@ -29,7 +29,6 @@ seeds = None  # how many blocks of seeds; None: the preset's number
 
 # %% tags=["hide-input"]
 from dataclasses import replace
-from functools import partial
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -41,7 +40,7 @@ plots.style()
 p = experiments.preset(preset)
 p = replace(p, repeats=seeds or p.repeats, images=16 if preset == "smoke" else p.images)
 where = experiments.device(device)
-jobs = experiments.jobs(where)
+run = experiments.Run(p, where)
 NFES = {"ddim": [n for n in p.nfes if n > 2], "heun": p.heun_nfes}
 
 # %% [markdown]
@@ -49,26 +48,18 @@ NFES = {"ddim": [n for n in p.nfes if n > 2], "heun": p.heun_nfes}
 # the committed run's. The quality of the solvers is {numref}`figure-4`'s.
 
 # %% tags=["hide-input"]
-spent = experiments.results("table_1_costs", p, costs.COST_KEYS)
-students = experiments.results("table_1", p, costs.STUDENT_KEYS)
-costs.measure_students(p, checkpoint, where, spent, students, jobs)
-paid = costs.cost_cells(p, checkpoint, NFES)
-spent.run(paid, partial(costs.cost_row, p, where))
+spent = costs.cost.rows(run, costs.cost_cells(p, checkpoint, NFES), jobs=1)  # they are timed
+taught = costs.student_fd.rows(run, costs.student_cells(p, checkpoint))
 cells = experiments.fd_cells(p, {(checkpoint, solver): nfes for solver, nfes in NFES.items()})
-solvers = experiments.results("figure_4", p, experiments.FD_KEYS)
-solvers.run(cells, partial(experiments.fd_row, p, where), jobs=jobs)
-print(f"{len(spent.select(paid))} distillations, students in {students.path.name}")
+plain = experiments.fd.rows(run, cells, "figure_4")
+print(f"{len(spent)} distillations, students in {experiments.results_file('table_1', preset).name}")
 
 # %% tags=["hide-input"]
 NAMES = {"ddim": "DDIM", "heun": "EDM", "d-ode ddim": "D-DDIM", "d-ode heun": "D-EDM"}
 NAMES |= {"progressive": "progressive distillation", "consistency": "consistency distillation"}
-cost = pd.DataFrame(spent.select(paid)).astype({"units": float, "stage": int, "evaluations": int})
-cost = cost.set_index(["method", "stage"])[["units", "evaluations"]]
-plain = pd.DataFrame(solvers.select(cells)).astype({"fd": float, "nfe": int, "n": int})
+cost = spent.set_index(["method", "stage"])[["units", "evaluations"]]
 plain["method"] = [("d-ode " if v == "d-ode" else "") + s for s, v in zip(plain.solver, plain.variant, strict=True)]
 plain["stage"] = plain["calls"] = plain.nfe
-taught = pd.DataFrame(students.select(costs.student_cells(p, checkpoint)))
-taught = taught.astype({"fd": float, "stage": int, "calls": int, "n": int})
 both = pd.concat([plain, taught])[["method", "stage", "calls", "fd", "n"]]
 points = both.groupby(["method", "stage", "calls"]).agg(
     fd=("fd", "mean"), spread=("fd", "std"), n=("n", "first"), blocks=("fd", "size")
@@ -198,20 +189,19 @@ print(f"distilling a network costs more evaluations than distilling a solver: {b
 live = experiments.Live("table_1", p, where)
 
 
-def evaluations(checkpoint: str, weights: str, method: str, stage: int) -> dict:
+@experiments.measurement
+def evaluations(run: experiments.Run, *, checkpoint: str, method: str, stage: int) -> dict:
     """How many evaluations a fit takes at the live size: counted, so exact."""
-    return dict(evaluations=costs.fit_cost(p.live, checkpoint, where, method, stage)[1], n=p.live.fit_images)
+    return dict(evaluations=costs.fit_cost(run, checkpoint, method, stage)[1], n=run.preset.fit_images)
 
 
-for cell in paid:
-    if (cell["method"], cell["stage"]) == ("d-ode heun", 9):
-        live.check(spent.select([cell])[0] | dict(n=p.fit_images), cell, evaluations, "evaluations", rounding=0)
-for cell in cells:
-    if (cell["variant"], cell["nfe"], cell["block"]) == ("d-ode", 5, 0):
-        live.check(solvers.select([cell])[0], cell, partial(experiments.fd_row, p.live, where), "fd")
+for _, row in spent.query("method == 'd-ode heun' and stage == 9").iterrows():
+    live.check(dict(row) | dict(n=p.fit_images), evaluations, "evaluations", rounding=0)
+for _, row in plain.query("variant == 'd-ode' and nfe == 5 and block == 0").iterrows():
+    live.check(row, experiments.fd, "fd")
 live.show("", "Figure and tables")
 if live.active:
     print("Students are not trained again, and times are not compared: they are of the machine that is named below.")
 
 # %% tags=["remove-input"]
-plots.provenance(experiments.origin(spent.select(paid) + students.select(costs.student_cells(p, checkpoint))))
+plots.provenance(experiments.origin(pd.concat([spent, taught])))

@@ -1,8 +1,10 @@
-"""What the tests of the published networks share: small networks, files as published, rows of the catalogue."""
+"""What the tests of the published networks share: small networks, files as published, cards of the catalogue."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,46 +14,67 @@ from torch import Tensor, nn
 
 from dode.utils.files import FileError
 from dode.zoo import load_published
+from dode.zoo.families import ddpm, nvidia, openai
+from dode.zoo.keys import build
+from dode.zoo.unet import UNet
 
 TAPS = (1, 3, 3, 1)
-SONG = dict(img_resolution=8, in_channels=3, out_channels=3, model_channels=32, channel_mult=(1, 2), num_blocks=1)
-VP = SONG | dict(augment_dim=9, attn_resolutions=(8,))
+SONG = dict(
+    img_resolution=8, in_channels=3, out_channels=3, model_channels=32, channel_mult=(1, 2), num_blocks=1,
+    attn_resolutions=(8,),
+)  # fmt: skip
+VP = SONG | dict(augment_dim=9)
 VE = SONG | dict(
     attn_resolutions=(4,), embedding_type="fourier", channel_mult_noise=2, encoder_type="residual",
     resample_filter=TAPS,
 )  # fmt: skip
-ADM = dict(
-    img_resolution=8, in_channels=3, out_channels=3, model_channels=64, channel_mult=(1, 2), num_blocks=1,
-    attn_resolutions=(4,),
-)  # fmt: skip
+ADM = SONG | dict(model_channels=64, attn_resolutions=(4,))
 GUIDED: dict[str, Any] = dict(
     image_size=8, num_channels=32, num_res_blocks=1, channel_mult=(1, 2), attention_resolutions=(4,),
     num_head_channels=16,
 )  # fmt: skip
+CLASSIFIER: dict[str, Any] = GUIDED | dict(num_classes=10, resblock_updown=True)
 DDPM = dict(image_size=8, ch=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,))
+# What makes a network of each kind, and a small one's arguments.
+MAKERS: dict[str, Any] = dict(
+    vp=partial(nvidia.unet, "SongUNet", 1.0), ve=partial(nvidia.unet, "SongUNet", 1.0),
+    adm=partial(nvidia.unet, "DhariwalUNet", 1.0), guided=partial(openai.unet, 1.0), ddpm=ddpm.unet,
+    classifier=partial(openai.unet, 1.0, classifies=True),
+)  # fmt: skip
+SMALL: dict[str, dict[str, Any]] = dict(vp=VP, ve=VE, adm=ADM, guided=GUIDED, ddpm=DDPM, classifier=CLASSIFIER)
 
 
-def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Weights that are neither zero nor one anywhere, frozen."""
-    g = torch.Generator().manual_seed(seed)
-    for name, value in network.state_dict().items():
-        if "resample_filter" not in name:
-            scale = 1.0 if value.ndim < 2 or "embedding" in name else value[0].numel() ** -0.5
-            value.copy_(scale * torch.randn(value.shape, generator=g) + (0.5 if "norm" in name else 0))
-    return network.eval().requires_grad_(False)
+def shapes(kind: str, **arguments: Any) -> dict[str, tuple[int, ...]]:
+    """Of the tensors in a file that holds such a network, by name."""
+    with torch.device("meta"):
+        return {name: s for key in MAKERS[kind](**arguments)[1] for name, s in zip(key.names, key.shapes, strict=True)}
+
+
+def state(kind: str, seed: int = 0, **more: Any) -> dict[str, Tensor]:
+    """A file's tensors: weights that are neither zero nor one anywhere, and its own filters."""
+    g, found = torch.Generator().manual_seed(seed), dict[str, Tensor]()
+    for name, shape in shapes(kind, **SMALL[kind] | more).items():
+        if name.endswith("resample_filter"):
+            row = torch.tensor(TAPS if shape[-1] == 4 else (1.0, 1.0))
+            found[name] = torch.outer(row, row)[None, None] / row.sum() ** 2
+        else:
+            scale = 1.0 if len(shape) < 2 or "embedding" in name else math.prod(shape[1:]) ** -0.5
+            found[name] = scale * torch.randn(shape, generator=g) + (0.5 if "norm" in name else 0)
+    return found
+
+
+def network(kind: str, tensors: dict[str, Tensor] | None = None, **more: Any) -> UNet:
+    """A small network, frozen, that holds a file's tensors: those of :func:`state`, or these."""
+    tensors = state(kind, **more) if tensors is None else tensors
+    found: UNet = build(kind, lambda: MAKERS[kind](**SMALL[kind] | more), tensors, Path("made here"))
+    return found.eval().requires_grad_(False)
 
 
 def images(n: int = 2, side: int = 8, seed: int = 1) -> Tensor:
     return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
-def size(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
-def on_meta(make: Callable[..., nn.Module], **arguments: Any) -> nn.Module:
-    with torch.device("meta"):
-        return make(**arguments)
+X, SIGMA = images(), torch.tensor([0.3, 7.0], dtype=torch.float64)
 
 
 def linear(weight: Tensor) -> Tensor:
@@ -59,53 +82,40 @@ def linear(weight: Tensor) -> Tensor:
     return weight.flatten(1) if weight.ndim > 2 else weight
 
 
-NVIDIA_RESNET = dict(
-    norm0="norm1", conv0="conv1", affine="time_emb_proj", norm1="norm2", conv1="conv2", skip="conv_shortcut"
-)
-RESNET = dict(
-    norm1="norm1", conv1="conv1", temb_proj="time_emb_proj", norm2="norm2", conv2="conv2", nin_shortcut="conv_shortcut"
-)
+def tree(tensors: dict[str, Tensor]) -> nn.Module:
+    """Modules whose parameters and buffers have these names."""
+    root = nn.Module()
+    if "map_noise.freqs" not in tensors:
+        root.add_module("map_noise", nn.Identity())
+    for name, value in tensors.items():
+        *path, leaf = name.split(".")
+        at = root
+        for part in path:
+            if part not in at._modules:
+                at.add_module(part, nn.ModuleDict() if part in ("enc", "dec") else nn.Module())
+            at = at._modules[part]  # type: ignore[assignment]
+        if leaf in ("freqs", "resample_filter"):
+            at.register_buffer(leaf, value)
+        else:
+            at.register_parameter(leaf, nn.Parameter(value, requires_grad=False))
+    return root
 
 
-def attention(name: str) -> str:
-    return dict(norm="group_norm", q="to_q", k="to_k", v="to_v", proj_out="to_out.0")[name]
+EDM_FACTS = dict(sigma_min=0, sigma_max=float("inf"), sigma_data=0.5)
 
 
-def split_qkv(value: Tensor, heads: int, order: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The three linear layers in a fused one whose channels lie as ``order`` says: h heads, t three, c channels."""
-    value = linear(value)
-    sides = dict(h=heads, t=3, c=len(value) // 3 // heads)
-    q, k, v = value.reshape(*(sides[axis] for axis in order), *value.shape[1:]).unbind(order.index("t"))
-    return tuple(part.reshape(-1, *value.shape[1:]) for part in (q, k, v))  # type: ignore[return-value]
-
-
-GUIDED_RESNET = {
-    "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",
-    "out_layers.3": "conv2", "skip_connection": "conv_shortcut",
-}  # fmt: skip
-
-
-def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(t.shape) for name, t in network.state_dict().items()}
-
-
-CLASSIFIER: dict[str, Any] = dict(
-    image_size=8, num_channels=32, num_res_blocks=1, channel_mult=(1, 2), attention_resolutions=(4,),
-    num_head_channels=16, num_classes=10, resblock_updown=True,
-)  # fmt: skip
-
-
-X, SIGMA = images(), torch.tensor([0.3, 7.0], dtype=torch.float64)
-
-
-def precond(nvidia: Nvidia, body: nn.Module, kind: str, **facts: Any) -> Any:
-    """NVIDIA's wrapper around a network, with its attributes."""
-    outer = nn.Module()
+def precond(
+    nvidia: Nvidia, kind: str, wrapper: str = "EDMPrecond", more: dict[str, Any] | None = None,
+    said: dict[str, Any] | None = None, **facts: Any,
+) -> Any:  # fmt: skip
+    """NVIDIA's wrapper around a small network of :func:`state`; ``said``: what the file says otherwise of it."""
+    more, outer, name = more or {}, nn.Module(), "DhariwalUNet" if kind == "adm" else "SongUNet"
+    body = tree(state(kind, **more))
     outer.add_module("model", body)
-    saved = nvidia.module(outer, kind, model_type=type(body).__name__)
-    config = dict(facts.pop("config"))
-    saved.state |= dict(img_resolution=8, img_channels=3, label_dim=0, use_fp16=False) | facts
-    saved.state["_modules"]["model"] = nvidia.module(body, type(body).__name__, **config)
+    saved = nvidia.module(outer, wrapper, model_type=name)
+    usual = dict(img_resolution=8, img_channels=3, label_dim=more.get("label_dim", 0), use_fp16=False)
+    saved.state |= usual | (facts or EDM_FACTS)
+    saved.state["_modules"]["model"] = nvidia.module(body, name, **SMALL[kind] | more | (said or {}))
     return saved
 
 

@@ -8,20 +8,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import nbformat
 import pytest
-import yaml
 from nbformat import NotebookNode
+from sphinx_external_toc.parsing import parse_toc_yaml
 
-from book import build, pages
+from book import build, jobs, pages, runner
 
 ROOT = pages.ROOT
 SANITIZE = ROOT / "tests" / "nbval_sanitize.cfg"
 PAGES = pages.pages()
-CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 
 
 def tags(cell: NotebookNode) -> list[str]:
@@ -36,29 +35,15 @@ def cells_as_written(notebook: NotebookNode) -> list[tuple[str, str]]:
     return [(c.cell_type, c.source.strip()) for c in notebook.cells if "injected-parameters" not in tags(c)]
 
 
-# -- the table of contents, the configuration, the sources ---------------------------------------
+# -- the table of contents, the sources, the published pages ------------------------------------------
 
 
 def test_every_page_has_a_source_and_every_source_a_page() -> None:
-    files = list(pages.toc_files(TOC))
-    assert len(files) == len(set(files))
-    sources = {path.stem for path in (ROOT / "notebooks").glob("*.py")}
-    prose = {path.stem for path in (ROOT / "book").glob("*.md")}
-    assert {Path(f).name for f in files} == sources | prose
-    assert not sources & prose, "a page has both prose and a notebook"
-
-
-def test_the_configuration_leaves_execution_to_papermill_and_invents_no_address() -> None:
-    assert CONFIG["execute"]["execute_notebooks"] == "off"
-    assert CONFIG["only_build_toc_files"] is True
-    assert CONFIG["repository"]["url"] == ""
-    assert "launch_buttons" not in CONFIG
-    assert (ROOT / CONFIG["bibtex_bibfiles"][0]).is_file()
-
-
-def test_the_gallery_shows_every_page_that_draws() -> None:
-    text = (ROOT / "book" / "gallery.md").read_text(encoding="utf-8")
-    assert re.findall(r"^:link: (\w+)$", text, re.MULTILINE) == [name for name in PAGES if name != "index"]
+    files = [Path(file).name for file in parse_toc_yaml(ROOT / "_toc.yml")]
+    sources, prose = ({path.stem for path in ROOT.glob(pattern)} for pattern in ("notebooks/*.py", "book/*.md"))
+    assert sorted(files) == sorted([*sources, *prose]), "a page has no source, or both prose and a notebook"
+    gallery = (ROOT / "book" / "gallery.md").read_text(encoding="utf-8")
+    assert re.findall(r"^:link: (\w+)$", gallery, re.MULTILINE) == [name for name in PAGES if name != "index"]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -87,36 +72,20 @@ def test_the_published_page_is_executed_and_current(name: str) -> None:
     assert not [key for c in notebook.cells for key in ("papermill", "execution") if key in c.metadata]
 
 
-# -- the runner ----------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_a_failing_notebook_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "requirements.lock").touch()
-    header = """# ---
-# jupyter:
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-"""
-    cells = [
-        '# %% tags=["parameters"]',
-        'preset = "quick"',
-        "# %%",
-        'raise ValueError(f"no {preset} today\\nmore")',
-        "",
-    ]
-    text = header + "\n".join(cells)
-    (tmp_path / "notebooks" / "bad.py").write_text(text)
-    monkeypatch.setattr(pages, "ROOT", tmp_path)
-    monkeypatch.setattr(pages, "BUILD", tmp_path / "_build")
-    with pytest.raises(pages.BookError, match=r"^notebooks/bad\.py: ValueError: no smoke today$"):
-        pages.execute("bad", "smoke", tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
-    assert (tmp_path / "_build" / "failed" / "bad.ipynb").is_file()
+def test_nothing_is_published_unless_every_page_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither if a page fails, nor if the pages that ran do not build."""
+    published: list[Path] = []
+    stage, failed = tmp_path / "stage", pages.BookError("one page")
+    monkeypatch.setattr(sys, "argv", ["book/build.py", "run", "--publish"])
+    for step in ("run", "build_html"):
+        with monkeypatch.context() as patch:
+            patch.setattr(build, "stage", lambda *_, committed: stage)
+            patch.setattr(build.runner, "run", lambda *_, **__: None)
+            patch.setattr(build, "publish", published.append)
+            patch.setattr(build.runner if step == "run" else build, step, Mock(side_effect=failed))
+            with pytest.raises(SystemExit, match="^error: one page$"):
+                build.main()
+    assert not published
 
 
 def test_progress_bars_and_times_do_not_reach_a_page() -> None:
@@ -127,7 +96,7 @@ def test_progress_bars_and_times_do_not_reach_a_page() -> None:
         nbformat.v4.new_output("stream", name="stdout", text="50%\r100%\nkept\n"),
     ]
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": KERNEL, "papermill": {}})
-    tidied = pages.tidy(notebook, "smoke", "0")
+    tidied = pages.tidy(notebook, "smoke")
     assert [o.text for o in tidied.cells[0].outputs] == ["100%\nkept\n"]
     assert not tidied.cells[0].metadata and "papermill" not in tidied.metadata
 
@@ -139,7 +108,7 @@ def fresh_results(folder: Path) -> Path:
     """Copy the committed results: a page may read the papers' numbers, but must measure its own at ``smoke``."""
     (folder / "results").mkdir(parents=True, exist_ok=True)
     for path in (ROOT / "results").glob("*"):
-        if path.is_file() and not path.name.endswith(tuple(f".{p}.csv" for p in pages.TRANSIENT)):
+        if path.is_file() and not path.name.endswith(tuple(f".{p}.csv" for p in jobs.TRANSIENT)):
             shutil.copy(path, folder / "results")
     return folder / "results"
 
@@ -165,7 +134,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fresh")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DODE_RESULTS", str(fresh_results(folder)))
-        build.execute_all("smoke", folder)
+        runner.run(folder, {"preset": "smoke"})
     return folder
 
 

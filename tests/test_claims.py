@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from book import pages
-from dode import experiments, zoo
+from dode import zoo
 from dode.experiments import plans
 from dode.experiments.learned import HANDCRAFTED, asked
 
@@ -96,11 +96,6 @@ def students() -> pd.DataFrame:
     return found.assign(fit=[units[m, s] for m, s in zip(found.method, found.stage, strict=True)])
 
 
-def paper() -> pd.DataFrame:
-    """The published ablation of DLMS: FID of each variant at each NFE."""
-    return pd.read_csv(RESULTS / "published_dlms_ablation.csv").pivot(index="nfe", columns="variant", values="fid")
-
-
 def others(value: str) -> dict[tuple[str, int], str]:
     """Where another method than the Gauss-Newton solver is nearest."""
     nearest = compared(value).idxmin(axis=1)
@@ -111,18 +106,8 @@ FOUR, LATER = plans.FOUR, plans.LATER
 CLAIMS: list[tuple[str, str, Callable[[], object]]] = [
     ("figure_3", "the distance of each of the paper's four solvers falls at NFE 5 and 10, in every block",
      lambda: all(wins("figure_3", "noise", s, 5, 10) for s in FOUR)),
-    ("figure_3", "plain DDIM at NFE 3 is nearer than every distilled solver",
-     lambda: fd("figure_3", "max").plain["noise", "ddim", 3] < fd("figure_3", "min")["d-ode"].xs(3, level="nfe").min()),
-    ("figure_3", "among distilled solvers D-DDIM is nearest at NFE 5 and 10",
-     lambda: all(fd("figure_3")["d-ode"].loc["noise"].unstack().filter(n).min(axis=1).idxmin() == "ddim"
-                 for n in ([5], [9, 10]))),
-    ("figure_3", "at NFE 25 D-DDIM alone gains",
-     lambda: [s for s, r in worth("figure_3").xs(25, level="nfe").droplevel(0).items() if r < 0.98] == ["ddim"]),
     ("figure_3", "DPM-Solver++(3M) and UniPC lose at NFE 3, 5 and 10",
      lambda: all(worth("figure_3")["noise", s, n] > 1 for s in (PP, "unipc") for n in (3, 5, 10))),
-    ("figure_3", "in its own basis DPM-Solver++(2M) gains at NFE 5 and 10; UniPC still loses",
-     lambda: all(worth("figure_3", variant="d-ode:basis=own")["noise", LATER[0], n] < 1 for n in (5, 10))
-             and all(worth("figure_3", variant="d-ode:basis=own")["noise", "unipc", n] > 1.1 for n in (5, 10))),
     ("figure_3", "plain UniPC at NFE 5 is nearer than every distilled solver",
      lambda: fd("figure_3", "max").plain["noise", "unipc", 5]
              < fd("figure_3", "min").drop(columns="plain").xs(5, level="nfe").drop("heun", level="solver").min().min()),
@@ -132,85 +117,42 @@ CLAIMS: list[tuple[str, str, Callable[[], object]]] = [
     ("figure_4", "plain DDIM is nearer at NFE 2",
      lambda: all(fd("figure_4", "max").plain[net, "ddim", 2] < fd("figure_4", "min")["d-ode"][net, "ddim", 2]
                  for net in NETS)),
-    ("figure_4", "D-DDIM is nearer than D-EDM with few evaluations, D-EDM with 25",
-     lambda: [fd("figure_4")["d-ode"]["data", "ddim", d] < fd("figure_4")["d-ode"]["data", "heun", h]
-              for d, h in ((5, 5), (10, 9), (25, 25))] == [True, True, False]),
     ("figure_4", "later solvers lose at NFE 5 and gain at 10; plain 2M at 5 is nearer than all distilled ones",
      lambda: all(worth("figure_4")["data", s, 5] > 1 > worth("figure_4")["data", s, 10] for s in LATER)
              and fd("figure_4").plain["data", LATER[0], 5] < fd("figure_4")["d-ode"].loc["data"].xs(5, level=1).min()),
-    ("figure_6", "where distilled solvers end farther from the reference solution",
-     lambda: {(r.net, r.solver, r.nfe) for r in rows("figure_6").itertuples() if r.rmse_distilled > r.rmse_plain} == {
-         ("noise", "ddim", 2), ("data", "heun", 25), ("data", "heun", 49), ("noise", "ipndm", 25),
-         ("noise", "deis:order=4", 25), ("data", LATER[0], 10), ("data", LATER[0], 25)}),
     ("ablations", "a larger scale is nearer, and more images than 100 change little",
      lambda: all(ablated(n, "d-ode:scale=50") < ablated(n, "d-ode")
                  and 0.98 < ablated(n, "d-ode:images=500") / ablated(n, "d-ode") < 1.02 for n in NETS)),
-    ("ablations", "five images give three quarters of the gain",
-     lambda: all(ablated(n, "d-ode:images=5") < 0.75 * ablated(n, "d-ode") + 0.25 * ablated(n, "plain")
-                 for n in NETS)),
     ("ablations", "aligned by index, D-DDIM loses to DDIM on the network that predicts clean images",
      lambda: ablated("data", "d-ode:align=index", of="min") > ablated("data", "plain", of="max")),
-    ("ablations", "weights fitted for the other network are better than none",
-     lambda: all(ablated(n, f"d-ode:model=fashion-mnist-{other}", of="max") < ablated(n, "plain", of="min")
-                 for n, other in (NETS, NETS[::-1]))),
     ("table_1", "network distillation takes some four to six times the cost of D-EDM to be as near",
      lambda: all(4 < (s.fit + s.calls / 10)[s.fd <= fd("figure_4")["d-ode"]["data", "heun", 9]].min()
                  / (rows("table_1_costs").set_index(["method", "stage"]).units["d-ode heun", 9] + 0.9) < 6
                  for _, s in students().groupby("method"))),
-    ("table_1", "every student stays farther than D-EDM at NFE 25 and D-DDIM at 10",
-     lambda: students().fd.min() > max(fd("figure_4")["d-ode"]["data", s, n] for s, n in (("heun", 25), ("ddim", 10)))),
     ("limits", "D-DDIM comes nearer to the reference solution on both networks at every NFE",
      lambda: (worth("limits", "rmse").xs("ddim", level="solver") < 0.75).all()),
     ("limits", "at NFE 5 on the noise network DPM-Solver++(3M) and UniPC lose on the way to their teacher, too",
      lambda: {k[1] for k in lost("limits", "rmse", 1.02) & lost("limits", "rmse_teacher", 1.02)
               if k[0] == "noise" and k[2] == 5} == {PP, "unipc"}),
-    ("limits", "at NFE 25 on the data network 3M, iPNDM and DPM-Solver-3 lose because their teacher does",
-     lambda: {k[1] for k in lost("limits", "rmse", 1.02) - lost("limits", "rmse_teacher", 1.02)
-              if k[0] == "data" and k[2] == 25} == {"ipndm", "dpm_solver", PP}),
     ("solver_zoo", "UniPC-3 and DEIS on clean images are nearest, or within 3%, at NFE 3 and 5",
      lambda: all(best(n, k)[["UniPC-3", "DEIS data"]].max() < 1.03 * best(n, k).min() for n in NETS for k in (3, 5))),
     ("solver_zoo", "single-step methods are farther than DDIM at NFE 3 and 5",
      lambda: all(best(n, k)[["Heun", "DPM-2", "DPM-Solver-3"]].min() > best(n, k)["DDIM"]
                  for n in NETS for k in (3, 5))),
-    ("solver_zoo", "the nearest at NFE 8, 10 and 20",
-     lambda: [best(n, k).idxmin() for n, k in (("noise", 8), ("data", 8), ("noise", 10), ("data", 10), ("noise", 20))]
-             == ["DEIS tAB2", "DEIS tAB2", "DEIS tAB2", "UniPC-2", "UniPC-3"]),
     ("learned", "the Gauss-Newton solver is nearest to the reference at every NFE from 3 to 10 on both networks",
      lambda: len(compared()) == 16 and not others("fd_reference")),
     ("learned", "it has at most 0.2 of the best handcrafted distance at NFE 3, and 0.4 at 5",
      lambda: all((gain()[GN].xs(n, level="nfe") <= most).all() for n, most in ((3, 0.2), (5, 0.4)))),
-    ("learned", "in RMSE it is nearest but in three cases, which S4S-Alt leads",
-     lambda: others("rmse") == {("data", 3): "s4s-alt", ("noise", 4): "s4s-alt", ("noise", 7): "s4s-alt"}),
     ("learned", "it is nearest to the training images up to NFE 8, on the noise network up to 7",
      lambda: set(others("fd_data")) == {("data", 9), ("noise", 8), ("noise", 9), ("noise", 10)}),
-    ("learned", "LD3 is second at NFE 7, 8 and 9; AMED is farthest at 3 to 6",
-     lambda: all(compared().loc["data", n].nsmallest(2).index[1] == "ld3" for n in (7, 8, 9))
-             and all(compared().loc["data", n].idxmax() == "amed" for n in (3, 4, 5, 6))),
-    ("learned", "S4S-Alt is nearer than every handcrafted solver at NFE 3 to 7, GITS farther than iPNDM up to 6",
-     lambda: (gain()["s4s-alt"]["data"].loc[3:7] < 1).all()
-             and (compared().gits > compared().ipndm)["data"].loc[3:6].all()),
     ("learned", "no fit by gradients is behind its start from NFE 8 on",
      lambda: not compared()[["dlms", "s4s-alt", GN, "dlms-fixed", "s4s"]].gt(compared().start, axis=0)
                  .query("nfe >= 8").any(axis=None)),
-    ("learned", "a Gauss-Newton fit at NFE 5 takes a tenth of the evaluations of DLMS's long training at most",
-     lambda: learned("evaluations")[GN].xs(5, level="nfe").max()
-             <= 0.1 * learned("evaluations")["dlms:residual=seen,trajectories=20000"]["data", 5]),
     ("dlms", "short trained, DLMS is nearer than handcrafted solvers at NFE 3 and 4, and farther from 5 on",
      lambda: [n for n, v in gain()["dlms"]["data"].items() if v < 1] == [3, 4]),
     ("dlms", "features, time scaling and a high-order start each help at every NFE",
      lambda: all((learned()[f"dlms:{c}"] > learned().dlms)["data"].loc[[4, 6, 8, 10]].all()
                  for c in ("residual=pixels", "scaling=False", "base=ddim"))),
-    ("dlms", "at NFE 4 it is nearer without the analytical first step",
-     lambda: learned()["dlms:afs=False"]["data", 4] < 0.6 * learned().dlms["data", 4]),
-    ("dlms", "trained longer with our loss and no such step, it leads at NFE 4 and 6 in every block, and not at 5",
-     lambda: (ours := pd.concat([gain(b)["dlms:afs=False,residual=seen,trajectories=6400"] for b in (0, 1, 2)]).dropna()
-              .groupby("nfe").agg(["min", "max"])) is not None
-             and ours["max"][4] < 1 and ours["max"][6] < 1 and ours["max"][5] > 1),
-    ("dlms", "without the bottleneck feature it is DLMS-fixed, trained apart: as far to a thousandth",
-     lambda: all(abs(learned()["dlms-fixed"]["data", n] / learned()["dlms:features=False"]["data", n] - 1) < 1e-3
-                 for n in (4, 6, 8, 10))),
-    ("dlms", "in the paper's ablation the adaptive schedule matters most at every NFE",
-     lambda: (paper().filter(like="without").idxmax(axis=1) == "without the adaptive schedule").all()),
     ("second_order", "forward mode costs more than a difference of two passes",
      lambda: (pd.read_csv(RESULTS / "jacobian.csv").ratio_min > 2).all()),
     ("second_order", "without clipping, without a classifier or with few images the fit is worse",
@@ -229,11 +171,6 @@ CLAIMS: list[tuple[str, str, Callable[[], object]]] = [
      lambda: all((gain(b, "imagenet32").idxmin(axis=1) == GN).all() for b in (0, 1, 2))
              and (learned(images="imagenet32")[GN].xs(3, level="nfe")
                   < learned(images="imagenet32")[list(HANDCRAFTED)].min(axis=1).xs(5, level="nfe")).all()),
-    ("natural", "nearest to the training images it is at NFE 3 and 5 alone",
-     lambda: dict(learned("fd_data", "imagenet32").idxmin(axis=1)) == {
-         **{(net, n): GN for net in NETS for n in (3, 5)}, ("data", 10): "unipc", ("noise", 10): "d-ode"}),
-    ("natural", "D-DDIM gains up to NFE 10 on the noise network; at 25 and 50 it loses",
-     lambda: [n for n, v in worth("natural")["noise", "ddim"].items() if v > 1] == [25, 50]),
     ("natural", "all but DDIM gain at NFE 5 and 10, save 2M at both and 3M at 5 on the data network",
      lambda: {k for k in lost("natural", "fd") if k[1] != "ddim"}
              == {("data", LATER[0], 5), ("data", LATER[0], 10), ("data", PP, 5)}),
@@ -259,8 +196,6 @@ def test_committed_rows_are_whole_and_of_the_shipped_weights(name: str) -> None:
         assert weights == zoo.digest(checkpoint)
     if "features" in found:
         assert (found.features.str.rpartition("-")[0] == found.data + "-classifier").all()
-    keys = {*experiments.FD_KEYS, "method", "grid", "stage", "calls", "made_for", "made_nfe", "n", "images", "batch"}
-    assert not found.duplicated([key for key in found if key in keys]).any()
 
 
 def test_every_distance_of_figures_3_and_4_has_three_blocks() -> None:

@@ -9,17 +9,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from published_parts import VP, precond, randomised
+from published_parts import precond
 from torch import Tensor, nn
 
 import dode
 from dode import distillation, experiments, solvers
 from dode.denoisers import GaussianDenoiser, NoisePrediction
-from dode.denoisers.conditioning import Conditioning, spread
-from dode.experiments import quality
+from dode.denoisers.conditioning import Conditioning, class_labels, spread
+from dode.experiments import run as runs
 from dode.schedules import VPDiscrete
-from dode.zoo import CATALOGUE, ClassifierGuidance, Published, load_published
-from dode.zoo.nvidia import SongUNet
+from dode.zoo import CATALOGUE, ClassifierGuidance, load_published
 
 if TYPE_CHECKING:
     from test_pickles import Nvidia
@@ -30,21 +29,22 @@ CPU = torch.device("cpu")
 class Body(nn.Module):
     """A network whose answer leans on the class, and whose feature map does."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
+        self.classes = classes
         self.bottleneck = nn.Conv2d(1, 2, 3, padding=1)
         self.last = nn.Conv2d(2, 1, 1)
 
-    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
         shift = 0 if classes is None else classes.to(x).view(-1, 1, 1, 1) / 5 - 1
         return x + self.last(torch.tanh(self.bottleneck(x + shift)) + shift)
 
 
 def conditional(labels: Any, classes: int = 10) -> NoisePrediction:
     torch.manual_seed(0)
-    network = Published(Body(), 1, classes=classes).condition(labels)
-    network.requires_grad_(False)
-    return NoisePrediction(network, (1, 4, 4), VPDiscrete(), name="leaning")
+    network = Body(classes).requires_grad_(False)
+    given = class_labels(classes, labels)
+    return NoisePrediction(network, (1, 4, 4), VPDiscrete(), conditioning=given, name="leaning")
 
 
 # --- the rule ---------------------------------------------------------------------------------------
@@ -52,25 +52,35 @@ def conditional(labels: Any, classes: int = 10) -> NoisePrediction:
 
 @given(st.integers(1, 7), st.lists(st.integers(0, 10**9), min_size=1, max_size=20), st.integers(1, 6))
 def test_a_part_of_a_part_is_a_part(rows: int, seeds: list[int], size: int) -> None:
-    whole = Conditioning(rows).of(seeds)
-    assert whole.places(len(seeds), CPU).tolist() == [seed % rows for seed in seeds]
+    whole = Conditioning({"kind": torch.arange(rows)}).of(seeds)
+    assert whole(len(seeds), CPU)["kind"].tolist() == [seed % rows for seed in seeds]
     for first in range(0, len(seeds), size):
         part = slice(first, min(first + size, len(seeds)))
         for images in (part, range(part.start, part.stop), torch.arange(part.start, part.stop)):
-            got = whole.of(images).places(part.stop - part.start, CPU)
+            got = whole.of(images)(part.stop - part.start, CPU)["kind"]
             assert got.tolist() == [seed % rows for seed in seeds[part]]
 
 
 def test_a_batch_of_other_images_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"was made for 3 images, each with its condition, and is given 2$"):
-        Conditioning(2).of(range(3)).places(2, CPU)
+    model, x = conditional([1, 2]), torch.zeros(3, 1, 4, 4)
     with pytest.raises(ValueError, match=r"a multiple of 2 images, got 3; \.of\(seeds\) tells it which"):
-        Conditioning(2).places(3, CPU)
-    assert Conditioning(1).of(range(3)).places(5, CPU).tolist() == [0] * 5
-    for model in (conditional(3), GaussianDenoiser(torch.zeros(1, 2), 1.0)):
-        assert model.of(range(3)) is model and model.conditions == 1
-    with pytest.raises(ValueError, match="was made for 4 images"):
-        dode.sample(conditional([1, 2]).of(range(4)), solvers.ddim(conditional(1).grid(2)), torch.zeros(3, 1, 4, 4))
+        model(x, 1.0)
+    with pytest.raises(ValueError, match=r"was made for 4 images, each with its condition, and is given 3$"):
+        dode.sample(model.of(range(4)), solvers.ddim(model.grid(2)), x)
+    for one in (conditional(3), GaussianDenoiser(torch.zeros(1, 4, 4), 1.0)):
+        assert one.of(range(3)) is one and one.conditions == 1 and torch.isfinite(one(x, 1.0)).all()
+
+
+@pytest.mark.parametrize("labels", [5, -1, [0, 5], [], [0.5], torch.tensor([1.0]), "every"])
+def test_wrong_labels_are_refused(labels: Any) -> None:
+    with pytest.raises(ValueError, match="labels must be whole numbers from 0 to 4"):
+        class_labels(5, labels)
+
+
+def test_labels_go_with_classes() -> None:
+    for classes, labels, message in ((5, None, "draws one of 5 classes; give labels="), (0, 3, "leave out labels")):
+        with pytest.raises(ValueError, match=message):
+            class_labels(classes, labels)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 10, 100, 1000])
@@ -103,7 +113,7 @@ def test_a_fit_does_not_depend_on_the_batches(size: int) -> None:
     conditioned = model.of(seeds)
     fit = lambda **options: dode.distillation.d_ode(conditioned, table, noise, scale=2, **options)  # noqa: E731
     torch.testing.assert_close(fit(batch_size=size).full, fit().full, rtol=1e-4, atol=1e-5)
-    free = dict(space=distillation.Space(table), teacher=solvers.ddim(model.grid(6)), iterations=2)
+    free = dict(space=distillation.Space(table), teacher=solvers.ddim(model.grid(6)), steps=2)
     again, whole = (distillation.gauss_newton(conditioned, table, noise, batch_size=b, **free) for b in (size, 100))  # type: ignore[arg-type]
     torch.testing.assert_close(again.full, whole.full, rtol=1e-3, atol=1e-3)
     assert whole.metadata["cost"][-1] < whole.metadata["cost"][0]
@@ -115,8 +125,9 @@ def test_a_fit_does_not_depend_on_the_batches(size: int) -> None:
 def test_every_method_takes_as_many_conditions_as_images(method: str) -> None:
     model = conditional("all").of(range(40, 53))
     noise, table = dode.initial_noise(model.shape, range(40, 53)), solvers.ddim(model.grid, nfe=2, basis="data")
-    make = lambda levels: solvers.ddim(levels, basis="data")  # noqa: E731
-    found = distillation.DISTILLERS[method](distillation.Problem(model, table, make, noise, trajectories=64))
+    info = distillation.DISTILLERS[method]
+    few = {"trajectories": 64} if "trajectories" in info.options else {}
+    found = info.fit(distillation.Problem(model, table, noise), **few)
     assert torch.isfinite(dode.sample(model, found, noise, batch_size=4)).all()
 
 
@@ -144,13 +155,10 @@ def test_guidance_leads_each_image_to_its_class() -> None:
 def swept(nvidia: Nvidia, rows: Any, tmp_path: Path) -> str:
     """A class-conditional pickle of NVIDIA's format, under a name of the catalogue."""
     row = rows("tiny", "edm-cifar10-32x32-cond-vp", file="tiny.pkl")
-    config = VP | dict(label_dim=10, model_channels=16)
-    body = SongUNet(**config)
-    randomised(body)
-    facts = dict(sigma_min=0, sigma_max=float("inf"), sigma_data=0.5, label_dim=10)
     (tmp_path / "cache").mkdir()
-    nvidia.dump(tmp_path / "cache" / row.file, dict(ema=precond(nvidia, body, "EDMPrecond", config=config, **facts)))
-    quality.load_cached.cache_clear()
+    saved = precond(nvidia, "vp", more=dict(label_dim=10, model_channels=16))
+    nvidia.dump(tmp_path / "cache" / row.file, dict(ema=saved))
+    runs.load_cached.cache_clear()
     return row.name
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate, pairwise
 from operator import mul
 from pathlib import Path
@@ -30,14 +31,13 @@ from dode.distillation import (
     designer_training,
     pixels,
     train,
-)
+)  # fmt: skip
 from dode.distillation.designer import bottleneck, feature_size, watched
 from dode.distillation.designer_training import OnlineTeacher, exponential_shares
 from dode.distillation.teachers import Examples
 from dode.metrics import rmse
 from dode.sampling import Step, initial_noise, sample, trajectory
 from dode.tableau import Tableau
-from dode.training import Run
 from dode.utils.files import FileError, load_tensors, save_tensors
 
 MIXTURE = MixtureDenoiser(
@@ -99,12 +99,6 @@ def test_a_fresh_solver_samples_as_its_base(base: Tableau, options: dict[str, An
     near(found, trajectory(MIXTURE, base, NOISE))
 
 
-def test_a_fresh_solver_tells_the_network_what_its_base_tells_it() -> None:
-    base = BASES["without AFS"]
-    told = replace(base, sigmas_in=1.1 * base.sigmas_in)
-    near(sample(MIXTURE, begin_dlms(MIXTURE, told, features=False), NOISE), sample(MIXTURE, told, NOISE))
-
-
 def test_ddim_needs_a_window_of_one() -> None:
     near(sample(MIXTURE, dlms("ddim", window=1), NOISE), sample(MIXTURE, BASES["ddim"], NOISE))
     with pytest.raises(ValueError, match=r"row 3 uses output 0: widen window=3"):
@@ -126,14 +120,6 @@ def test_a_frozen_designer_has_the_same_states(
     near(walked, trajectory(MIXTURE, table, NOISE), rtol=1e-9, atol=1e-10 * float(walked.detach().abs().max()))
     assert adaptive or torch.equal(table.sigmas, solver.base.sigmas)
     assert scaling or torch.equal(table.sigmas_in, table.sigmas[:-1])
-
-
-def test_a_frozen_table_keeps_the_metadata_and_a_solver_that_reads_has_none() -> None:
-    assert replace(dlms("ddim"), metadata=dict(method="x")).freeze().metadata == dict(method="x")
-    network = dode.load("fashion-mnist-data")
-    reads = begin_dlms(network, solvers.ddim(network.grid, nfe=2))
-    with pytest.raises(ValueError, match="has a table for each image, not one"):
-        reads.freeze()
 
 
 def moved(name: str, row: int, column: int, by: float) -> Tableau:
@@ -180,17 +166,6 @@ def test_a_level_is_a_share_of_what_is_left() -> None:
             assert changed.sigmas[row] < s[row] and changed.sigmas[-1] == s[-1]
         assert float(moved(name, 0, -2, 0.5).sigmas[0] / s[0]) == pytest.approx(math.exp(0.5))
     near(moved("without AFS", 0, -2, 0.5).sigmas, BASES["without AFS"].sigmas)
-
-
-def test_levels_decrease_however_low_the_first_one_is() -> None:
-    levels = moved("as published", 0, -2, -8.0).sigmas
-    assert (levels[1:] <= levels[:-1]).all()
-
-
-def test_two_fresh_designers_are_the_same() -> None:
-    model = dode.load("fashion-mnist-data")
-    one, two = (begin_dlms(model, solvers.ddim(model.grid, nfe=2)).designer.state_dict() for _ in range(2))
-    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 # --- the teacher that runs along ------------------------------------------------------------------
@@ -397,11 +372,13 @@ TEACHER = solvers.deis(MIXTURE.grid, nfe=40, variable="log_rho", basis="data")
 START = solvers.deis(MIXTURE.grid, nfe=4, variable="log_rho", basis="data", afs=True)
 
 
-def fit(folder: Path | None = None, solver: Designed | None = None, **options: Any) -> Designed:
+def fit(
+    folder: Path | None = None, solver: Designed | None = None, points: int = 5, trajectories: int = 320, **given: Any
+) -> Designed:
     """Twenty steps, four checks."""
+    problem = Problem(MIXTURE, START, CHECK, folder=folder, method="test", **dict(teacher=TEACHER) | given)
     solver = solver or begin_dlms(MIXTURE, START, features=False)
-    usual: dict[str, Any] = dict(method="test", trajectories=320, batch_size=16, rate=2e-2, check=CHECK, checks=4)
-    return train(solver, MIXTURE, folder, **usual | dict(teacher=TEACHER) | options)
+    return train(problem, solver, trajectories=trajectories, batch_size=16, rate=2e-2, checks=4, points=points)
 
 
 @pytest.fixture(scope="module")
@@ -458,9 +435,9 @@ def test_the_best_on_the_noise_held_back_is_kept(whole: Designed, tmp_path: Path
     assert same(found, whole) and found.metadata["cost"][0] < 1e-20 < 1e-9 < min(found.metadata["cost"][1:])
     with pytest.raises(Killed):
         fit(tmp_path, residual=Deadly(21))  # in the eleventh step, after two checks
-    (file,) = tmp_path.glob("*.best.safetensors")
+    (file,) = tmp_path.iterdir()
     half_way = replace(whole, designer=type(whole.designer)(**whole.designer.config))
-    half_way.designer.load_state_dict({"table": load_tensors(file, "best designer")[0]["kept.table"]})
+    half_way.designer.load_state_dict({"table": load_tensors(file, "training state")[0]["best.table"]})
     found = fit(teacher=half_way.freeze())
     assert same(found, half_way) and found.metadata["cost"][2] < 1e-20 and len(found.metadata["cost"]) == 5
     held = Examples.make(MIXTURE, CHECK, TEACHER, pixels, 1.0)
@@ -469,12 +446,10 @@ def test_the_best_on_the_noise_held_back_is_kept(whole: Designed, tmp_path: Path
 
 def test_what_a_training_says_of_itself() -> None:
     MIXTURE.reset()
-    found = fit(seeds=range(40), points=3)
-    facts = found.metadata
+    facts = fit(points=3).metadata
     assert facts["network_evaluations"] == MIXTURE.evaluations + 2 * 4 * 16 * 20  # a backward pass is two calls
     assert MIXTURE.evaluations > 4 * 16 * 20 + 3 * 4 * 16 * 20 + 40 * 40  # student, its teacher, and that of the check
-    wanted = dict(solver="test-deis", method="test", nfe=4, model="Gaussian mixture", shape=[3], trajectories=320)
-    assert facts.items() >= dict(wanted, check_seeds=list(range(40))).items()
+    assert facts["trajectories"] == 320 and facts["teacher_nfe"] == 3 * 4
     with pytest.raises(FloatingPointError):
         fit(residual=lambda x: x / 0 * 0)
 
@@ -490,48 +465,12 @@ def test_killed_in_a_step_and_resumed_it_ends_the_same(call: int, tmp_path: Path
     assert ended_the_same(fit(tmp_path), whole)
 
 
-@pytest.mark.parametrize("checks", [1, 4])
-def test_killed_before_a_check_and_resumed_it_ends_the_same(
-    checks: int, tmp_path: Path, whole: Designed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, left = Run.train, [None] * checks
-
-    def killed_after_it_saved(*args: Any, **options: Any) -> None:
-        run(*args, **options)
-        left.pop()
-        if not left:
-            raise Killed
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(Run, "train", killed_after_it_saved)
-        fit(tmp_path)
-    assert ended_the_same(fit(tmp_path), whole)
-
-
-def test_what_is_done_is_not_done_again(tmp_path: Path, whole: Designed, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, stops = Run.train, list[int]()
-
-    def until_killed(self: Run, *args: Any, **options: Any) -> None:
-        if len(stops) == 3:
-            raise Killed
-        stops.append(self.step)
-        run(self, *args, **options)
-
-    monkeypatch.setattr(Run, "train", until_killed)
+def test_what_is_done_is_not_done_again(tmp_path: Path, whole: Designed) -> None:
     with pytest.raises(Killed):
-        fit(tmp_path)
-    assert stops == [0, 5, 10]
-    began = list[int]()
-    monkeypatch.setattr(Run, "train", lambda self, *a, **k: (began.append(self.step), run(self, *a, **k)))
-    resumed = fit(tmp_path)
-    assert began == [15] and same(resumed, whole)
-    assert same(fit(tmp_path), whole) and began[-1] == 15  # finished: nothing is left to train
-
-
-def test_another_training_in_the_same_folder_is_its_own(tmp_path: Path, whole: Designed) -> None:
-    fit(tmp_path, solver=begin_dlms(MIXTURE, solvers.ddim(MIXTURE.grid, nfe=4), features=False))
-    fit(tmp_path, solver=amed(4))
-    assert same(fit(tmp_path), whole)
+        fit(tmp_path, residual=Deadly(35))  # in the eighteenth step, after that of the third check was saved
+    rest = Deadly(100)
+    assert same(fit(tmp_path, residual=rest), whole) and rest.left == 100 - 2 * 5
+    assert same(fit(tmp_path, residual=rest), whole) and rest.left == 90  # finished: nothing is left to train
 
 
 @pytest.mark.parametrize("other", [dict(points=2), dict(residual=lambda x: 2 * x)], ids=["points", "residual"])
@@ -597,23 +536,21 @@ def test_the_feature_is_the_channel_mean_of_the_bottleneck(model: Denoiser) -> N
     assert not nothing and not bottleneck(model)._forward_hooks
 
 
-def test_batches_do_not_matter(model: Denoiser, solver: Designed) -> None:
-    noise = noise_of(model, range(5))
+def test_an_image_depends_on_its_seed_alone(model: Denoiser, solver: Designed) -> None:
+    noise = noise_of(model, [4, 7, 9, 11, 2])
     whole = sample(model, solver, noise)
     near(sample(model, solver, noise, batch_size=2), whole, rtol=0, atol=2e-4)
-    assert whole.dtype == torch.float32 and whole.shape == noise.shape
-
-
-def test_an_image_depends_on_its_seed_alone(model: Denoiser, solver: Designed) -> None:
-    images = sample(model, solver, noise_of(model, [4, 7, 9]))
-    near(sample(model, solver, noise_of(model, [9, 4])), images[[2, 0]], rtol=0, atol=2e-4)
-    assert (images[0] - images[1]).abs().max() > 0.1
+    near(sample(model, solver, noise_of(model, [9, 4])), whole[[2, 0]], rtol=0, atol=2e-4)
+    assert whole.dtype == torch.float32 and (whole[0] - whole[1]).abs().max() > 0.1
+    exact = sample(model, solver, noise.double())
+    assert exact.dtype == torch.float64
+    near(exact.float(), whole, rtol=0, atol=1e-3)
 
 
 def test_a_callback_sees_every_step_at_its_mean_level(model: Denoiser, solver: Designed) -> None:
     noise, seen = noise_of(model, range(3)), list[Step]()
     final = sample(model, solver, noise, callback=seen.append)
-    states = [state for state, _ in solver.walk(model, noise)]
+    states = [replace(state) for state, _ in solver.walk(model, noise)]
     assert [step.index for step in seen] == list(range(solver.nfe)) and len(states) == solver.nfe + 1
     for step, state in zip(seen, states, strict=False):
         assert step.sigma == pytest.approx(float(state.level.mean())) and torch.equal(step.x, state.x)
@@ -621,13 +558,6 @@ def test_a_callback_sees_every_step_at_its_mean_level(model: Denoiser, solver: D
     assert torch.equal(states[-1].x, final) and torch.equal(trajectory(model, solver, noise)[-1], final)
     differ = [float(state.level.std()) > 1e-4 * float(state.level.mean()) for state in states[:-1]]
     assert any(differ) and not differ[0]  # images have levels of their own, once something was seen
-
-
-def test_float64_noise_stays_float64(model: Denoiser, solver: Designed) -> None:
-    noise = noise_of(model, range(2))
-    exact = sample(model, solver, noise.double())
-    assert exact.dtype == torch.float64
-    near(exact.float(), sample(model, solver, noise), rtol=0, atol=1e-3)
 
 
 def test_nothing_stays_on_the_network(model: Denoiser, solver: Designed) -> None:
@@ -655,21 +585,8 @@ def test_it_is_for_one_model_and_shape(model: Denoiser, solver: Designed) -> Non
     assert torch.equal(sample(model, free, noise_of(model, range(1))), sample(model, solver, noise_of(model, range(1))))
 
 
-def test_what_has_no_bottleneck_is_refused_in_one_line() -> None:
-    class Bare(nn.Module):
-        def forward(self, x: Tensor, label: Tensor) -> Tensor:
-            return x
-
-    bare = NoisePrediction(Bare(), (3,), schedules.vp_linear(), name="bare")
-    for denoiser in (MIXTURE, bare, NoisePrediction(lambda x, label: x, (3,), schedules.vp_linear(), name="bare")):
-        for begin in (lambda d: begin_dlms(d, BASES["ddim"]), lambda d: begin_amed(d, karras, 4)):
-            with pytest.raises(ValueError) as info:
-                begin(denoiser)
-            assert str(info.value) == f"{denoiser.name} has no bottleneck that is known; take features=False"
-
-
-@pytest.mark.parametrize("name", ["mid_block", "middle_block"])
-def test_the_bottlenecks_of_others_are_known(name: str) -> None:
+@pytest.mark.parametrize("name", ["mid_block", "middle_block", "elsewhere"])
+def test_the_bottlenecks_of_others_are_known_or_refused(name: str) -> None:
     class Other(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -679,8 +596,13 @@ def test_the_bottlenecks_of_others_are_known(name: str) -> None:
         def forward(self, x: Tensor, label: Tensor) -> Tensor:
             return x * getattr(self, name)(x).mean()
 
-    other = NoisePrediction(Other(), (2, 8, 12), schedules.vp_linear())
-    assert feature_size(other) == 2 * 3
+    other = NoisePrediction(Other(), (2, 8, 12), schedules.vp_linear(), name="other")
+    if name != "elsewhere":
+        assert feature_size(other) == 2 * 3
+        return
+    for begin in (lambda: begin_dlms(other, BASES["ddim"]), lambda: begin_amed(MIXTURE, karras, 4)):
+        with pytest.raises(ValueError, match=r"has no bottleneck that is known; take features=False$"):
+            begin()
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -701,54 +623,22 @@ def test_a_file_holds_all_of_it(model: Denoiser, solver: Designed, tmp_path: Pat
     assert torch.equal(sample(model, again, noise), sample(model, solver, noise))
 
 
-def test_both_kinds_of_file_are_known_by_what_they_hold(tmp_path: Path) -> None:
-    table = BASES["ddim"].save(tmp_path / "table.safetensors")
-    designed = [s.save(tmp_path / f"{k}.safetensors") for k, s in enumerate((dlms("ddim"), amed(3)))]
-    assert isinstance(distillation.load_solver(table), Tableau) and torch.equal(
-        distillation.load_solver(table).full, BASES["ddim"].full
-    )
-    assert [type(distillation.load_solver(file)) for file in designed] == [DLMS, AMED]
-    near(sample(MIXTURE, distillation.load_solver(designed[1]), NOISE), sample(MIXTURE, amed(3), NOISE))
-    with pytest.raises(FileError, match="holds a tableau, not a designed solver"):
-        Designed.load(table)
-    with pytest.raises(FileError, match="holds a designed solver, not a tableau"):
-        Tableau.load(designed[0])
-
-
-def refusal(path: Path) -> str:
-    """The message: one line that names the file."""
-    with pytest.raises(FileError) as info:
-        distillation.load_solver(path)
-    assert str(path) in str(info.value) and "\n" not in str(info.value)
-    return str(info.value)
-
-
-def test_other_files_are_refused(tmp_path: Path) -> None:
+def test_a_file_that_holds_no_solver_is_refused_in_one_line(tmp_path: Path) -> None:
     file = amed(3).save(tmp_path / "s.safetensors")
     tensors, facts = load_tensors(file, "designed solver")
-    blob = file.read_bytes()
-    for keep in (0, 7, 90, len(blob) // 2, -1):
-        (tmp_path / "cut.safetensors").write_bytes(blob[:keep])
-        assert "not a readable safetensors file" in refusal(tmp_path / "cut.safetensors")
-    assert "does not exist" in refusal(tmp_path / "none.safetensors")
-    save_tensors(tmp_path / "other.safetensors", dict(x=torch.zeros(1)), "images", {})
-    assert "holds a images" in refusal(tmp_path / "other.safetensors")
+    assert type(distillation.load_solver(file)) is AMED
     wrong: list[tuple[dict[str, Any], dict[str, Any]]] = [
-        ({}, dict(style="Designed")),
-        ({}, dict(config=dict(rows=9, outputs=2))),
-        ({}, dict(config=dict(rows=2, outputs=2, depth=3))),
-        ({}, dict(basis="both")),
-        ({"base.sigmas": torch.tensor([1.0, 2.0, 0.1])}, {}),
-        ({"base.full": torch.zeros(2, 2)}, {}),
-        ({"designer.extra": torch.zeros(1)}, {}),
-    ]
+        ({}, dict(style="Designed")), ({}, dict(config=dict(rows=9, outputs=2))), ({}, dict(basis="both")),
+        ({"base.sigmas": torch.tensor([1.0, 2.0, 0.1])}, {}), ({"designer.extra": torch.zeros(1)}, {}),
+        ({}, dict(metadata=None)), ({}, dict(options=None)),
+    ]  # fmt: skip
     for changed, said in wrong:
-        path = save_tensors(tmp_path / "wrong.safetensors", tensors | changed, "designed solver", facts | said)
-        assert "does not hold a valid designed solver; distil it again" in refusal(path)
-    for name in ("style", "basis", "config", "options", "metadata"):
-        less = {k: v for k, v in facts.items() if k != name}
-        path = save_tensors(tmp_path / "wrong.safetensors", tensors, "designed solver", less)
-        assert "does not hold a valid designed solver" in refusal(path)
+        known = {k: v for k, v in (facts | said).items() if v is not None}
+        path = save_tensors(tmp_path / "wrong.safetensors", tensors | changed, "designed solver", known)
+        with pytest.raises(
+            FileError, match=r"wrong.safetensors does not hold a valid designed solver; distil it again$"
+        ):
+            distillation.load_solver(path)
 
 
 # --- recipes --------------------------------------------------------------------------------------
@@ -756,25 +646,20 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 def task(model: Denoiser, images: int, afs: bool = False, **options: Any) -> Problem:
     """Three calls of the usual start."""
-    top = model.grid(1)[:1]
-    usual = dict(variable="log_rho", basis="data", afs=afs)
-    make = lambda levels: solvers.deis(torch.cat([top[: int(afs)], levels]), **usual)  # noqa: E731
-    table, dtype = solvers.deis(model.grid, nfe=3, **usual), torch.float32 if len(model.shape) == 3 else torch.float64
-    noise = initial_noise(model.shape, range(images), dtype=dtype)
-    return Problem(model, table, make, noise, **dict(seeds=range(images), trajectories=64) | options)
+    make = partial(solvers.deis, variable="log_rho", basis="data")
+    noise = initial_noise(model.shape, range(images), dtype=torch.float32 if len(model.shape) == 3 else torch.float64)
+    return Problem(model, make(model.grid, nfe=3, afs=afs), noise, make, **dict(seeds=range(images)) | options)
 
 
-def check_recipe(name: str, given: Problem, tmp_path: Path) -> Any:
-    """What holds for every recipe."""
+def checked(name: str, given: Problem, tmp_path: Path, **options: Any) -> Any:
+    """What holds for every method."""
     given.denoiser.reset()
-    found = DISTILLERS[name](given)
+    found = DISTILLERS[name].fit(given, **options | (dict(trajectories=64) if name in TRAINED else {}))
     spent, facts = given.denoiser.evaluations, found.metadata
-    start = "ddim" if name == "amed" else "deis"
-    wanted = dict(
-        solver=f"{name}-{start}", method=name, nfe=3, model=given.denoiser.name, shape=list(given.denoiser.shape)
-    )
+    solver = dict(amed="amed-ddim").get(name, f"{DISTILLERS[name].prefix or name}-deis")
+    wanted = dict(solver=solver, method=name, nfe=3, model=given.denoiser.name, shape=list(given.denoiser.shape))
     assert found.nfe == 3 and facts.items() >= wanted.items()
-    assert facts["network_evaluations"] > spent if name not in ("gits", "gauss-newton") else spent > 0
+    assert facts["network_evaluations"] > spent if DISTILLERS[name].needs_gradient else spent > 0
     assert "cost" not in facts or min(facts["cost"]) <= facts["cost"][0]
     given.denoiser.reset()
     with torch.no_grad():
@@ -785,47 +670,36 @@ def check_recipe(name: str, given: Problem, tmp_path: Path) -> Any:
     return found
 
 
-TABLES = [name for name in DISTILLERS if name not in ("dlms", "amed")]
+TRAINED = ("dlms", "dlms-fixed", "amed")
+TABLES = [name for name, method in DISTILLERS.items() if not method.designs]
 
 
 @pytest.mark.parametrize("afs", [False, True], ids=["", "afs"])
 @pytest.mark.parametrize("name", TABLES)
-def test_a_recipe_gives_a_table_and_moves_what_it_says(name: str, afs: bool, tmp_path: Path) -> None:
+def test_a_method_gives_a_table_and_moves_what_it_says(name: str, afs: bool, tmp_path: Path) -> None:
     given = task(MIXTURE, 16, afs)
-    found = check_recipe(name, given, tmp_path)
-    if name == "gits":
-        assert found.metadata["network_evaluations"] == 60 * 16
-    if name == "gauss-newton":
-        assert min(found.metadata["cost"]) < found.metadata["cost"][0]
+    found = checked(name, given, tmp_path)
+    assert found.metadata["network_evaluations"] == 60 * 16 or name != "gits"
     start = given.table
-    top, levels, told, parts = (
-        bool((got - was).abs().max() > 1e-6)
-        for got, was in (
-            (found.sigmas[:1], start.sigmas[:1]),
-            (found.sigmas, start.sigmas),
-            (found.sigmas_in, found.sigmas[:-1]),
-            (found.full, given.make(found.sigmas).full),
-        )
-    )
-    wanted = {
-        "gauss-newton": (afs, True, True, True),
-        "gits": (afs, True, False, False),
-        "ld3": (False, True, True, False),
-        "s4s": (False, False, False, True),
-        "s4s-alt": (False, True, True, True),
-        "dlms-fixed": (afs, True, True, True),
-    }
-    assert (top, levels, told, parts) == wanted[name]
+    moved = {
+        "first level": (found.sigmas[:1], start.sigmas[:1]), "levels": (found.sigmas, start.sigmas),
+        "input levels": (found.sigmas_in, found.sigmas[:-1]),
+        "weights": (found.full, given.make(found.sigmas).to_basis(found.basis).full),
+    }  # fmt: skip
+    says = set(DISTILLERS[name].moves) | ({"first level"} if afs and name == "gits" else set())
+    found_moved = {what for what, (got, was) in moved.items() if float((got - was).abs().max()) > 1e-6}
+    assert found_moved == (says if afs else says - {"first level"})
 
 
 @pytest.mark.parametrize("name", ["dlms", "amed", "amed on a grid"])
-def test_a_recipe_gives_a_designer(name: str, model: Denoiser, tmp_path: Path) -> None:
-    levels = {"amed on a grid": lambda n: schedules.log_snr(n, 0.1, 50.0)}.get(name)
+def test_a_method_gives_a_designer(name: str, model: Denoiser, tmp_path: Path) -> None:
+    options = dict(levels=lambda n: schedules.log_snr(n, 0.1, 50.0)) if "grid" in name else {}
     name = name.split()[0]
-    given = task(model, 4, folder=tmp_path, levels=levels)
-    found = check_recipe(name, given, tmp_path)
+    given = task(model, 4, folder=tmp_path)
+    found = checked(name, given, tmp_path, **options)
     usual = schedules.karras(2, model.sigma_min, model.sigma_max)
-    near(found.base.sigmas, given.table.sigmas if name == "dlms" else levels(2) if levels else usual)
+    levels = options["levels"](2) if options else given.table.sigmas if name == "dlms" else usual
+    near(found.base.sigmas, levels)
     assert type(found) is {"dlms": DLMS, "amed": AMED}[name] and found.reads
     assert found.metadata["trajectories"] == 64 and found.metadata["check_seeds"] == [0, 1, 2, 3]
     assert len(found.metadata["cost"]) == 3 and any(file.name.startswith(f"{name}-3-") for file in tmp_path.iterdir())
@@ -835,9 +709,9 @@ def test_what_is_trained_long_is_trained_on_the_fast_model(tmp_path: Path) -> No
     fast = MixtureDenoiser(MIXTURE.means, MIXTURE.stds)
     MIXTURE.reset()
     given = task(MIXTURE, 8, autocast=fast)
-    DISTILLERS["s4s"](given)
-    DISTILLERS["dlms-fixed"](given)
+    DISTILLERS["s4s"].fit(given)
+    DISTILLERS["dlms-fixed"].fit(given, trajectories=64)
     assert MIXTURE.evaluations == 0 < fast.evaluations
     fast.reset()
-    DISTILLERS["gits"](given)
+    DISTILLERS["gits"].fit(given)
     assert fast.evaluations == 0 < MIXTURE.evaluations

@@ -12,7 +12,6 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
-    DDIMPipeline,
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
@@ -144,34 +143,14 @@ DRAW = "sample --solver ddim --nfe 2 --seeds 0 --out o.png"
     ("command", "message"),
     [
         (FIT, "one of the arguments --checkpoint --diffusers is required; see dode distill --help"),
-        (f"{FIT} --diffusers pipelines/pixels --checkpoint fashion-mnist-noise", "not allowed with argument"),
         (f"{FIT} --diffusers nobody/nothing", f"{NOBODY}, and the hub gives no such pipeline; check"),
-        (
-            f"{FIT} --diffusers nobody/nothing",
-            "fully cached locally and an error occurred while trying to fetch metada",
-        ),
-        (
-            f"{FIT} --diffusers ./pipelines/gone",
-            "./pipelines/gone is no folder here, and the hub gives no such pipeline",
-        ),
-        (
-            f"{FIT} --diffusers pipelines/empty",
-            "pipelines/empty holds no pipeline that diffusers can load: Error no file",
-        ),
+        (f"{FIT} --diffusers pipelines/empty", "pipelines/empty holds no pipeline that diffusers can load: Error no"),
         (f"{FIT} --diffusers pipelines/pickled", "pipelines/pickled holds no pipeline that diffusers can load"),
         (f"{FIT} --diffusers pipelines/cut", "pipelines/cut holds no pipeline that diffusers can load"),
-        (
-            f"{FIT} --diffusers pipelines/pixels --prompt fox",
-            "--prompt: DDPMPipeline takes no prompts; leave it out\n",
-        ),
-        (
-            f"{FIT} --diffusers pipelines/pixels --class-label 1",
-            "--class-label: DDPMPipeline is not class-conditional; leave",
-        ),
+        (f"{FIT} --diffusers pipelines/pixels --prompt fox", "--prompt: DDPMPipeline takes no prompts; leave it out\n"),
         (f"{FIT} --diffusers pipelines/classes", "DiTPipeline is conditional: give --class-label\n"),
         (f"{FIT} --diffusers pipelines/classes --prompt fox", "--prompt: DiTPipeline takes no prompts; take --class-l"),
         (f"{FIT} --diffusers pipelines/classes --class-label -2", "DiTTransformer2DModel has the classes 0 to 1000, n"),
-        (f"{FIT} --diffusers pipelines/labels --class-label 3", "UNet2DModel has the classes 0 to 2, not 3\n"),
         (
             f"{FIT} --diffusers pipelines/labels --class-label 1 --guidance-scale 3",
             "--guidance-scale: DDPMPipeline has no known label of no class; leave it out, or give negat",
@@ -179,28 +158,12 @@ DRAW = "sample --solver ddim --nfe 2 --seeds 0 --out o.png"
         (f"{FIT} --diffusers pipelines/classes --class-label 1 --prompt fox", "--prompt or --class-label, not both"),
         (
             f"{FIT} --diffusers pipelines/classes --class-label 1 --negative-prompt fox",
-            "--negative-prompt needs a --prompt",
+            "--negative-prompt needs a --pr",
         ),
-        (
-            f"{FIT} --diffusers pipelines/pixels --guidance-scale 2",
-            "--guidance-scale: DDPMPipeline is unconditional; leave it out",
-        ),
-        (
-            f"{FIT} --diffusers pipelines/pixels --guidance-scale 0.5",
-            "'0.5' is not a number of 1 (no guidance) or more",
-        ),
-        (
-            f"{FIT} --checkpoint fashion-mnist-noise --prompt fox",
-            "--prompt is an option of --diffusers; leave it out",
-        ),
-        (
-            f"{DRAW} --diffusers pipelines/two-channels",
-            "makes samples of shape (2, 8, 8); a picture needs one channel or",
-        ),
-        (
-            "sample --solver ddim --nfe 2 --seeds 0 --out o.png --prompt fox",
-            "needs --nfe and --checkpoint or --diffusers",
-        ),
+        (f"{FIT} --diffusers pipelines/pixels --guidance-scale 2", "--guidance-scale: DDPMPipeline is unconditional"),
+        (f"{FIT} --diffusers pipelines/pixels --guidance-scale 0.5", "'0.5' is not a number of 1 (no guidance) or m"),
+        (f"{FIT} --checkpoint fashion-mnist-noise --prompt fox", "--prompt is an option of --diffusers; leave it out"),
+        (f"{DRAW} --diffusers pipelines/two-channels", "makes samples of shape (2, 8, 8); a picture needs one channel"),
     ],
 )
 def test_one_line_says_what_is_wrong(
@@ -241,39 +204,6 @@ def test_a_pipeline_of_prompts_needs_prompts(config: dict[str, Any], options: st
     assert message in str(error.value) and "=" not in str(error.value)
     told = parser().parse_args(shlex.split(f"{FIT} --diffusers x --prompt fox --guidance-scale 3.5"))
     models.check_conditioning(told, StableDiffusion(**config))
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("Not here (No snapshot. Pass x=1.) and no hub. See above.", "Not here and no hub"),
-        ("No file in my(1). Sorry.\nMore", "No file in my(1)"),
-        ("", "OSError"),
-    ],
-)
-def test_the_first_sentence_is_whole(text: str, wanted: str) -> None:
-    assert models.sentence(OSError(text)) == wanted
-
-
-def test_a_pipeline_that_is_not_reproduced(here: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    DDIMPipeline.from_pretrained("pipelines/pixels").save_pretrained(tmp_path / "other")
-    capsys.readouterr()
-    assert run(f"{FIT} --diffusers other") == 2
-    assert capsys.readouterr().err.startswith("dode: from_diffusers does not reproduce DDIMPipeline; it is tested for ")
-
-
-def test_a_solver_for_another_pipeline(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        run("distill --diffusers pipelines/pixels --solver ddim --nfe 2 --images 1 --scale 2 --out p.safetensors") == 0
-    )
-    capsys.readouterr()
-    for told, message in (
-        ("--diffusers pipelines/two-channels", "makes samples of shape (2, 8, 8)"),
-        ("--checkpoint fashion-mnist-noise", "is for pixels, not fashion-mnist-noise; distil one for that"),
-        ("", "is for pixels, which does not ship with dode; give one with --checkpoint or --diffusers"),
-    ):
-        assert run(f"sample --solver p.safetensors --seeds 0 --out o.png {told}") == 2
-        assert message in capsys.readouterr().err
 
 
 def test_without_diffusers(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import math
 import subprocess
@@ -10,42 +9,34 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    EDMEulerScheduler,
-    EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    IPNDMScheduler,
-    SCMScheduler,
-    UniPCMultistepScheduler,
-)
+from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor, nn
 
 import dode
-from dode import distillation, solvers
+from dode import solvers
 from dode.denoisers import NetworkDenoiser
 from dode.diffusers import DodeScheduler, from_diffusers
 from dode.diffusers.scheduler import Process
 from dode.diffusers.support import SCHEDULERS as SUPPORTED
-from dode.schedules import Flow, karras, log_snr, vp_linear
-from dode.tableau import Tableau
+from dode.schedules import Flow, log_snr, vp_linear
+from tests.tiny import SCALED, distance, with_other_sigma_in
 
 Config = dict[str, Any]
 SHAPE = (3, 4)
 NOISE = dode.initial_noise(SHAPE, range(5), dtype=torch.float64)
-SCALED = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
 # name -> a scheduler of diffusers; between them every schedule and every prediction type
 SCHEDULERS: dict[str, Any] = {
     "linear": DDIMScheduler(),
-    "clean image": DDPMScheduler(prediction_type="sample"),
-    "scaled linear": EulerDiscreteScheduler(**SCALED, prediction_type="v_prediction"),
+    "clean image": diffusers.DDPMScheduler(prediction_type="sample"),
+    "scaled linear": diffusers.EulerDiscreteScheduler(**SCALED, prediction_type="v_prediction"),
     "cosine": UniPCMultistepScheduler(beta_schedule="squaredcos_cap_v2"),
     "trained": DDIMScheduler(trained_betas=[0.001 + 0.0004 * k for k in range(50)], num_train_timesteps=50),
-    "zero SNR": DPMSolverMultistepScheduler(**SCALED, rescale_betas_zero_snr=True, prediction_type="v_prediction"),
+    "zero SNR": diffusers.DPMSolverMultistepScheduler(
+        **SCALED, rescale_betas_zero_snr=True, prediction_type="v_prediction"
+    ),
     "EDM": EDMEulerScheduler(sigma_data=0.6),
     "EDM's v": EDMEulerScheduler(prediction_type="v_prediction"),
     "flow": FlowMatchEulerDiscreteScheduler(shift=3.0),
@@ -67,11 +58,16 @@ class Smooth(nn.Module):
         return (torch.tanh(torch.einsum("ij,bjk->bik", self.mix, sample.float()) + torch.sin(label)),)
 
 
-SMOOTH = Smooth()
-
-
 def denoiser(name: str) -> NetworkDenoiser:
     return from_diffusers(SMOOTH, SCHEDULERS[name], shape=SHAPE)
+
+
+SMOOTH = Smooth()
+GRID = denoiser("linear").grid
+
+
+def linear(table: dode.Tableau) -> DodeScheduler:
+    return DodeScheduler.from_tableau(table, SCHEDULERS["linear"])
 
 
 def walk(scheduler: DodeScheduler, noise: Tensor, begin: int = 0) -> Tensor:
@@ -83,47 +79,32 @@ def walk(scheduler: DodeScheduler, noise: Tensor, begin: int = 0) -> Tensor:
     return x
 
 
-def distance(a: Tensor, b: Tensor) -> float:
-    return float((a.double() - b.double()).abs().max() / b.abs().max())
-
-
 # --- processes -----------------------------------------------------------------------------------
 
 
-@schedulers
-def test_the_process_is_the_denoisers(name: str) -> None:
-    """Two readings of one config: the scheduler's own, and dode's schedules and prediction types."""
-    process, model = Process(SCHEDULERS[name].config), denoiser(name)
-    for sigma in log_snr(20, 0.003, min(model.sigma_max, 500.0)).tolist():
-        wanted = model.level(sigma)
-        skip, out, scale, label = process.at(sigma)
-        sign = -1 if name == "EDM's v" else 1  # there the network's own answer is turned round
-        assert [skip, sign * out, scale, label] == pytest.approx([*wanted], rel=1e-9, abs=1e-9)
+@pytest.mark.parametrize(
+    "scheduler",
+    [*SCHEDULERS.values(), *(getattr(diffusers, kind)() for kind in SUPPORTED if kind != "DodeScheduler")],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_the_process_of_every_scheduler_that_is_accepted(scheduler: Any) -> None:
+    """The scheduler's own reading of a config is that of dode's schedules and prediction types.
 
-
-@pytest.mark.parametrize("name", [name for name in SCHEDULERS if hasattr(SCHEDULERS[name], "alphas_cumprod")])
-def test_the_chain_is_the_schedulers(name: str) -> None:
-    process, model = Process(SCHEDULERS[name].config), denoiser(name)
-    if process.kind == "vp":
-        bar = SCHEDULERS[name].alphas_cumprod.double()
-        torch.testing.assert_close(torch.from_numpy(process.sigmas), ((1 - bar) / bar).sqrt(), rtol=1e-3, atol=0)
-        torch.testing.assert_close(torch.from_numpy(process.sigmas), model.schedule.sigmas, rtol=1e-9, atol=0)  # type: ignore[attr-defined]
-        k = torch.arange(len(bar))
-        assert [process.at(s).label for s in process.sigmas] == pytest.approx(k.tolist(), abs=1e-6)
-
-
-@pytest.mark.parametrize("kind", [kind for kind in SUPPORTED if kind != "DodeScheduler"])
-def test_the_process_of_every_scheduler_that_is_accepted(kind: str) -> None:
-    """Its noise levels are those that diffusers computes itself, and it is accepted, as an object and as a config."""
-    scheduler = getattr(importlib.import_module("diffusers"), kind)()
+    Its noise levels are those that diffusers computes itself, and it is accepted as an object and as a config.
+    """
     process, model = Process(scheduler.config), from_diffusers(SMOOTH, scheduler, shape=SHAPE)
     if process.kind == "vp":
-        bar = scheduler.alphas_cumprod.double()
-        torch.testing.assert_close(torch.from_numpy(process.sigmas), ((1 - bar) / bar).sqrt(), rtol=1e-3, atol=0)
-    else:
-        assert process.kind == ("flow" if "Flow" in kind else "edm")
-        assert float(scheduler.sigmas.max()) == pytest.approx(1.0 if "Flow" in kind else model.sigma_max, rel=1e-6)
-    named = dict(scheduler.config) | dict(_class_name=kind)
+        bar, sigmas = scheduler.alphas_cumprod.double(), torch.from_numpy(process.sigmas)
+        torch.testing.assert_close(sigmas, ((1 - bar) / bar).sqrt(), rtol=1e-3, atol=0)
+        torch.testing.assert_close(sigmas, model.schedule.sigmas, rtol=1e-9, atol=0)  # type: ignore[attr-defined]
+        assert [process.at(s).label for s in sigmas.tolist()] == pytest.approx([*range(len(bar))], abs=1e-6)
+    elif process.kind == "edm":
+        assert float(scheduler.sigmas.max()) == pytest.approx(model.sigma_max, rel=1e-6)
+    turned = (process.kind, process.prediction) == ("edm", "v_prediction")  # there the network's answer is turned round
+    for sigma in log_snr(20, 0.003, min(model.sigma_max, 500.0)).tolist():
+        skip, out, *told = process.at(sigma)
+        assert [skip, -out if turned else out, *told] == pytest.approx([*model.level(sigma)], rel=1e-9, abs=1e-9)
+    named = dict(scheduler.config) | dict(_class_name=type(scheduler).__name__)
     assert from_diffusers(SMOOTH, named, shape=SHAPE).schedule == model.schedule
 
 
@@ -135,6 +116,7 @@ def test_every_process_gives_dodes_samples(name: str, afs: bool) -> None:
         solvers.heun(model.grid, nfe=7 - afs, afs=afs),
         solvers.dpm_solver_pp(model.grid, nfe=5, order=3, afs=afs),
         solvers.unipc(model.grid, nfe=5, order=3, basis="noise", afs=afs),
+        with_other_sigma_in(solvers.ddim(model.grid, nfe=5, afs=afs)),  # levels that learned solvers tell the network
     ):
         scheduler = DodeScheduler.from_tableau(table, SCHEDULERS[name])
         assert scheduler.timesteps.dtype == torch.float32 and len(scheduler.timesteps) == table.nfe
@@ -142,38 +124,16 @@ def test_every_process_gives_dodes_samples(name: str, afs: bool) -> None:
         assert distance(got, dode.sample(model, table, NOISE)) < 1e-5
 
 
-def test_input_levels_reach_the_network() -> None:
-    """A table may tell the network another level than the one it is at (the time scaling of learned solvers)."""
-    model = denoiser("linear")
-    plain = solvers.ddim(model.grid, nfe=4)
-    levels_in = torch.tensor([0.9, 1.2, 0.8, 1.1]) * plain.sigmas[:-1]
-    table = Tableau("noise", plain.sigmas, plain.weights, sigmas_in=levels_in)
-    scheduler = DodeScheduler.from_tableau(table, SCHEDULERS["linear"])
-    labels = vp_linear().label(levels_in)
-    torch.testing.assert_close(scheduler.timesteps.double(), labels, rtol=1e-6, atol=0)
-    assert (labels % 1 > 0.01).any()  # real-valued
-    got = walk(scheduler, NOISE * scheduler.init_noise_sigma)
-    assert distance(got, dode.sample(model, table, NOISE)) < 1e-5
-    assert distance(got, dode.sample(model, plain, NOISE)) > 1e-3
-
-
-@pytest.mark.parametrize(("name", "kind"), [("flow", FlowMatchEulerDiscreteScheduler), ("EDM", EDMEulerScheduler)])
-def test_ddim_is_diffusers_own_euler(name: str, kind: Any) -> None:
+@pytest.mark.parametrize("name", ["flow", "EDM"])
+def test_ddim_is_diffusers_own_euler(name: str) -> None:
     """Euler's method in ``t`` for flow matching, and in EDM's coordinates, as diffusers has them."""
-    theirs = SCHEDULERS[name]
-    if name == "flow":
-        unshifted = torch.linspace(0.99, 0.2, 6)
-        theirs.set_timesteps(sigmas=unshifted.tolist())
-        levels = theirs.sigmas.double() / (1 - theirs.sigmas.double())
-        x = theirs.sigmas[0] * NOISE.float()
-    else:
-        theirs.set_timesteps(6)
-        levels = theirs.sigmas.double()
-        x = theirs.sigmas[0] * NOISE.float()
+    theirs, flow = SCHEDULERS[name], name == "flow"
+    theirs.set_timesteps(**dict(sigmas=torch.linspace(0.99, 0.2, 6).tolist()) if flow else dict(num_inference_steps=6))
+    levels = theirs.sigmas.double()
+    x = theirs.sigmas[0] * NOISE.float()
     for t in theirs.timesteps:
-        seen = x if name == "flow" else theirs.scale_model_input(x, t)
-        x = theirs.step(SMOOTH(seen, t)[0], t, x).prev_sample
-    ours = DodeScheduler.from_tableau(solvers.ddim(levels), theirs)
+        x = theirs.step(SMOOTH(x if flow else theirs.scale_model_input(x, t), t)[0], t, x).prev_sample
+    ours = DodeScheduler.from_tableau(solvers.ddim(levels / (1 - levels) if flow else levels), theirs)
     torch.testing.assert_close(ours.timesteps, theirs.timesteps, rtol=1e-5, atol=0)
     assert distance(walk(ours, ours.init_noise_sigma * NOISE.float()), x) < 1e-5
 
@@ -201,7 +161,7 @@ def test_it_is_the_solver_of_the_grid_that_is_left(basis: str, order: int, begin
     """DEIS in ln sigma: its rows without history are the lower orders, by the same extrapolation."""
     model, options = denoiser("linear"), dict(variable="log_rho", basis=basis, order=order)
     sigmas = model.grid(7)
-    scheduler = DodeScheduler.from_tableau(solvers.deis(sigmas, **options), SCHEDULERS["linear"])
+    scheduler = linear(solvers.deis(sigmas, **options))
     scheduler.set_timesteps(7)
     scheduler.set_begin_index(begin)
     clean = 0.3 * NOISE.roll(1, 0)
@@ -229,8 +189,7 @@ def test_rows_stay_consistent_wherever_a_run_begins(solver: str, afs: bool) -> N
 
 
 def test_without_a_beginning_it_is_found_by_the_timestep() -> None:
-    table = solvers.ipndm(denoiser("linear").grid, nfe=5)
-    scheduler = DodeScheduler.from_tableau(table, SCHEDULERS["linear"])
+    scheduler = linear(solvers.ipndm(GRID, nfe=5))
     assert scheduler.step_index is None and scheduler.begin_index is None
     got = walk(scheduler, NOISE, begin=2)
     assert scheduler.step_index == 5
@@ -240,7 +199,7 @@ def test_without_a_beginning_it_is_found_by_the_timestep() -> None:
 
 
 def test_noise_is_added_at_the_level_of_the_run() -> None:
-    scheduler = DodeScheduler.from_tableau(solvers.ddim(denoiser("linear").grid, nfe=5), SCHEDULERS["linear"])
+    scheduler = linear(solvers.ddim(GRID, nfe=5))
     levels = [float(s) for s in scheduler.config.levels]
     x, n = torch.full((2, *SHAPE), 0.5), torch.ones(2, *SHAPE)
     wanted = lambda i: (0.5 + levels[i]) / math.hypot(1, levels[i])  # noqa: E731
@@ -257,8 +216,7 @@ def test_noise_is_added_at_the_level_of_the_run() -> None:
 
 
 def test_half_precision_is_kept_and_reckoned_in_float32() -> None:
-    table = solvers.ipndm(denoiser("linear").grid, nfe=8)
-    scheduler = DodeScheduler.from_tableau(table, SCHEDULERS["linear"])
+    scheduler = linear(solvers.ipndm(GRID, nfe=8))
     full = walk(scheduler, NOISE.float())
     scheduler.set_timesteps()
     half = walk(scheduler, NOISE.half())
@@ -266,17 +224,8 @@ def test_half_precision_is_kept_and_reckoned_in_float32() -> None:
     assert all(d.dtype == torch.float32 for d in scheduler._outputs.values())
 
 
-def test_a_learned_variance_is_left_out() -> None:
-    scheduler = DodeScheduler.from_tableau(solvers.ddim(denoiser("linear").grid, nfe=2), SCHEDULERS["linear"])
-    t, said = scheduler.timesteps[0], torch.ones(2, *SHAPE)
-    plain = scheduler.step(said, t, said).prev_sample
-    scheduler.set_timesteps()
-    (twice,) = scheduler.step(torch.cat([said, 7 * said], 1), t, said, return_dict=False)
-    assert torch.equal(plain, twice)
-
-
 def test_many_steps_take_little_room() -> None:
-    scheduler = DodeScheduler.from_tableau(solvers.ddim(denoiser("linear").grid(1000)), SCHEDULERS["linear"])
+    scheduler = linear(solvers.ddim(GRID(1000)))
     assert all(len(row) == 1 for row in scheduler.config.weights)
     x, outputs = NOISE, 0
     for t in scheduler.timesteps[:20]:
@@ -289,19 +238,14 @@ def test_many_steps_take_little_room() -> None:
 def test_the_file_holds_every_number(name: str, tmp_path: Path) -> None:
     model = denoiser(name)
     table = solvers.unipc(model.grid, nfe=4, order=2, basis="noise", afs=True)
-    levels_in = 1.01 * table.sigmas[:-1]
-    table = Tableau(
-        "noise", table.sigmas, table.weights, table.noise_weights, levels_in, dict(solver="mine", seeds=[1, 2])
-    )
+    table = with_other_sigma_in(table.with_full(table.full, solver="mine", seeds=[1, 2]))
     scheduler = DodeScheduler.from_tableau(table, SCHEDULERS[name])
     scheduler.save_pretrained(tmp_path)
     again = DodeScheduler.from_pretrained(tmp_path)
-    assert (
-        again._rows == scheduler._rows
-        and again._levels == table.sigmas.tolist()
-        and again._coefficients == scheduler._coefficients
-    )
-    assert again.config.metadata == table.metadata and again.config.levels_told == levels_in.tolist()
+    for name in ("_rows", "_levels", "_coefficients"):
+        assert getattr(again, name) == getattr(scheduler, name)
+    assert again._levels == table.sigmas.tolist() and again.config.levels_told == table.sigmas_in.tolist()
+    assert again.config.metadata == table.metadata
     twice = DodeScheduler.from_tableau(table, again.config)  # the process outlives the solver
     said = lambda s: {k: v for k, v in s.config.items() if not k.startswith("_")}  # noqa: E731
     assert said(twice) == said(scheduler) == said(again)
@@ -321,8 +265,7 @@ def test_other_schedulers_can_take_the_process_back() -> None:
 
 def test_the_file_stands_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One file, without dode: it can be put beside a pipeline's weights."""
-    table = solvers.deis(denoiser("linear").grid, nfe=4, afs=True)
-    scheduler = DodeScheduler.from_tableau(table, SCHEDULERS["linear"])
+    scheduler = linear(solvers.deis(GRID, nfe=4, afs=True))
     scheduler.save_pretrained(tmp_path)
     source = Path(sys.modules[DodeScheduler.__module__].__file__ or "")
     copy = tmp_path / "alone.py"
@@ -339,7 +282,7 @@ def test_the_file_stands_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.slow
 def test_without_diffusers_there_is_one_line() -> None:
-    """Whether it is imported or asked for; and nothing else of dode asks for it."""
+    """Whether it is imported or asked for; and nothing else of dode asks for it, so that it is imported late."""
     code = """
 import inspect, sys, traceback
 sys.modules["diffusers"] = None
@@ -358,67 +301,41 @@ for asked in ("import dode.diffusers", "dode.from_diffusers"):
     assert [line for line in done.stderr.splitlines() if line[0] not in " T"] == [wanted] * 2
 
 
-def test_ours_does_not_hide_theirs() -> None:
-    import diffusers
-
-    assert "dode" not in Path(str(diffusers.__file__)).parts and hasattr(diffusers, "DDPMPipeline")
-
-
 # --- what is refused -----------------------------------------------------------------------------
 
 CONFIG: Config = dict(beta_schedule="linear", prediction_type="epsilon")
 # of CosineDPMSolverMultistepScheduler, which needs torchsde to be made
 COSINE = dict(sigma_data=1.0, sigma_max=500.0, prediction_type="v_prediction", solver_order=2, solver_type="midpoint")
 TABLE = solvers.ddim(vp_linear().sigmas[[900, 500, 100]], final="zero")
+NO_PROCESS = "neither betas, nor EDM's sigma_data, nor a flow's shift"
+REFUSED = [
+    (CONFIG | dict(prediction_type="score"), "unknown prediction_type 'score' for vp: take epsilon or sample or v"),
+    (diffusers.SCMScheduler(), "unknown prediction_type 'trigflow' for edm: take epsilon or v_prediction"),
+    (dict(beta_schedule="sigmoid"), "beta_schedule 'sigmoid' is unknown; give the betas themselves as trained_betas"),
+    *((config, NO_PROCESS) for config in (dict(num_train_timesteps=1000), diffusers.IPNDMScheduler(), COSINE)),
+    (CONFIG | dict(thresholding=True), "thresholding=True does what no table of a solver can"),
+    (CONFIG | dict(timestep_type="continuous"), "timestep_type='continuous' does what no table"),
+    (FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "invert_sigmas=True does what no table"),
+    (CONFIG | SCALED, "the solver starts at sigma = 60.8223, and this scheduler's levels end at 14.6146"),
+    (EDMEulerScheduler(sigma_max=60.0), "this scheduler's levels end at 60; make one for this model"),
+    ("scaled_linear", "from_tableau takes a dode.Tableau, not a solver that designs its steps, and a scheduler"),
+]
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (
-            dict(beta_schedule="linear", prediction_type="score"),
-            "unknown prediction_type 'score' for vp: take epsilon or sample or v_prediction",
-        ),
-        (SCMScheduler(), "unknown prediction_type 'trigflow' for edm: take epsilon or v_prediction"),
-        (
-            dict(beta_schedule="sigmoid"),
-            "beta_schedule 'sigmoid' is unknown; give the betas themselves as trained_betas",
-        ),
-        (dict(num_train_timesteps=1000), "neither betas, nor EDM's sigma_data, nor a flow's shift"),
-        (IPNDMScheduler(), "neither betas, nor EDM's sigma_data, nor a flow's shift"),
-        (COSINE, "neither betas, nor EDM's sigma_data, nor a flow's shift"),
-        (CONFIG | dict(thresholding=True), "thresholding=True does what no table of a solver can"),
-        (CONFIG | dict(timestep_type="continuous"), "timestep_type='continuous' does what no table"),
-        (FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "invert_sigmas=True does what no table"),
-        (CONFIG | SCALED, "the solver starts at sigma = 60.8223, and this scheduler's levels end at 14.6146"),
-        (EDMEulerScheduler(sigma_max=60.0), "this scheduler's levels end at 60; make one for this model"),
-        ("scaled_linear", "from_tableau takes a dode.Tableau, not a solver that designs its steps, and a scheduler"),
-    ],
-)
+@pytest.mark.parametrize(("config", "message"), REFUSED)
 def test_a_process_that_does_not_fit(config: Any, message: str) -> None:
     with pytest.raises(ValueError) as error:
         DodeScheduler.from_tableau(TABLE, config)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_solver_that_designs_its_steps() -> None:
-    designed = distillation.begin_dlms(denoiser("linear"), solvers.ddim(karras(3, 0.1, 10)), features=False)
-    with pytest.raises(ValueError, match="not a solver that designs its steps"):
-        DodeScheduler.from_tableau(designed, CONFIG)
-
-
 @pytest.mark.parametrize(
     "change",
     [
+        *(dict(levels=levels) for levels in ([10.0, 5.0], [10.0, 5.0, 6.0, 0.0], [10.0, 5.0, 0.0, 0.0])),
+        *(dict(levels_told=levels) for levels in ([10.0, 5.0], [10.0, 5.0, -1.0])),
+        *(dict(weights=rows) for rows in ([], [[1.0, 2.0], [1.0], [1.0]], [[math.nan], [1.0], [1.0]])),
         dict(basis="velocity"),
-        dict(levels=[10.0, 5.0]),
-        dict(levels=[10.0, 5.0, 6.0, 0.0]),
-        dict(levels=[10.0, 5.0, 0.0, 0.0]),
-        dict(levels_told=[10.0, 5.0]),
-        dict(levels_told=[10.0, 5.0, -1.0]),
-        dict(weights=[[1.0, 2.0], [1.0], [1.0]]),
-        dict(weights=[]),
-        dict(weights=[[math.nan], [1.0], [1.0]]),
         dict(start=[0.0]),
     ],
 )
@@ -429,15 +346,12 @@ def test_numbers_that_are_no_table(change: Config) -> None:
         DodeScheduler(**CONFIG, **numbers | change)
 
 
-def test_a_config_without_a_solver() -> None:
-    with pytest.raises(ValueError, match=r"here is no solver: DodeScheduler.from_tableau\(table, pipe"):
-        DodeScheduler.from_config(SCHEDULERS["linear"].config)
-
-
-def test_steps_and_rows_that_are_not_there() -> None:
+def test_steps_rows_and_shapes_that_are_not_there() -> None:
     scheduler = DodeScheduler.from_tableau(TABLE, CONFIG)
     scheduler.set_timesteps(3)
     scheduler.set_timesteps()
+    with pytest.raises(ValueError, match=r"here is no solver: DodeScheduler.from_tableau\(table, pipe"):
+        DodeScheduler.from_config(CONFIG)
     with pytest.raises(ValueError, match="this solver makes 3 calls: num_inference_steps=3, not 50"):
         scheduler.set_timesteps(50)
     for row in (-1, 3):
@@ -448,13 +362,8 @@ def test_steps_and_rows_that_are_not_there() -> None:
     walk(scheduler, NOISE)
     with pytest.raises(ValueError, match="has made its 3 steps; set_timesteps begins a new run"):
         scheduler.step(NOISE, scheduler.timesteps[0], NOISE)
-
-
-def test_a_solver_for_another_shape() -> None:
     table = TABLE.with_full(TABLE.full, model="theirs", shape=[1, 28, 28])
     scheduler = DodeScheduler.from_tableau(table, CONFIG)
-    with pytest.raises(
-        ValueError, match=r"distilled for samples of shape \(1, 28, 28\), not \(3, 4\); use tableau.unbind"
-    ):
+    with pytest.raises(ValueError, match=r"for samples of shape \(1, 28, 28\), not \(3, 4\); use tableau.unbind"):
         walk(scheduler, NOISE)
     walk(DodeScheduler.from_tableau(table.unbind(), CONFIG), NOISE)

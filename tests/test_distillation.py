@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
 from small import network_file
@@ -9,7 +16,18 @@ from small import network_file
 import dode
 from dode import schedules, solvers
 from dode.denoisers import MixtureDenoiser
-from dode.distillation import corrected, d_ode, directions, families, make_teacher, record, target_states
+from dode.distillation import (
+    DISTILLERS,
+    corrected,
+    d_ode,
+    directions,
+    families,
+    gits,
+    ld3,
+    make_teacher,
+    record,
+    target_states,
+)  # fmt: skip
 from dode.sampling import Step, initial_noise, sample, trajectory
 
 GRID = schedules.karras(5, 0.02, 80.0, final="zero")  # lower, and the last difference of outputs is rounding
@@ -207,18 +225,13 @@ def test_metadata_survive_a_file(tmp_path) -> None:
     assert torch.equal(sample(MIXTURE, again, NOISE), sample(MIXTURE, learned, NOISE))
 
 
-def test_bad_arguments_are_one_line() -> None:
-    table = SOLVERS["d-ddim"]
+def test_what_cannot_be_fitted_is_refused_in_one_line() -> None:
+    table, other = SOLVERS["d-ddim"], solvers.ddim(schedules.karras(7, 0.02, 80.0, final="zero"))
     for wrong, message in (
-        (dict(teacher="euler"), "teacher must be"),
-        (dict(align="sigma"), "align must be"),
-        (dict(scale=0), "scale must be"),
-        (dict(first_step="x"), "first_step must be"),
-        (dict(equation=11), "equation must be"),
-        (dict(basis="data"), "basis must be"),
-        (dict(teacher=solvers.ddim(schedules.karras(7, 0.02, 80.0, final="zero"))), "meets every student level"),
-        (dict(teacher=solvers.ddim(schedules.karras(7, 0.02, 80.0, final="zero")), align="index"), "multiple of 5"),
-    ):
+        (dict(teacher="euler"), "teacher must be"), (dict(equation=11), "equation must be"),
+        (dict(teacher=other), "meets every student level"), (dict(teacher=other, align="index"), "multiple of 5"),
+        (dict(batch_size=0), "batch_size must be"),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=message) as caught:
             d_ode(MIXTURE, table, NOISE, **wrong)
         assert "\n" not in str(caught.value)
@@ -226,11 +239,121 @@ def test_bad_arguments_are_one_line() -> None:
         d_ode(MIXTURE, table, iter(()))
     with pytest.raises(ValueError, match="5 lambdas"):
         corrected(table, [0.0])
-    with pytest.raises(ValueError, match="batch_size must be"):
-        d_ode(MIXTURE, table, NOISE, batch_size=0)
     between = 0.5 * float(GRID[1] + GRID[2])  # only the teacher goes there
     hole = lambda x, sigma: x * float("nan") if abs(float(sigma) - between) < 3 else MIXTURE(x, sigma)  # noqa: E731
     with pytest.raises(FloatingPointError, match="to the teacher"):
         d_ode(hole, table, NOISE)
     with pytest.raises(FloatingPointError, match="row 0 at sigma = 80"):
         d_ode(lambda x, sigma: x * float("nan"), table, NOISE)
+
+
+def test_a_method_that_writes_the_solver_anew_needs_it_as_a_function() -> None:
+    """Or a table whose metadata say how it was made."""
+    for make in (
+        solvers.ddim,
+        solvers.ipndm,
+        partial(solvers.unipc, order=2),
+        partial(solvers.dpm_solver_pp, afs=True),
+    ):
+        noise = NOISE[:8]
+        told, found = (
+            gits(MIXTURE, make, noise, nfe=4, points=12),
+            gits(MIXTURE, make(MIXTURE.grid, nfe=4), noise, points=12),
+        )
+        assert told.metadata == found.metadata and torch.equal(told.full, found.full)
+    with pytest.raises(ValueError, match="this table does not tell how; pass the solver as a function") as caught:
+        ld3(MIXTURE, solvers.deis(GRID, variable="rho"), NOISE)
+    assert str(caught.value).startswith("ld3 ")
+    for wrong in (dict(solver=solvers.unipc), dict(solver=solvers.unipc(GRID), nfe=5)):
+        with pytest.raises(ValueError, match="nfe= goes with a function"):
+            ld3(MIXTURE, noise=NOISE, **wrong)
+    with pytest.raises(TypeError, match="residual"):
+        gits(MIXTURE, solvers.ipndm, NOISE, nfe=4, residual=lambda x: x)
+
+
+def test_a_method_shows_what_it_takes_and_names_its_paper() -> None:
+    shown = inspect.signature(ld3).parameters
+    assert list(shown)[:7] == ["model", "solver", "noise", "nfe", "radius", "epochs", "rate"]
+    assert "residual" in shown and "residual" not in inspect.signature(d_ode).parameters and "Problem" in ld3.__doc__
+    references = (Path(__file__).parents[1] / "book/references.bib").read_text()
+    assert all(f"{{{method.cite}," in references for method in DISTILLERS.values() if method.source)
+
+
+# --- a new method is one file ---------------------------------------------------------------------
+
+TOY = '''"""Random search."""
+
+from __future__ import annotations
+
+import torch
+
+from dode.distillation.problem import Problem, distiller
+from dode.distillation.space import GridSpace
+from dode.distillation.teachers import Examples
+from dode.tableau import Tableau
+
+
+@distiller("Random grids", source="Nobody 2026", start="ddim", moves=("levels",), everywhere=True)
+def random_search(problem: Problem, *, tries: int = 8, width: float = 0.2) -> Tableau:
+    """The solver on the best of some random grids.
+
+    Parameters
+    ----------
+    tries
+        Grids that are drawn; the solver's own is one more.
+    width
+        How far their levels are from those of the solver.
+    """
+    space = GridSpace(problem.table, make=problem.make, levels_in=False)
+    examples = Examples.make(problem.denoiser, problem.noise, problem.guide, problem.residual, held_back=0.5)
+    vector, generator = space.pack(problem.table), torch.Generator().manual_seed(0)
+    noise = torch.randn(tries, len(vector), generator=generator, dtype=torch.float64)
+    tables = [problem.table, *(space.table(vector + width * shift) for shift in noise)]
+    return min(tables, key=lambda table: examples.check(problem.denoiser, table))
+'''
+SEEN = r"""
+import contextlib, io
+from pathlib import Path
+import dode
+from dode import cli, distillation, experiments
+from dode.experiments import fits, learned, papers, plots
+
+def said(command):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+        with contextlib.suppress(SystemExit):
+            cli.main(command.split())
+    return out.getvalue()
+
+text = said("distill --help")
+assert "  random-search (Nobody 2026) The solver on the best of some random grids\n" in text
+assert "--tries N" in text and "random-search: Grids that are drawn (default: 8)" in " ".join(text.split())
+fit = "distill --checkpoint fashion-mnist-data --solver ddim --nfe 3 --images 4 --out d.safetensors --method "
+assert said(fit + "ld3 --tries 3") == "dode: --method ld3 has no option --tries; leave it out\n"
+assert said(fit + "random-search --epochs 3") == "dode: --method random-search has no option --epochs; leave it out\n"
+assert "wrote d.safetensors: random-search-ddim, NFE 3" in said(fit + "random-search --tries 2 --compare pixels")
+
+model = dode.load("fashion-mnist-data")
+noise = dode.initial_noise(model.shape, range(4))
+options = dict(tries=2, seeds=range(4))
+one = distillation.random_search(model, dode.solvers.ddim, noise, nfe=3, **options)
+two = distillation.random_search(model, dode.solvers.ddim(model.grid(3)), noise, batch_size=100, **options)
+assert one.save("one.safetensors").read_bytes() == two.save("two.safetensors").read_bytes()
+assert one.save("one.safetensors").read_bytes() == Path("d.safetensors").read_bytes()
+
+learnt = fits.fit(experiments.preset("smoke"), "fashion-mnist-data", "cpu", "random-search:tries=2,residual=pixels", 3)
+assert learnt.metadata["network_evaluations"] == 4 * 40 + 3 * 2 * 3
+assert papers.METHODS[-1] == "random-search" in learned.EVERYWHERE and plots.NAMES["random-search"] == "Random grids"
+assert len({look["color"] for look in plots.LEARNED_LOOKS.values()}) == len(distillation.DISTILLERS) == 10
+"""
+
+
+@pytest.mark.slow
+def test_a_new_method_is_one_file(tmp_path) -> None:
+    """The command, its help and refusals, the public call, the words of sweeps and the comparison page know it."""
+    source = Path(dode.__file__).parent
+    shutil.copytree(source, tmp_path / "dode", ignore=shutil.ignore_patterns("checkpoints", "__pycache__"))
+    (tmp_path / "dode/checkpoints").symlink_to(source / "checkpoints")
+    (tmp_path / "dode/distillation/random_search.py").write_text(TOY)
+    (tmp_path / "_toc.yml").write_text("")
+    done = subprocess.run([sys.executable, "-c", SEEN], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

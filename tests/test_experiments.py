@@ -1,4 +1,4 @@
-"""Presets, sweeps that survive a kill, the registry, and the committed numbers."""
+"""Presets, the registry of networks, seeds, and the committed numbers."""
 
 from __future__ import annotations
 
@@ -12,62 +12,11 @@ import dode
 from book import prose
 from dode import experiments, zoo
 from dode.experiments import sweeps
-from dode.utils.files import FileError, load_tensors, save_tensors
+from dode.utils.files import FileError
 from dode.zoo.datasets import data_set
 
 ROOT = Path(__file__).resolve().parents[1]
 FASHION = ("fashion-mnist-noise", "fashion-mnist-data")
-
-
-def power(a: int, b: int) -> dict[str, int]:
-    return dict(value=a**b)
-
-
-def test_a_sweep_stores_each_row_and_goes_on_after_a_kill(tmp_path: Path) -> None:
-    path, cells, done = tmp_path / "s.csv", [dict(a=i, b="x") for i in range(4)], []
-
-    def work(a: int, b: str) -> dict[str, object]:
-        if a == 2 and len(done) == 2:
-            raise KeyboardInterrupt
-        done.append(a)
-        return dict(value=a * a)
-
-    with pytest.raises(KeyboardInterrupt):
-        experiments.Sweep(path, ["a", "b"]).run(cells, work)
-    assert len(path.read_text().splitlines()) == 3
-    done.append(-1)
-    sweep = experiments.Sweep(path, ["a", "b"]).run(cells, work)
-    assert done == [0, 1, -1, 2, 3]
-    assert [(r["a"], r["value"]) for r in sweep.rows] == [("0", "0"), ("1", "1"), ("2", "4"), ("3", "9")]
-    assert [p.name for p in tmp_path.iterdir()] == ["s.csv"]
-
-
-@pytest.mark.slow
-def test_processes_find_the_same_rows(tmp_path: Path) -> None:
-    cells = [dict(a=i, b=5) for i in range(3)]
-    sweep = experiments.Sweep(tmp_path / "s.csv", ["a"]).run(cells, power, jobs=2)
-    assert sorted((r["a"], r["value"]) for r in sweep.rows) == [("0", "0"), ("1", "1"), ("2", "32")]
-
-
-def test_a_full_disk_keeps_the_rows_there_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sweep = experiments.Sweep(tmp_path / "s.csv", ["a"])
-    sweep.add(dict(a=1))
-    before = sweep.path.read_text()
-
-    def full(self: Path, *_: object, **__: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space left"):
-        sweep.add(dict(a=2))
-    assert sweep.path.read_text() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["s.csv"]
-
-
-def test_a_foreign_results_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "s.csv").write_text("other\n1\n")
-    with pytest.raises(FileError, match="no column 'a'"):
-        experiments.Sweep(tmp_path / "s.csv", ["a"])
 
 
 @pytest.mark.parametrize(
@@ -97,23 +46,6 @@ def test_damaged_and_foreign_checkpoints_are_refused_in_one_line(tmp_path: Path)
         dode.load(zoo.CHECKPOINTS / "fashion-mnist-moments.safetensors")
 
 
-@pytest.mark.parametrize(
-    "change", [dict(wrapper="torch"), dict(name=None), dict(shape=3), dict(schedule={"schedule": "x"}), dict(config={})]
-)
-def test_a_checkpoint_with_a_wrong_header_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
-    tensors, card = load_tensors(zoo.checkpoint_file("fashion-mnist-noise"), "network")
-    changed = {k: v for k, v in {**card, **change}.items() if v is not None}
-    path = save_tensors(tmp_path / "x.safetensors", tensors, "network", changed)
-    with pytest.raises(FileError, match="does not hold a denoiser") as caught:
-        dode.load(path)
-    assert "\n" not in str(caught.value)
-
-
-def test_an_unknown_device_is_one_line() -> None:
-    with pytest.raises(ValueError, match="cannot use device 'gpu'"):
-        dode.load("fashion-mnist-noise", device="gpu")
-
-
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_a_shipped_checkpoint_is_small_and_documented(name: str) -> None:
     path, card = zoo.checkpoint_file(name), zoo.metadata(name)
@@ -126,22 +58,11 @@ def test_a_shipped_checkpoint_is_small_and_documented(name: str) -> None:
     assert path.with_suffix(".md").read_text() == prose.model_card(name)
 
 
-def test_predictions_and_ranges() -> None:
-    noise, data = (dode.load(name) for name in FASHION)
-    assert (noise.prediction, data.prediction) == ("noise", "data")
-    assert (data.sigma_min, data.sigma_max) == (0.002, 80.0)
-    assert noise.sigma_max == pytest.approx(157.407, abs=1e-2)
-
-
 def test_seeds_of_fit_and_test_never_meet() -> None:
     blocks = range(5)
     fit = {s for b in blocks for s in experiments.fit_seeds(1000, b)}
     test = [set(experiments.held_out_seeds(50_000, b)) for b in blocks]
     assert len(fit) == 5000 and sum(map(len, test)) == len(set().union(*test)) and not fit & set().union(*test)
-
-
-WINS = [(name, "ddim", nfe) for name in FASHION for nfe in (5, 10, 25)]
-WINS += [("fashion-mnist-data", "heun", nfe) for nfe in (5, 9)]
 
 
 @pytest.mark.parametrize(
@@ -161,40 +82,25 @@ def test_bf16_only_where_the_device_has_it(
     assert sweeps.autocast(experiments.preset("smoke"), device) is None
 
 
-def test_the_winner_is_the_same_in_float32_as_in_bf16() -> None:
-    found = experiments.Sweep(ROOT / "results" / "bf16.csv", ["checkpoint", "variant"]).rows
-    for name in FASHION:
-        for precision in ("fd_float32", "fd_bf16"):
-            fd = {r["variant"]: float(r[precision]) for r in found if r["checkpoint"] == name}
-            assert fd["d-ode"] < 0.8 * fd["plain"]
-
-
-def stored(checkpoint: str, nfe: int, variant: str) -> dict[str, str]:
-    """The committed row of DDIM's first block."""
-    key = dict(checkpoint=checkpoint, solver="ddim", nfe=str(nfe), variant=variant, block="0")
-    sweep = experiments.Sweep(ROOT / "results" / "figure_4.standard.csv", experiments.FD_KEYS)
-    (row,) = (row for row in sweep.rows if key.items() <= row.items())
-    return row
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("checkpoint", "nfe"), [(FASHION[0], 5), (FASHION[1], 2)])
 def test_a_committed_fit_and_its_distance_can_be_made_again(checkpoint: str, nfe: int) -> None:
     """The lambdas; the distance of few of the row's images in order of magnitude and order of solvers."""
+    rows = experiments.committed("figure_4").query("solver == 'ddim' and block == 0")
+    rows = rows[(rows.checkpoint == checkpoint) & (rows.nfe == nfe)].set_index("variant")
     model = dode.load(checkpoint)
     plain = experiments.base_solver("ddim", model, nfe)
     again = experiments.distilled(model, plain, 100)
-    lambdas = torch.tensor([float(v) for v in stored(checkpoint, nfe, "d-ode")["lambdas"].split()])
+    lambdas = torch.tensor(experiments.numbers(rows.lambdas["d-ode"]))
     torch.testing.assert_close(torch.tensor(again.metadata["lambdas"]), lambdas, rtol=2e-3, atol=2e-3)
-    features, reference = experiments.fashion_moments()
+    features, reference = experiments.data_moments("fashion-mnist")
     seeds = experiments.held_out_seeds(300)
     fd = {
         variant: dode.metrics.measure(experiments.draw(model, table, seeds), features, reference)["fd"]
         for variant, table in (("plain", plain), ("d-ode", again))
     }
-    committed = {variant: float(stored(checkpoint, nfe, variant)["fd"]) for variant in fd}
-    assert min(fd, key=lambda v: fd[v]) == min(committed, key=lambda v: committed[v])
-    assert fd["plain"] == pytest.approx(committed["plain"], rel=0.3)  # of few images it is larger
+    assert min(fd, key=lambda v: fd[v]) == rows.fd.idxmin()
+    assert fd["plain"] == pytest.approx(rows.fd["plain"], rel=0.3)  # of few images it is larger
 
 
 def test_the_readme_table_is_the_results() -> None:
@@ -207,8 +113,8 @@ def test_the_readme_table_is_the_results() -> None:
 
 
 def test_a_variant_is_written_in_one_word() -> None:
-    p = experiments.preset("smoke")
-    make = lambda variant, solver="ddim": experiments.variant_of(p, "cpu", FASHION[0], solver, variant, 3, 0)  # noqa: E731
+    run = experiments.Run(experiments.preset("smoke"))
+    make = lambda variant, solver="ddim": experiments.variant_of(run, FASHION[0], solver, variant, 3)  # noqa: E731
     model = dode.load(FASHION[0])
     assert torch.equal(make("plain").full, experiments.base_solver("ddim", model, 3).full)
     usual = make("d-ode:scale=2,images=4").metadata

@@ -5,28 +5,30 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import combinations, pairwise
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from dode import schedules, solvers
 from dode.denoisers import GaussianDenoiser, MixtureDenoiser
 from dode.distillation import (
     GridSpace,
+    Problem,
     Space,
     cheapest_path,
     clipped,
     descend,
     gauss_newton,
-    gits,
+    gits_grid,
     pixels,
-    random_features,
     resampled,
     stack,
     step_costs,
-)
+)  # fmt: skip
 from dode.distillation.descent import _Relaxed, gradient, jacobian
 from dode.distillation.gauss_newton import _Problem
 from dode.distillation.space import Kind
@@ -119,37 +121,26 @@ def test_what_has_no_such_space_is_refused() -> None:
 biased = pytest.mark.parametrize(("table", "bias"), [*((table, 3.0) for table in STARTS.values()), (STARTS["3M"], 0.0)])
 
 
+def fit(table: Tableau, noise: Tensor = NOISE, **options: Any) -> Tableau:
+    """The plain method: nothing is weighed, and there is time."""
+    plain = dict(teacher=TEACHER, bias=0.0, limit=0.0, held_back=0.25, steps=30, patience=6, budget=150_000)
+    return gauss_newton(MIXTURE, table, noise, **plain | options)
+
+
 # --- the fit --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("table", STARTS.values(), ids=STARTS)
-@pytest.mark.parametrize("top", [False, True])
-def test_the_normal_equations_are_those_of_the_whole_solver(table: Tableau, top: bool) -> None:
-    """Against central differences of complete runs: which rows a number touches is right."""
-    space = Space(table, first_level=top)
-    goal = pixels(sample(MIXTURE, TEACHER, NOISE[:8]))
-    examples = Examples(pixels, TEACHER, NOISE[:8], goal, NOISE[8:9], goal[:1])
-    problem = _Problem(MIXTURE, space, examples, 3)
-    vector = space.pack(table)
-    here = lambda v: pixels(sample(MIXTURE, space.table(v), NOISE[:8])).flatten()  # noqa: E731
-    columns = [(here(vector + 1e-4 * e) - here(vector - 1e-4 * e)) / 2e-4 for e in torch.eye(len(vector)).double()]
-    j = torch.stack(columns)
-    jj, jr = problem.normal(vector)
-    torch.testing.assert_close(jj, j @ j.T / 8, rtol=0.05, atol=0.02 * float(jj.abs().max()))
-    torch.testing.assert_close(jr, j @ (here(vector) - goal.flatten()) / 8, rtol=0.1, atol=0.02 * float(jr.abs().max()))
 
 
 @biased
 def test_the_bias_is_in_the_normal_equations(table: Tableau, bias: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against central differences of the error: ``mean |r|^2 + bias |mean r|^2``, the mean over all batches."""
     monkeypatch.setitem(_Problem.normal.__globals__, "DIFFERENCE", 1e-5)
-    space, noise = Space(table, first_level=True), NOISE[:8]
+    space, noise = Space(table, first_level=bool(bias)), NOISE[:8]
     residual = lambda x: x * torch.tensor([1.0, 2.0, -0.5])  # noqa: E731
     goal = residual(sample(MIXTURE, TEACHER, noise))
-    examples = Examples(residual, TEACHER, noise, goal, noise[:2], goal[:2], bias)
+    examples = Examples(residual, TEACHER, noise, goal, noise[:2], goal[:2], bias, size=3)
     vector = space.pack(table) + 0.1
     missed = lambda v: residual(sample(MIXTURE, space.table(v), noise)) - goal  # noqa: E731
-    error = lambda v: examples.error(MIXTURE, space.table(v), noise, goal, size=3)  # noqa: E731
+    error = lambda v: examples.error(MIXTURE, space.table(v), noise, goal)  # noqa: E731
     by_hand = missed(vector).square().sum(1).mean() + bias * missed(vector).mean(0).square().sum()
     assert error(vector) == pytest.approx(float(by_hand), rel=1e-12)
     assert examples.check(MIXTURE, table) == examples.error(MIXTURE, table, noise[:2], goal[:2])
@@ -213,7 +204,7 @@ def test_a_path_weight_keeps_the_states_nearer_to_the_reference_path() -> None:
     exact = trajectory(MIXTURE, TEACHER, other)
 
     def apart(path: float) -> tuple[float, float]:
-        found = gauss_newton(MIXTURE, table, NOISE, teacher=TEACHER, path=path)
+        found = fit(table, path=path)
         walk, levels = trajectory(MIXTURE, found, other), found.sigmas.tolist()
         near = [x - on_path(TEACHER.sigmas, exact.transpose(0, 1), v) for x, v in zip(walk, levels, strict=True)]
         return float(torch.stack(near[1:-1]).norm()), float(near[-1].norm())
@@ -228,7 +219,7 @@ def test_a_fit_with_bias_leaves_less_of_what_images_have_in_common() -> None:
     truth = sample(MIXTURE, TEACHER, other)
 
     def missed(bias: float) -> tuple[float, float]:
-        gap = sample(MIXTURE, gauss_newton(MIXTURE, table, NOISE, teacher=TEACHER, bias=bias), other) - truth
+        gap = sample(MIXTURE, fit(table, bias=bias), other) - truth
         return float(gap.mean(0).norm()), float(gap.std(0).norm())
 
     (plain, rest), (biased, more) = missed(0.0), missed(30.0)
@@ -237,7 +228,7 @@ def test_a_fit_with_bias_leaves_less_of_what_images_have_in_common() -> None:
 
 def test_a_solver_that_is_its_own_teacher_is_left_alone() -> None:
     table = STARTS["ipndm"]
-    found = gauss_newton(MIXTURE, table, NOISE, teacher=table)
+    found = fit(table, teacher=table)
     assert found.metadata["cost"][0] == pytest.approx(0, abs=1e-20)
     torch.testing.assert_close(found.full, table.full, rtol=1e-9, atol=1e-9)
 
@@ -245,7 +236,7 @@ def test_a_solver_that_is_its_own_teacher_is_left_alone() -> None:
 def test_one_call_is_enough_for_one_gaussian() -> None:
     """A linear ODE: x_N is linear in z, so a fitted row of one weight ends exactly at the teacher."""
     model = GaussianDenoiser(torch.zeros(3).double(), 0.7)
-    learned = gauss_newton(model, solvers.ddim(ZERO[[0, -1]]), NOISE, teacher=TEACHER, iterations=30)
+    learned = gauss_newton(model, solvers.ddim(ZERO[[0, -1]]), NOISE, teacher=TEACHER, steps=30, patience=6, limit=0)
     gap = rmse(sample(model, learned, NOISE), sample(model, TEACHER, NOISE))
     assert gap < 1e-4 < rmse(sample(model, solvers.ddim(ZERO[[0, -1]]), NOISE), sample(model, TEACHER, NOISE))
 
@@ -253,21 +244,13 @@ def test_one_call_is_enough_for_one_gaussian() -> None:
 @pytest.mark.parametrize("name", ["ddim", "ipndm", "3M"])
 def test_the_end_is_nearer_on_seeds_that_no_fit_saw(name: str, tmp_path) -> None:
     table = STARTS[name]
-    learned = gauss_newton(MIXTURE, table, NOISE, teacher=TEACHER, iterations=15, seeds=range(60))
+    learned = gauss_newton(MIXTURE, table, NOISE, teacher=TEACHER, seeds=range(60))
     other = initial_noise((3,), range(1000, 1200), dtype=torch.float64)
     truth = sample(MIXTURE, TEACHER, other)
     assert rmse(sample(MIXTURE, learned, other), truth) < 0.5 * rmse(sample(MIXTURE, table, other), truth)
     assert learned.nfe == table.nfe and learned.metadata["cost"][0] > min(learned.metadata["cost"])
     again = Tableau.load(learned.save(tmp_path / "learned.safetensors"))
     assert torch.equal(sample(MIXTURE, again, other), sample(MIXTURE, learned, other))
-
-
-def test_evaluations_are_counted_and_too_few_images_refused() -> None:
-    MIXTURE.reset()
-    found = gauss_newton(MIXTURE, STARTS["ddim"], NOISE[:8], teacher=TEACHER, iterations=2)
-    assert found.metadata["network_evaluations"] == MIXTURE.evaluations > 8 * 60
-    with pytest.raises(ValueError, match="four images or more, got 3"):
-        gauss_newton(MIXTURE, STARTS["ddim"], NOISE[:3], teacher=TEACHER)
 
 
 # --- descent --------------------------------------------------------------------------------------
@@ -298,21 +281,23 @@ def test_the_gradient_is_that_of_the_sampler(space: Space) -> None:
 def test_descent_comes_nearer_and_moves_only_what_it_may(kinds: tuple[Kind, ...]) -> None:
     table = STARTS["3M"]
     space = Space(table)
-    options = dict(space=space, method="test", phases=[kinds], teacher=TEACHER, epochs=8, rate=0.05)
-    learned = descend(MIXTURE, table, NOISE, **options)
+    problem = Problem(MIXTURE, table, NOISE, teacher=TEACHER)
+    learned = descend(problem, space, phases=[kinds], epochs=8, rate=0.05)
     other = initial_noise((3,), range(1000, 1200), dtype=torch.float64)
     truth = sample(MIXTURE, TEACHER, other)
     assert rmse(sample(MIXTURE, learned, other), truth) < 0.92 * rmse(sample(MIXTURE, table, other), truth)
     changed = (space.pack(learned) - space.pack(table)).abs() > 1e-9
     assert {kind for kind, c in zip(space.kinds, changed, strict=True) if c} == set(kinds)
     if kinds == ("weight",):
-        torch.testing.assert_close(descend(MIXTURE, table, NOISE, **options).full, learned.full)  # no chance in it
+        torch.testing.assert_close(
+            descend(problem, space, phases=[kinds], epochs=8, rate=0.05).full, learned.full
+        )  # no chance in it
 
 
 def test_descent_counts_a_backward_pass_as_two_calls_and_never_ends_behind_its_start() -> None:
     MIXTURE.reset()
     table = STARTS["3M"]
-    found = descend(MIXTURE, table, NOISE[:8], space=Space(table), method="t", teacher=TEACHER, epochs=1, rate=1.5)
+    found = descend(Problem(MIXTURE, table, NOISE[:8], teacher=TEACHER), Space(table), epochs=1, rate=1.5)
     assert found.metadata["network_evaluations"] == MIXTURE.evaluations + 2 * 4 * 6
     assert found.metadata["cost"][1] > found.metadata["cost"][0] and torch.equal(found.full, table.full)
 
@@ -324,13 +309,6 @@ def test_a_relaxed_start_stays_in_its_ball() -> None:
         relaxed.follow(pick, torch.ones(4, 3, dtype=torch.float64))
     torch.testing.assert_close(relaxed.shift.norm(dim=1), torch.full((4,), 0.1 * math.sqrt(3), dtype=torch.float64))
     assert relaxed.start(pick).requires_grad and not _Relaxed(NOISE, 0.0).start(pick).requires_grad
-
-
-def test_a_stack_sums_its_errors() -> None:
-    both = stack((1.0, pixels), (0.3, pixels))
-    assert float((both(NOISE) - both(NOISE * 0)).square().sum()) == pytest.approx(
-        1.3 * float(pixels(NOISE).square().sum())
-    )
 
 
 # --- grids ----------------------------------------------------------------------------------------
@@ -359,7 +337,7 @@ def test_a_steps_cost_is_what_ddim_misses_by() -> None:
 
 
 def test_a_found_grid_serves_ddim_better_than_the_usual_one() -> None:
-    chosen = gits(MIXTURE, NOISE, points=40)
+    chosen = gits_grid(MIXTURE, NOISE, points=40)
     grid = chosen(4)
     usual = MIXTURE.grid(4)
     assert torch.equal(grid[[0, -1]], usual[[0, -1]]) and (grid[1:] < grid[:-1]).all() and len(grid) == 5
@@ -382,14 +360,6 @@ def test_what_no_file_can_hold_is_not_compared() -> None:
     assert torch.equal(clipped(stack((2.0, pixels), (1.0, pixels)))(images), twice(images))
 
 
-def test_random_features_over_the_whole_image_are_the_mesh_averaged() -> None:
-    x = torch.randn(3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
-    whole, mesh = random_features(2, mesh=1)(x), random_features(2)(x)
-    assert whole.shape == (3, 160) and mesh.shape == (3, 2560)
-    cells = [part.reshape(3, -1, 16).mean(2) * 4 for part in mesh.split([512, 1024, 1024], 1)]
-    torch.testing.assert_close(whole, torch.cat(cells, 1), rtol=1e-4, atol=1e-6)
-
-
 # --- another number of calls ------------------------------------------------------------------------
 
 
@@ -403,13 +373,6 @@ def test_a_table_read_at_another_number_of_calls_is_a_solver(table: Tableau, nfe
     )
     torch.testing.assert_close(found.sigmas_in, 0.9 * found.sigmas[:-1])
     assert Space(found).table(Space(found).pack(found)).nfe == nfe
-
-
-def test_read_at_its_own_number_of_calls_a_table_is_itself() -> None:
-    for table in STARTS.values():
-        found = resampled(table, table.nfe)
-        torch.testing.assert_close(found.sigmas, table.sigmas, rtol=1e-12, atol=0)
-        torch.testing.assert_close(found.full, table.full, rtol=1e-9, atol=1e-12)
 
 
 def test_read_on_a_finer_grid_a_solver_keeps_what_it_is() -> None:

@@ -12,12 +12,14 @@ import torch
 import dode
 from book import prose
 from dode import experiments, zoo
-from dode.denoisers.conditioning import Compiled
+from dode.cli import main
+from dode.denoisers.networks import is_compiled
 from dode.experiments import fits, quality
-from dode.training import TRAININGS, Run, networks
-from dode.training.__main__ import main
+from dode.experiments import run as runs
+from dode.training import TRAININGS, networks, trainings
 from dode.utils.files import FileError, load_tensors
 from tests import natural
+from tests.test_training import kill_after
 
 NAMES = ["imagenet32-noise", "imagenet32-data"]
 EYES = ["imagenet32-classifier", "imagenet32-critic", "imagenet32-observer"]
@@ -37,17 +39,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         natural.make(folder / "data", patch)
         for name in ALL:
-            small = dict(steps=8, batch=16, warmup=2, save_every=3, minutes=None, ema=0.5)
+            small = dict(steps=8, batch=16, warmup=2, save_every=1, ema=0.5)
             small |= dict(rate=0.03, network=TINY[name.rsplit("-", 1)[1]])
             patch.setitem(TRAININGS, name, replace(TRAININGS[name], **small))
         for place in (zoo, zoo.checkpoints):
             patch.setattr(place, "CHECKPOINTS", folder / "checkpoints")
-        command = ["imagenet32", "--out", str(folder / "runs"), "--device", "cpu", "--ship"]
-        with pytest.raises(SystemExit) as stopped:
-            main([*command, "--stop-after", "1e-9"])  # no time at all: nothing is begun
-        assert stopped.value.code == 75 and not (folder / "runs").exists()
-        statuses = [call(command) for _ in range(1 + 7 * len(ALL))]  # every call has time for one step
-        assert statuses == [75] * 7 * len(ALL) + [0]
+        command = ["train", "imagenet32", "--out", str(folder / "runs"), "--device", "cpu", "--ship"]
+        statuses = [call(command) for _ in range(14)]  # every call has time for three of the 40 steps
+        assert statuses == [130] * 13 + [0]
         patch.setattr(zoo, "NAMES", tuple(zoo.shipped(zoo.DENOISERS)))
         forget()
         patch.setattr(fits, "home", lambda: folder)
@@ -56,21 +55,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def call(command: list[str]) -> int:
-    """The command as if its time were over after a step; its exit status."""
-    whole = Run.train
+    """The command, interrupted in its fourth step; its exit status."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "train", lambda run, loss, *_, **__: whole(run, loss, run.step + 1, progress=False))
-        try:
-            main(command)
-        except SystemExit as stopped:
-            return int(str(stopped.code))
-    return 0
+        kill_after(3, patch)
+        return main(command)
 
 
 def forget() -> None:
     """What is kept by name is of other weights now."""
     experiments.load_cached.cache_clear()
-    quality.data_moments.cache_clear()
+    runs.data_moments.cache_clear()
     quality._recorded.cache_clear()
 
 
@@ -78,7 +72,8 @@ def test_all_of_a_data_set_is_trained_by_one_command_called_again_and_again(trai
     shipped = {p.name for p in (trained / "checkpoints").iterdir()}
     files = {f"{name}.{end}" for name in ALL for end in ("safetensors", "csv")}
     assert shipped == files | {zoo.moments_file(name) for name in EYES}
-    assert networks.missing(ALL, trained / "runs") == [] and networks.named("imagenet32") == ALL
+    recipes = trainings("imagenet32")
+    assert networks.missing(recipes, trained / "runs") == [] and [r.name for r in recipes] == ALL
     for name in ALL:
         card = zoo.metadata(zoo.CHECKPOINTS / f"{name}.safetensors")
         assert card["recipe"]["steps"] == 8 and "200 ImageNet classes" in card["data"]
@@ -89,18 +84,18 @@ def test_all_of_a_data_set_is_trained_by_one_command_called_again_and_again(trai
 def test_what_is_not_trained_yet_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(zoo.checkpoints, "CHECKPOINTS", tmp_path)
     monkeypatch.setattr(zoo, "NAMES", ())
-    with pytest.raises(FileError, match="imagenet32-data is not among the shipped files; train it with python -m dode"):
+    with pytest.raises(FileError, match="imagenet32-data is not among the shipped files; train it with dode train"):
         dode.load("imagenet32-data")
     with pytest.raises(FileError, match="imagenet32-critic is not among the shipped files; train it with"):
         zoo.load_evaluator("imagenet32-critic")
-    with pytest.raises(FileError, match="no checkpoint of imagenet32 is here; train them with python -m dode.training"):
+    with pytest.raises(FileError, match="no checkpoint of imagenet32 is here; train them with dode train"):
         experiments.checkpoints("imagenet32")
-    with pytest.raises(FileError, match="imagenet32-data is not finished in .*; train it with python -m dode.training"):
-        networks.ship("imagenet32-data", tmp_path)
+    with pytest.raises(FileError, match="imagenet32-data is not finished in .*; train it with dode train"):
+        networks.ship(TRAININGS["imagenet32-data"], tmp_path)
     (tmp_path / "imagenet32-data.csv").write_text("step,loss,seconds\n")
     (tmp_path / "imagenet32-data.safetensors").write_bytes(bytes(16_100_000))
     with pytest.raises(FileError, match="has 16.1 MB; a shipped file has 16 at most"):
-        networks.ship("imagenet32-data", tmp_path)
+        networks.ship(TRAININGS["imagenet32-data"], tmp_path)
 
 
 def test_an_image_has_the_class_of_its_seed_however_the_seeds_are_cut(trained: Path) -> None:
@@ -125,8 +120,8 @@ def test_an_image_has_the_class_of_its_seed_however_the_seeds_are_cut(trained: P
 @pytest.mark.parametrize("name", NAMES)
 def test_a_row_is_measured_by_the_classifier_of_its_data_set(name: str, trained: Path) -> None:
     (cell,) = experiments.fd_cells(P, {(name, "ddim"): [2]}, ["d-ode"])
-    row = experiments.fd_row(P, "cpu", **cell)
-    assert row["features"].startswith("imagenet32-classifier-") and row["n"] == 24 and float(row["fd"]) > 0
+    row = experiments.fd(experiments.Run(P), **cell)
+    assert row["features"].startswith("imagenet32-classifier-") and row["n"] == "24" and float(row["fd"]) > 0
     (features, data), (critic, critic_data) = fits.evaluators("cpu", name)
     assert features.name == row["features"] == data.features and data.n == critic_data.n == 500
     assert critic.name.startswith("imagenet32-critic-") and critic.name == critic_data.features
@@ -137,12 +132,12 @@ def test_a_row_is_measured_by_the_classifier_of_its_data_set(name: str, trained:
 
 
 def test_sweeps_may_sample_with_a_compiled_network(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = quality.load_compiled.__wrapped__(P, NAMES[0], "cpu")
+    plain = experiments.Run.compiled.__wrapped__(experiments.Run(P), NAMES[0])
     monkeypatch.setenv("DODE_COMPILE", "1")
-    compiled = quality.load_compiled.__wrapped__(P, NAMES[0], "cpu")
-    assert plain is quality.load_autocast(P, NAMES[0], "cpu") and not isinstance(plain.network, Compiled)
-    assert isinstance(compiled.network, Compiled) and compiled.conditions == 200 and compiled.name == plain.name
-    assert isinstance(compiled.of([3, 4]).network, Compiled)
+    compiled = experiments.Run.compiled.__wrapped__(experiments.Run(P), NAMES[0])
+    assert plain is experiments.Run(P).fast(NAMES[0]) and not is_compiled(plain.network)
+    assert is_compiled(compiled.network) and compiled.conditions == 200 and compiled.name == plain.name
+    assert compiled.of([3, 4]).network is compiled.network
 
 
 def test_the_model_card_says_whose_the_images_are(trained: Path) -> None:
@@ -159,10 +154,3 @@ def test_moments_are_of_all_images_and_the_network_of_its_header(trained: Path) 
     assert 0 <= zoo.metadata(zoo.CHECKPOINTS / "imagenet32-classifier.safetensors")["test_accuracy"] <= 1
     log = (zoo.CHECKPOINTS / "imagenet32-data.csv").read_text().splitlines()
     assert log[0] == "step,loss,seconds"
-
-
-def test_a_device_that_is_not_there_is_one_line() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
-    with pytest.raises(SystemExit, match="error: torch finds no CUDA device here; take --device cpu, or leave it out"):
-        main(["imagenet32", "--device", "cuda"])

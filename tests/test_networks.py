@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from dode import zoo
-from dode.training import build_denoiser
+from dode.training import TRAININGS, build_denoiser
 from dode.utils.files import load_tensors
+from dode.zoo.blocks import OURS, Attention
 from dode.zoo.classifiers import Classifier, Critic, Observer
-from dode.zoo.unet import Attention, UNet
+from dode.zoo.unet import UNet
 
 SMALL = dict(widths=(16, 32), heads=2)
 
@@ -28,13 +29,17 @@ def disturbed(network: torch.nn.Module) -> torch.nn.Module:
 @pytest.mark.parametrize(("channels", "patch", "blocks"), [(1, 2, 1), (3, 2, 2), (3, 4, 1), (1, 1, 1)])
 def test_unet_keeps_the_shape(size: int, channels: int, patch: int, blocks: int) -> None:
     net = disturbed(UNet(channels, size, patch, (16, 32, 48), blocks, heads=2))
+    seen = list[Tensor]()
+    net.bottleneck.register_forward_hook(lambda module, inputs, output: seen.append(output))
     out = net(torch.randn(2, channels, size, size), torch.tensor([0.0, 999.0]))
+    coarse = -(-size // patch // 4)  # odd maps halve upwards
+    assert [tuple(s.shape) for s in seen] == [(2, 48, coarse, coarse)]
     assert out.shape == (2, channels, size, size) and torch.isfinite(out).all() and out.std() > 0
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist-noise", "fashion-mnist-data"])
 def test_shipped_network_is_small_and_starts_at_zero(name: str) -> None:
-    d = build_denoiser(name)
+    d = build_denoiser(TRAININGS[name])
     assert isinstance(d.network, UNet)
     assert sum(p.numel() for p in d.network.parameters()) <= 3_000_000
     with torch.no_grad():
@@ -45,12 +50,14 @@ def test_shipped_network_is_small_and_starts_at_zero(name: str) -> None:
         torch.testing.assert_close(d(x, 1.5), float(c.skip) * x)
 
 
-def test_config_rebuilds_the_network() -> None:
-    net = disturbed(UNet(3, 16, 2, (16, 32), 2, heads=2, label_scale=250.0))
+@pytest.mark.parametrize("classes", [0, 5])
+def test_config_rebuilds_the_network(classes: int) -> None:
+    net = disturbed(UNet(3, 16, 2, (16, 32), 2, heads=2, label_scale=250.0, classes=classes))
     again = UNet(**net.config)
     again.load_state_dict(net.state_dict())
-    x, label = torch.randn(2, 3, 16, 16), torch.tensor([0.1, -0.7])
-    assert torch.equal(net(x, label), again(x, label)) and again.config == net.config
+    x, label, drawn = torch.randn(2, 3, 16, 16), torch.tensor([0.1, -0.7]), torch.tensor([1, 2]) if classes else None
+    assert torch.equal(net(x, label, drawn), again(x, label, drawn)) and again.config == net.config
+    assert net.config.get("classes", 0) == classes and ("classes" in net.config) == bool(classes)
 
 
 def test_label_matters_and_is_scaled() -> None:
@@ -80,17 +87,9 @@ def test_gradients_reach_every_parameter() -> None:
         assert p.grad is not None and p.grad.abs().max() > 0, name
 
 
-def test_bottleneck_can_be_watched() -> None:
-    net = UNet(size=28, **SMALL)
-    seen: list[Tensor] = []
-    net.bottleneck.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    net(torch.randn(2, 1, 28, 28), torch.tensor([1.0, 2.0]))
-    assert [tuple(s.shape) for s in seen] == [(2, 32, 7, 7)]
-
-
 def test_attention_is_the_formula() -> None:
     """Head by head: softmax(q k^T / sqrt(d)) v, over all pixels."""
-    net = disturbed(Attention(32, 4))
+    net = disturbed(Attention(32, 4, OURS))
     x = torch.randn(2, 32, 3, 5)
     q, k, v = net.qkv(net.norm(x)).reshape(2, 3, 4, 8, 15).unbind(1)  # (images, heads, channels, pixels)
     weights = torch.einsum("bhcp,bhcq->bhpq", q, k).div(8**0.5).softmax(-1)
@@ -103,67 +102,35 @@ def test_unet_refuses_an_odd_size() -> None:
         UNet(size=27)
 
 
-def test_classifier() -> None:
-    net = Classifier().eval()
-    images = torch.randint(256, (3, 1, 28, 28), dtype=torch.uint8)
-    assert net(images).shape == (3, 10) and net.features(images).shape == (3, 64)
-    torch.testing.assert_close(net.features(images.float()), net.features(images))
-    torch.testing.assert_close(net.head(net.features(images)), net(images))
-    again = Classifier(**net.config).eval()
-    again.load_state_dict(net.state_dict())
-    assert torch.equal(again(images), net(images))
+EVALUATORS: dict[type[torch.nn.Module], tuple[int, dict[str, object]]] = {  # features, and a smaller one's arguments
+    Classifier: (64, dict(width=6, features=14)), Critic: (96, dict(stem=6, widths=(5, 9))),
+    Observer: (80, dict(width=6, features=14)),
+}  # fmt: skip
 
 
-def test_critic() -> None:
-    net = disturbed(Critic())
-    images = torch.randint(256, (3, 1, 28, 28), dtype=torch.uint8)
+@pytest.mark.parametrize("kind", EVALUATORS)
+def test_evaluators(kind: type[torch.nn.Module]) -> None:
+    net, images = disturbed(kind()).eval(), torch.randint(256, (3, 1, 28, 28), dtype=torch.uint8)
     features = net.features(images)
-    assert net(images).shape == (3, 10) and features.shape == (3, 96)
+    assert net(images).shape == (3, 10) and features.shape == (3, EVALUATORS[kind][0])
     torch.testing.assert_close(net.features(images.float()), features)
-    torch.testing.assert_close(net.head(net.norm(features)), net(images))
-    for k in range(3):  # in training mode too: no image sees its batch
-        torch.testing.assert_close(net.features(images[k : k + 1])[0], features[k], rtol=1e-4, atol=1e-5)
-    small = Critic(channels=3, classes=4, stem=6, widths=(5, 9))
-    again = Critic(**small.config)
+    for k in range(3):  # the critic's in training mode too: no image sees its batch
+        one = (net.train() if kind is Critic else net).features(images[k : k + 1])[0]
+        torch.testing.assert_close(one, features[k], rtol=1e-4, atol=1e-5)
+    small = kind(channels=3, classes=4, **EVALUATORS[kind][1]).eval()
+    again = kind(**small.config).eval()
     again.load_state_dict(small.state_dict())
     colour = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
     assert again.features(colour).shape == (2, 14) and again(colour).shape == (2, 4)
     assert torch.equal(again(colour), small(colour)) and again.config == small.config
 
 
-def test_observer_and_how_it_differs_from_the_classifier() -> None:
-    net, images = disturbed(Observer()).eval(), torch.randint(256, (3, 1, 28, 28), dtype=torch.uint8)
-    features = net.features(images)
-    assert net(images).shape == (3, 10) and features.shape == (3, 80) and (features >= 0).all()
-    torch.testing.assert_close(net.features(images.float()), features)
-    torch.testing.assert_close(net.head(features), net(images))
-    colour = Observer(channels=3, classes=4, width=6, features=9).eval()
-    again = Observer(**colour.config).eval()
-    again.load_state_dict(colour.state_dict())
-    x = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
-    assert again.features(x).shape == (2, 9) and torch.equal(again(x), colour(x))
-    ours, other = ([type(m) for m in n.modules()] for n in (net, Classifier()))
-    assert {torch.nn.ReLU, torch.nn.MaxPool2d} <= set(ours) - set(other) and torch.nn.SiLU not in ours
-    strides = [m.stride for n in (net, Classifier()) for m in n.modules() if isinstance(m, torch.nn.Conv2d)]
-    assert strides[:5] == [(1, 1)] * 5 and (2, 2) in strides[5:]  # it halves by maxima, the other by strides
-
-
-def test_critic_is_small_and_another_network_than_the_classifier() -> None:
-    def cost(network: torch.nn.Module, *inputs: Tensor) -> int:
-        """Multiplications in the convolutions, which are nearly all."""
-        counts: list[int] = []
-        for m in network.modules():
-            if isinstance(m, torch.nn.Conv2d):
-                m.register_forward_hook(lambda m, inputs, out: counts.append(m.weight.numel() * out[0, 0].numel()))
-        network(*inputs)
-        return sum(counts)
-
-    net, x = Critic(), torch.zeros(1, 1, 28, 28)
-    assert 60_000 <= sum(p.numel() for p in net.parameters()) <= 150_000
-    unet = build_denoiser("fashion-mnist-noise").network
-    assert isinstance(unet, UNet) and 10 * cost(net, x) < cost(unet, x, torch.zeros(1))
-    kinds = [{type(m) for m in n.modules()} for n in (net, Classifier())]
-    assert kinds[0] & kinds[1] == {torch.nn.Conv2d, torch.nn.Linear}  # other norms, activations and wiring
+def test_the_evaluators_are_unlike_each_other() -> None:
+    """Other activations and wiring, so that what one overlooks another sees."""
+    found = {kind: {type(m) for m in kind().modules()} for kind in EVALUATORS}
+    shared = found[Critic] & found[Classifier]
+    assert shared == {torch.nn.Conv2d, torch.nn.Linear}
+    assert {torch.nn.ReLU, torch.nn.MaxPool2d} <= found[Observer] - found[Classifier] - found[Critic]
 
 
 def test_critic_is_smooth_in_the_pixels() -> None:
@@ -188,38 +155,13 @@ def conditional() -> UNet:
     return net
 
 
-def test_classes_are_set_for_all_images_or_for_each() -> None:
+def test_every_class_is_one_of_its_own_and_any_is_another() -> None:
     net, x, label = conditional(), torch.randn(3, 3, 16, 16), torch.tensor([0.1, 2.0, 700.0])
-    free = net(x, label)
-    each = net.condition([0, 4, 2])(x, label)
+    free, each = net(x, label), net(x, label, torch.tensor([0, 4, 2]))
     for k, kind in enumerate((0, 4, 2)):
-        torch.testing.assert_close(net.condition(kind)(x, label)[k], each[k], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(net(x, label, torch.full((3,), kind))[k], each[k], rtol=1e-4, atol=1e-5)
         assert not torch.allclose(each[k], free[k], atol=1e-3)  # "any" is an embedding of its own
-    assert torch.equal(net.condition(None)(x, label), free)
     torch.testing.assert_close(net(x, label, torch.full((3,), 5)), free, rtol=1e-5, atol=1e-6)  # as training says it
-    assert torch.equal(net.condition(1)(x, label, torch.tensor([0, 4, 2])), each)
-
-
-def test_an_image_of_a_run_has_its_class_however_the_run_is_cut() -> None:
-    net, x, label = conditional().condition("all"), torch.randn(7, 3, 16, 16), torch.full((7,), 3.0)
-    seeds = [1_000_000, 3, 4, 12, 13, 14, 1_000_001]
-    whole = net.of(seeds)(x, label)
-    assert set(net.of(range(5)).classes_of(5).tolist()) == set(range(5))
-    for cut in (slice(0, 2), slice(2, 7)):
-        torch.testing.assert_close(net.of(seeds[cut])(x[cut], label[cut]), whole[cut], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("labels", [5, -1, [0, 5], [], [0.5], torch.tensor([1.0])])
-def test_wrong_classes_are_refused(labels: object) -> None:
-    with pytest.raises(ValueError, match="labels must be whole numbers from 0 to 4"):
-        conditional().condition(labels)  # type: ignore[arg-type]
-
-
-def test_classes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="has 2 conditions, one an image, so it takes batches of a multiple of 2"):
-        conditional().condition([1, 2])(torch.randn(3, 3, 16, 16), torch.tensor([1.0]))
-    with pytest.raises(ValueError, match="the network is unconditional; leave out labels"):
-        UNet().condition(3)
 
 
 def test_gradients_reach_the_classes_that_were_drawn_and_no_others() -> None:
@@ -227,16 +169,6 @@ def test_gradients_reach_the_classes_that_were_drawn_and_no_others() -> None:
     net(torch.randn(3, 3, 16, 16), torch.ones(3), torch.tensor([1, 5, 1])).square().mean().backward()
     assert net.kinds.weight.grad is not None
     assert net.kinds.weight.grad.abs().sum(1).gt(0).tolist() == [False, True, False, False, False, True]
-
-
-def test_config_with_classes_rebuilds_the_network_and_labels_are_no_weights() -> None:
-    net = conditional()
-    net.condition([1, 2])
-    again = UNet(**net.config)
-    again.load_state_dict(net.state_dict())
-    x, label = torch.randn(2, 3, 16, 16), torch.tensor([0.1, 0.7])
-    assert torch.equal(again.condition([1, 2])(x, label), net(x, label))
-    assert again.config == net.config and again.config["classes"] == 5
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist-noise", "fashion-mnist-data"])

@@ -10,16 +10,17 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from published_parts import CLASSIFIER, GUIDED, randomised
+from published_parts import SMALL, state
 
 import dode
 from dode import distillation, experiments, zoo
-from dode.experiments import fits, learned, papers, plans, quality, shard
-from dode.utils.files import FileError
+from dode.experiments import Run, fits, learned, papers, plans
+from dode.experiments.run import load_cached
+from dode.utils.files import FileError, load_tensors, save_tensors
 from dode.zoo import CATALOGUE, Card, ClassifierGuidance
-from dode.zoo.openai import EncoderUNetModel, UNetModel
 
 ROOT = Path(__file__).parents[1]
+DATA = "fashion-mnist-data"
 
 
 @pytest.mark.parametrize("row", papers.ROWS, ids=lambda row: f"{row.notebook}-{row.data}")
@@ -45,25 +46,61 @@ def test_table_5_is_the_published_one() -> None:
     table = table[table.source.str.startswith("DLMS Table 5")]
     assert set(rows) == set(table.dataset)
     assert all(set(table.nfe[table.dataset == data]) <= set(row.nfes) for data, row in rows.items())
-    assert set(papers.METHODS) == {*learned.HANDCRAFTED, "start", *fits.LEARNED}
     assert plans.price(rows["CIFAR-10"]) == 50_000 * (15 * 52 + 100) + 1_000 * (15 * 52 + 1_000)
 
 
-def small(rows: Callable[..., Card], folder: Path, name: str, like: str, kind: Any, network: dict[str, Any]) -> None:
+def test_the_preset_of_the_paper_is_the_papers() -> None:
+    three, four = (experiments.plan(figure, "paper") for figure in plans.PLANS)
+    for plan in (three, four):
+        assert (plan.preset.images, plan.preset.fit_images, plan.preset.bf16) == (50_000, 100, False)
+        assert {cell["block"] for cell in plan.cells if cell["nfe"] > 200} == {0, 1, 2}
+        assert plan.preset.fid == "legacy_tensorflow" and plan.preset.kept
+    nfes = (5, 10, 25, 50, 100, 250)
+    assert three.calls["fashion-mnist-noise", "ddim"] == (2, *nfes)
+    assert three.calls["fashion-mnist-noise", "dpm_solver"] == (3, *nfes)
+    assert four.calls[DATA, "ddim"] == (2, *nfes)
+    assert four.calls[DATA, "heun"] == (3, 5, 9, 25, 49, 99, 249)
+    assert (round(three.evaluations / 1e9, 1), round(four.evaluations / 1e9, 1)) == (1.4, 0.8)  # as plans.py says
+
+
+def renamed(path: Path, name: str) -> Path:
+    tensors, card = load_tensors(zoo.checkpoint_file(DATA), "network")
+    return save_tensors(path, tensors, "network", card | {"name": name})
+
+
+@pytest.mark.parametrize("figure", plans.PLANS)
+def test_a_file_can_stand_for_a_checkpoint(figure: str, tmp_path: Path) -> None:
+    path = str(renamed(tmp_path / "mine.safetensors", "mine"))
+    named, filed = (experiments.plan(figure, "paper", which) for which in (DATA, path))
+    assert filed.checkpoints == [path]
+    strip = lambda cell: {k: v for k, v in cell.items() if k not in ("checkpoint", "weights")}  # noqa: E731
+    assert list(map(strip, filed.cells)) == list(map(strip, named.cells))
+    assert {cell["weights"] for cell in filed.cells} == {zoo.digest(path)}
+
+
+def test_another_network_is_measured_with_inception_at_paper_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(renamed(tmp_path / "file.safetensors", "mine"))
+    paper, standard = (Run(experiments.preset(name)) for name in ("paper", "standard"))
+    assert paper.evaluator(DATA) is standard.evaluator(path) is experiments.data_moments("fashion-mnist", "cpu")
+    monkeypatch.setenv("DODE_CACHE", str(tmp_path))
+    with pytest.raises(FileError, match=r"mine\.inception-legacy_tensorflow\.safetensors does not exist; make it from"):
+        paper.evaluator(path)
+
+
+def small(rows: Callable[..., Card], folder: Path, name: str, like: str, kind: str, **settings: Any) -> None:
     """A published network of a few channels, where the cache would have it."""
     (folder / "cache").mkdir(exist_ok=True)
-    body = kind(**network)
-    randomised(body)
-    torch.save(body.state_dict(), folder / "cache" / f"{name}.pt")
-    classifier = dict(settings=dict(classifier="judge")) if kind is UNetModel else {}
-    rows(name, like, network=network, file=f"{name}.pt", classes=10, **classifier)
+    torch.save(state(kind, num_classes=10), folder / "cache" / f"{name}.pt")
+    rows(name, like, network=SMALL[kind] | dict(num_classes=10), file=f"{name}.pt", classes=10, settings=settings)
 
 
 @pytest.fixture
 def guided(rows: Callable[..., Card], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    small(rows, tmp_path, "tiny", "adm-imagenet-64", UNetModel, GUIDED | dict(num_classes=10))
-    small(rows, tmp_path, "judge", "adm-imagenet-64-classifier", EncoderUNetModel, CLASSIFIER)
-    quality.load_cached.cache_clear()
+    small(rows, tmp_path, "tiny", "adm-imagenet-64", "guided", classifier="judge")
+    small(rows, tmp_path, "judge", "adm-imagenet-64-classifier", "classifier")
+    load_cached.cache_clear()
     return "tiny@1.25"
 
 
@@ -83,17 +120,16 @@ def test_a_name_can_have_a_guidance(guided: str) -> None:
 
 
 def test_a_sweep_of_a_published_network(guided: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its plan has the paper's batch of fitting images; its pieces keep its name; FID wants the user's statistics."""
+    """Its plan has the paper's batch of fitting images; FID wants the user's statistics."""
     plan = plans.plan("figure_3", "paper", guided)
-    assert plan.checkpoints == (guided,) and plan.preset.fit_images == 100
-    assert all(piece.path.parts[1] == guided for piece in shard.shards(plan))
+    assert plan.checkpoints == [guided] and plan.preset.fit_images == 100
     monkeypatch.setattr(papers, "ROWS", (papers.Parameters("", "figure_3", "", guided, (2,), fit_images=25),))
     assert plans.plan("figure_3", "paper", guided).preset.fit_images == 25
     assert plans.plan("figure_3", "full", guided).preset.fit_images == 100
     for ask in (
-        lambda: quality.evaluator(experiments.preset("paper"), guided, "cpu"),
+        lambda: Run(experiments.preset("paper")).evaluator(guided),
         lambda: fits.evaluators("cpu", guided),
-        lambda: learned.reference_moments(experiments.preset("smoke"), "cpu", guided),
+        lambda: learned.reference_moments(Run(experiments.preset("smoke")), guided),
     ):
         with pytest.raises(FileError, match=r"tiny@1\.25\.inception-legacy_tensorflow\.safetensors does not exist"):
             ask()

@@ -14,27 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dode
 from dode import schedules, solvers
-from dode.denoisers import (
-    DataPrediction,
-    EDMPrediction,
-    GaussianDenoiser,
-    MixtureDenoiser,
-    NoisePrediction,
-    VPrediction,
-)
-from dode.sampling import advance, blend, combine, evaluate, initial_noise, initial_state, sample, trajectory
+from dode.denoisers import DataPrediction, EDMPrediction, MixtureDenoiser, NoisePrediction, VPrediction
+from dode.sampling import blend, combine, evaluate, initial_noise, initial_state, sample, trajectory, walk
 
 MEANS = torch.tensor([[-1.5, 0.0], [1.0, 1.0], [1.0, -1.5]], dtype=torch.float64)
 MIXTURE = MixtureDenoiser(MEANS, torch.tensor([0.3, 0.5, 0.4]))
 NOISE = initial_noise((2,), range(32), dtype=torch.float64)
-
-
-def test_heun_meets_the_exact_solution_of_a_gaussian_with_its_order() -> None:
-    gauss = GaussianDenoiser(torch.tensor([0.5, -0.2], dtype=torch.float64), 0.7)
-    exact = gauss.solution(20.0 * NOISE, 20.0, 0.01)
-    finals = [sample(gauss, solvers.heun(schedules.karras(n, 0.01, 20.0)), NOISE) for n in (100, 200, 400)]
-    errors = [float((final - exact).square().mean().sqrt()) for final in finals]
-    assert errors[-1] < 1e-4 and all(3.7 < a / b < 4.3 for a, b in itertools.pairwise(errors)), errors
 
 
 def test_heun_is_edms_algorithm() -> None:
@@ -49,16 +34,6 @@ def test_heun_is_edms_algorithm() -> None:
     assert solvers.heun(grid).nfe == 11
 
 
-def test_ipndm_is_adams_bashforth() -> None:
-    grid = schedules.karras(7, 0.01, 20.0)
-    x, old = grid[0] * NOISE, []
-    for s, t in itertools.pairwise(grid):
-        old.insert(0, (x - MIXTURE(x, s)) / s)
-        weights = {1: [1], 2: [3, -1], 3: [23, -16, 5], 4: [55, -59, 37, -9]}[min(len(old), 4)]
-        x = x + (t - s) * sum(w * d for w, d in zip(weights, old, strict=False)) / sum(weights)
-    torch.testing.assert_close(sample(MIXTURE, solvers.ipndm(grid), NOISE), x, rtol=1e-12, atol=1e-12)
-
-
 def test_an_image_depends_on_its_seed_alone() -> None:
     grid = schedules.karras(5, 0.01, 20.0, final="zero")
     table = solvers.ipndm(grid)
@@ -69,33 +44,6 @@ def test_an_image_depends_on_its_seed_alone() -> None:
     assert torch.equal(initial_noise((2,), [7]), initial_noise((2,), [3, 7])[1:])
 
 
-@pytest.mark.parametrize("name", ("fashion-mnist-noise", "fashion-mnist-data"))
-def test_a_shipped_network_depends_on_the_seed_alone_to_rounding(name) -> None:
-    model = dode.load(name)
-    table = solvers.ddim(model.grid(3))
-    together = sample(model, table, initial_noise(model.shape, range(6)))
-    alone = torch.cat([sample(model, table, initial_noise(model.shape, [k])) for k in range(6)])
-    torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-4)
-
-
-def test_the_state_keeps_the_dtype_of_the_noise() -> None:
-    model = dode.load("fashion-mnist-data")
-    table = solvers.ddim(model.grid(3))
-    narrow = sample(model, table, initial_noise(model.shape, range(2)))
-    wide = sample(model, table, initial_noise(model.shape, range(2), dtype=torch.float64))
-    assert narrow.dtype == torch.float32 and wide.dtype == torch.float64
-    torch.testing.assert_close(narrow.double(), wide, rtol=1e-3, atol=1e-3)
-
-
-def test_the_sampler_is_differentiable() -> None:
-    noise = NOISE.clone().requires_grad_()
-    sample(MIXTURE, solvers.heun(schedules.karras(4, 0.1, 20.0)), noise).sum().backward()
-    assert noise.grad is not None and torch.isfinite(noise.grad).all() and noise.grad.any()
-    assert not sample(
-        dode.load("fashion-mnist-data"), solvers.ddim(schedules.karras(2, 0.1, 20.0)), torch.randn(1, 1, 28, 28)
-    ).requires_grad
-
-
 def test_callback_and_trajectory_see_the_same_states() -> None:
     table, seen = solvers.heun(schedules.karras(4, 0.1, 20.0, final="zero")), []
     final = sample(MIXTURE, table, NOISE, callback=seen.append, batch_size=20)
@@ -104,12 +52,6 @@ def test_callback_and_trajectory_see_the_same_states() -> None:
     torch.testing.assert_close(torch.stack([s.x for s in seen[: table.nfe]]), states[:-1, :20])
     torch.testing.assert_close(states[-1], final)
     assert states.shape == (table.nfe + 1, *NOISE.shape)
-
-
-def test_nfe_is_counted() -> None:
-    MIXTURE.reset()
-    sample(MIXTURE, solvers.heun(schedules.karras(4, 0.1, 20.0, final="zero")), NOISE)
-    assert MIXTURE.nfe == 7 and MIXTURE.evaluations == 7 * 32
 
 
 def test_a_nan_is_named_with_step_and_sigma() -> None:
@@ -179,10 +121,9 @@ def test_the_loop_is_the_same_for_a_denoiser_and_for_its_bare_function(wrapper, 
 
 def test_the_noise_a_network_predicts_is_kept_without_a_pass_over_memory() -> None:
     answer = torch.randn(32, 2, dtype=torch.float64)
-    state = initial_state(solvers.ddim(GRID), NOISE)
-    assert evaluate(NoisePrediction(lambda x, label: answer, (2,), VP), solvers.ddim(GRID), state) is answer
-    table = solvers.ddim(GRID, basis="data")
-    assert evaluate(DataPrediction(lambda x, label: answer, (2,), VP), table, initial_state(table, NOISE)) is answer
+    for wrapper, basis in ((NoisePrediction, "noise"), (DataPrediction, "data")):
+        row = solvers.ddim(GRID, basis=basis).rows[0]
+        assert evaluate(wrapper(lambda x, label: answer, (2,), VP), row, initial_state(row, NOISE)) is answer
 
 
 @pytest.mark.parametrize("k", range(6))
@@ -245,10 +186,8 @@ def test_vmap_over_noise_and_over_networks(wrapper, k) -> None:
         def call(x, label):
             return torch.func.functional_call(network, parameters, (x.double(), label))
 
-        model, state = wrapper(call, (2,), VP), initial_state(table, noise)
-        for _ in range(table.nfe):
-            state = advance(model, table, state)
-        return state.x
+        *_, (end, _) = walk(wrapper(call, (2,), VP), table.rows, noise)
+        return end.x
 
     each = [{n: p[m] for n, p in weights.items()} for m in range(2)]
     together = torch.func.vmap(run, in_dims=(0, None))(weights, NOISE[:3])
@@ -277,10 +216,9 @@ class NoWaiting(TorchDispatchMode):
 def test_the_host_never_waits_for_the_device_inside_the_loop(wrapper, k) -> None:
     """On a device without memory, where reading a value or mixing devices is an error anywhere."""
     model, table = wrapper(lambda x, label: x * label[:, None], (2,), VP), tables()[k]
-    state = initial_state(table, NOISE.float().to("meta"))
+    noise = NOISE.float().to("meta")
     with NoWaiting():
-        for _ in range(table.nfe):
-            state = advance(model, table, state)
+        *_, (state, _) = walk(model, table.rows, noise)
         model(state.x, table.sigmas_in[0])  # one level as a tensor, as a plain callable is given it
     assert state.x.is_meta and state.row == table.nfe
 

@@ -16,31 +16,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dode import schedules
-from dode.schedules import (
-    EDM,
-    Flow,
-    Schedule,
-    VPContinuous,
-    VPDiscrete,
-    check_grid,
-    cosine,
-    discrete,
-    exponential,
-    karras,
-    log_snr,
-    polyexponential,
-    refine,
-    scaled_linear,
-    time_quadratic,
-    time_uniform,
-    vp_linear,
-)
+from dode.schedules import EDM, Flow, Schedule, VPContinuous, VPDiscrete, discrete, karras, refine, time_uniform
 
-LINEAR, COSINE, CONTINUOUS, SCALED = vp_linear(), cosine(), VPContinuous(), scaled_linear()
+LINEAR, COSINE, SCALED = schedules.vp_linear(), schedules.cosine(), schedules.scaled_linear()
+CONTINUOUS = VPContinuous()
 TRAINED = VPDiscrete(5, "trained", betas=(0.01, 0.02, 0.05, 0.1, 0.3))
-FLOW, SHIFTED = Flow(), Flow(shift=3.0)
-ALL: list[Schedule] = [LINEAR, COSINE, CONTINUOUS, EDM(), vp_linear(50), SCALED, TRAINED, FLOW, SHIFTED]
-grids = pytest.mark.parametrize("grid", [karras, log_snr, exponential, polyexponential, time_uniform, time_quadratic])
+SHORT, FLOW, SHIFTED = schedules.vp_linear(50), Flow(), Flow(shift=3.0)
+ALL: list[Schedule] = [LINEAR, COSINE, CONTINUOUS, EDM(), SHORT, SCALED, TRAINED, FLOW, SHIFTED]
+GRIDS = [karras, schedules.log_snr, schedules.polyexponential, time_uniform, schedules.time_quadratic]
+grids = pytest.mark.parametrize("grid", GRIDS)
 spacings = pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
 
 
@@ -51,27 +35,32 @@ def f64(*values: float) -> Tensor:
 # --- schedules -----------------------------------------------------------------------------------
 
 
-def test_vp_linear_known_values() -> None:
-    assert LINEAR.sigma_max == pytest.approx(157.4073, abs=1e-4)  # label 999
-    assert LINEAR.sigma_min == pytest.approx(math.sqrt(1e-4 / (1 - 1e-4)), rel=1e-12)  # label 0: one beta
-    betas = [1e-4 + k * (0.02 - 1e-4) / 999 for k in range(1000)]
-    for label in (0, 1, 17, 500, 999):
-        bar = math.prod(1 - b for b in betas[: label + 1])
-        assert float(LINEAR.sigma(f64(label))) == pytest.approx(math.sqrt((1 - bar) / bar), rel=1e-11)
+def squared_cosine(k: int) -> float:
+    return math.cos((k / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2
 
 
-def test_cosine_known_values() -> None:
-    def bar(k: int) -> float:
-        return math.cos((k / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
-
-    for label in (0, 250, 500, 998):  # the last beta alone is clipped
-        b = bar(label + 1)
-        assert float(COSINE.sigmas[label]) == pytest.approx(math.sqrt((1 - b) / b), rel=1e-9)
-    clipped = bar(999) * (1 - 0.999)
-    assert COSINE.sigma_max == pytest.approx(math.sqrt((1 - clipped) / clipped), rel=1e-6)
+BETAS: dict[str, tuple[VPDiscrete, Callable[[int], float]]] = {
+    "linear": (LINEAR, lambda k: 1e-4 + k * (0.02 - 1e-4) / 999),
+    "scaled linear": (SCALED, lambda k: (0.00085**0.5 + k * (0.012**0.5 - 0.00085**0.5) / 999) ** 2),
+    "cosine": (COSINE, lambda k: min(1 - squared_cosine(k + 1) / squared_cosine(k), 0.999)),
+    "trained": (TRAINED, lambda k: (0.01, 0.02, 0.05, 0.1, 0.3)[k]),
+    "as trained": (VPDiscrete(9, "trained", betas=tuple(0.01 * k for k in range(1, 10))), lambda k: 0.01 * (k + 1)),
+}
 
 
-@pytest.mark.parametrize("schedule", [LINEAR, COSINE, vp_linear(50), SCALED, TRAINED])
+@pytest.mark.parametrize("kind", BETAS)
+def test_levels_are_those_of_the_betas(kind: str) -> None:
+    chain, beta = BETAS[kind]
+    for label in (0, 1, chain.steps // 2, chain.steps - 2, chain.steps - 1):
+        bar = math.prod(1 - beta(k) for k in range(label + 1))
+        sigma = chain.sigma(f64(label))
+        assert float(sigma) == pytest.approx(math.sqrt((1 - bar) / bar), rel=1e-9)
+        assert float(chain.alpha(sigma)) == pytest.approx(math.sqrt(bar), rel=1e-9)
+    if kind in (printed := {"linear": 157.4073, "scaled linear": 14.6146}):  # Stable Diffusion's is scaled
+        assert chain.sigma_max == pytest.approx(printed[kind], abs=1e-4)
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, COSINE, SHORT, SCALED, TRAINED])
 def test_integer_labels_are_exact(schedule: VPDiscrete) -> None:
     k = torch.arange(schedule.steps, dtype=torch.float64)
     assert torch.equal(schedule.sigma(k), schedule.sigmas)
@@ -81,21 +70,16 @@ def test_integer_labels_are_exact(schedule: VPDiscrete) -> None:
 
 
 @settings(max_examples=40)
-@given(st.floats(0, 999))
+@given(st.floats(1, 999))
 def test_real_labels_round_trip(label: float) -> None:
-    for schedule in (LINEAR, COSINE):
-        assert float(schedule.label(schedule.sigma(f64(label)))[0]) == pytest.approx(label, abs=1e-8)
-    t = max(label, 999e-3)
-    assert float(CONTINUOUS.label(CONTINUOUS.sigma(f64(t)))[0]) == pytest.approx(t, rel=1e-10)
+    for schedule in (LINEAR, COSINE, CONTINUOUS, FLOW, SHIFTED):
+        assert float(schedule.label(schedule.sigma(f64(label)))[0]) == pytest.approx(label, rel=1e-10, abs=1e-8)
 
 
 def test_labels_are_clamped_and_reach_zero() -> None:
     assert torch.equal(LINEAR.label(f64(1e-9, 1e9)), f64(0, 999))
     assert torch.equal(LINEAR.sigma(f64(-1)), f64(0))
-    half = LINEAR.sigma(f64(-0.5))
-    assert float(half) == pytest.approx(LINEAR.sigma_min / 2)
-    near = LINEAR.sigma(f64(-1e-9, 0, 1e-9))  # continuous at label 0
-    torch.testing.assert_close(near, near[1].expand(3), rtol=1e-8, atol=0)
+    assert float(LINEAR.sigma(f64(-0.5))) == pytest.approx(LINEAR.sigma_min / 2)
 
 
 def test_vp_continuous_known_values() -> None:
@@ -108,50 +92,11 @@ def test_vp_continuous_known_values() -> None:
     assert abs(coarse / exact - 1) < 1e-2 and abs(fine / exact - 1) < 1e-3
 
 
-@pytest.mark.parametrize("schedule", [LINEAR, COSINE, CONTINUOUS, SCALED, TRAINED])
-def test_variance_is_preserved(schedule: Schedule) -> None:
-    sigma = torch.logspace(-2, 2, 50, dtype=torch.float64)
-    alpha = schedule.alpha(sigma)
-    torch.testing.assert_close(alpha**2 + (alpha * sigma) ** 2, torch.ones(50).double(), rtol=1e-14, atol=0)
-
-
 def test_edm_label() -> None:
     s = EDM()
     assert torch.equal(s.alpha(f64(3.0)), f64(1.0))
     assert float(s.label(f64(math.e**2))) == pytest.approx(0.5)
     torch.testing.assert_close(s.sigma(s.label(f64(0.002, 80))), f64(0.002, 80))
-
-
-def test_scaled_linear_known_values() -> None:
-    """Stable Diffusion's chain ends at sigma = 14.6146 (the first level of diffusers' table for it: 14.615)."""
-    assert SCALED.sigma_max == pytest.approx(14.6146, abs=1e-4)
-    roots = [0.00085**0.5 + k * (0.012**0.5 - 0.00085**0.5) / 999 for k in range(1000)]
-    for label in (0, 500, 999):
-        bar = math.prod(1 - r * r for r in roots[: label + 1])
-        assert float(SCALED.sigma(f64(label))) == pytest.approx(math.sqrt((1 - bar) / bar), rel=1e-10)
-
-
-def test_trained_betas() -> None:
-    bar = math.prod(1 - b for b in TRAINED.betas)
-    assert TRAINED.sigma_max == pytest.approx(math.sqrt((1 - bar) / bar))
-    linear = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64).tolist()
-    torch.testing.assert_close(
-        VPDiscrete(1000, "trained", betas=tuple(linear)).sigmas, LINEAR.sigmas, rtol=1e-12, atol=0
-    )
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (dict(kind="sigmoid"), "kind must be 'linear', 'scaled_linear', 'cosine' or 'trained', got 'sigmoid'"),
-        (dict(kind="trained"), "a chain of 1000 labels has as many betas"),
-        (dict(steps=2, betas=(0.1, 0.2)), "got 2 for 'linear'"),
-        (dict(steps=2, kind="trained", betas=(0.1, 1.0)), "trained betas must lie between 0 and 1"),
-    ],
-)
-def test_betas_that_are_no_chain(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        VPDiscrete(**options)
 
 
 def test_flow_known_values() -> None:
@@ -160,7 +105,6 @@ def test_flow_known_values() -> None:
     sigma = FLOW.sigma(labels)
     torch.testing.assert_close(sigma, f64(1 / 999, 1 / 3, 1, 3, 999))
     torch.testing.assert_close(FLOW.alpha(sigma), 1 - labels / 1000)
-    torch.testing.assert_close(FLOW.label(sigma), labels)
     assert (FLOW.sigma_min, FLOW.sigma_max) == (pytest.approx(1 / 999), pytest.approx(999))
     torch.testing.assert_close(SHIFTED.label(sigma), labels)
     t = torch.tensor([FLOW.sigma_max, FLOW.sigma_min]) / (1 + torch.tensor([FLOW.sigma_max, FLOW.sigma_min]))
@@ -171,14 +115,8 @@ def test_flow_known_values() -> None:
 
 @pytest.mark.parametrize("schedule", ALL)
 def test_config_round_trip(schedule: Schedule) -> None:
-    assert schedules.from_config(schedule.config) == schedule
     assert schedules.from_config(json.loads(json.dumps(schedule.config))) == schedule
     assert schedule.sigma_min < schedule.sigma_max
-
-
-def test_unknown_schedule() -> None:
-    with pytest.raises(ValueError, match="unknown schedule 'sde'; known: vp_discrete, vp_continuous, edm, flow"):
-        schedules.from_config(dict(schedule="sde"))
 
 
 # --- grids: the papers' numbers ------------------------------------------------------------------
@@ -203,39 +141,31 @@ def test_index_aligned_teacher() -> None:
     printed = f64(45.0, 24.1, 12.1, 5.65, 2.40, 0.907, 0.292, 0.0756, 0.0141, 0)
     torch.testing.assert_close(teacher[10::10], printed, rtol=5e-3, atol=0)
     assert (teacher[10:-1:10] > EDM10[1:-1]).all()
-
-
-def test_time_uniform_trailing_labels() -> None:
-    grid = time_uniform(10, LINEAR.sigma_min, LINEAR.sigma_max, final="zero")
-    labels = f64(*range(999, 0, -100))
-    torch.testing.assert_close(LINEAR.label(grid[:-1]), labels, rtol=0, atol=1e-9)
-    assert torch.equal(grid[-1:], f64(0)) and float(grid[0]) == LINEAR.sigma_max
-    torch.testing.assert_close(grid[:-1], LINEAR.sigmas[labels.long()], rtol=1e-12, atol=0)
+    torch.testing.assert_close(refine(karras(5, 0.01, 100), 4), karras(20, 0.01, 100), rtol=1e-12, atol=0)
 
 
 def test_spacings() -> None:
     lo, hi = LINEAR.sigma_min, LINEAR.sigma_max
+    torch.testing.assert_close(discrete(10), time_uniform(10, lo, hi, final="zero"))
     steps = time_uniform(7, lo, hi)
     torch.testing.assert_close(LINEAR.label(steps), torch.linspace(999, 0, 8, dtype=torch.float64), rtol=0, atol=1e-9)
-    roots = (LINEAR.label(time_quadratic(7, lo, hi)) + 1).sqrt()  # label -1 is time zero
+    roots = (LINEAR.label(schedules.time_quadratic(7, lo, hi)) + 1).sqrt()  # label -1 is time zero
     torch.testing.assert_close(roots.diff(), roots.diff()[:1].expand(7), rtol=1e-9, atol=0)
-    logs = log_snr(7, 0.01, 100).log()
+    logs = schedules.log_snr(7, 0.01, 100).log()
     torch.testing.assert_close(logs.diff(), f64(-math.log(1e4) / 7).expand(7), rtol=1e-12, atol=0)
-    own = time_uniform(4, 0.02, 10, schedule=CONTINUOUS)
-    labels = CONTINUOUS.label(own)
+    labels = CONTINUOUS.label(time_uniform(4, 0.02, 10, schedule=CONTINUOUS))
     torch.testing.assert_close(labels.diff(), labels.diff()[:1].expand(4), rtol=1e-9, atol=0)
 
 
 def test_k_diffusions_grids() -> None:
-    """Its get_sigmas_exponential and get_sigmas_polyexponential, which put 0 after n levels."""
-    high, low = math.log(80), math.log(0.002)
-    spread = torch.linspace(high, low, 7, dtype=torch.float64).exp()
-    torch.testing.assert_close(exponential(7, 0.002, 80, final="zero")[:-1], spread, rtol=1e-12, atol=0)
+    """Its get_sigmas_polyexponential, and get_sigmas_exponential where rho is 1, which put 0 after n levels."""
+    ramp, (high, low) = torch.linspace(1, 0, 7, dtype=torch.float64), (math.log(80), math.log(0.002))
     for rho in (0.5, 1.0, 2.0):
-        ramp = torch.linspace(1, 0, 7, dtype=torch.float64) ** rho
-        theirs = torch.exp(ramp * (high - low) + low)
-        torch.testing.assert_close(polyexponential(7, 0.002, 80, rho, final="zero")[:-1], theirs, rtol=1e-12, atol=0)
-    assert torch.equal(exponential(9, 0.002, 80), log_snr(9, 0.002, 80))
+        theirs = torch.exp(ramp**rho * (high - low) + low)
+        ours = schedules.polyexponential(7, 0.002, 80, rho, final="zero")
+        torch.testing.assert_close(ours[:-1], theirs, rtol=1e-12, atol=0)
+    assert torch.equal(schedules.exponential(7, 0.002, 80), schedules.log_snr(7, 0.002, 80))
+    torch.testing.assert_close(schedules.exponential(7, 0.002, 80), schedules.polyexponential(7, 0.002, 80))
 
 
 # --- grids on the chain's own labels -------------------------------------------------------------
@@ -246,60 +176,38 @@ def labels(grid: Tensor, chain: VPDiscrete = LINEAR) -> list[float]:
     return chain.label(grid[:-1]).tolist()
 
 
-def test_discrete_labels_by_hand() -> None:
-    assert labels(discrete(10)) == [*range(999, 0, -100)]
-    assert labels(discrete(4, spacing="leading")) == [750, 500, 250, 0]
-    assert labels(discrete(4, spacing="leading", offset=1)) == [751, 501, 251, 1]
-    assert labels(discrete(4, spacing="linspace")) == [999, 666, 333, 0]
-    assert all(discrete(4, spacing=s)[-1] == 0 for s in ("trailing", "leading", "linspace"))
-    assert labels(discrete(3, spacing="linspace", final="sigma_min")) == [999, 666, 333]
-    assert labels(discrete(3, spacing="leading", offset=1, final="sigma_min")) == [751, 501, 251]
-    assert labels(discrete(3, final="sigma_min")) == [999, 666, 332]
-    torch.testing.assert_close(discrete(10), time_uniform(10, LINEAR.sigma_min, LINEAR.sigma_max, final="zero"))
-
-
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers and numpy 2
 @spacings
 def test_discrete_labels_are_diffusers(spacing: str) -> None:
-    """From the least to the most steps that DDIM's scheduler takes, some with an offset."""
-    theirs = DDIMScheduler(timestep_spacing=spacing)
+    """From the least to the most steps that DDIM's scheduler takes; of other schedulers a few; some with an offset.
+
+    Only the first n are compared: ``arange(1000, 0, -1000 / 61)`` has 62 entries, by rounding, the last of them -1.
+    """
+    ddim, euler = DDIMScheduler(timestep_spacing=spacing), EulerDiscreteScheduler(timestep_spacing=spacing)
     shifted = DDIMScheduler(timestep_spacing=spacing, steps_offset=1)
-    for n in (*range(2, 32), *range(40, 990, 37), *range(990, 1001)):
-        theirs.set_timesteps(n)
-        assert labels(discrete(n, spacing=spacing)) == theirs.timesteps.tolist()[:n]  # trailing: see below
+    for n in (*range(2, 32), 61, *range(40, 990, 37), *range(990, 1001)):
+        ours = labels(discrete(n, spacing=spacing))[:n]
+        ddim.set_timesteps(n)
+        assert ours == ddim.timesteps.tolist()[:n]
         if spacing == "leading" and n < 1000:
             shifted.set_timesteps(n)
             assert labels(discrete(n, spacing=spacing, offset=1)) == shifted.timesteps.tolist()
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers and numpy 2
-@spacings
-@pytest.mark.parametrize("n", [3, 5, 8, 10, 20, 61, 333])
-def test_discrete_labels_are_those_of_other_schedulers(spacing: str, n: int) -> None:
-    euler = EulerDiscreteScheduler(timestep_spacing=spacing)
-    euler.set_timesteps(n)
-    between = 0.5001 if spacing == "linspace" else 0  # Euler alone does not round to whole labels
-    assert np.abs(euler.timesteps.numpy()[:n] - labels(discrete(n, spacing=spacing))).max() <= between
-    for kind in ("zero", "sigma_min"):
-        dpm = DPMSolverMultistepScheduler(timestep_spacing=spacing, final_sigmas_type=kind)
-        dpm.set_timesteps(n)
-        grid = discrete(n, spacing=spacing, final="sigma_min")
-        assert labels(grid) == dpm.timesteps.tolist()[:n]
-        assert float(grid[-1]) == LINEAR.sigma_min
-        ours = torch.cat([grid[:-1], grid.new_zeros(1)]) if kind == "zero" else grid
-        torch.testing.assert_close(ours[:n], dpm.sigmas.double()[:n], rtol=5e-4, atol=0)  # 1 - float32 near 1
-        torch.testing.assert_close(ours[-1:], dpm.sigmas.double()[-1:], rtol=5e-4, atol=0)
-
-
-def test_trailing_in_diffusers_may_make_one_step_more() -> None:
-    """``arange(1000, 0, -1000 / 61)`` has 62 entries, by rounding; the last label is -1, beyond the chain."""
-    theirs = DDIMScheduler(timestep_spacing="trailing")
-    theirs.set_timesteps(61)
-    assert len(theirs.timesteps) == 62 and theirs.timesteps[-1] == -1
-    assert len(discrete(61)) == 62 and labels(discrete(61))[-1] == 15
+        if n in (3, 5, 8, 10, 20, 61, 336):
+            euler.set_timesteps(n)
+            between = 0.5001 if spacing == "linspace" else 0  # Euler alone does not round to whole labels
+            assert np.abs(euler.timesteps.numpy()[:n] - ours).max() <= between
+            for final in ("zero", "sigma_min"):
+                dpm = DPMSolverMultistepScheduler(timestep_spacing=spacing, final_sigmas_type=final)
+                dpm.set_timesteps(n)
+                grid = discrete(n, spacing=spacing, final="sigma_min")
+                assert labels(grid) == dpm.timesteps.tolist()[:n]
+                theirs, levels = dpm.sigmas.double(), grid[-1:] if final == "sigma_min" else f64(0)
+                torch.testing.assert_close(grid[:n], theirs[:n], rtol=5e-4, atol=0)  # 1 - float32 near 1
+                torch.testing.assert_close(levels, theirs[-1:], rtol=5e-4, atol=0)
 
 
 @spacings
-@pytest.mark.parametrize("chain", [LINEAR, COSINE, vp_linear(50)], ids=["linear", "cosine", "50"])
+@pytest.mark.parametrize("chain", [LINEAR, COSINE, SHORT], ids=["linear", "cosine", "50"])
 @settings(max_examples=20)
 @given(data=st.data())
 def test_discrete_grids(chain: VPDiscrete, spacing: str, data: st.DataObject) -> None:
@@ -317,52 +225,16 @@ def test_discrete_grids(chain: VPDiscrete, spacing: str, data: st.DataObject) ->
         assert float(grid[0]) == chain.sigma_max
 
 
-@pytest.mark.parametrize(
-    ("spacing", "kind", "most"),
-    [
-        ("trailing", "zero", 50),
-        ("leading", "zero", 50),
-        ("linspace", "zero", 50),
-        ("trailing", "sigma_min", 33),  # 34 steps would reach label 0 before the end
-        ("leading", "sigma_min", 49),
-        ("linspace", "sigma_min", 49),
-    ],
-)
-def test_too_many_steps_for_the_chain(spacing: str, kind: str, most: int) -> None:
-    chain = vp_linear(50)
-    assert len(discrete(most, chain, spacing, final=kind)) == most + 1
+@spacings
+@pytest.mark.parametrize("final", ["zero", "sigma_min"])
+def test_too_many_steps_for_the_chain(spacing: str, final: str) -> None:
+    chain, most = SHORT, 50 if final == "zero" else 49
+    if (spacing, final) == ("trailing", "sigma_min"):
+        most = 33  # 34 steps would reach label 0 before the end
+    assert len(discrete(most, chain, spacing, final=final)) == most + 1
     for n in (most + 1, 10**6):
-        message = f"^{n} steps do not fit on 50 labels with {spacing} spacing; at most {most} do$"
-        with pytest.raises(ValueError, match=message):
-            discrete(n, chain, spacing, final=kind)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (dict(n=0), "one step or more, got n = 0"),
-        (dict(n=2.5), "one step or more, got n = 2.5"),
-        (dict(n=5, final="Zero"), "final must be 'sigma_min' or 'zero', got 'Zero'"),
-        (dict(n=5, spacing="karras"), "spacing must be 'trailing', 'leading' or 'linspace', got 'karras'"),
-        (dict(n=5, schedule=EDM()), "needs a chain of labels (VPDiscrete), got EDM"),
-        (dict(n=4, spacing="leading", offset=250), "offset 250 leaves the chain's labels 0 to 999; at most 249 fits"),
-        (
-            dict(n=4, spacing="leading", offset=-1),
-            "offset must be 0, or for leading spacing a whole number above, got -1",
-        ),
-        (dict(n=4, spacing="leading", offset=0.5), "a whole number above, got 0.5"),
-        (
-            dict(n=4, spacing="trailing", offset=1),
-            "offset must be 0, or for leading spacing a whole number above, got 1",
-        ),
-        (dict(n=1, spacing="leading"), "one step of leading spacing would start at label 0"),
-        (dict(n=1, spacing="linspace"), "one step of linspace spacing would start at label 0"),
-    ],
-)
-def test_discrete_arguments(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError) as info:
-        discrete(**arguments)
-    assert message in str(info.value) and "\n" not in str(info.value)
+        with pytest.raises(ValueError, match=f"^{n} steps do not fit on 50 labels with {spacing}.*most {most} do$"):
+            discrete(n, chain, spacing, final=final)
 
 
 # --- grids: what holds for all -------------------------------------------------------------------
@@ -383,7 +255,7 @@ def test_grids_have_their_ends(grid: Grid, n: int, ends: tuple[float, float], fi
     assert float(g[0]) == hi
     if final == "zero":
         assert float(g[-1]) == 0
-        if grid in (karras, log_snr, exponential, polyexponential) and n > 1:
+        if grid not in (time_uniform, schedules.time_quadratic) and n > 1:
             assert float(g[-2]) == pytest.approx(lo, rel=1e-12)
     else:
         assert float(g[-1]) == pytest.approx(lo, rel=1e-12)
@@ -404,36 +276,25 @@ def test_time_aligned_teacher_meets_the_student(
         assert torch.equal(refine(student, scale, align="index"), refine(student, scale))
 
 
-def test_refined_karras_is_karras() -> None:
-    torch.testing.assert_close(refine(karras(5, 0.01, 100), 4), karras(20, 0.01, 100), rtol=1e-12, atol=0)
-
-
 # --- errors: one line each, and the entry by name ------------------------------------------------
 
 
 @grids
 @pytest.mark.parametrize(
-    ("args", "message"),
+    ("arguments", "message"),
     [
-        ((0, 0.01, 100), "one step or more, got n = 0"),
-        ((-3, 0.01, 100), "one step or more, got n = -3"),
-        ((2.5, 0.01, 100), "one step or more, got n = 2.5"),
-        ((5, 100, 0.01), "0 < sigma_min < sigma_max, got 100 and 0.01"),
-        ((5, 0, 100), "0 < sigma_min < sigma_max, got 0 and 100"),
-        ((5, -1, 100), "0 < sigma_min < sigma_max, got -1 and 100"),
-        ((5, math.nan, 100), "0 < sigma_min < sigma_max, got nan and 100"),
+        (dict(n=0), "one step or more, got n = 0"),
+        (dict(n=2.5), r"one step or more, got n = 2\.5"),
+        (dict(sigma_min=100, sigma_max=0.01), "0 < sigma_min < sigma_max, got 100 and 0.01"),
+        (dict(sigma_min=0), "0 < sigma_min < sigma_max, got 0 and 100"),
+        (dict(sigma_min=math.nan), "0 < sigma_min < sigma_max, got nan and 100"),
+        (dict(final="Zero"), "final must be 'sigma_min' or 'zero', got 'Zero'"),
     ],
 )
-def test_grid_arguments(grid: Grid, args: tuple[float, ...], message: str) -> None:
-    with pytest.raises(ValueError) as info:
-        grid(*args)
-    assert message in str(info.value) and "\n" not in str(info.value)
-
-
-@grids
-def test_grid_final(grid: Grid) -> None:
-    with pytest.raises(ValueError, match="final must be 'sigma_min' or 'zero', got 'Zero'"):
-        grid(5, 0.01, 100, final="Zero")
+def test_grid_arguments(grid: Grid, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as info:
+        grid(**dict(n=5, sigma_min=0.01, sigma_max=100) | arguments)
+    assert "\n" not in str(info.value)
 
 
 @pytest.mark.parametrize(
@@ -442,24 +303,40 @@ def test_grid_final(grid: Grid) -> None:
         ([1.0, 2.0, 0.5], r"must decrease strictly, but sigma\[1\] = 2 follows 1"),
         ([3.0, 2.0, 2.0], r"must decrease strictly, but sigma\[2\] = 2 follows 2"),
         ([3.0, math.nan, 1.0], "non-finite noise level at index 1"),
-        ([math.inf, 1.0], "non-finite noise level at index 0"),
         ([3.0, 2.0, -1.0], "must not be negative, got -1 at the end"),
         ([3.0], r"at least two noise levels in one dimension, got shape \(1,\)"),
         ([[3.0, 2.0]], r"at least two noise levels in one dimension, got shape \(1, 2\)"),
     ],
 )
 def test_bad_grids_are_named(levels: list[float], message: str) -> None:
-    with pytest.raises(ValueError, match=message) as info:
-        check_grid(torch.tensor(levels))
-    assert "\n" not in str(info.value)
-    with pytest.raises(ValueError, match=message):
-        refine(torch.tensor(levels), 2)
+    for call in (schedules.check_grid, lambda grid: refine(grid, 2)):
+        with pytest.raises(ValueError, match=message) as info:
+            call(torch.tensor(levels))
+        assert "\n" not in str(info.value)
 
 
-def test_refine_arguments() -> None:
-    with pytest.raises(ValueError, match="scale must be a whole number of one or more, got 0"):
-        refine(EDM10, 0)
-    with pytest.raises(ValueError, match=r"scale must be a whole number of one or more, got 1\.5"):
-        refine(EDM10, 1.5)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="align must be 'time' or 'index', got 'space'"):
-        refine(EDM10, 2, align="space")  # type: ignore[arg-type]
+LEADING = dict(n=4, spacing="leading")
+OFFSET = "offset must be 0, or for leading spacing a whole number above, got "
+REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
+    (VPDiscrete, dict(kind="sigmoid"), "kind must be 'linear', 'scaled_linear', 'cosine' or 'trained', got 'sigmoid'"),
+    (VPDiscrete, dict(kind="trained"), "a chain of 1000 labels has as many betas"),
+    (VPDiscrete, dict(steps=2, betas=(0.1, 0.2)), "got 2 for 'linear'"),
+    (VPDiscrete, dict(steps=2, kind="trained", betas=(0.1, 1.0)), "trained betas must lie between 0 and 1"),
+    (schedules.from_config, dict(config=dict(schedule="sde")), "unknown schedule 'sde'; known: vp_discrete, vp_contin"),
+    (refine, dict(sigmas=EDM10, scale=1.5), "scale must be a whole number of one or more, got 1.5"),
+    (refine, dict(sigmas=EDM10, scale=2, align="space"), "align must be 'time' or 'index', got 'space'"),
+    (discrete, dict(n=5, final="Zero"), "final must be 'sigma_min' or 'zero', got 'Zero'"),
+    (discrete, dict(n=5, spacing="karras"), "spacing must be 'trailing', 'leading' or 'linspace', got 'karras'"),
+    (discrete, dict(n=5, schedule=EDM()), "needs a chain of labels (VPDiscrete), got EDM"),
+    (discrete, LEADING | dict(offset=250), "offset 250 leaves the chain's labels 0 to 999; at most 249 fits"),
+    (discrete, LEADING | dict(offset=0.5), f"{OFFSET}0.5"),
+    (discrete, dict(n=4, spacing="trailing", offset=1), f"{OFFSET}1"),
+    (discrete, dict(n=1, spacing="leading"), "one step of leading spacing would start at label 0"),
+]
+
+
+@pytest.mark.parametrize(("make", "arguments", "message"), REFUSED, ids=[message for *_, message in REFUSED])
+def test_arguments_that_are_refused(make: Callable[..., Any], arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as info:
+        make(**arguments)
+    assert message in str(info.value) and "\n" not in str(info.value)

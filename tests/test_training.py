@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,25 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dode import metrics, training, zoo
+from dode import metrics, zoo
+from dode.cli import main
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction
 from dode.schedules import EDM, vp_linear
-from dode.training import (
-    Run,
-    Training,
-    build_classifier,
-    build_denoiser,
-    classifier_loss,
-    denoiser_loss,
-    denoising_loss,
-    draw_sigma,
-    losses,
-    networks,
-    train,
-    training_named,
-)
-from dode.training.__main__ import main, parser, wanted
-from dode.utils.files import FileError, load_tensors, save_tensors
+from dode.training import TRAININGS, Training, build_classifier, build_denoiser, networks, train, trainings
+from dode.training.losses import classifier_loss, denoiser_loss, denoising_loss, draw_sigma
+from dode.utils.files import load_tensors, save_tensors
+from dode.utils.optimisation import Loss, Run
 from dode.zoo import datasets
 from dode.zoo.unet import UNet
 
@@ -39,6 +27,8 @@ TINY = dict(steps=6, batch=4, warmup=2, save_every=2, rate=1e-2, ema=0.9)
 UNET = dict(widths=(8, 16), heads=2)
 EYES = dict(width=4, features=8)
 NETWORKS = dict(noise=UNET, data=UNET, classifier=EYES, critic=dict(stem=4, widths=(4, 8)), observer=EYES)
+DATA = "fashion-mnist-data"
+SLOW = ("fashion-mnist-noise", "fashion-mnist-critic", "fashion-mnist-observer", "imagenet32-data")
 
 
 @pytest.fixture(autouse=True)
@@ -58,202 +48,105 @@ def recipe(name: str, **changes: object) -> Training:
 
 
 def state(run: Run) -> dict[str, Tensor]:
-    tensors, _ = load_tensors(run.state_file, "training state")
-    return tensors
+    assert run.state_file
+    return load_tensors(run.state_file, "training state")[0]
 
 
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert a.keys() == b.keys()
-    different = [k for k in a if not torch.equal(a[k], b[k])]
-    assert not different, different
+    assert not [k for k in a if not torch.equal(a[k], b[k])]
+
+
+def kill_after(steps: int, patch: pytest.MonkeyPatch) -> None:
+    """Every run, whichever it is, in the step after so many."""
+    whole, left = Run._step, iter(range(steps))
+
+    def step(run: Run, loss: Loss) -> float:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return whole(run, loss)
+
+    patch.setattr(Run, "_step", step)
 
 
 # --- resuming ------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [
-        "fashion-mnist-data", "fashion-mnist-classifier", pytest.param("fashion-mnist-noise", marks=pytest.mark.slow),
-        "fashion-mnist-critic", "fashion-mnist-observer", pytest.param("imagenet32-data", marks=pytest.mark.slow),
-    ],
-)  # fmt: skip
-def test_stopped_and_resumed_is_bit_identical(name: str, tmp_path: Path) -> None:
+    [DATA, "fashion-mnist-classifier", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)],
+)
+def test_killed_and_resumed_is_bit_identical(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     r = recipe(
         name, bf16=name.endswith("noise"), flips=name.endswith(("critic", "data")),
         drop=0.3 if name.startswith("imagenet") else 0.0,
     )  # fmt: skip
     whole = train(r, tmp_path / "whole")
-    for until in (1, 3, None):
-        parts = train(r, tmp_path / "parts", until=until)
-    assert parts.step == whole.step == 6
+    for steps in (1, 3, 3):  # nothing is saved, then two steps, then four: the others are lost and done again
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            kill_after(steps, patch)
+            train(r, tmp_path / "parts")
+    assert os.listdir(tmp_path / "parts") == [f"{name}.state.safetensors"]
+    early = load_tensors(tmp_path / "parts" / f"{name}.state.safetensors", "training state")
+    parts = train(r, tmp_path / "parts")
+    assert early[1]["step"] == 4 and parts.step == whole.step == 6
     assert_same(state(whole), state(parts))  # weights, average and Adam's moments
-    published = [load_tensors(tmp_path / k / f"{name}.safetensors", "network")[0] for k in ("whole", "parts")]
-    assert_same(*published)
-    start = train(r, tmp_path / "start", until=1)
-    moved = [k for k, v in state(start).items() if k.startswith("model.") and not torch.equal(v, state(whole)[k])]
+    assert_same(*(load_tensors(tmp_path / k / f"{name}.safetensors", "network")[0] for k in ("whole", "parts")))
+    moved = [k for k, v in early[0].items() if k.startswith("model.") and not torch.equal(v, state(whole)[k])]
     assert len(moved) > 10  # there was something to get wrong
 
 
-def test_killed_between_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps after the last save are lost and done again, alike."""
-    name = "fashion-mnist-data"
-    r = recipe(name, bf16=False)
-    whole = train(r, tmp_path / "whole")
-    calls, real = [], denoising_loss
+def test_each_step_of_each_seed_draws_its_own_numbers(tmp_path: Path) -> None:
+    model, drawn = nn.Linear(1, 1), list[float]()
 
-    def dies(*args: Tensor) -> Tensor:
-        calls.append(1)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return real(*args)  # type: ignore[arg-type]
+    def loss(g: torch.Generator) -> Tensor:
+        drawn.append(float(torch.randn(1, generator=g)))
+        return model(torch.ones(1, 1)).sum()
 
-    monkeypatch.setattr(losses, "denoising_loss", dies)
-    with pytest.raises(KeyboardInterrupt):
-        train(r, tmp_path / "killed")
-    assert load_tensors(tmp_path / "killed" / f"{name}.state.safetensors", "training state")[1]["step"] == 4
-    assert not (tmp_path / "killed" / f"{name}.safetensors").exists()
-    assert not [f for f in os.listdir(tmp_path / "killed") if f.endswith(".part")]
-    resumed = train(r, tmp_path / "killed")
-    assert len(calls) == 8  # steps 4 and 5 again
-    assert_same(state(whole), state(resumed))
-
-
-@pytest.mark.slow
-def test_seed_decides(tmp_path: Path) -> None:
-    name = "fashion-mnist-data"
-    torch.manual_seed(123)  # whatever happened before
-    a = train(recipe(name), tmp_path / "a")
-    torch.manual_seed(456)
-    b = train(recipe(name), tmp_path / "b")
-    c = train(recipe(name, seed=1), tmp_path / "c")
-    assert_same(state(a), state(b))
-    assert not torch.equal(state(a)["model.head.2.weight"], state(c)["model.head.2.weight"])
-
-
-def test_each_step_draws_its_own_numbers(tmp_path: Path) -> None:
-    """And a step's numbers depend on the seed and its index alone, however the run got there."""
-    model, drawn = nn.Linear(1, 1), dict[tuple[int, int], float]()
     for seed in (0, 1):
-        for stops in ((6,), (2, 5, 6)):
-            run = Run(recipe("line", seed=seed), model, tmp_path / f"{seed}{stops}")
-
-            def loss(g: torch.Generator, run: Run = run, seed: int = seed) -> Tensor:
-                x = torch.randn(1, 1, generator=g)
-                assert drawn.setdefault((seed, run.step), float(x)) == float(x)
-                return model(x).square().sum()
-
-            for until in stops:
-                run.train(loss, until)
-    assert len(drawn) == len(set(drawn.values())) == 12
+        Run(recipe("line", seed=seed), model, tmp_path / str(seed)).train(loss)
+    assert len(drawn) == len(set(drawn)) == 12
 
 
-@pytest.mark.parametrize("change", [dict(rate=2e-2), dict(seed=1), dict(steps=7)])
-def test_another_recipe_is_refused(change: dict[str, float], tmp_path: Path) -> None:
-    name = "fashion-mnist-data"
-    train(recipe(name), tmp_path, until=2)
-    before = (tmp_path / f"{name}.state.safetensors").read_bytes()
-    with pytest.raises(ValueError, match="is of another recipe; remove it or choose another folder") as info:
-        train(recipe(name, **change), tmp_path)
-    assert "\n" not in str(info.value)
-    assert (tmp_path / f"{name}.state.safetensors").read_bytes() == before
+def square(model: nn.Linear) -> Loss:
+    return lambda g: model(torch.randn(4, model.in_features, generator=g)).square().mean()
 
 
-def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
-    name = "fashion-mnist-data"
-    run = train(recipe(name), tmp_path, until=2)
-    run.state_file.write_bytes(run.state_file.read_bytes()[:-100])
-    with pytest.raises(FileError, match="not a readable safetensors file"):
-        train(recipe(name), tmp_path)
+def test_a_state_of_another_recipe_or_format_is_refused(tmp_path: Path) -> None:
+    model, file = nn.Linear(2, 1), tmp_path / "line.state.safetensors"
+    Run(recipe("line"), model, tmp_path).train(square(model), until=2)
+    tensors, facts = load_tensors(file, "training state")
+    for change in (dict(format=1), dict(recipe=facts["recipe"] | {"rate": 2e-2})):
+        save_tensors(file, tensors, "training state", facts | change)
+        before = file.read_bytes()
+        with pytest.raises(ValueError, match="is of another recipe or version; remove it or choose another folder"):
+            Run(recipe("line"), model, tmp_path)
+        assert file.read_bytes() == before
 
 
-def test_a_state_of_an_older_recipe_goes_on(tmp_path: Path) -> None:
-    """It was written before a field was there; what it did not know of was as usual."""
-    r = recipe("fashion-mnist-data", network=UNET)
-    run = train(r, tmp_path, until=2)
-    tensors, meta = load_tensors(run.state_file, "training state")
-    for new in ("minutes", "compile", "drop"):
-        del meta["recipe"][new]
-    del meta["steps"]
-    save_tensors(run.state_file, tensors, "training state", meta)
-    assert train(r, tmp_path).finished
-    assert not r.matches(meta["recipe"] | {"drop": 0.5}) and not r.matches({"unknown": 1})
-
-
-# --- a length in minutes ---------------------------------------------------------------------------
-
-
-def lines(folder: Path, clock: list[float], **changes: object) -> tuple[Run, Callable[[torch.Generator], Tensor]]:
-    """A run of a model so small that the clock alone says how long a step takes: 10 ms more each time it is read."""
-    torch.manual_seed(0)
+def test_a_diverged_run_stops_and_keeps_the_last_good_state(tmp_path: Path) -> None:
     model = nn.Linear(1, 1)
-    run = Run(recipe("line", save_every=10_000, **changes), model, folder)
-    return run, lambda g: model(torch.randn(4, 1, generator=g)).square().mean()
+    run, values = Run(recipe("line"), model, tmp_path), iter([1.0, 1.0, math.nan])
+    with pytest.raises(FloatingPointError, match="loss is nan at step 3; lower the rate"):
+        run.train(lambda g: model(torch.ones(1, 1)).sum() * next(values))
+    assert all(torch.isfinite(v).all() for v in state(run).values())
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that is 10 ms later each time it is read."""
-    now = [0.0]
-
-    def read() -> float:
-        now[0] += 0.01
-        return now[0]
-
-    monkeypatch.setattr("dode.utils.optimisation.time.perf_counter", read)
-    return now
+def test_average_follows_its_formula(tmp_path: Path) -> None:
+    model = nn.Linear(2, 1)
+    run = Run(recipe("line", steps=5, ema=0.6), model, tmp_path)
+    expected = model.weight.detach().clone()
+    for step in range(5):
+        run.train(square(model), until=step + 1)
+        keep = min(0.6, (1 + step) / (10 + step))
+        expected = keep * expected + (1 - keep) * model.weight.detach()
+    torch.testing.assert_close(run.average.module.weight, expected)
 
 
-def test_minutes_become_steps_once_and_the_state_keeps_them(tmp_path: Path, clock: list[float]) -> None:
-    run, loss = lines(tmp_path, clock, minutes=0.05)
-    run.train(loss)
-    assert run.finished and run.step == run.steps == pytest.approx(300, abs=3)  # 3 s at 10 ms a step
-    assert run.seconds == pytest.approx(3, abs=0.05)
-    parts, loss = lines(tmp_path / "parts", clock, minutes=0.05)
-    parts.train(loss, until=150)
-    assert parts.steps is None
-    for until in (220, 260, None):
-        parts, loss = lines(tmp_path / "parts", clock, minutes=0.05)
-        assert parts.resume()
-        parts.train(loss, until)
-    assert parts.finished and abs(parts.step - run.step) <= 3
-
-
-def test_a_resumed_run_of_minutes_ends_where_an_unbroken_one_does(tmp_path: Path, clock: list[float]) -> None:
-    whole, loss = lines(tmp_path / "whole", clock, minutes=0.05)
-    whole.train(loss)
-    for until in (210, 250, None):  # its length is fixed at 200, and another speed does not change it
-        parts, loss = lines(tmp_path / "parts", clock, minutes=0.05)
-        parts.resume()
-        parts.train(loss, until)
-        clock[0] += 1e3
-    assert parts.steps == whole.steps
-    assert_same(state(whole), state(parts))
-
-
-def test_a_call_that_is_out_of_time_saves_and_goes_on_later(tmp_path: Path, clock: list[float]) -> None:
-    whole, loss = lines(tmp_path / "whole", clock, steps=100)
-    whole.train(loss)
-    run, loss = lines(tmp_path / "parts", clock, steps=100)
-    run.train(loss, patience=0.3)
-    assert 20 < run.step < 40 and not run.finished
-    assert load_tensors(run.state_file, "training state")[1]["step"] == run.step
-    again, loss = lines(tmp_path / "parts", clock, steps=100)
-    assert again.resume()
-    again.train(loss)
-    assert_same(state(whole), state(again))
-
-
-def test_losses_that_are_not_awaited_are_looked_at_before_anything_is_kept(tmp_path: Path) -> None:
-    """As on a GPU, which is not asked for each loss."""
-    model = nn.Linear(1, 1)
-    run = Run(recipe("line", steps=300, save_every=50), model, tmp_path)
-    run.each = False
-    values = iter([*[1.0] * 60, math.nan, *[1.0] * 300])
-    with pytest.raises(FloatingPointError, match="loss is nan at step 61; lower the rate"):
-        run.train(lambda g: model(torch.ones(1, 1)).sum() * 0 + next(values))
-    assert load_tensors(run.state_file, "training state")[1]["step"] == 50
+def test_rate_warms_up_and_falls_to_zero() -> None:
+    rates = [Training("line", steps=100, warmup=10).rate_at(step) for step in range(100)]
+    assert rates[:3] == pytest.approx([0.1, 0.2, 0.3]) and rates[50] == pytest.approx(0.5) and 0 < rates[99] < 1e-3
+    assert max(rates) <= 1.0 and rates[20:] == sorted(rates[20:], reverse=True)
 
 
 # --- what is published ---------------------------------------------------------------------------
@@ -269,73 +162,76 @@ def test_published_file_rebuilds_the_denoiser(tmp_path: Path) -> None:
     network = UNet(**meta["config"])
     network.load_state_dict(tensors)
     for key, value in network.state_dict().items():  # the moving average, not the last weights
-        torch.testing.assert_close(value, run.average[key], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(value, run.average.module.state_dict()[key], rtol=1e-3, atol=1e-5)
     out = zoo.load_denoiser(tmp_path / f"{name}.safetensors")(torch.randn(2, 1, 28, 28), 1.0)
     assert torch.isfinite(out).all() and meta["config"] == network.config
 
 
-@pytest.mark.parametrize(
-    ("name", "moments"),
-    [
-        ("fashion-mnist-classifier", "fashion-mnist-moments.safetensors"),
-        ("fashion-mnist-critic", "fashion-mnist-critic-moments.safetensors"),
-        ("fashion-mnist-observer", "fashion-mnist-observer-moments.safetensors"),
-    ],
-)
-def test_published_classifier_is_of_its_class_and_has_its_moments(name: str, moments: str, tmp_path: Path) -> None:
-    run = train(recipe(name), tmp_path)
+@pytest.mark.parametrize("kind", ["classifier", "critic", "observer"])
+def test_published_classifier_is_of_its_class_and_has_its_moments(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dode.utils.optimisation.LOG_EVERY", 3)
+    name = f"fashion-mnist-{kind}"
+    run = train(recipe(name, save_every=4), tmp_path)
     path = tmp_path / f"{name}.safetensors"
     network, features_name = zoo.load_evaluator(path)
     assert type(network) is zoo.CLASSIFIERS[name]
     assert zoo.metadata(path)["architecture"] == type(network).__name__
     for key, value in network.state_dict().items():  # the moving average, not the last weights
-        torch.testing.assert_close(value, run.average[key], rtol=1e-3, atol=1e-5)
-    assert_same(run.model.state_dict(), run.average)  # the stored accuracy is theirs
-    found = training.write_moments(tmp_path, name)
-    assert found == tmp_path / moments
-    reference = metrics.Moments.load(found)
+        torch.testing.assert_close(value, run.average.module.state_dict()[key], rtol=1e-3, atol=1e-5)
+    reference = metrics.Moments.load(tmp_path / zoo.moments_file(name))
     assert (reference.features, reference.n) == (features_name, 20)
     expected = network.features(datasets.fashion_mnist("train")[0]).double()
     torch.testing.assert_close(reference.mean, expected.mean(0), rtol=1e-4, atol=1e-6)
-
-
-def test_log_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "fashion-mnist-classifier"
-    monkeypatch.setattr("dode.utils.optimisation.LOG_EVERY", 3)
-    train(recipe(name, save_every=4), tmp_path)
     with (tmp_path / f"{name}.csv").open() as f:
         rows = list(csv.DictReader(f))
-    assert [row["step"] for row in rows] == ["3", "6"]
-    assert all(math.isfinite(float(row["loss"])) for row in rows)
+    assert [row["step"] for row in rows] == ["3", "6"] and all(math.isfinite(float(row["loss"])) for row in rows)
 
 
-def test_average_follows_its_formula(tmp_path: Path) -> None:
-    model = nn.Linear(2, 1)
-    run = Run(recipe("line", steps=5, ema=0.6), model, tmp_path)
-    expected = model.weight.detach().clone()
-    for step in range(5):
-        run.train(lambda g: model(torch.randn(4, 2, generator=g)).square().mean(), until=step + 1)
-        keep = min(0.6, (1 + step) / (10 + step))
-        expected = keep * expected + (1 - keep) * model.weight.detach()
-    torch.testing.assert_close(run.average["weight"], expected)
+# --- the command ---------------------------------------------------------------------------------
 
 
-def test_rate_warms_up_and_falls_to_zero(tmp_path: Path) -> None:
-    run = Run(Training("line", steps=100, warmup=10, rate=2.0), nn.Linear(1, 1), tmp_path)
-    rates = []
-    for run.step in range(100):
-        rates.append(run.rate())
-    assert rates[:3] == pytest.approx([0.2, 0.4, 0.6])
-    assert rates[50] == pytest.approx(1.0) and 0 < rates[99] < 1e-3
-    assert max(rates) <= 2.0 and rates[20:] == sorted(rates[20:], reverse=True)
+def test_the_command_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(TRAININGS, DATA, recipe(DATA))
+    command = ["train", DATA, "--out", str(tmp_path), "--device", "cpu"]
+    with monkeypatch.context() as patch:
+        kill_after(3, patch)
+        assert main(command) == 130 and len(networks.missing([TRAININGS[DATA]], tmp_path)) == 1
+    assert main(command) == 0 and networks.missing([TRAININGS[DATA]], tmp_path) == []
+    assert f"resuming {DATA} at step 2\nwrote {tmp_path / DATA}.safetensors\n" == capsys.readouterr().out
+    for wrong in ("cifar", "imagenet32-critic --large"):
+        assert main(["train", *wrong.split(), "--out", str(tmp_path)]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_a_diverged_run_stops(tmp_path: Path) -> None:
-    model = nn.Linear(1, 1)
-    run = Run(recipe("line"), model, tmp_path)
-    with pytest.raises(FloatingPointError, match="loss is nan at step 1; lower the rate"):
-        run.train(lambda g: model(torch.ones(1, 1)).sum() * math.nan)
-    assert not run.state_file.exists()  # nothing good was overwritten
+def test_a_processor_without_bf16_trains_in_float32(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = list[Training]()
+    monkeypatch.setattr(networks, "train", lambda recipe, *_: found.append(recipe))
+    for has in (False, True):
+        monkeypatch.setattr("dode.utils.environment.has_bf16", lambda device, has=has: has)
+        assert main(["train", DATA, "--steps", "7", "--device", "cpu"]) == 0
+        assert found[-1] == replace(TRAININGS[DATA], steps=7, bf16=has)
+        assert main(["train", "fashion-mnist-critic"]) == 0 and not found[-1].bf16  # whose recipe asks for none
+
+
+def test_only_denoisers_of_natural_images_have_a_larger_size() -> None:
+    (small,), (large,) = (trainings("imagenet32-data", large) for large in (False, True))
+    assert large.compile and not small.compile and small.drop == large.drop and small.facts != large.facts
+    assert [r.name for r in trainings("imagenet32", True)] == ["imagenet32-noise", "imagenet32-data"]
+
+
+def test_natural_recipes_build_networks_that_may_be_shipped() -> None:
+    for large, most in ((False, 9.6e6), (True, 15.8e6)):
+        for r in trainings("imagenet32", large):
+            model = build_denoiser(r).network if r.denoises else build_classifier(r)
+            assert 2 * sum(p.numel() for p in model.parameters()) < most  # bytes in half precision
+            if not r.denoises:
+                images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+                assert model(images).shape == (2, 200)
+                assert model.features(images).shape[1] == (224 if r.kind == "critic" else 128)
 
 
 # --- the loss ------------------------------------------------------------------------------------
@@ -383,21 +279,6 @@ def test_loss_is_ddpms_simple_loss() -> None:
         )
 
 
-def test_loss_of_the_exact_denoisers_of_gaussian_data() -> None:
-    """For N(0, s^2), EDM's best network is F = 0 with loss 1; the noise's best loss is s^2 / (s^2 + sigma^2)."""
-    edm = EDMPrediction(Linear(0.0), (1, 28, 28), EDM(), sigma_data=0.7)
-    with torch.no_grad():
-        assert float(denoising_loss(edm, *draws(edm, 0.7))) == pytest.approx(1, abs=0.02)
-        worse = EDMPrediction(Linear(0.2), (1, 28, 28), EDM(), sigma_data=0.7)
-        assert float(denoising_loss(worse, *draws(edm, 0.7))) == pytest.approx(1.04, abs=0.02)
-    sigma = torch.full((64,), 1.5, dtype=torch.float64)
-    x0, _, noise = draws(edm, 0.7)
-    best = 1.5 * (1 + 1.5**2) ** 0.5 / (0.49 + 1.5**2)  # eps = sigma x / (s^2 + sigma^2), x = sqrt(1 + sigma^2) input
-    d = NoisePrediction(Linear(best), (1, 28, 28), vp_linear())
-    with torch.no_grad():
-        assert float(denoising_loss(d, x0, sigma, noise)) == pytest.approx(0.49 / (0.49 + 1.5**2), rel=0.02)
-
-
 def test_flips_mirror_half_of_the_images() -> None:
     """And change nothing else: each image is the one without flips, or its mirror image."""
     seen: list[Tensor] = []
@@ -427,11 +308,6 @@ def test_noise_levels_are_the_papers() -> None:
     assert float(labels.mean()) == pytest.approx(499.5, abs=8)
 
 
-def test_unknown_name() -> None:
-    with pytest.raises(ValueError, match="no recipe named 'cifar'; known: fashion-mnist-noise, fashion"):
-        build_denoiser("cifar")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "steps", "left"), [("fashion-mnist-noise", 40, 0.5), ("fashion-mnist-data", 60, 0.9)])
 def test_training_learns(name: str, steps: int, left: float, tmp_path: Path) -> None:
@@ -454,9 +330,6 @@ def test_training_learns(name: str, steps: int, left: float, tmp_path: Path) -> 
     assert held_out() < left * before
 
 
-# --- classes ---------------------------------------------------------------------------------------
-
-
 def test_a_drawn_part_of_the_classes_is_withheld() -> None:
     """Each image its own label; a part of ``drop`` none."""
     r = recipe("imagenet32-data", batch=400, drop=0.25, flips=True)
@@ -464,8 +337,8 @@ def test_a_drawn_part_of_the_classes_is_withheld() -> None:
     seen: list[Tensor] = []
 
     class Look(nn.Module):
-        def forward(self, x: Tensor, label: Tensor, kinds: Tensor) -> Tensor:
-            seen.append(kinds)
+        def forward(self, x: Tensor, label: Tensor, classes: Tensor) -> Tensor:
+            seen.append(classes)
             return x * nn.Parameter(torch.ones(()))
 
     d.network = Look()
@@ -476,36 +349,3 @@ def test_a_drawn_part_of_the_classes_is_withheld() -> None:
     assert torch.equal(*seen)
     hidden = seen[0] == 200
     assert 0.15 < float(hidden.float().mean()) < 0.35 and set(seen[0][~hidden].tolist()) <= set(labels.tolist())
-
-
-def test_a_processor_without_bf16_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    args = parser().parse_args(["fashion-mnist-data", "--steps", "7"])
-    for has in (False, True):
-        monkeypatch.setattr(
-            torch.cpu, "get_capabilities", lambda has=has: {"avx2": True, "amx_bf16": has}, raising=False
-        )
-        assert wanted("fashion-mnist-data", args) == replace(training_named("fashion-mnist-data"), steps=7, bf16=has)
-        assert not wanted("fashion-mnist-critic", args).bf16  # whose recipe asks for none
-
-
-def test_only_denoisers_of_natural_images_have_a_larger_size(tmp_path: Path) -> None:
-    small, large = (training_named("imagenet32-data", large) for large in (False, True))
-    assert large.compile and large.minutes and not small.compile and not small.minutes and small.drop == large.drop
-    assert not small.matches(large.facts)  # the state of one is not taken up by the other
-    assert networks.named("imagenet32", large=True) == ["imagenet32-noise", "imagenet32-data"]
-    for name in ("imagenet32-critic", "fashion-mnist-data"):
-        with pytest.raises(SystemExit, match=f"error: {name} has one size alone; leave out --large"):
-            main([name, "--large", "--out", str(tmp_path)])
-
-
-def test_natural_recipes_build_networks_that_may_be_shipped() -> None:
-    for kind in ("noise", "data"):
-        for large, most in ((False, 9.6e6), (True, 15.8e6)):
-            d = build_denoiser(training_named(f"imagenet32-{kind}", large))
-            assert isinstance(d.network, UNet) and d.shape == (3, 32, 32) and d.network.classes == 200
-            assert 2 * sum(p.numel() for p in d.network.parameters()) < most  # bytes in half precision
-    for kind in ("classifier", "critic", "observer"):
-        model = build_classifier(f"imagenet32-{kind}")
-        images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
-        assert model(images).shape == (2, 200) and model.features(images).shape[1] == (224 if kind == "critic" else 128)
-        assert 2 * sum(p.numel() for p in model.parameters()) < 4e6

@@ -1,4 +1,4 @@
-"""The command ``dode``: ``dode distill | sample | solvers | info FILE``; ``dode --help`` explains each."""
+"""The command ``dode``: ``dode distill | sample | solvers | info FILE | run | train``; ``dode --help`` tells more."""
 
 from __future__ import annotations
 

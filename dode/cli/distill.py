@@ -9,9 +9,8 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from dode import distillation, solvers, zoo
+from dode.cli.methods import own_options
 from dode.cli.models import open_model
 from dode.cli.options import conditioning, pipeline_words
 from dode.denoisers import NetworkDenoiser
@@ -29,15 +28,23 @@ def run(args: argparse.Namespace) -> None:
     own = args.checkpoint and not zoo.published(args.checkpoint)  # published files are no .safetensors
     if own and args.out.resolve() == zoo.checkpoint_file(args.checkpoint).resolve():
         raise ValueError(f"--out {args.out} is the checkpoint itself; name another file")
+    options, method = own_options(args), distillation.DISTILLERS[args.method]
     model, _ = open_model(args, args.checkpoint)
-    solver = METHODS[args.method](args, model)
+    table, make = build(args, model)
+    chosen = args.seeds or range(args.images)
+    noise = initial_noise(model.shape, chosen, device=model.device)
+    problem = distillation.Problem(
+        model.of(chosen), table, noise, make, loss(args, model, method.loss), chosen, batch_size=args.batch_size,
+        progress=True,
+    )  # fmt: skip
+    solver = method.fit(problem, **options)
     solver.metadata.update(conditioning(args))
     solver.save(args.out)
     facts = solver.metadata
     print(
         f"wrote {args.out}: {facts['solver']}, NFE {solver.nfe}; {facts['network_evaluations']:,} network evaluations"
     )
-    print(outcome(facts))
+    print(outcome(facts, solver.levels.tolist() if isinstance(solver, Tableau) else []))
     print(f"sample with it: {sample_command(args)}")
 
 
@@ -73,80 +80,24 @@ def build(args: argparse.Namespace, model: NetworkDenoiser) -> tuple[Tableau, Ca
     return table, functools.partial(facts.make, **own)
 
 
-def fit_noise(args: argparse.Namespace, model: NetworkDenoiser) -> tuple[NetworkDenoiser, Sequence[int], Tensor]:
-    """The model with the conditioning of the seeds to fit on, these seeds, and their noise."""
-    chosen = args.seeds or range(args.images)
-    return model.of(chosen), chosen, initial_noise(model.shape, chosen, device=model.device)
-
-
-def d_ode(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau:
-    """``--method d-ode``."""
-    refuse(args)
-    if args.scale < 2:
-        raise ValueError("--scale 1: the teacher would take no more steps than the solver; take 2 or more")
-    table, same = build(args, model)
-    model, chosen, noise = fit_noise(args, model)
-    teacher: distillation.Teacher = same if args.teacher == "same" else "ddim"
-    return distillation.d_ode(
-        model, table, noise, teacher=teacher, scale=args.scale, align=args.align, first_step=args.first_step,
-        equation=args.equation, batch_size=args.batch_size, seeds=chosen, progress=True,
-    )  # fmt: skip
-
-
-def refuse(args: argparse.Namespace) -> None:
-    """ValueError for an option that ``--method`` does not have."""
-    usual: dict[str, Any] = {}
-    if args.method == "gits":
-        usual |= dict(grid="default")
-    if args.method in ("d-ode", "gits"):
-        usual |= dict(compare="auto")
-    if args.method not in ("dlms", "dlms-fixed", "amed"):
-        usual |= dict(trajectories=2_000)
-    if args.method != "d-ode":
-        usual |= dict(teacher="ddim", scale=10, align="time", first_step=None, equation=10, batch_size=100)
-    if foreign := [name for name, value in usual.items() if getattr(args, name) != value]:
-        raise ValueError(f"--method {args.method} has no option --{foreign[0].replace('_', '-')}; leave it out")
-
-
-def loss(args: argparse.Namespace, model: NetworkDenoiser) -> distillation.Residual:
+def loss(args: argparse.Namespace, model: NetworkDenoiser, usual: str | None) -> losses.Residual:
     """``--compare``: for images that classifiers of dode know, the loss of the book's fits; otherwise pixels."""
     known = model.name in zoo.NAMES
     if args.compare == "features" and not known:
         raise ValueError(
             f"--compare features: no feature extractor knows the images of {model.name}; take --compare pixels"
         )
-    if args.compare == "pixels" or not known:
-        return distillation.pixels
-    return fits.loss_of(
-        losses.default_loss(args.method), zoo.data_set_of(model.name), model.shape[0], str(model.device)
-    )
+    if args.compare == "pixels" or not known or usual is None:
+        return losses.pixels
+    return fits.loss_of(usual, zoo.data_set_of(model.name), model.shape[0], str(model.device))
 
 
-def recipe(args: argparse.Namespace, model: NetworkDenoiser) -> Tableau | distillation.Designed:
-    """The other methods: :data:`dode.distillation.DISTILLERS`."""
-    refuse(args)
-    model, chosen, noise = fit_noise(args, model)
-    table, make = build(args, model)
-    if args.afs:  # the table starts below the first noise level, on which its weights still depend
-        make = distillation.with_first_level(model.grid(1)[:1], functools.partial(make, afs=True))
-    task = distillation.Problem(
-        model, table, make, noise, loss(args, model), chosen, None, None, args.trajectories, True
-    )
-    return distillation.DISTILLERS[args.method](task)
-
-
-METHODS: Mapping[str, Callable[[argparse.Namespace, NetworkDenoiser], Tableau | distillation.Designed]] = {
-    "d-ode": d_ode,
-    **dict.fromkeys(distillation.DISTILLERS, recipe),
-}
-
-
-def outcome(facts: Mapping[str, Any]) -> str:
+def outcome(facts: Mapping[str, Any], levels: Sequence[float]) -> str:
     """How well the fit did, in one line."""
     if "cost" in facts:
         first, best = facts["cost"][0], min(facts["cost"])
         return f"error to the teacher's images, on seeds held back from the fit: {best:.4g} ({first:.4g} before)"
-    if facts["method"] == "gits":
-        return f"noise levels: {' '.join(f'{level:.4g}' for level in facts['grid'])}"
-    end, without = facts["fit_rmse"][-1], facts["plain_rmse"][-1]
-    return f"RMSE to the teacher at the end: {end:.4f} ({without:.4f} without the correction of the last step)"
+    if "fit_rmse" in facts:
+        end, without = facts["fit_rmse"][-1], facts["plain_rmse"][-1]
+        return f"RMSE to the teacher at the end: {end:.4f} ({without:.4f} without the correction of the last step)"
+    return f"noise levels: {' '.join(f'{level:.4g}' for level in levels)}"

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dode import __version__
+from dode.cli.methods import MOST, add_options, count, listed, methods
 
-MOST = 1_000_000  # seeds, images, network evaluations; more is a slip of the keyboard
 DEFAULT = "(default: %(default)s)"
 CONDITIONING = ("prompt", "negative_prompt", "class_label", "guidance_scale")  # options of --diffusers alone
 # Registries that need torch hold these too; a test compares them.
 CHECKPOINTS = ("fashion-mnist-noise", "fashion-mnist-data", "imagenet32-noise", "imagenet32-data")
-METHODS = ("d-ode", "gauss-newton", "gits", "ld3", "s4s", "s4s-alt", "dlms", "dlms-fixed", "amed")
 GRIDS = ("time", "quadratic", "karras", "log_snr")
 
 ABOUT = """Fast sampling from diffusion models with distilled solvers.
@@ -36,14 +35,7 @@ DISTILL = """Fit a few-step solver to a many-step teacher and store the table. T
   dode distill --checkpoint fashion-mnist-data --solver heun --nfe 9 --teacher same --out d-heun.safetensors
 
 --method:
-  d-ode         (Kim et al. 2024) one number a step, in closed form, each step on its own
-  gauss-newton  weights and noise levels together, by Gauss-Newton steps on the final image
-  gits          (Chen et al. 2024) the weights of the solver, on noise levels found by dynamic programming
-  ld3           (Tong et al. 2025) noise levels and the levels given to the network, by gradient
-  s4s, s4s-alt  (Frankel et al. 2025) weights by gradient; s4s-alt: weights and noise levels alternately
-  dlms          (Liang et al. 2025) a small network predicts each step from the features of the denoiser
-  dlms-fixed    the same training, of one table for all images
-  amed          (Zhou et al. 2024) an intermediate noise level for each step; only --nfe of --solver is used
+{methods}
 
 With a checkpoint of dode at NFE 3 on one CPU core, d-ode and gits take about ten seconds; ld3, s4s, s4s-alt and
 gauss-newton less than a minute; dlms, dlms-fixed and amed a minute and a half.
@@ -72,13 +64,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; see {self.prog} --help")
-
-
-def count(text: str) -> int:
-    """A whole number from 1 to :data:`MOST`."""
-    if not re.fullmatch("[0-9]{1,18}", text) or not 1 <= int(text) <= MOST:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MOST:,}")
-    return int(text)
 
 
 def seeds(text: str) -> list[int]:
@@ -154,7 +139,7 @@ def pipeline_words(args: argparse.Namespace) -> list[str]:
     return words
 
 
-def late(module: str, function: str = "run") -> Callable[[argparse.Namespace], None]:
+def late(module: str, function: str = "run") -> Callable[[Any], None]:
     """A command that is imported when it runs: torch takes seconds."""
     return lambda args: getattr(importlib.import_module(f"dode.cli.{module}"), function)(args)
 
@@ -163,12 +148,14 @@ def parser(prog: str = "dode") -> Parser:
     """All commands and options."""
     whole = Parser(prog=prog, description=ABOUT)
     whole.add_argument("--version", action="version", version=f"dode {__version__}")
-    commands = whole.add_subparsers(required=True, metavar="distill | sample | solvers | info")
-    distil = commands.add_parser("distill", description=DISTILL, help="fit a solver to a many-step teacher, store it")
+    commands = whole.add_subparsers(required=True, metavar="distill | sample | solvers | info | run | train")
+    distil = commands.add_parser(
+        "distill", description=DISTILL.format(methods=listed()), help="fit a solver to a many-step teacher, store it"
+    )
     draw = commands.add_parser("sample", description=SAMPLE, help="draw images with a stored or a named solver")
     listing = commands.add_parser("solvers", description=SOLVERS, help="list the handcrafted solvers")
     show = commands.add_parser("info", description=INFO, help="print a solver file")
-    networks = f"{', '.join(CHECKPOINTS)}, a name of dode.zoo, or a file of dode.training"
+    networks = f"{', '.join(CHECKPOINTS)}, a name of dode.zoo, or a file of dode train"
 
     model_options(distil, networks, required=True)
     distill_options(distil)
@@ -194,6 +181,8 @@ def parser(prog: str = "dode") -> Parser:
     draw.set_defaults(run=late("sample"))
     listing.set_defaults(run=late("info", "list_solvers"))
     show.set_defaults(run=late("info"))
+    late("run", "add")(commands)
+    late("train", "add")(commands)  # which imports no torch, as nothing here does
     return whole
 
 
@@ -202,18 +191,10 @@ def distill_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--solver", required=True, metavar="NAME", help="one of `dode solvers`, also with options: deis:variable=rho")
     add("--nfe", required=True, type=count, metavar="N", help="network evaluations for one image")
-    add("--method", choices=METHODS, default="d-ode", help=f"how to fit {DEFAULT}")
+    add("--method", choices=list(methods()), default="d-ode", help=f"how to fit {DEFAULT}")
     group = command.add_mutually_exclusive_group()
     group.add_argument("--images", type=count, default=100, metavar="N", help=f"fit on seeds 0 to N - 1 {DEFAULT}")
     group.add_argument("--seeds", type=seeds, metavar="0-99", help="fit on these seeds instead")
-    add("--compare", choices=("auto", "pixels", "features"), default="auto", help="the loss on final images, of all "
-        f"methods but d-ode and gits; auto: features of classifiers if they know the images {DEFAULT}")  # fmt: skip
-    add("--trajectories", type=count, default=2_000, metavar="N", help=f"training of dlms and amed {DEFAULT}")
-    add("--teacher", choices=("ddim", "same"), default="ddim", help=f"d-ode: ddim, or the same solver {DEFAULT}")
-    add("--scale", type=count, default=10, metavar="C", help=f"d-ode: teacher steps for each step {DEFAULT}")
-    add("--align", choices=("time", "index"), default="time", help="d-ode: how the teacher's noise levels are placed; "
-        f"index: as in EDM's code {DEFAULT}")  # fmt: skip
-    add("--first-step", choices=("noise", "none"), help="d-ode: what the first step is corrected by (default: noise if "
-        "the network predicts noise)")  # fmt: skip
-    add("--equation", type=int, choices=(10, 9, 8), default=10, help="d-ode: equation of the paper; 10 fits one number "
-        f"a step {DEFAULT}")  # fmt: skip
+    add("--compare", choices=("auto", "pixels", "features"), default="auto", help="the loss on final images; auto: "
+        f"features of classifiers if they know the images {DEFAULT}")  # fmt: skip
+    add_options(command)

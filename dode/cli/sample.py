@@ -11,11 +11,11 @@ from torch import Tensor
 from dode import distillation, solvers, zoo
 from dode.cli.distill import build
 from dode.cli.models import open_model
+from dode.denoisers import PICTURES, Images
 from dode.sampling import initial_noise, sample
 from dode.tableau import Tableau
 from dode.utils.environment import need
 from dode.utils.files import atomic, names_a_file, nearest
-from dode.zoo.datasets import mosaic
 
 
 def run(args: argparse.Namespace) -> None:
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     samples = sample(model.of(args.seeds), solver, noise, batch_size=args.batch_size, progress=True)
     images = torch.cat([decode(part) for part in samples.split(args.batch_size)])
     with atomic(args.out) as temporary:
-        picture(images, args.columns).save(temporary, format="PNG")
+        picture(images, args.columns, model.images).save(temporary, format="PNG")
     print(f"wrote {args.out}: {len(images)} images by {solver.metadata.get('solver', 'solver')}, NFE {solver.nfe}")
 
 
@@ -54,7 +54,7 @@ def check_solver(args: argparse.Namespace, stored: bool) -> None:
         raise ValueError(f"--solver {args.solver} is a name, not a file: {needs}")
 
 
-def picture(images: Tensor, columns: int) -> Any:
-    """``(B, C, H, W)`` in -1..1 as one ``PIL.Image.Image``, grey or RGB, with a white line between images."""
+def picture(samples: Tensor, columns: int, images: Images = PICTURES) -> Any:
+    """``(B, C, H, W)`` as one ``PIL.Image.Image``, grey or RGB, with a white line between images."""
     image = need("PIL.Image", "cli", "writing a picture")
-    return image.fromarray(mosaic(images, min(columns, len(images))))
+    return image.fromarray(images.mosaic(samples, min(columns, len(samples))))

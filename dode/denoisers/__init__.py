@@ -12,15 +12,11 @@ batch the coefficients are plain numbers, computed once, and what the solver nee
 ``(x - D) / sigma``, which for a noise-predicting network is ``F`` itself) costs at most one pass or two.
 """
 
-from dode.denoisers.base import Affine, Coefficients, Denoiser, Level, expand
-from dode.denoisers.exact import GaussianDenoiser, MixtureDenoiser
+from dode.denoisers.base import Affine as Affine, Coefficients as Coefficients, Denoiser as Denoiser, expand as expand
+from dode.denoisers.exact import GaussianDenoiser as GaussianDenoiser, MixtureDenoiser as MixtureDenoiser
+from dode.denoisers.images import PICTURES as PICTURES, Images as Images
 from dode.denoisers.networks import (
-    ConsistencyPrediction, DataPrediction, EDMPrediction, FlowPrediction, NetworkDenoiser, NoisePrediction,
-    VEPrediction, VPrediction,
+    ConsistencyPrediction as ConsistencyPrediction, DataPrediction as DataPrediction, EDMPrediction as EDMPrediction,
+    FlowPrediction as FlowPrediction, NetworkDenoiser as NetworkDenoiser, NoisePrediction as NoisePrediction,
+    VEPrediction as VEPrediction, VPrediction as VPrediction,
 )  # fmt: skip
-
-__all__ = [
-    "Affine", "Coefficients", "ConsistencyPrediction", "DataPrediction", "Denoiser", "EDMPrediction", "FlowPrediction",
-    "GaussianDenoiser", "Level", "MixtureDenoiser", "NetworkDenoiser", "NoisePrediction", "VEPrediction", "VPrediction",
-    "expand",
-]  # fmt: skip

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from dode.denoisers.conditioning import Conditioning, Images
-from dode.schedules import EDM, Flow, Schedule, VPDiscrete, karras, time_uniform
+from dode.denoisers.conditioning import Conditioning, ImageNumbers
+from dode.denoisers.images import PICTURES, Images
+from dode.schedules import EDM, Final, Flow, Schedule, VPDiscrete, karras, time_uniform
 
 
 class Coefficients(NamedTuple):
-    """``D = skip x + out F(inp x, label)``; each float64, of sigma's shape."""
+    """``D = skip x + out F(inp x, label)``: float64 of sigma's shape, or plain numbers of one level for all images."""
 
-    skip: Tensor
-    out: Tensor
-    inp: Tensor
-    label: Tensor
-
-
-class Level(NamedTuple):
-    """The :class:`Coefficients` of one level for the whole batch, as plain numbers."""
-
-    skip: float
-    out: float
-    inp: float
-    label: float
+    skip: Any
+    out: Any
+    inp: Any
+    label: Any
 
 
 class Affine(NamedTuple):
@@ -38,11 +31,13 @@ class Affine(NamedTuple):
     raw: Tensor
 
 
-def expand(value: Tensor, x: Tensor) -> Tensor:
-    """A 0-d or ``(B,)`` tensor, in ``x``'s dtype and ready to multiply ``x``.
+def expand(value: Any, x: Tensor) -> Any:
+    """A number as it is; a 0-d or ``(B,)`` tensor in ``x``'s dtype and ready to multiply ``x``.
 
     A 0-d CPU tensor stays there: torch multiplies by it on any device, where a copy would make the host wait.
     """
+    if isinstance(value, float):
+        return value
     if value.ndim == 0:
         return value.to(x.dtype) if value.is_cpu else value.to(x)
     return value.to(x).reshape(-1, *[1] * (x.ndim - 1))
@@ -61,12 +56,15 @@ class Denoiser:
     nfe : int
         Calls so far; :attr:`evaluations` counts the images in them.  Set both to 0 with :meth:`reset`.
     conditioning : Conditioning
-        Of ``K`` classes or prompts, image ``i`` of a run gets the one at ``i mod K``.  :meth:`of` is the denoiser of a
-        part of a run.
+        The classes or prompts of a conditional network; :meth:`of` is the denoiser of a part of a run.
+    images : Images
+        What a sample is: its range, how it becomes a picture, what measures it.
     """
 
     prediction = "exact"
     name = "denoiser"
+    conditioning = Conditioning()
+    images: Images = PICTURES
 
     def __init__(self, shape: Sequence[int], schedule: Schedule | None = None) -> None:
         self.shape = tuple(shape)
@@ -86,20 +84,20 @@ class Denoiser:
         return self._count["evaluations"]
 
     @property
-    def conditioning(self) -> Conditioning:
-        return Conditioning()
-
-    @property
     def conditions(self) -> int:
         """How many classes or prompts it has, 1 for none."""
-        return self.conditioning.rows
+        return self.conditioning.count
 
-    def of(self, images: Images) -> Denoiser:
+    def of(self, images: ImageNumbers) -> Self:
         """The same denoiser for a batch that holds these images of a run: seeds, or places in the run.
 
         Each has the condition it has in the whole run; evaluations count with the whole.  With one condition: self.
         """
-        return self
+        if self.conditions == 1:
+            return self
+        found = copy.copy(self)
+        found.conditioning = self.conditioning.of(images)
+        return found
 
     @property
     def device(self) -> torch.device:
@@ -114,15 +112,15 @@ class Denoiser:
     def sigma_max(self) -> float:
         return self.schedule.sigma_max
 
-    def grid(self, n: int) -> Tensor:
-        """The customary grid of ``n`` steps to 0, ``(n + 1,)``.
+    def grid(self, n: int, final: Final = "zero") -> Tensor:
+        """The customary grid of ``n`` steps to 0, or to :attr:`sigma_min`, ``(n + 1,)``.
 
         Uniform in time on a VP chain and for flow matching, there with the schedule's shift; otherwise Karras's.
         """
         shift = self.schedule.shift if isinstance(self.schedule, Flow) else 1.0
         if isinstance(self.schedule, (VPDiscrete, Flow)):
-            return shift * time_uniform(n, self.sigma_min / shift, self.sigma_max / shift, self.schedule, final="zero")
-        return karras(n, self.sigma_min, self.sigma_max, final="zero")
+            return shift * time_uniform(n, self.sigma_min / shift, self.sigma_max / shift, self.schedule, final=final)
+        return karras(n, self.sigma_min, self.sigma_max, final=final)
 
     def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         sigma = torch.as_tensor(sigma, dtype=torch.float64)

@@ -2,86 +2,67 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from dode.denoisers.base import Affine, Coefficients, Denoiser, Level, expand
-from dode.denoisers.conditioning import Conditioning, Images
+from dode.denoisers.base import Affine, Coefficients, Denoiser, expand
+from dode.denoisers.conditioning import Conditioning
 from dode.schedules import Schedule
 
 
-class NetworkDenoiser(Denoiser):
-    """A network ``F(input, label)`` with the coefficients of its prediction type.
+def first_parameter(network: nn.Module | Callable[..., Tensor]) -> Tensor:
+    """A tensor of the network's device and dtype; the CPU's and float32 where it has no parameters."""
+    parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
+    return next(parameters, torch.empty(0, dtype=torch.float32, device="cpu"))
 
+
+class NetworkDenoiser(Denoiser):
+    """A network ``F(input, label, **conditions)`` with the coefficients of its prediction type.
+
+    ``conditioning`` has the conditions of each image, by the names of the network's arguments; none by default.
     The network runs in its own dtype (or in ``autocast``, e.g. ``torch.bfloat16``); the state keeps
     its own, so a float64 sampler may drive a float32 network.  What the network returns is kept as a
     solver's output, not copied: a network that writes its next answer over its last must return a clone.
     """
 
     def __init__(
-        self,
-        network: nn.Module | Callable[[Tensor, Tensor], Tensor],
-        shape: Sequence[int],
-        schedule: Schedule,
-        *,
-        autocast: torch.dtype | None = None,
-        name: str | None = None,
-    ) -> None:
+        self, network: nn.Module | Callable[..., Tensor], shape: Sequence[int], schedule: Schedule, *,
+        conditioning: Conditioning | None = None, autocast: torch.dtype | None = None, name: str | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(shape, schedule)
-        self.network = network
-        self.autocast = autocast
-        self.name = name or type(self).__name__
-        self._levels: dict[float, Level] = {}
+        self.network, self.autocast, self.name = network, autocast, name or type(self).__name__
+        self.conditioning = conditioning or Conditioning()
+        self._levels: dict[float, Coefficients] = {}
 
-    @property
-    def conditioning(self) -> Conditioning:
-        return getattr(self.network, "conditioning", None) or Conditioning()
-
-    def of(self, images: Images) -> NetworkDenoiser:
-        if self.conditions == 1:
-            return self
-        found = copy.copy(self)
-        found.network = self.network.of(images)  # type: ignore[union-attr,operator]
-        return found
-
-    def level(self, sigma: float) -> Level:
+    def level(self, sigma: float) -> Coefficients:
         """The coefficients of one level, computed when it is first met (a schedule's label is a search)."""
         found = self._levels.get(sigma)
         if found is None:
             at = self.coefficients(torch.tensor(sigma, dtype=torch.float64))
-            found = self._levels[sigma] = Level(*(float(c) for c in at))
+            found = self._levels[sigma] = Coefficients(*(float(c) for c in at))
         return found
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         raise NotImplementedError
 
     @property
-    def _own(self) -> Tensor:
-        """A tensor of the network's device and dtype; the CPU's and float32 where it has no parameters."""
-        parameters = self.network.parameters() if isinstance(self.network, nn.Module) else iter(())
-        return next(parameters, torch.empty(0, dtype=torch.float32, device="cpu"))
-
-    @property
     def device(self) -> torch.device:
         """Where the network lives."""
-        return self._own.device
+        return first_parameter(self.network).device
 
-    def raw(self, x: Tensor, c: Coefficients | Level) -> Tensor:
-        """The bare network ``F`` at preconditioned input, in the network's dtype."""
-        own, images = self._own.dtype, x.shape[0]
+    def raw(self, x: Tensor, c: Coefficients, given: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The bare network ``F`` at preconditioned input, in its dtype; ``given`` conditions in place of its own."""
+        own, images = first_parameter(self.network).dtype, x.shape[0]
+        given = self.conditioning(images, x.device) if given is None else given
         wide = torch.promote_types(own, torch.float32)  # labels up to 1000 do not fit half precision
-        if isinstance(c, Level):
-            scaled, label = x * c.inp, torch.full((images,), c.label, dtype=wide, device=x.device)
-        else:
-            label = torch.zeros(images, dtype=wide, device=x.device)
-            scaled, label = x * expand(c.inp, x), label + expand(c.label, label)
-        if self.autocast is None:
-            return self.network(scaled.to(own), label)
-        with torch.autocast(x.device.type, dtype=self.autocast):
-            return self.network(scaled.to(own), label)
+        label = torch.full((images,), c.label if isinstance(c.label, float) else 0.0, dtype=wide, device=x.device)
+        if not isinstance(c.label, float):
+            label = label + expand(c.label, label)
+        with torch.autocast(x.device.type, dtype=self.autocast) if self.autocast else nullcontext():
+            return self.network((x * expand(c.inp, x)).to(own), label, **given)
 
     def affine_parts(self, x: Tensor, sigma: float) -> Affine:
         c = self.level(sigma)
@@ -96,6 +77,11 @@ class NetworkDenoiser(Denoiser):
         if isinstance(self.network, nn.Module):
             self.network.to(device)
         return self
+
+
+def is_compiled(network: object) -> bool:
+    """Whether ``torch.compile`` made it."""
+    return hasattr(network, "_orig_mod")
 
 
 class NoisePrediction(NetworkDenoiser):

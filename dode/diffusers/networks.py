@@ -1,89 +1,54 @@
-"""A network of diffusers as the ``F(input, label)`` that dode's denoisers take: conditions and guidance inside.
+"""A network of diffusers as the ``F(input, label, **conditions)`` that dode's denoisers take, and what it is given.
 
-Conditions are rows of tensors, one row a condition, given to the network under its own argument names: of ``K`` rows,
-image ``i`` of a run gets row ``i mod K`` (:mod:`dode.denoisers.conditioning`).
+Conditions are rows of tensors (:mod:`dode.denoisers.conditioning`) by the network's own argument names, "outer.inner"
+for an entry of a dictionary.
 """
 
 from __future__ import annotations
 
-import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers import DiTTransformer2DModel
+from diffusers import DiTTransformer2DModel, SD3Transformer2DModel
 from torch import Tensor, nn
 
-from dode.denoisers.conditioning import Conditioning, Images
+from dode.denoisers.conditioning import Conditioning
+from dode.diffusers.flux import Flux
 
-Rows = Mapping[str, Tensor]  # argument of the network ("outer.inner" for an entry of a dictionary) -> (K, ...)
+Rows = Mapping[str, Tensor]
+Conditions = str | int | Sequence[str] | Sequence[int] | Tensor | Mapping[str, Tensor]
 
 
-class Conditioned(nn.Module):
-    """``F(x, label)`` of a conditional network; guided, two halves of one doubled batch.
+class Network(nn.Module):
+    """``F(x, label, **conditions)``; with a ``guidance`` scale, two halves of one doubled batch.
 
     Classifier-free guidance (Ho and Salimans 2022), as in diffusers: ``F = F_without + scale (F_with - F_without)``.
-    One call of this is one network evaluation, of as many images as ``x`` holds: what papers count.
-
-    ValueError if rows disagree, the network wants a condition that is not there or has no such class, or a batch has
-    other images than :meth:`of` was given.
+    Each image's condition is then a pair ``(2, ...)``, without and with.  One call of this is one network evaluation,
+    of as many images as ``x`` holds: what papers count.
     """
 
-    def __init__(
-        self, network: nn.Module, channels: int, conditions: Rows, without: Rows | None, scale: float, sign: float = 1.0
-    ) -> None:
+    def __init__(self, network: nn.Module, channels: int, guidance: float | None = None, sign: float = 1.0) -> None:
         super().__init__()
-        self.network, self.channels, self.scale, self.sign = network, channels, scale, sign
-        self.conditioning = Conditioning(_count(conditions))
-        self.names = list(conditions)
-        for k, name in enumerate(self.names):
-            self.register_buffer(f"with_{k}", conditions[name].detach())
-            if without is not None:
-                if name not in without or len(without[name]) not in (1, self.conditioning.rows):
-                    raise ValueError(f"guidance needs {name} without a condition: one row, or {self.conditioning.rows}")
-                self.register_buffer(
-                    f"without_{k}", without[name].detach().expand(self.conditioning.rows, *without[name].shape[1:])
-                )
-        self.guided = without is not None
-        _complete(network, conditions)
+        self.network, self.channels, self.guidance, self.sign = network, channels, guidance, sign
 
     @property
     def mid_block(self) -> nn.Module | None:
         """The bottleneck, for solvers that read it; none where guidance doubles what passes through it."""
-        return None if self.guided else getattr(self.network, "mid_block", None)
+        return None if self.guidance else getattr(self.network, "mid_block", None)
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        halves = ["without", "with"] if self.guided else ["with"]
-        rows = {name: torch.cat([self._rows(f"{half}_{k}", x) for half in halves]) for k, name in enumerate(self.names)}
-        if self.guided:
+    def forward(self, x: Tensor, label: Tensor, **conditions: Tensor) -> Tensor:
+        if self.guidance:
             x, label = torch.cat([x, x]), torch.cat([label, label])
+            conditions = {name: pairs.transpose(0, 1).flatten(0, 1) for name, pairs in conditions.items()}
+        rows = {name: v.to(x.dtype) if v.is_floating_point() else v for name, v in conditions.items()}
         found = self.network(x, timestep=label, **_nested(rows), return_dict=False)[0]
         found = found[:, : self.channels]  # without a learned variance
-        if self.guided:
+        if self.guidance:
             plain, conditional = found.chunk(2)
-            found = plain + self.scale * (conditional - plain)
+            found = plain + self.guidance * (conditional - plain)
         return found if self.sign == 1 else self.sign * found
-
-    def of(self, images: Images) -> Conditioned:
-        """The same network, for a batch that holds these images of a run."""
-        found = copy.copy(self)
-        found.conditioning = self.conditioning.of(images)
-        return found
-
-    def _rows(self, name: str, x: Tensor) -> Tensor:
-        """The condition of each image, on its device and, if it is no label, in its dtype."""
-        rows = self.get_buffer(name).to(x.device)
-        rows = rows.to(x.dtype) if rows.is_floating_point() else rows
-        return rows[self.conditioning.places(len(x), x.device)]
-
-
-def _count(conditions: Rows) -> int:
-    counts = {len(v) for v in conditions.values()}
-    if len(counts) > 1 or 0 in counts:
-        each = ", ".join(f"{name} {len(v)}" for name, v in conditions.items())
-        raise ValueError(f"every condition needs the same number of rows, one or more: {each}")
-    return counts.pop() if counts else 1
 
 
 def _nested(flat: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -121,16 +86,120 @@ def _complete(network: Any, conditions: Rows) -> None:
         raise ValueError(f"{type(network).__name__} wants {missing[0]}: give conditions= (prompts, labels or tensors)")
     if foreign := sorted(name for name in given if not takes(network, name)):
         raise ValueError(f"{type(network).__name__} takes no {foreign[0]}; leave it out of the conditions")
-    labels, classes = conditions.get("class_labels"), _classes(network)
+    labels, config, classes = conditions.get("class_labels"), getattr(network, "config", {}), 0
+    if isinstance(network, DiTTransformer2DModel):
+        classes = int(config.get("num_embeds_ada_norm") or -1) + 1  # with that of no class
+    elif config.get("num_class_embeds"):
+        classes = int(config["num_class_embeds"])
     if labels is None or not classes or labels.is_floating_point():
         return
     if wrong := [label for label in labels.flatten().tolist() if not 0 <= label < classes]:
         raise ValueError(f"{type(network).__name__} has the classes 0 to {classes - 1}, not {wrong[0]}")
 
 
-def _classes(network: Any) -> int:
-    """How many labels the network knows, that of no class among them; 0 where its config does not say."""
+def translate(
+    pipeline: Any, network: Any, conditions: Conditions | None, negative: Conditions | None, guided: bool
+) -> Conditioning:
+    """Conditions as rows by the network's arguments; guided, as pairs of what is without and with them.
+
+    Prompts go through ``pipeline.encode_prompt`` once; ``negative`` not given is the pipeline's own empty prompt.
+    Whole numbers are class labels; ``negative`` is then the label of no class, which DiT's networks know themselves.
+    A float tensor ``(K, L, C)`` is what cross-attention sees; a mapping has the network's own argument names.
+
+    ValueError for prompts without a pipeline that can read them, guidance without its counterpart, rows that disagree,
+    or a network that wants a condition that is not there or has no such class.
+    """
+    given: Rows = {}
+    without: Rows | None = None
     config = getattr(network, "config", {})
-    if isinstance(network, DiTTransformer2DModel):
-        return int(config.get("num_embeds_ada_norm") or -1) + 1
-    return int(config.get("num_class_embeds") or 0)
+    if conditions is None:
+        if guided:
+            raise ValueError("guidance sets a condition against none: give conditions=, or leave guidance_scale out")
+    elif prompts := _texts(conditions):
+        if negative is not None and not _texts(negative):
+            raise ValueError("the negative of prompts is a prompt")
+        given, without = encode(pipeline, network, prompts, _texts(negative), guided)
+    else:
+        given = _tensors(conditions)
+        if guided and negative is None and isinstance(network, DiTTransformer2DModel):
+            negative = int(config["num_embeds_ada_norm"])  # trained with labels left out: one more
+        if guided and negative is None:
+            raise ValueError("guidance needs negative=: the label of no class, or tensors as of an empty prompt")
+        without = _tensors(negative) if guided else None
+    found = Conditioning({name: rows.detach() for name, rows in given.items()})
+    if without is not None:
+        for name in given:
+            if name not in without or len(without[name]) not in (1, found.count):
+                raise ValueError(f"guidance needs {name} without a condition: one row, or {found.count}")
+        same = {name: without[name].detach().expand(found.count, *without[name].shape[1:]) for name in given}
+        found = Conditioning({name: torch.stack([same[name], rows], dim=1) for name, rows in found.rows.items()})
+    _complete(network, given)
+    return found
+
+
+def _texts(conditions: Any) -> list[str]:
+    """The prompts, or none if these are no prompts."""
+    texts = [conditions] if isinstance(conditions, str) else conditions
+    if isinstance(texts, Sequence) and texts and all(isinstance(text, str) for text in texts):
+        return list(texts)
+    return []
+
+
+def _tensors(conditions: Any) -> dict[str, Tensor]:
+    if isinstance(conditions, Mapping):
+        return {name: torch.as_tensor(value) for name, value in conditions.items()}
+    try:
+        rows = torch.as_tensor(conditions)
+    except (TypeError, ValueError, RuntimeError):
+        rows = torch.empty(0)
+    if rows.numel() == 0:
+        raise ValueError("conditions are prompts, class labels, a tensor of text embeddings, or tensors by name")
+    if rows.is_floating_point():
+        return {"encoder_hidden_states": rows}
+    return {"class_labels": rows.reshape(-1)}
+
+
+@torch.no_grad()
+def encode(
+    pipeline: Any, network: Any, prompts: list[str], negative: list[str], guided: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+    """Prompts as Stable Diffusion 1 and 2, XL or 3, or Flux put them to their networks."""
+    if not hasattr(pipeline, "encode_prompt"):
+        raise ValueError(f"{type(pipeline).__name__} reads no prompts; give conditions as tensors or class labels")
+    if len(negative) > 1 and len(negative) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts take one negative prompt or {len(prompts)}, got {len(negative)}")
+    against = negative * (len(prompts) // len(negative)) if negative else None
+    if isinstance(network, Flux):
+        return _flux(pipeline, prompts), (_flux(pipeline, against or [""]) if guided else None)
+    options = dict(num_images_per_prompt=1, do_classifier_free_guidance=guided, negative_prompt=against)
+    kind = getattr(network.config, "addition_embed_type", None)
+    three = isinstance(network, SD3Transformer2DModel)
+    if three:
+        options |= dict(prompt_2=None, prompt_3=None)
+    elif not hasattr(network.config, "cross_attention_dim") or kind not in (None, "text_time"):
+        raise ValueError(
+            f"prompts of {type(pipeline).__name__} are not known here; "
+            "give conditions= as tensors by the network's argument names"
+        )
+    found = pipeline.encode_prompt(prompts, device=pipeline.device, **options)
+    pairs = {"encoder_hidden_states": found[:2]}  # with it, without
+    if three:
+        pairs["pooled_projections"] = found[2:4]
+    elif kind == "text_time":
+        side, width = network.config.sample_size * pipeline.vae_scale_factor, int(found[2].shape[-1])
+        sizes = pipeline._get_add_time_ids(  # the size, where it was cropped, the size again
+            (side, side),
+            (0, 0),
+            (side, side),
+            dtype=found[0].dtype,
+            text_encoder_projection_dim=width,
+        )
+        pairs["added_cond_kwargs.text_embeds"] = found[2:4]
+        pairs["added_cond_kwargs.time_ids"] = (sizes.repeat(len(prompts), 1),) * 2
+    given, without = ({name: pair[k] for name, pair in pairs.items()} for k in (0, 1))
+    return given, (without if guided else None)
+
+
+def _flux(pipeline: Any, prompts: list[str]) -> dict[str, Tensor]:
+    text, pooled, _ = pipeline.encode_prompt(prompts, None, device=pipeline.device)
+    return {"encoder_hidden_states": text, "pooled_projections": pooled}

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from dode.denoisers import DataPrediction, EDMPrediction, FlowPrediction, NetworkDenoiser, NoisePrediction, VPrediction
 from dode.diffusers import flux, support
-from dode.diffusers.conditions import Conditions, translate
-from dode.diffusers.networks import Conditioned
+from dode.diffusers.networks import Conditions, Network, translate
 from dode.diffusers.scheduler import Process
 from dode.schedules import EDM, Flow, Schedule, VPDiscrete
 from dode.schedules.noise import Betas
@@ -29,19 +28,13 @@ KINDS: dict[str, Betas] = dict(linear="linear", scaled_linear="scaled_linear", s
 
 
 def from_diffusers(
-    pipeline: Any,
-    scheduler: Any = None,
-    guidance_scale: float | None = None,
-    conditions: Conditions | None = None,
-    *,
-    negative: Conditions | None = None,
-    shape: Sequence[int] | None = None,
-    autocast: torch.dtype | None = None,
+    pipeline: Any, scheduler: Any = None, guidance_scale: float | None = None, conditions: Conditions | None = None, *,
+    negative: Conditions | None = None, shape: Sequence[int] | None = None, autocast: torch.dtype | None = None,
     name: str | None = None,
-) -> NetworkDenoiser:
+) -> NetworkDenoiser:  # fmt: skip
     """The denoiser of a pipeline: its U-Net or transformer, its scheduler's process, in its latent space.
 
-    The network is frozen and put in eval mode.  ``nfe`` counts calls and ``images`` the images in them; a guided call
+    The network is frozen and put in eval mode.  ``nfe`` counts calls, ``evaluations`` the images in them; a guided call
     doubles its batch inside and counts once, as papers count.
 
     Parameters
@@ -83,7 +76,7 @@ def from_diffusers(
         raise ValueError("a network alone needs scheduler=: the scheduler it was trained for, or its config")
     if not alone:
         support.check_pipeline(pipeline)
-    support.check_network(network)
+    support.check_network(network, shape, alone)
     support.check_scheduler(scheduler, config, network)
     if guidance_scale is not None and not (guidance_scale >= 1 and math.isfinite(guidance_scale)):
         raise ValueError(f"guidance_scale is 1 (none) or more, got {guidance_scale:g}")
@@ -91,17 +84,16 @@ def from_diffusers(
     if isinstance(network, FluxTransformer2DModel):
         shape = flux.latent_shape(network, pipeline, shape)
         network, guided = flux.wrapped(network, guidance_scale)
-    elif not alone:
-        support.check_size(network, shape)
     shape = tuple(shape) if shape is not None else latent_shape(network)
     process = Process(config)
-    given, against = translate(None if alone else pipeline, network, conditions, negative, guided)
+    given = translate(None if alone else pipeline, network, conditions, negative, guided)
     network.eval().requires_grad_(False)
     edm = process.kind == "edm"
     sign = -1.0 if edm and process.prediction == "v_prediction" else 1.0  # diffusers' EDM: v is minus what EDM predicts
-    inner = Conditioned(network, shape[0], given, against, guidance_scale or 1.0, sign)
-    options: dict[str, Any] = dict(autocast=autocast, name=name or checkpoint_name(pipeline))
-    own = schedule(process, config, math.prod(shape[1:]) // _patch(network) ** 2)
+    inner = Network(network, shape[0], guidance_scale if guided else None, sign)
+    options: dict[str, Any] = dict(conditioning=given, autocast=autocast, name=name or checkpoint_name(pipeline))
+    patch = flux.PATCH if isinstance(network, flux.Flux) else int(network.config.get("patch_size") or 1)
+    own = schedule(process, config, math.prod(shape[1:]) // patch**2)
     if edm:
         return EDMPrediction(inner, shape, own, sigma_data=process.sigma_data, **options)
     return WRAPPERS[process.prediction](inner, shape, own, **options)
@@ -117,13 +109,6 @@ def schedule(process: Process, config: Mapping[str, Any], tokens: int = 0) -> Sc
         return VPDiscrete(len(process.betas), "trained", betas=tuple(process.betas.tolist()))
     first, last = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
     return VPDiscrete(process.steps, KINDS[config["beta_schedule"]], first, last)
-
-
-def _patch(network: Any) -> int:
-    """The side of what a transformer takes for one token; 1 of a U-Net."""
-    if isinstance(network, flux.Flux):
-        return flux.PATCH
-    return int(network.config.get("patch_size") or 1)
 
 
 def _shift(config: Mapping[str, Any], tokens: int) -> float:

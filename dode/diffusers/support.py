@@ -11,28 +11,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PIPELINES = (
-    "DDPMPipeline",
-    "LDMPipeline",
-    "DiTPipeline",
-    "StableDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionXLPipeline",
-    "StableDiffusion3Pipeline",
-    "FluxPipeline",
-)
+    "DDPMPipeline", "LDMPipeline", "DiTPipeline", "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline",
+)  # fmt: skip
 NETWORKS = (
-    "UNet2DModel",
-    "UNet2DConditionModel",
-    "DiTTransformer2DModel",
-    "SD3Transformer2DModel",
-    "FluxTransformer2DModel",
-)
+    "UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "SD3Transformer2DModel", "FluxTransformer2DModel",
+)  # fmt: skip
 SCHEDULERS = (
-    *("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"),
-    *("HeunDiscreteScheduler", "LMSDiscreteScheduler", "KDPM2DiscreteScheduler", "DEISMultistepScheduler"),
-    *("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler"),
-    *("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler", "DodeScheduler"),
-)
+    "DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler", "LMSDiscreteScheduler", "KDPM2DiscreteScheduler", "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler", "EDMEulerScheduler",
+    "EDMDPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler", "DodeScheduler",
+)  # fmt: skip
 # Arguments of a call that a pipeline remembers, and that change what its network or its text encoders are given.
 REMEMBERED = ("guidance_rescale", "clip_skip", "cross_attention_kwargs", "joint_attention_kwargs", "denoising_end")
 # Inputs of U-Nets that no accepted pipeline gives them.
@@ -46,8 +36,11 @@ OPTIONS: Mapping[str, tuple[Any, ...]] = {
 
 def check_pipeline(pipeline: Any) -> None:
     """ValueError for a pipeline whose class, or last call, is not reproduced."""
-    if not _known(pipeline, PIPELINES):
-        raise ValueError(_refusal(_name(pipeline), PIPELINES))
+    kind, module = type(pipeline).__name__, type(pipeline).__module__
+    if not module.startswith("diffusers."):  # a subclass of theirs may do anything
+        kind = f"{module}.{kind}"
+    if kind not in PIPELINES:
+        raise ValueError(_refusal(kind, PIPELINES))
     for name in REMEMBERED:
         if value := getattr(pipeline, f"_{name}", None):
             raise ValueError(
@@ -56,11 +49,14 @@ def check_pipeline(pipeline: Any) -> None:
             )
 
 
-def check_network(network: Any) -> None:
-    """ValueError for a network of diffusers that is not known, or takes inputs that are not reproduced."""
+def check_network(network: Any, shape: Sequence[int] | None, alone: bool) -> None:
+    """ValueError for a network of diffusers that is not known, or takes inputs that are not reproduced.
+
+    Among these is the size that a pipeline would tell it: Stable Diffusion XL's, unless it is given ``alone``.
+    """
+    kind, config = type(network).__name__, network.config
     if not type(network).__module__.startswith("diffusers."):
         return  # somebody's own: it says by its arguments what it takes
-    kind, config = type(network).__name__, network.config
     if kind not in NETWORKS:
         raise ValueError(_refusal(kind, NETWORKS))
     for option, values in OPTIONS.items():
@@ -69,6 +65,12 @@ def check_network(network: Any) -> None:
     adapters = ("encoder_hid_proj", "image_proj")
     if config.get("encoder_hid_dim_type") is None and any(getattr(network, a, None) is not None for a in adapters):
         raise ValueError("from_diffusers does not reproduce image prompts (IP-Adapter); unload the adapter")
+    side, sized = config.get("sample_size"), config.get("addition_embed_type") == "text_time"
+    if sized and not alone and shape and tuple(shape[1:]) != (side, side):
+        raise ValueError(
+            f"this network is given the size of its image, which from_diffusers does for latents of {side} x {side} "
+            "alone; leave shape= out, or give the unet by itself, with conditions= as tensors"
+        )
 
 
 def check_scheduler(scheduler: Any, config: Mapping[str, Any], network: Any) -> None:
@@ -79,27 +81,6 @@ def check_scheduler(scheduler: Any, config: Mapping[str, Any], network: Any) -> 
         raise ValueError(_refusal(kind, SCHEDULERS))
     if type(network).__module__.startswith("diffusers.") and config.get("num_train_timesteps") == 1:
         raise ValueError("a scheduler with times of 0..1 (num_train_timesteps=1) does not fit networks of diffusers")
-
-
-def check_size(network: Any, shape: Sequence[int] | None) -> None:
-    """ValueError for a size that the pipeline would tell its network: Stable Diffusion XL's."""
-    side = network.config.get("sample_size")
-    if network.config.get("addition_embed_type") == "text_time" and shape and tuple(shape[1:]) != (side, side):
-        raise ValueError(
-            f"this network is given the size of its image, which from_diffusers does for latents of {side} x {side} "
-            "alone; leave shape= out, or give the unet by itself, with conditions= as tensors"
-        )
-
-
-def _known(thing: Any, names: Sequence[str]) -> bool:
-    """Whether this is an instance of one of these classes of diffusers, and of no subclass."""
-    return type(thing).__module__.startswith("diffusers.") and type(thing).__name__ in names
-
-
-def _name(thing: Any) -> str:
-    """The class, with its module if it is not of diffusers."""
-    kind = type(thing)
-    return kind.__name__ if kind.__module__.startswith("diffusers.") else f"{kind.__module__}.{kind.__name__}"
 
 
 def _refusal(kind: str, names: Sequence[str]) -> str:

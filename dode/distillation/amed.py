@@ -10,6 +10,9 @@ from torch import Tensor
 from dode import solvers
 from dode.denoisers import Denoiser
 from dode.distillation.designer import Designed, Designer, Memory, Plan, feature_size
+from dode.distillation.designer_training import train
+from dode.distillation.problem import Problem, distiller
+from dode.schedules import karras
 
 
 class AMED(Designed):
@@ -57,8 +60,8 @@ class AMED(Designed):
         """Whether the state after ``row`` is one that a teacher has too: at the end of a step."""
         return not self._place(row)[1]
 
-    def forget(self, row: int, outputs: dict[int, Tensor]) -> dict[int, Tensor]:
-        return {j: d for j, d in outputs.items() if j >= row - 1}
+    def keep(self, row: int) -> range:
+        return range(row - 1, row + 1)
 
 
 def begin_amed(denoiser: Denoiser, grid: Callable[[int], Tensor], nfe: int, *, features: bool = True) -> AMED:
@@ -74,3 +77,21 @@ def begin_amed(denoiser: Denoiser, grid: Callable[[int], Tensor], nfe: int, *, f
         raise ValueError("AMED designs a level between any two, and none lies between one and 0; end at sigma_min")
     designer = Designer(steps, 2, feature_size(denoiser) if features else 0)
     return AMED(solvers.ddim(levels), designer, dict(afs=bool(nfe % 2)))
+
+
+@distiller(
+    "AMED", source="Zhou et al. 2024", cite="zhou2024amed", place=3, grid=None, moves=("levels", "weights"),
+    needs_gradient=True, designs=True,
+)  # fmt: skip
+def amed(
+    problem: Problem, *, levels: Callable[[int], Tensor] | None = None, features: bool = True, rate: float = 5e-3,
+    trajectories: int = 2_000,
+) -> Designed:  # fmt: skip
+    """An intermediate noise level for each step; of the solver only the calls count.
+
+    ``levels`` is a grid function that does not end at 0; None: Karras's.  The other options are those of :func:`dlms`.
+    """
+    model = problem.denoiser
+    grid = levels or (lambda n: karras(n, model.sigma_min, model.sigma_max))
+    start = begin_amed(problem.denoiser, grid, problem.table.nfe, features=features)
+    return train(problem, start, rate=rate, trajectories=trajectories)

@@ -2,8 +2,8 @@ r"""Tables fitted to the last image by gradient descent through the frozen netwo
 
 One loop serves the neighbours of LMS distillation, which differ in what may move:
 
-- **LD3** (Tong et al., ICLR 2025): the grid of a handcrafted solver and the levels given to the network;
-- **S4S** (Frankel et al., ICML 2025): the weights on a fixed grid; **S4S-Alt**: weights and grid, in turn.
+- **LD3**: the grid of a handcrafted solver and the levels given to the network;
+- **S4S**: the weights on a fixed grid; **S4S-Alt**: weights and grid, in turn.
 
 Both compare features of the student's image with those of the teacher's from the same noise, and both *relax*: the
 student may start from another noise nearby, because a few steps cannot follow every path of the teacher's exactly.
@@ -17,17 +17,16 @@ writing its formula a second time for autograd.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from dode.denoisers import Denoiser
-from dode.distillation.designer import next_state, output_at
-from dode.distillation.losses import Residual, pixels
+from dode.distillation.problem import Problem
 from dode.distillation.space import Kind, Space
-from dode.distillation.teachers import Examples, default_teacher
-from dode.tableau import Basis, Tableau
+from dode.sampling import walk
+from dode.tableau import Basis, Tableau, TableauRow
 from dode.utils.environment import tqdm
 from dode.utils.optimisation import BACKWARD
 
@@ -38,12 +37,13 @@ def last_image(
     denoiser: Denoiser, basis: Basis, sigmas: Tensor, sigmas_in: Tensor, full: Tensor, used: Tensor, noise: Tensor
 ) -> Tensor:
     """:func:`dode.sample` on numbers that may carry gradients; ``used`` ``(N, N + 1)`` says which weights count."""
-    x, outputs = sigmas[0].to(noise) * noise, {-1: noise if basis == "noise" else torch.zeros_like(noise)}
-    for i in range(len(full)):
-        outputs[i] = output_at(denoiser, basis, x, sigmas[i], sigmas_in[i])
-        terms = [(full[i, j + 1], outputs[j]) for j in range(-1, i + 1) if used[i, j + 1]]
-        x = next_state(basis, x, terms, sigmas[i], sigmas[i + 1])
-    return x
+    rows = list[TableauRow]()
+    for i, (sigma, sigma_in, to) in enumerate(zip(sigmas, sigmas_in, sigmas[1:], strict=False)):
+        terms = [(j, full[i, j + 1]) for j in range(-(basis == "noise"), i + 1) if used[i, j + 1]]
+        ratio = to / sigma if basis == "data" else 1.0
+        rows.append(TableauRow(basis, ratio, terms, range(-1, len(full)), sigma, sigma_in, to))
+    *_, (end, _) = walk(denoiser, rows, noise)
+    return end.x
 
 
 def _entries(table: Tableau) -> Tensor:
@@ -94,61 +94,28 @@ class _Relaxed:
 
 
 def descend(
-    denoiser: Denoiser,
-    tableau: Tableau,
-    noise: Tensor,
-    *,
-    space: Space,
-    method: str,
-    phases: Sequence[Sequence[Kind]] = (("weight", "level", "level_in"),),
-    teacher: Tableau | None = None,
-    residual: Residual = pixels,
-    radius: float = 0.0,
-    rate: float = 0.02,
-    epochs: int = 10,
-    batch_size: int = 20,
-    held_back: float = 0.25,
-    seeds: Iterable[int] | None = None,
-    progress: bool = False,
-) -> Tableau:
-    """Adam on the numbers of ``space``, starting at ``tableau``.
+    problem: Problem, space: Space, *, phases: Sequence[Sequence[Kind]] = (("weight", "level", "level_in"),),
+    radius: float = 0.0, rate: float = 0.02, epochs: int = 10, minibatch: int = 20, held_back: float = 0.25,
+) -> Tableau:  # fmt: skip
+    """Adam on the numbers of ``space``, starting at the problem's table; the epoch that is best on images held back.
 
-    Parameters
-    ----------
-    noise
-        Unit-variance noise ``(B, ...)``; the part ``held_back`` chooses the epoch that is returned.
-    method
-        Goes into the metadata and the solver's name.
-    phases
-        The kinds of numbers that move, a phase an epoch, again and again.
-    radius
-        How far a student's noise may be moved from the teacher's, of the noise's own norm; 0: not at all.
-    rate
-        Adam's, of the first epoch; it falls to zero as half a cosine.
-
-    Returns
-    -------
-    Tableau
-        With ``metadata["cost"]`` (on the held-back images: the start's, then after each epoch) and
-        ``["network_evaluations"]``, a backward pass counted as two calls.
-
-    Raises
-    ------
-    ValueError
-        Fewer than four images.
+    ``phases`` are the kinds of numbers that move, a phase an epoch, again and again; ``radius``, ``epochs``, ``rate``
+    are explained in :func:`dode.distillation.ld3`.  The result has ``metadata["cost"]``: on the held-back images, the
+    start's, then after each epoch; a backward pass is counted as two calls.  ValueError for fewer than four images.
     """
+    denoiser, tableau, residual = problem.denoiser, problem.table, problem.residual
     before = denoiser.evaluations
-    examples = Examples.make(denoiser, noise, teacher or default_teacher(denoiser), residual, held_back)
+    examples = problem.examples(held_back)
     relaxed, generator = _Relaxed(examples.noise, radius), torch.Generator().manual_seed(0)
     fitted = examples.fitted(denoiser)
     vector = space.pack(tableau)
     optimizer = torch.optim.Adam([vector], lr=rate, betas=(0.9, 0.99))
     history, best, done = [examples.check(denoiser, tableau)], vector.clone(), 0
-    steps = epochs * math.ceil(len(examples.noise) / batch_size)
-    bar = tqdm(total=steps, desc=method, disable=not progress)
+    steps = epochs * math.ceil(len(examples.noise) / minibatch)
+    bar = tqdm(total=steps, desc=problem.method, disable=not problem.progress)
     for epoch in range(epochs):
         moving = torch.tensor([kind in phases[epoch % len(phases)] for kind in space.kinds])
-        for pick in torch.randperm(len(examples.noise), generator=generator).split(batch_size):
+        for pick in torch.randperm(len(examples.noise), generator=generator).split(minibatch):
             start, goal = relaxed.start(pick), examples.goal[pick]
             error = lambda x, goal=goal: (residual(x) - goal).square().sum(1).mean()  # noqa: E731
             _, slope = gradient(fitted.of(pick), space, vector, start, error)
@@ -168,4 +135,4 @@ def descend(
 
     found = space.table(best) if min(history) < history[0] else tableau
     spent = denoiser.evaluations - before + BACKWARD * tableau.nfe * len(examples.noise) * epochs
-    return examples.label(found, denoiser, tableau, method, seeds, cost=history, network_evaluations=spent)
+    return found.with_full(found.full, cost=history, network_evaluations=spent, **examples.facts)

@@ -7,9 +7,10 @@ two levels and the length of the step through it.  Both read the bottleneck of t
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dode.denoisers import Denoiser, expand
-from dode.sampling import State
+from dode.denoisers import Denoiser
+from dode.denoisers.networks import is_compiled
+from dode.sampling import State, walk
 from dode.solvers.rows import gain
-from dode.tableau import Basis, Tableau
+from dode.tableau import Basis, Tableau, TableauRow
 from dode.utils.files import FileError, load_tensors, save_tensors
 
 KIND = "designed solver"
@@ -36,25 +38,21 @@ class Plan(NamedTuple):
     sigma_in: Tensor
 
 
-def output_at(denoiser: Denoiser, basis: Basis, x: Tensor, sigma: Tensor, sigma_in: Tensor) -> Tensor:
-    """The output ``d`` of a row whose levels are tensors, 0-d or ``(B,)``, and may carry gradients."""
-    estimate = denoiser(x, sigma_in)
-    return estimate if basis == "data" else (x - estimate) / expand(sigma, x)
-
-
-def next_state(basis: Basis, x: Tensor, terms: list[tuple[Tensor, Tensor]], sigma: Tensor, following: Tensor) -> Tensor:
-    """The state at level ``following``: ``terms`` are (weight, output), each weight 0-d or ``(B,)``."""
-    total = expand(following / sigma, x) * x if basis == "data" else x
-    for weight, output in terms:
-        total = total + expand(weight, x) * output
-    return total
+def row_of_shares(basis: Basis, shares: Shares, keep: range, sigma: Tensor, sigma_in: Tensor, to: Tensor) -> TableauRow:
+    """The unified prediction (DLMS, eqs. 8 and 9): the parts' mean of the outputs, over one step to level ``to``."""
+    weight = gain(basis, sigma, to)
+    terms = [(j, weight * part) for j, part in shares if j >= 0 or basis == "noise"]  # before the first, D is 0
+    return TableauRow(basis, to / sigma if basis == "data" else 1.0, terms, keep, sigma, sigma_in, to)
 
 
 def bottleneck(denoiser: Denoiser) -> nn.Module:
-    """The module of a U-Net whose output is its coarsest: dode's, diffusers' or OpenAI's; else a ValueError."""
+    """The module of a U-Net whose output is its coarsest: dode's, diffusers' or OpenAI's; else a ValueError.
+
+    A compiled network has none to look at: what is one graph calls no hook.
+    """
     network = getattr(denoiser, "network", None)
     for name in ("bottleneck", "mid_block", "middle_block"):
-        if isinstance(found := getattr(network, name, None), nn.Module):
+        if isinstance(found := getattr(network, name, None), nn.Module) and not is_compiled(network):
             return found
     raise ValueError(
         f"{getattr(denoiser, 'name', 'this denoiser')} has no bottleneck that is known; take features=False"
@@ -121,6 +119,27 @@ class Designer(nn.Module):
 
 
 @dataclass
+class DesignedRow:
+    """A row at levels ``(B,)``; its :attr:`plan` is made when it is first asked for, after the network evaluation."""
+
+    basis: Basis
+    sigma: Tensor
+    sigma_in: Tensor
+    keep: range
+    seen: list[Tensor]
+    design: Callable[[Tensor | None], Plan]
+
+    @cached_property
+    def plan(self) -> Plan:
+        return self.design(self.seen[-1] if self.seen else None)
+
+    def complete(self, to: Tensor | None = None) -> TableauRow:
+        """The row in numbers, to the level of its plan or ``to`` another ``(B,)``."""
+        to = self.plan.following if to is None else to
+        return row_of_shares(self.basis, self.plan.shares, self.keep, self.sigma, self.sigma_in, to)
+
+
+@dataclass
 class Designed:
     """A solver that :func:`dode.sample` runs, row by row as ``designer`` has it; it starts out as ``base``."""
 
@@ -151,34 +170,25 @@ class Designed:
         """Whether the state after ``row`` is one that a teacher has too."""
         return True
 
-    def forget(self, row: int, outputs: dict[int, Tensor]) -> dict[int, Tensor]:
+    def keep(self, row: int) -> range:
         """The outputs that rows after ``row`` may use."""
         raise NotImplementedError
 
-    def walk(self, denoiser: Denoiser, noise: Tensor) -> Iterator[tuple[State, Tensor | None]]:
-        """States 0..N, each with the output that led to it: what :func:`dode.sample` asks for."""
+    def walk(self, denoiser: Denoiser, noise: Tensor) -> Iterator[tuple[State, DesignedRow | None]]:
+        """:func:`dode.sampling.walk` over the rows of a run from ``noise``: what :func:`dode.sample` asks for."""
+        return walk(denoiser, self._rows(denoiser, noise), noise)
+
+    def _rows(self, denoiser: Denoiser, noise: Tensor) -> Iterator[DesignedRow]:
+        """Each is designed when its network evaluation is done."""
         memory: Memory = {}
         self.designer.to(noise.device)
-        level, sigma_in = self.begin(noise, memory)
-        x, outputs = expand(level, noise) * noise, self.initial_outputs(noise)
-        yield State(x, outputs, 0, level), None
+        sigma, sigma_in = self.begin(noise, memory)
         with watched(denoiser, self.reads) as seen:
-            for row in range(self.nfe):
-                output = outputs[row] = output_at(denoiser, self.base.basis, x, level, sigma_in)
-                plan = self.plan(row, seen[-1] if seen else None, level, memory)
-                x = self.move(x, plan.shares, outputs, level, plan.following)
-                level, sigma_in = plan.following, plan.sigma_in
-                outputs = self.forget(row, outputs)
-                yield State(x, outputs, row + 1, level), output
-
-    def initial_outputs(self, noise: Tensor) -> dict[int, Tensor]:
-        """What stands in as an output before the first."""
-        return {-1: noise if self.base.basis == "noise" else torch.zeros_like(noise)}
-
-    def move(self, x: Tensor, shares: Shares, outputs: dict[int, Tensor], level: Tensor, following: Tensor) -> Tensor:
-        """The unified prediction (DLMS, eqs. 8 and 9): the parts' mean of the outputs, over one step."""
-        weight = gain(self.base.basis, level, following)
-        return next_state(self.base.basis, x, [(weight * part, outputs[j]) for j, part in shares], level, following)
+            for index in range(self.nfe):
+                design = partial(self.plan, index, level=sigma, memory=memory)
+                row = DesignedRow(self.base.basis, sigma, sigma_in, self.keep(index), seen, design)
+                yield row
+                sigma, sigma_in = row.plan.following, row.plan.sigma_in
 
     def unbind(self) -> Designed:
         """Without the model and shape it was distilled for, so that any denoiser with such a bottleneck may use it."""
@@ -212,3 +222,13 @@ class Designed:
             return style(base, designer, facts["options"], facts["metadata"])
         except (KeyError, TypeError, ValueError, RuntimeError, StopIteration):
             raise FileError(f"{path} does not hold a valid designed solver; distil it again") from None
+
+
+def load_solver(path: str | Path) -> Tableau | Designed:
+    """A solver file of either kind; :class:`~dode.utils.files.FileError` says what is wrong with it."""
+    try:
+        return Tableau.load(path)
+    except ValueError as error:
+        if "holds a designed solver" not in str(error):
+            raise
+    return Designed.load(path)

@@ -11,23 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dode.denoisers import Denoiser, expand
-from dode.distillation.designer import Designed, Memory, next_state, output_at, watched
-from dode.distillation.losses import Residual, pixels
-from dode.distillation.teachers import Examples, default_teacher
-from dode.solvers.rows import gain
-from dode.tableau import Tableau
-from dode.utils.environment import tqdm
-from dode.utils.files import load_tensors, save_tensors
+from dode.denoisers import Denoiser
+from dode.distillation.designer import Designed, row_of_shares
+from dode.distillation.losses import Residual
+from dode.distillation.problem import Problem
+from dode.sampling import State, advance, next_x
 from dode.utils.optimisation import BACKWARD, Run, Settings
 
 ORDER = 3
@@ -60,24 +54,23 @@ class OnlineTeacher:
     """
 
     def __init__(self, denoiser: Denoiser, noise: Tensor, top: float, points: int = 5) -> None:
-        self.denoiser, self.points = denoiser, points
-        self.x, self.level = top * noise, torch.full((len(noise),), top, dtype=torch.float64, device=noise.device)
-        self.levels, self.outputs = list[Tensor](), list[Tensor]()
+        self.denoiser, self.points, self.levels = denoiser, points, list[Tensor]()
+        self.level = torch.full((len(noise),), top, dtype=torch.float64, device=noise.device)
+        self.state = State(top * noise)
 
     @torch.no_grad()
     def run_to(self, following: Tensor) -> Tensor:
         """The state at levels ``(B,)``, all below those where it is; all 0, or all above."""
         for k in range(1, self.points + 1):
             self._step(torch.lerp(self.level, following, 1 / (self.points + 1 - k)))  # what is left, in equal steps
-        return self.x
+        return self.state.x
 
     def _step(self, following: Tensor) -> None:
-        self.outputs = [*self.outputs, self.denoiser(self.x, self.level)][-ORDER:]
-        self.levels = [*self.levels, self.level][-ORDER:]
-        parts = exponential_shares(self.levels, following)
-        weights = gain("data", self.level, following) * parts
-        newest_first = zip(weights, reversed(self.outputs), strict=False)
-        self.x, self.level = next_state("data", self.x, list(newest_first), self.level, following), following
+        self.levels, newest = [*self.levels, self.level][-ORDER:], self.state.row
+        shares = [(newest - k, part) for k, part in enumerate(exponential_shares(self.levels, following))]
+        keep = range(newest + 2 - ORDER, newest + 1)
+        advance(self.denoiser, row_of_shares("data", shares, keep, self.level, self.level, following), self.state)
+        self.level = following
 
 
 def losses(
@@ -87,83 +80,37 @@ def losses(
 
     A distance at level ``sigma`` is of states over ``sqrt(1 + sigma^2)``, so that no row drowns the others.
     """
-    basis, found = solver.base.basis, list[Tensor]()
-    memory: Memory = {}
-    teacher = OnlineTeacher(denoiser, noise, top, points)
-    level, sigma_in = solver.begin(noise, memory)
-    x, outputs = expand(level, noise) * noise, solver.initial_outputs(noise)
-    with watched(denoiser, solver.reads) as seen:
-        for row in range(solver.nfe):
-            outputs[row] = output_at(denoiser, basis, x, level, sigma_in)
-            plan = solver.plan(row, seen[-1] if seen else None, level, memory)
-            if solver.matched(row):
-                fixed = plan.following.detach()
-                ahead = solver.move(x, plan.shares, outputs, level, fixed)
-                aim = teacher.run_to(fixed)
-                if row + 1 == solver.nfe:
-                    found.append((residual(ahead) - residual(aim)).square().sum(1).mean())
-                else:
-                    found.append(((ahead - aim).square().flatten(1).mean(1) / (1 + fixed**2)).mean())
-            outputs = {j: d.detach() for j, d in outputs.items()}
-            x = solver.move(x.detach(), plan.shares, outputs, level.detach(), plan.following)
-            outputs = solver.forget(row, outputs)
-            level, sigma_in = plan.following, plan.sigma_in
+    found, teacher = list[Tensor](), OnlineTeacher(denoiser, noise, top, points)
+    for state, row in solver.walk(denoiser, noise):
+        if row is None:
+            break
+        fixed = row.plan.following.detach()
+        if solver.matched(state.row):
+            ahead, aim = next_x(row.complete(fixed), state), teacher.run_to(fixed)
+            if state.row + 1 == solver.nfe:
+                found.append((residual(ahead) - residual(aim)).square().sum(1).mean())
+            else:
+                found.append(((ahead - aim).square().flatten(1).mean(1) / (1 + fixed**2)).mean())
+        # what leads to the next row is this row's design alone
+        state.x, row.sigma = state.x.detach(), row.sigma.detach()
+        state.outputs = {j: d.detach() for j, d in state.outputs.items()}
     return found
 
 
 def train(
-    solver: Designed,
-    denoiser: Denoiser,
-    folder: str | Path | None = None,
-    *,
-    method: str,
-    trajectories: int = 20_000,
-    batch_size: int = 64,
-    rate: float = 5e-3,
-    residual: Residual = pixels,
-    teacher: Tableau | None = None,
-    check: Tensor,
-    checks: int = 20,
-    points: int = 5,
-    seed: int = 0,
-    seeds: Iterable[int] | None = None,
-    progress: bool = False,
-) -> Designed:
-    """Train a designer, and return it as it was when the images held back were nearest to their teacher's.
+    problem: Problem, solver: Designed, *, rate: float, trajectories: int = 2_000, batch_size: int = 32,
+    checks: int = 20, points: int = 5, seed: int = 0,
+) -> Designed:  # fmt: skip
+    """Train a designer (``solver``, left as it is), and return it as it was when the images held back were best.
 
-    Parameters
-    ----------
-    solver
-        Where it starts; left as it is.
-    folder
-        Where the state is kept: a killed training goes on from there.  None: nowhere.
-    trajectories
-        Noises seen, each once (the paper: 20,000).
-    rate
-        Adam's, warmed up over a twentieth of the steps and then brought to zero as half a cosine.
-    residual
-        What is compared at the end (the paper: Inception features).
-    check
-        Noise ``(B, ...)`` held back; every ``1 / checks`` of the way the moving average of the designer is run on
-        it, and the best is kept (early selection).
-
-    Returns
-    -------
-    Designed
-        With ``metadata["cost"]`` (on ``check``; first the start's), ``["losses"]`` (each row's, at each check), and
-        ``["network_evaluations"]``, a backward pass counted as two calls, all teachers' included.
-
-    Raises
-    ------
-    FloatingPointError
-        A loss was not finite.
+    These are of the problem's noise: every ``1 / checks`` of the way the moving average of the designer is run on it
+    (early selection).  Adam's ``rate`` is warmed up over a twentieth of the steps and then falls to zero as half a
+    cosine.  Of ``trajectories`` noises each is seen once (the paper: 20,000); the teacher makes ``points`` steps for
+    each of the student's.  The result has ``metadata["cost"]`` (on the noise held back; first the start's),
+    ``["losses"]`` (each row's, at each check) and ``["network_evaluations"]``, a backward pass counted as two calls,
+    all teachers' included.  FloatingPointError if a loss is not finite.
     """
-    if folder is None:
-        with TemporaryDirectory() as scratch:
-            options: dict[str, Any] = dict(trajectories=trajectories, batch_size=batch_size, rate=rate, points=points)
-            options |= dict(residual=residual, teacher=teacher, check=check, checks=checks, seed=seed, seeds=seeds)
-            options |= dict(progress=progress)
-            return train(solver, denoiser, scratch, method=method, **options)
+    denoiser, residual, method = problem.denoiser, problem.residual, problem.method
     before, steps = denoiser.evaluations, max(1, trajectories // batch_size)
     facts: list[Any] = [type(solver).__name__, solver.base.full.tolist(), solver.base.sigmas.tolist(), solver.options]
     facts += [solver.base.sigmas_in.tolist(), getattr(denoiser, "name", None), points]
@@ -173,51 +120,38 @@ def train(
         save_every=max(1, steps // checks),
     )  # fmt: skip
     learner = _copy(solver).to(denoiser.device)
-    run, best = Run(recipe, learner, Path(folder)), Path(folder) / f"{recipe.name}.best.safetensors"
-    noisy = replace(solver, designer=learner)
-    examples = Examples.make(denoiser, check, teacher or default_teacher(denoiser), residual, 1.0)
+    run = Run(recipe, learner, problem.folder)
+    averaged: Any = run.average.module
+    noisy, average = replace(solver, designer=learner), replace(solver, designer=averaged)
+    examples = problem.examples(1.0)
+    start = examples.check(denoiser, replace(solver, designer=_copy(solver)))
+    if not run.step:
+        run.best, run.notes = _copy(solver).state_dict(), dict(cost=[start], losses=[], network_evaluations=0)
+    elif not math.isclose(start, run.notes["cost"][0], rel_tol=1e-2):
+        raise ValueError(f"{run.state_file} is of another residual, teacher or check; choose another folder")
+    notes, spent = run.notes, run.notes["network_evaluations"]
 
-    def error() -> float:
-        return examples.check(denoiser, replace(solver, designer=_copy(solver, run.average)))
-
-    history, rows, spent, checked = [error()], list[list[float]](), 0, 0
-    kept = _copy(solver).state_dict()
-    if run.resume() and best.is_file():
-        found_tensors, found = load_tensors(best, "best designer")
-        if not math.isclose(history[0], found["cost"][0], rel_tol=1e-2):
-            raise ValueError(f"{best} is of a training for another residual, teacher or check; choose another folder")
-        kept = {k.removeprefix("kept."): v for k, v in found_tensors.items()}
-        history, rows, spent, checked = found["cost"], found["losses"], found["network_evaluations"], found["step"]
-
-    bar = tqdm(desc=method, initial=run.step, total=steps, disable=not progress)
+    def of_rows(noise: Tensor, first: int) -> list[Tensor]:
+        these = denoiser.of(first + torch.arange(len(noise)))
+        return losses(noisy, these, noise, residual, denoiser.sigma_max, points)
 
     def loss(generator: torch.Generator) -> Tensor:
-        bar.update()
         noise = torch.randn((batch_size, *denoiser.shape), generator=generator).to(denoiser.device)
-        these = denoiser.of(batch_size * run.step + torch.arange(batch_size))
-        each = losses(noisy, these, noise, residual, denoiser.sigma_max, points)
-        return torch.stack([v.float() for v in each]).sum()
+        return torch.stack([value.float() for value in of_rows(noise, batch_size * run.step)]).sum()
 
-    while run.step < steps or checked < run.step:
-        if run.step == checked:  # else killed between the two files: what is there has no check yet
-            run.train(loss, until=run.step + recipe.save_every, progress=False)
-        history.append(error())
-        with torch.no_grad():
-            some = examples.held_noise[:batch_size]
-            these = denoiser.of(range(len(some)))
-            rows.append([float(v) for v in losses(noisy, these, some, residual, denoiser.sigma_max, points)])
-        if history[-1] == min(history):
-            kept = {k: v.clone() for k, v in run.average.items()}
-        checked = run.step
-        state = dict(cost=history, losses=rows, network_evaluations=spent + denoiser.evaluations - before, step=checked)
-        save_tensors(best, {f"kept.{k}": v for k, v in kept.items()}, "best designer", state)
-    bar.close()
+    @torch.no_grad()
+    def select() -> None:
+        notes["cost"].append(examples.check(denoiser, average))
+        notes["losses"].append([float(value) for value in of_rows(examples.held_noise[:batch_size], 0)])
+        if notes["cost"][-1] == min(notes["cost"]):
+            run.best = {k: v.clone() for k, v in averaged.state_dict().items()}
+        notes["network_evaluations"] = spent + denoiser.evaluations - before
+
+    run.train(loss, progress=problem.progress, check=select)
     training_evaluations = spent + denoiser.evaluations - before + BACKWARD * solver.nfe * batch_size * steps
-    found_designer = _copy(solver, kept).requires_grad_(False)
+    found_designer = _copy(solver, run.best).requires_grad_(False)
     metadata = dict(
-        solver=f"{method}-{solver.base.metadata.get('solver', 'solver')}", method=method, nfe=solver.nfe,
-        model=getattr(denoiser, "name", None), shape=list(denoiser.shape), cost=history, losses=rows,
-        trajectories=steps * batch_size, check_seeds=None if seeds is None else list(seeds),
+        cost=notes["cost"], losses=notes["losses"], trajectories=steps * batch_size,
         network_evaluations=training_evaluations, teacher="deis, online",
         teacher_nfe=points * sum(map(solver.matched, range(solver.nfe))),
     )  # fmt: skip

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from dode.denoisers import Denoiser
 from dode.distillation.designer import Designed, Designer, Memory, Plan, feature_size
+from dode.distillation.designer_training import train
+from dode.distillation.problem import Problem, distiller
 from dode.distillation.space import Space
 from dode.tableau import Tableau
 
@@ -53,8 +55,8 @@ class DLMS(Designed):
         share = torch.sigmoid(torch.logit(share).to(level) + number)
         return torch.exp(level.log() + share * (end.to(level) - level.log()))
 
-    def forget(self, row: int, outputs: dict[int, Tensor]) -> dict[int, Tensor]:
-        return {j: d for j, d in outputs.items() if j > row + 1 - self.options["window"]}
+    def keep(self, row: int) -> range:
+        return range(row + 2 - self.options["window"], row + 1)
 
     def freeze(self) -> Tableau:
         """The table of a solver that reads no features; a ValueError for one that does."""
@@ -79,22 +81,59 @@ class DLMS(Designed):
 
 
 def begin_dlms(
-    denoiser: Denoiser,
-    base: Tableau,
-    *,
-    window: int = 4,
-    features: bool = True,
-    scaling: bool = True,
+    denoiser: Denoiser, base: Tableau, *, window: int = 4, features: bool = True, scaling: bool = True,
     adaptive: bool = True,
-) -> DLMS:
-    """The solver that training starts from: ``base``, a multistep table on clean images.
+) -> DLMS:  # fmt: skip
+    """The solver that training starts from: ``base``, a multistep table on clean images; options as of :func:`dlms`.
 
-    As published: ``dode.solvers.deis(grid, variable="log_rho", basis="data", afs=True)``, Adams-Bashforth in
-    ``ln sigma`` with an analytical first step, and all options on.  A DDIM table is "without high-order
-    initialisation", a table without ``afs`` "without AFS".  ValueError for a table that cannot be moved, as for
-    :class:`~dode.distillation.space.Space`.
+    As published: ``dode.solvers.deis(grid, variable="log_rho", basis="data", afs=True)``.  A DDIM table is "without
+    high-order initialisation", a table without ``afs`` "without AFS".  ValueError for a table that cannot be moved, as
+    for :class:`~dode.distillation.space.Space`.
     """
     Space(base, window)  # says what it cannot carry
     designer = Designer(base.nfe + 1, window + 1, feature_size(denoiser) if features else 0)
     afs = bool(base.metadata.get("afs", False))
     return DLMS(base, designer, dict(window=window, adaptive=adaptive, scaling=scaling, afs=afs))
+
+
+@distiller(
+    "DLMS", source="Liang et al. 2025", cite="liang2025lms", place=7, needs_gradient=True, designs=True,
+    everywhere=True, moves=("first level", "levels", "input levels", "weights"),
+)  # fmt: skip
+def dlms(
+    problem: Problem, *, window: int = 4, features: bool = True, scaling: bool = True, adaptive: bool = True,
+    rate: float | None = None, trajectories: int = 2_000,
+) -> Designed:  # fmt: skip
+    """A small network predicts each step from the features of the denoiser (Algorithm 1).
+
+    Parameters
+    ----------
+    window
+        Outputs that a step may use.
+    features
+        Whether the designer reads the bottleneck of the network.
+    scaling
+        Whether it designs the noise levels given to the network.
+    adaptive
+        Whether it designs the noise levels.
+    rate
+        Adam's, at first; None: 2.5e-4, eight times that where no features are read.
+    trajectories
+        Noises that the designer is trained on (the paper: 20,000).
+    """
+    start = begin_dlms(
+        problem.denoiser, problem.table, window=window, features=features, scaling=scaling, adaptive=adaptive
+    )
+    return train(problem, start, rate=rate or (2.5e-4 if features else 2e-3), trajectories=trajectories)
+
+
+@distiller(
+    "DLMS, no feature", source="Liang et al. 2025", cite="liang2025lms", place=8, needs_gradient=True,
+    moves=("first level", "levels", "input levels", "weights"),
+)  # fmt: skip
+def dlms_fixed(problem: Problem, *, rate: float = 2e-3, trajectories: int = 2_000) -> Tableau:
+    """The training of DLMS, of one table for all images."""
+    start = begin_dlms(problem.denoiser, problem.table, features=False)
+    found = train(problem, start, rate=rate, trajectories=trajectories)
+    assert isinstance(found, DLMS)  # what begin_dlms makes
+    return found.freeze()

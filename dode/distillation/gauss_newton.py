@@ -11,7 +11,7 @@ what becomes of it at the end.  (No paper's; the papers fit step by step, or by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from dode.denoisers import Denoiser
-from dode.distillation.losses import Residual, pixels
+from dode.distillation.losses import pixels
+from dode.distillation.problem import Problem, distiller
 from dode.distillation.space import Space
-from dode.distillation.teachers import Examples, batches, default_teacher, on_path
-from dode.sampling import State, Step, advance, initial_state, move, sample, trajectory
+from dode.distillation.teachers import TEACHER_STEPS, Examples, batches, on_path
+from dode.sampling import State, Step, initial_state, sample, trajectory, walk
 from dode.tableau import Tableau
 from dode.utils.environment import tqdm
 
@@ -100,85 +101,76 @@ class _Problem:
     @staticmethod
     def _again(model: Denoiser, table: Tableau, noise: Tensor, seen: list[Step], row: int, kept: bool) -> list[Tensor]:
         """States 1..N of a table that agrees with the one ``seen`` up to ``row`` (with its evaluation, if ``kept``)."""
-        first = initial_state(table, noise)
-        outputs = first.outputs | {step.index: step.output for step in seen[: row + kept]}
-        state = State(seen[row].x if row or kept else first.x, outputs, row)
-        states = [step.x for step in seen[1 : row + 1]]
-        while state.row < table.nfe:
-            state = move(table, state) if kept and state.row == row else advance(model, table, state)
-            states.append(state.x)
-        return states
+        start = initial_state(table.rows[0], noise)
+        outputs = start.outputs | {step.index: step.output for step in seen[: row + kept]}
+        start = State(seen[row].x if row or kept else start.x, outputs, row)
+        states = [state.x for state, _ in walk(model, table.rows[row:], noise, start)]
+        return [*(step.x for step in seen[1 : row + 1]), *states[1:]]
 
 
-@torch.no_grad()
+CALLS = 16_000  # the budget for each of a solver's, of ten steps
+
+
+def images_within_budget(table: Tableau) -> int:
+    """How many images the budget of a fit pays for; a step is a Jacobian and some one and a half walks."""
+    step = Space(table, first_level=True).jacobian_calls * 7 / 8 + table.nfe * 3 / 2  # an eighth is held back
+    return int(CALLS * table.nfe / (TEACHER_STEPS + 10 * step))
+
+
+@distiller(
+    "second order", place=9, loss="seen", everywhere=True, images=images_within_budget,
+    moves=("first level", "levels", "input levels", "weights"),
+)  # fmt: skip
 def gauss_newton(
-    denoiser: Denoiser,
-    tableau: Tableau,
-    noise: Tensor,
-    *,
-    space: Space | None = None,
-    teacher: Tableau | None = None,
-    residual: Residual = pixels,
-    bias: float = 0.0,
-    path: float = 0.0,
-    limit: float = 0.0,
-    held_back: float = 0.25,
-    iterations: int = 30,
-    patience: int = 6,
-    budget: int = 150_000,
-    batch_size: int = 100,
-    seeds: Iterable[int] | None = None,
-    progress: bool = False,
-) -> Tableau:
-    """Fit a multistep ``tableau`` to a teacher's final images, all its numbers at once.
+    problem: Problem, *, bias: float = 5.0, path: float = 0.0, limit: float | None = None,
+    first_level: bool | None = None, steps: int = 10, patience: int = 3, held_back: float = 0.125,
+    budget: int | None = None, space: Space | None = None,
+) -> Tableau:  # fmt: skip
+    """Weights and noise levels together, by Gauss-Newton steps on the final image; any solver without repeated levels.
+
+    The residual is only evaluated, never differentiated.
 
     Parameters
     ----------
-    tableau
-        Where the search starts; any solver without repeated levels.
-    noise
-        Unit-variance noise ``(B, ...)``; some hundred images.
-    space
-        What may move; None: weights, levels and levels given to the network, ``Space(tableau)``.
-    teacher
-        A finished tableau; None: :func:`~dode.distillation.teachers.default_teacher`.
-    residual
-        A map of images ``(B, ...)`` to ``(B, R)`` whose squared difference is the error; it is only evaluated, never
-        differentiated.
     bias
-        How much more the mean of all images' errors counts; see :class:`~dode.distillation.teachers.Examples`.
+        How much more the mean of all images' errors counts (:class:`~dode.distillation.teachers.Examples`).
     path
         What the states on the way count, mean squared pixels over ``1 + sigma^2``, against the teacher's path; 0: the
         last image alone is compared.  Early selection compares that alone in any case.
     limit
-        What one image's error can count at most, in medians of the start's; 0: all of it.  Some noises end as another
-        object whatever a few calls do, and of few images one of these is half of the error.
+        What one image's error can count at most, in medians of the start's; 0: all of it.  None: 5 where there are
+        fewer than 128 images, of which one that ends as another object would be half of the error.
+    first_level
+        Whether the first noise level moves too; None: after an analytical first step.
+    steps
+        Steps at most.
+    patience
+        Steps without progress on the images held back, after which the search ends.
     held_back
-        Part of the images that no step sees: the solver that is best on them is returned, and the search ends when
-        ``patience`` steps have brought nothing there.
+        Part of the images that no step sees; the solver that is best on them is returned.
     budget
-        Network evaluations (of one image each): no step is begun whose Jacobian would be past it.
+        Network evaluations (of one image each); no step is begun whose Jacobian would be past it.  None: 16,000 for
+        each of the solver's, a tenth of what DLMS trains with as published (20,000 noises, of the student three calls
+        for each, five of its teacher), and more where there are more images than that pays for.
+    space
+        What may move; None: weights, levels and levels given to the network.
 
-    Returns
-    -------
-    Tableau
-        With ``metadata["cost"]`` (on the held-back images; first the start's, then after each accepted step) and
-        ``["network_evaluations"]``, teacher's included.
-
-    Raises
-    ------
-    ValueError
-        The tableau repeats levels, or fewer than four images were given.
+    The result has ``metadata["cost"]``: on the held-back images, first the start's, then after each accepted step.
+    ValueError for a tableau that repeats levels, or fewer than four images.
     """
-    before, space = denoiser.evaluations, space or Space(tableau)
-    examples = Examples.make(denoiser, noise, teacher or default_teacher(denoiser), residual, held_back, bias)
-    if limit:
+    denoiser, tableau, images = problem.denoiser, problem.table, len(problem.noise)
+    before = denoiser.evaluations
+    space = space or Space(tableau, first_level=problem.afs if first_level is None else first_level)
+    if budget is None:
+        budget = round(CALLS * tableau.nfe * max(1.0, images / images_within_budget(tableau)))
+    examples = problem.examples(held_back, bias)
+    if limit := 5.0 * (images < 128) if limit is None else limit:
         examples = examples.with_limit(denoiser, tableau, limit)
-    fit = _Problem(examples.fitted(denoiser), space, examples, batch_size, path)
+    fit = _Problem(examples.fitted(denoiser), space, examples, examples.size, path)
 
     vector = best = space.pack(tableau)
     cost, history, damping, idle = fit.cost(vector), [examples.check(denoiser, tableau)], 1e-2, 0
-    for _ in tqdm(range(iterations), desc="Levenberg-Marquardt", disable=not progress):
+    for _ in tqdm(range(steps), desc="Levenberg-Marquardt", disable=not problem.progress):
         if denoiser.evaluations - before + space.jacobian_calls * len(examples.noise) > budget:
             break
         jj, jr = fit.normal(vector)
@@ -196,7 +188,5 @@ def gauss_newton(
         best, idle = (vector, 0) if history[-1] <= min(history) else (best, idle + 1)
         if idle >= patience or gained < 1e-5 * cost:
             break
-    return examples.label(
-        space.table(best), denoiser, tableau, "gauss-newton", seeds,
-        cost=history, network_evaluations=denoiser.evaluations - before,
-    )  # fmt: skip
+    found = space.table(best)
+    return found.with_full(found.full, cost=history, **examples.facts)

@@ -1,6 +1,6 @@
 """What a fit may compare of two images: pixels, features of a network, or both.
 
-A residual maps images ``(B, C, H, W)`` in -1..1 to ``(B, R)``; the squared distance of two of them is the error.
+A residual maps samples ``(B, C, H, W)`` to ``(B, R)``; the squared distance of two of them is the error.
 All here are smooth, so they serve Gauss-Newton and gradient descent alike.
 """
 
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dode.denoisers import PICTURES, Images
+
 Residual = Callable[[Tensor], Tensor]
 
 
@@ -20,13 +22,14 @@ def pixels(images: Tensor) -> Tensor:
     return images.flatten(1) / images[0].numel() ** 0.5
 
 
-def features(network: nn.Module, scale: float = 1.0) -> Residual:
+def features(network: nn.Module, scale: float = 1.0, kind: Images = PICTURES) -> Residual:
     """The features of a classifier of :mod:`dode.zoo.classifiers`, each weighed by ``scale``.
 
-    ``network.features`` takes grey values of 0..255, which are not rounded here: a fit wants slopes.  Never measure
-    with the network that a fit used: it would find what that network cannot tell apart.
+    ``network.features`` takes the pixel values 0..255 of a model's samples (``kind``: its ``images``), which are not
+    rounded here: a fit wants slopes.  Never measure with the network that a fit used: it would find what that network
+    cannot tell apart.
     """
-    return lambda images: network.features(images.float() * 127.5 + 127.5) * scale  # type: ignore[operator]
+    return lambda images: network.features(kind.pixel_values(images)) * scale  # type: ignore[operator]
 
 
 def random_features(channels: int, seed: int = 0, mesh: int = 4) -> Residual:
@@ -50,13 +53,13 @@ def random_features(channels: int, seed: int = 0, mesh: int = 4) -> Residual:
     return residual
 
 
-def clipped(residual: Residual) -> Residual:
-    """``residual`` of the image that a file would hold: clipped to -1..1, as evaluation clips it.
+def clipped(residual: Residual, kind: Images = PICTURES) -> Residual:
+    """``residual`` of the image that a file would hold (``kind``: the model's ``images``), as evaluation clips it.
 
     A few steps leave black at -1.1 as easily as at -0.9.  Only the second changes the file; a fit to both spends its
     few numbers on values that no file can hold.  Not for latents, which no file clips.
     """
-    return lambda images: residual(images.clamp(-1, 1))
+    return lambda images: residual(kind.clip(images))
 
 
 def stack(*weighted: tuple[float, Residual]) -> Residual:
@@ -73,13 +76,10 @@ LOSSES: dict[str, dict[str, float]] = {
 }  # fmt: skip
 
 
-def default_loss(method: str) -> str:
-    """The mix of a method of :data:`dode.distillation.DISTILLERS`: "seen" for Gauss-Newton, "all" for the others."""
-    return "seen" if method == "gauss-newton" else "all"
-
-
-def named_loss(kind: str, channels: int, trained: Callable[[str], Residual] | None) -> Residual:
-    """One of :data:`LOSSES` for images of so many ``channels``.
+def named_loss(
+    kind: str, channels: int, trained: Callable[[str], Residual] | None, images: Images = PICTURES
+) -> Residual:
+    """One of :data:`LOSSES` for ``images`` of so many ``channels``.
 
     "all" is what every method but Gauss-Newton compares.  "seen" is what that does: clipped images (:func:`clipped`)
     in more features; "raw" is the same of images as they are, "seen-KIND" another mix of clipped ones.  "judge",
@@ -90,7 +90,7 @@ def named_loss(kind: str, channels: int, trained: Callable[[str], Residual] | No
     features alone where there is none.
     """
     if kind.startswith("seen-"):
-        return clipped(named_loss(kind.removeprefix("seen-"), channels, trained))
+        return clipped(named_loss(kind.removeprefix("seen-"), channels, trained), images)
     if kind not in LOSSES:
         raise ValueError(f"no residual named {kind!r}; there are {', '.join(LOSSES)}, and seen-KIND")
     if trained is None and kind in ("critic", "observer", "judge"):
@@ -103,4 +103,4 @@ def named_loss(kind: str, channels: int, trained: Callable[[str], Residual] | No
             terms.append((weight, random_features(channels, mesh=4 if word == "random" else 1)))
         elif trained:
             terms.append((weight, trained(word)))
-    return clipped(stack(*terms)) if kind == "seen" else stack(*terms)
+    return clipped(stack(*terms), images) if kind == "seen" else stack(*terms)

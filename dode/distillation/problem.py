@@ -1,49 +1,51 @@
-"""The distillers by name, each set as its paper sets it (scaled to seconds), behind one signature.
+"""What a distiller is given, a :class:`Problem`, and the register of those there are, :data:`DISTILLERS`.
 
-``DISTILLERS[name](problem)`` gives a solver that :func:`dode.sample` runs.  Other settings: call the functions behind,
-which have them as keyword arguments.
+A method is a function of a problem and of its own options.  The decorator :func:`distiller` gives it the public call
+``dode.distillation.NAME(model, solver, noise, ...)``, writes what a reader of its file wants to know, and enters it:
+``dode distill --method``, the words of sweeps and the comparison page know it from its declaration alone.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from dode import solvers
 from dode.denoisers import Denoiser
-from dode.distillation.amed import begin_amed
-from dode.distillation.descent import descend
 from dode.distillation.designer import Designed
-from dode.distillation.designer_training import train
-from dode.distillation.dlms import DLMS, begin_dlms
-from dode.distillation.gauss_newton import gauss_newton
-from dode.distillation.gits import gits
 from dode.distillation.losses import Residual, pixels
-from dode.distillation.space import GridSpace, Kind, Space
-from dode.distillation.teachers import TEACHER_STEPS
-from dode.schedules import karras
+from dode.distillation.teachers import Examples, default_teacher
+from dode.sampling import AnyDenoiser
+from dode.solvers.base import Maker
 from dode.tableau import Tableau
+
+Result = TypeVar("Result", bound=Tableau | Designed, covariant=True)
+Moved = Literal["first level", "levels", "input levels", "weights"]
 
 
 @dataclass
 class Problem:
-    """A solver to distil."""
+    """A solver to distil: the one argument of every distiller."""
 
-    denoiser: Denoiser
-    table: Tableau  # on the usual grid: the start
-    make: Callable[[Tensor], Tableau]  # the same solver for a grid
-    noise: Tensor  # (B, ...) to fit on
-    residual: Residual = pixels  # what is compared at the end
-    seeds: Iterable[int] | None = None  # of the noise
-    autocast: Denoiser | None = None  # the same model in cheaper arithmetic, for what is trained long
-    folder: Path | None = None  # keeps a long training's state
-    trajectories: int = 20_000
-    progress: bool = False
-    levels: Callable[[int], Tensor] | None = None  # AMED's grid function, which must not end at 0; None: Karras's
+    denoiser: Denoiser  # D-ODE takes any callable D(x, sigma), too
+    table: Tableau  # where the search starts
+    noise: Tensor  # (B, ...) of unit variance to fit on; some methods hold a part back.  D-ODE: or batches of it
+    solver: Callable[..., Tableau] | None = None  # ``table`` as a function of a grid; None: found by its name
+    residual: Residual = pixels  # what final images are compared in
+    seeds: Iterable[int] | None = None  # of the noise, for the metadata
+    teacher: Any = None  # a Tableau; None: 40 calls of UniP-3 on the denoiser's own grid
+    autocast: Denoiser | None = None  # the same model in cheaper arithmetic; methods that go by gradient take it
+    folder: Path | None = None  # keeps the state of a long training, which goes on from there; None: nowhere
+    batch_size: int | None = None  # images at a time; None: all (D-ODE), or 100
+    progress: bool = False  # a progress bar
+    method: str = ""  # the distiller at work; it enters its name itself
 
     @property
     def afs(self) -> bool:
@@ -51,134 +53,142 @@ class Problem:
         return bool(self.table.metadata.get("afs", False))
 
     @property
-    def training_denoiser(self) -> Denoiser:
-        """The model to train with."""
-        return self.autocast or self.denoiser
+    def guide(self) -> Tableau:
+        """The teacher's table."""
+        return self.teacher or default_teacher(self.denoiser)
+
+    def examples(self, held_back: float, bias: float = 0.0) -> Examples:
+        """The noise, to fit on and held back (the first part), with the teacher's images; runs the teacher."""
+        size = self.batch_size or 100
+        return Examples.make(self.denoiser, self.noise, self.guide, self.residual, held_back, bias, size)
+
+    @property
+    def family(self) -> Callable[..., Tableau]:
+        """The solver as a function of a grid, without an analytical first step."""
+        if self.solver is not None:
+            return functools.partial(self.solver, afs=False) if self.afs else self.solver
+        make: Callable[..., Tableau] = solvers.get(str(self.table.metadata.get("solver"))).make
+        usual = dict(order=self.table.metadata.get("order"), basis=self.table.basis)
+        known = inspect.signature(make).parameters
+        return functools.partial(make, **{k: v for k, v in usual.items() if k in known})
+
+    @property
+    def make(self) -> Callable[[Tensor], Tableau]:
+        """The solver as a function of the levels of its table, before which an analytical first step has one more.
+
+        ValueError if it was not given, and its name in the metadata does not give the table again.
+        """
+        if self.solver or self.table.metadata.get("solver") in solvers.SOLVERS:
+            make = family = self.family
+            if self.afs:
+                top = self.denoiser.grid(1)[:1]
+                make = lambda levels: family(torch.cat([top, levels]), afs=True)  # noqa: E731
+            if self.solver or make(self.table.levels).digest == self.table.digest:
+                return make
+        raise ValueError(
+            f"{self.method} writes the solver on other noise levels, and this table does not tell how; pass the solver "
+            "as a function, such as dode.solvers.unipc, and nfe="
+        )
 
 
-def with_first_level(top: Tensor, make: Callable[[Tensor], Tableau]) -> Callable[[Tensor], Tableau]:
-    """``make`` as a function of the levels below ``top`` ``(1,)``, which an analytical first step passes over."""
-    return lambda levels: make(torch.cat([top, levels]))
+SHARED = ("residual", "seeds", "teacher", "autocast", "folder", "batch_size", "progress")
+COMMON = """For every distiller: ``model`` is the denoiser; ``solver`` a tableau, or a function such as
+``dode.solvers.unipc`` with ``nfe=``; ``noise`` some hundred images of unit variance, ``(B, ...)``
+(:func:`dode.initial_noise`).  The other options are fields of :class:`dode.distillation.Problem`.  The ``metadata`` of
+the result name the method, the model, the teacher and the ``network_evaluations`` that it took."""
 
 
-# A Gauss-Newton fit takes so many steps at most, and so many network evaluations for each call of its solver: a tenth
-# of what DLMS trains with, 20,000 trajectories of three calls for each of the student's (a backward pass is two) and
-# five of its teacher.
-STEPS, BUDGET = 10, 16_000
+class Distiller(Protocol[Result]):
+    """A distiller as users call it; :class:`Problem` explains the common options."""
+
+    def __call__(
+        self, model: AnyDenoiser, solver: Tableau | Callable[..., Tableau] | Maker, noise: Tensor | Iterable[Tensor],
+        *, nfe: int | None = None, **options: Any,
+    ) -> Result: ...  # fmt: skip
 
 
-def images_within_budget(table: Tableau) -> int:
-    """How many images the budget of a Gauss-Newton fit pays for; a step is a Jacobian and some one and a half walks."""
-    step = Space(table, first_level=True).jacobian_calls * 7 / 8 + table.nfe * 3 / 2  # an eighth is held back
-    return int(BUDGET * table.nfe / (TEACHER_STEPS + STEPS * step))
+@dataclass(frozen=True)
+class DistillerInfo(Generic[Result]):
+    """What the field knows of a distiller, and what the book asks of it."""
+
+    name: str
+    title: str  # on pages
+    function: Callable[..., Result]
+    source: str = ""  # who published it
+    cite: str = ""  # its entry in the book's references
+    place: float = float("inf")  # on the comparison page, the first one first
+    start: str = "deis:variable=log_rho,basis=data,afs=True"  # what is distilled there
+    grid: str | None = "time"  # its noise levels there; "own": the network's; None: the method finds its own anyway
+    moves: Sequence[Moved] = ("levels", "input levels", "weights")
+    needs_gradient: bool = False  # through the network
+    loss: str | None = "all"  # how final images are compared (:func:`dode.distillation.losses.named_loss`); None: not
+    designs: bool = False  # a table for each image, not one for all
+    everywhere: bool = False  # compared on every network, not on the first alone
+    prefix: str = ""  # of its solvers' names; by default its own name
+    images: Callable[[Tableau], int] | None = None  # how many its budget pays for; None: what the others have
+    options: dict[str, Any] = field(default_factory=dict)  # its own, with their defaults
+    call: Any = None  # the :class:`Distiller`
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """The options of a problem that it takes."""
+        other = {"residual"} if self.loss is None else set()
+        return tuple(name for name in SHARED if name not in self.options and name not in other)
+
+    def fit(self, problem: Problem, **options: Any) -> Result:
+        """Distil; ``options`` are its own.  Writes the metadata that all have."""
+        inherited = {k: v for k, v in problem.table.metadata.items() if k != "network_evaluations"}  # of the start
+        network, noise = (self.needs_gradient and problem.autocast) or problem.denoiser, problem.noise
+        table, before = replace(problem.table, metadata=inherited), getattr(network, "evaluations", 0)
+        problem = replace(problem, denoiser=network, table=table, method=self.name)
+        with torch.set_grad_enabled(self.needs_gradient):
+            found = self.function(problem, **options)
+        spent = dict(network_evaluations=getattr(network, "evaluations", 0) - before)
+        start = found.base if isinstance(found, Designed) else problem.table
+        facts: dict[str, Any] = dict(
+            solver=f"{self.prefix or self.name}-{start.metadata.get('solver', 'solver')}", method=self.name,
+            nfe=found.nfe, model=getattr(problem.denoiser, "name", None),
+        )  # fmt: skip
+        trained = "trajectories" in self.options  # then the noise only checked
+        facts["check_seeds" if trained else "seeds"] = None if problem.seeds is None else list(problem.seeds)
+        if isinstance(noise, Tensor):
+            facts |= dict(shape=list(noise.shape[1:])) | ({} if trained else dict(images=len(noise)))
+        return replace(found, metadata=spent | found.metadata | facts)
 
 
-def distil_gauss_newton(
-    problem: Problem, bias: float = 5.0, path: float = 0.0, limit: float | None = None, top: bool | None = None,
-    steps: int = STEPS,
-) -> Tableau:  # fmt: skip
-    """Gauss-Newton on weights, levels and input levels; with an analytical first step, the first level too.
+DISTILLERS: dict[str, DistillerInfo[Any]] = {}
 
-    ``limit`` is 5 where there are fewer than 128 images, so that none of them leads the fit, and else 0.  The budget
-    grows with the images where they are more than it pays for.
+
+def distiller(title: str, **facts: Any) -> Callable[[Callable[..., Result]], Distiller[Result]]:
+    """Make a function ``(problem, *, own options) -> solver`` a distiller; ``facts`` are :class:`DistillerInfo`'s.
+
+    ``dode.cli.methods`` reads them without running the file: write them, and the options' types and defaults, as plain
+    values.  An option that can be typed is an int, a float, a bool or a ``Literal``.  Presets of the book set those
+    called ``steps`` and ``trajectories``.
     """
-    images = len(problem.noise)
-    budget = round(BUDGET * problem.table.nfe * max(1.0, images / images_within_budget(problem.table)))
-    space = Space(problem.table, first_level=problem.afs if top is None else top)
-    limit = 5.0 * (images < 128) if limit is None else limit
-    return gauss_newton(
-        problem.denoiser, problem.table, problem.noise, space=space, residual=problem.residual, bias=bias, path=path,
-        limit=limit, held_back=0.125, iterations=steps, patience=3, budget=budget, seeds=problem.seeds,
-        progress=problem.progress,
-    )  # fmt: skip
 
+    def register(function: Callable[..., Result]) -> Distiller[Result]:
+        own = list(inspect.signature(function).parameters.values())[1:]
+        name = function.__name__.replace("_", "-")
+        info = DistillerInfo(name, title, function, **facts, options={p.name: p.default for p in own})
 
-def distil_gits(problem: Problem) -> Tableau:
-    """GITS: the solver as it is, on levels found by dynamic programming; 60 steps of a teacher."""
-    before = problem.denoiser.evaluations
-    levels = gits(problem.denoiser, problem.noise)(problem.table.nfe + problem.afs)[int(problem.afs) :]
-    found = problem.make(levels)
-    return found.with_full(
-        found.full, solver=f"gits-{problem.table.metadata['solver']}", method="gits",
-        model=getattr(problem.denoiser, "name", None), shape=list(problem.noise.shape[1:]), nfe=found.nfe,
-        seeds=None if problem.seeds is None else list(problem.seeds), images=len(problem.noise),
-        grid=found.levels.tolist(), network_evaluations=problem.denoiser.evaluations - before,
-    )  # fmt: skip
+        @functools.wraps(function)
+        def call(model: Any, solver: Any, noise: Any, *, nfe: int | None = None, **options: Any) -> Result:
+            shared = {name: options.pop(name) for name in info.shared if name in options}
+            if isinstance(solver, Tableau) != (nfe is None):
+                raise ValueError("nfe= goes with a function such as dode.solvers.unipc, and not with a finished table")
+            if isinstance(solver, Tableau):
+                return info.fit(Problem(model, solver, noise, **shared), **options)
+            return info.fit(Problem(model, solver(model.grid, nfe=nfe), noise, solver, **shared), **options)
 
+        call.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{COMMON}"
+        *first, _ = inspect.signature(call, follow_wrapped=False).parameters.values()
+        fields = inspect.signature(Problem).parameters
+        common = [fields[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in info.shared]
+        call.__signature__ = inspect.Signature([*first, *own, *common])  # type: ignore[attr-defined]  # for help()
+        DISTILLERS[name] = replace(info, call=call)
+        for key in sorted(DISTILLERS, key=lambda key: DISTILLERS[key].place):
+            DISTILLERS[key] = DISTILLERS.pop(key)
+        return call
 
-def ld3(problem: Problem) -> Tableau:
-    """LD3: levels and input levels of a handcrafted solver, by gradient, with relaxed starts."""
-    return _descend(problem, GridSpace(problem.table, make=problem.make), "ld3")
-
-
-def s4s(problem: Problem) -> Tableau:
-    """S4S: the weights alone, on the grid of the start, with relaxed starts."""
-    return _descend(problem, Space(problem.table, levels=False, levels_in=False), "s4s")
-
-
-def s4s_alt(problem: Problem) -> Tableau:
-    """S4S-Alt: weights in one epoch, levels and input levels in the next."""
-    phases: list[Sequence[Kind]] = [("weight",), ("level", "level_in")]
-    return _descend(problem, Space(problem.table), "s4s-alt", phases=phases, epochs=20)
-
-
-def _descend(problem: Problem, space: Space, method: str, **options: Any) -> Tableau:
-    return descend(
-        problem.training_denoiser, problem.table, problem.noise, space=space, method=method, radius=0.01,
-        residual=problem.residual, seeds=problem.seeds, progress=problem.progress, **options,
-    )  # fmt: skip
-
-
-def dlms(problem: Problem, rate: float | None = None, **options: bool) -> Designed:
-    """DLMS: a designer that reads the bottleneck, Algorithm 1; ``options`` are those of :func:`begin_dlms`.
-
-    ``rate`` is Adam's: by default 2.5e-4, eight times that where nothing is read.
-    """
-    start = begin_dlms(problem.training_denoiser, problem.table, **options)
-    return _train(problem, start, "dlms", rate=rate or (2.5e-4 if start.reads else 2e-3))
-
-
-def dlms_fixed(problem: Problem) -> Tableau:
-    """DLMS without features: the same training of a table that is one for all images."""
-    found = _train(
-        problem, begin_dlms(problem.training_denoiser, problem.table, features=False), "dlms-fixed", rate=2e-3
-    )
-    assert isinstance(found, DLMS)  # what begin_dlms makes
-    return found.freeze()
-
-
-def amed(problem: Problem) -> Designed:
-    """AMED: a designed level and length for each step of a grid to ``sigma_min``; ``table`` gives the calls."""
-    model = problem.denoiser
-    grid = problem.levels or (lambda n: karras(n, model.sigma_min, model.sigma_max))
-    return _train(problem, begin_amed(problem.training_denoiser, grid, problem.table.nfe), "amed", rate=5e-3)
-
-
-def _train(problem: Problem, start: Designed, method: str, rate: float) -> Designed:
-    return train(
-        start, problem.training_denoiser, problem.folder, method=method, trajectories=problem.trajectories, rate=rate,
-        batch_size=32, residual=problem.residual, check=problem.noise, seeds=problem.seeds, progress=problem.progress,
-    )  # fmt: skip
-
-
-DISTILLERS: dict[str, Callable[[Problem], Tableau | Designed]] = {
-    "gauss-newton": distil_gauss_newton,
-    "gits": distil_gits,
-    "ld3": ld3,
-    "s4s": s4s,
-    "s4s-alt": s4s_alt,
-    "dlms": dlms,
-    "dlms-fixed": dlms_fixed,
-    "amed": amed,
-}
-DESIGNED = ("dlms", "amed")  # make a table for each image; the others one for all
-
-
-def load_solver(path: str | Path) -> Tableau | Designed:
-    """A solver file of either kind; :class:`~dode.utils.files.FileError` says what is wrong with it."""
-    try:
-        return Tableau.load(path)
-    except ValueError as error:
-        if "holds a designed solver" not in str(error):
-            raise
-    return Designed.load(path)
+    return register

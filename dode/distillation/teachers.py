@@ -12,7 +12,7 @@ from torch import Tensor
 from dode import solvers
 from dode.denoisers import Denoiser
 from dode.distillation.losses import Residual
-from dode.sampling import AnyDenoiser, State, Walker, advance, initial_state, sample
+from dode.sampling import AnyDenoiser, State, Walker, sample, walk
 from dode.schedules import Align, refine
 from dode.tableau import Tableau
 
@@ -73,23 +73,16 @@ def target_states(student: Tableau, teacher: Tableau, align: Align) -> list[int]
 
 @torch.no_grad()
 def record(
-    denoiser: AnyDenoiser,
-    tableau: Tableau,
-    noise: Tensor,
-    teacher: Teacher = "ddim",
-    scale: int = 10,
+    denoiser: AnyDenoiser, tableau: Tableau, noise: Tensor, teacher: Teacher = "ddim", scale: int = 10,
     align: Align = "time",
-) -> Recording:
+) -> Recording:  # fmt: skip
     """Run the teacher of ``tableau`` once on ``noise`` ``(B, ...)``, to be given to several fits as their ``teacher``.
 
     They must be of students with the same levels (DDIM and every multistep solver on one grid) and the same noise.
     """
     guide = make_teacher(tableau, teacher, scale, align)
-    wanted, state, states = set(target_states(tableau, guide, align)), initial_state(guide, noise), dict[int, Tensor]()
-    while state.row < guide.nfe:
-        state = advance(denoiser, guide, state)
-        if state.row in wanted:
-            states[state.row] = state.x
+    wanted = set(target_states(tableau, guide, align))
+    states = {state.row: state.x for state, _ in walk(denoiser, guide.rows, noise) if state.row in wanted}
     return Recording(guide, noise, states)
 
 
@@ -134,40 +127,34 @@ class Examples:
     held_goal: Tensor
     bias: float = 0.0
     limit: float = 0.0
+    size: int = 100  # images at a time
 
     @classmethod
     @torch.no_grad()
     def make(
-        cls,
-        denoiser: Denoiser,
-        noise: Tensor,
-        teacher: Tableau,
-        residual: Residual,
-        held_back: float,
-        bias: float = 0.0,
-    ) -> Examples:
+        cls, denoiser: Denoiser, noise: Tensor, teacher: Tableau, residual: Residual, held_back: float,
+        bias: float = 0.0, size: int = 100,
+    ) -> Examples:  # fmt: skip
         """Run the teacher once; the first images are held back (all for 1).  ValueError for fewer than four."""
         if len(noise) < 4:
             raise ValueError(f"a fit needs four images or more, got {len(noise)}")
         denoiser.conditioning.check(len(noise))
-        goal = torch.cat([residual(sample(model, teacher, part)) for model, (part,) in batches(denoiser, 100, noise)])
+        goal = torch.cat([residual(sample(model, teacher, part)) for model, (part,) in batches(denoiser, size, noise)])
         kept = max(1, min(len(noise) - (held_back < 1), round(held_back * len(noise))))
-        return cls(residual, teacher, noise[kept:], goal[kept:], noise[:kept], goal[:kept], bias)
+        return cls(residual, teacher, noise[kept:], goal[kept:], noise[:kept], goal[:kept], bias, size=size)
 
     def fitted(self, denoiser: Denoiser) -> Denoiser:
         """The denoiser for the images to fit on, which come after those that are held back."""
         return denoiser.of(len(self.held_noise) + torch.arange(len(self.noise)))
 
     @torch.no_grad()
-    def error(self, denoiser: Denoiser, table: Tableau | Walker, noise: Tensor, goal: Tensor, size: int = 100) -> float:
+    def error(self, denoiser: Denoiser, table: Tableau | Walker, noise: Tensor, goal: Tensor) -> float:
         """What a fit makes small; inf where the table makes no finite images."""
-        return self.norm(map(self.capped, self.residuals(denoiser, table, noise, goal, size)), len(noise))
+        return self.norm(map(self.capped, self.residuals(denoiser, table, noise, goal)), len(noise))
 
-    def residuals(
-        self, denoiser: Denoiser, table: Tableau | Walker, noise: Tensor, goal: Tensor, size: int = 100
-    ) -> Iterator[Tensor]:
+    def residuals(self, denoiser: Denoiser, table: Tableau | Walker, noise: Tensor, goal: Tensor) -> Iterator[Tensor]:
         """The residuals of a table's images less their goals, ``(b, R)`` a piece."""
-        for model, (x, aim) in batches(denoiser, size, noise, goal):
+        for model, (x, aim) in batches(denoiser, self.size, noise, goal):
             yield self.residual(sample(model, table, x)) - aim
 
     def with_limit(self, denoiser: Denoiser, table: Tableau, medians: float) -> Examples:
@@ -197,19 +184,7 @@ class Examples:
         """:meth:`error` on the images held back."""
         return self.error(denoiser.of(range(len(self.held_noise))), table, self.held_noise, self.held_goal)
 
-    def label(
-        self,
-        found: Tableau,
-        denoiser: Denoiser,
-        started: Tableau,
-        method: str,
-        seeds: Iterable[int] | None,
-        **facts: Any,
-    ) -> Tableau:
-        """``found`` with what a reader of its file wants to know."""
-        return found.with_full(
-            found.full, solver=f"{method}-{started.metadata.get('solver', 'solver')}", method=method,
-            images=len(self.noise) + len(self.held_noise), model=getattr(denoiser, "name", None),
-            shape=list(self.noise.shape[1:]), nfe=started.nfe, seeds=None if seeds is None else list(seeds),
-            teacher=self.teacher.metadata.get("solver", "tableau"), teacher_nfe=self.teacher.nfe, **facts,
-        )  # fmt: skip
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The teacher, as the metadata of a fit have it."""
+        return dict(teacher=self.teacher.metadata.get("solver", "tableau"), teacher_nfe=self.teacher.nfe)

@@ -1,19 +1,17 @@
 """What every notebook shares: presets, plans, sweeps that resume, provenance, the measurements of several figures."""
 
-from dode.experiments.live import Live
-from dode.experiments.plans import Plan, plan
+from dode.experiments.live import Live as Live
+from dode.experiments.measurements import Measurement as Measurement, measurement as measurement
+from dode.experiments.plans import Plan as Plan, plan as plan
 from dode.experiments.quality import (
-    FD_KEYS, base_solver, committed, data_moments, distilled, draw, fashion_moments, fd_cells, fd_row, fit_seeds,
-    held_out_seeds, load_cached, seeded, variant_of,
+    committed as committed, distilled as distilled, fd as fd, fd_cells as fd_cells, variant_of as variant_of,
+)  # fmt: skip
+from dode.experiments.rows import Sweep as Sweep, kept as kept, numbers as numbers
+from dode.experiments.run import (
+    Run as Run, base_solver as base_solver, data_moments as data_moments, draw as draw, fit_seeds as fit_seeds,
+    held_out_seeds as held_out_seeds, load_cached as load_cached, possible_nfe as possible_nfe, seeded as seeded,
 )  # fmt: skip
 from dode.experiments.sweeps import (
-    PRESETS, Preset, Sweep, checkpoints, device, home, jobs, origin, preset, processor, provenance, results,
-    results_file,
+    PRESETS as PRESETS, Preset as Preset, checkpoints as checkpoints, device as device, home as home, jobs as jobs,
+    origin as origin, preset as preset, processor as processor, provenance as provenance, results_file as results_file,
 )  # fmt: skip
-
-__all__ = [
-    "FD_KEYS", "PRESETS", "Live", "Plan", "Preset", "Sweep", "base_solver", "checkpoints", "committed", "data_moments",
-    "device", "distilled", "draw", "fashion_moments", "fd_cells", "fd_row", "fit_seeds", "held_out_seeds", "home",
-    "jobs", "load_cached", "origin", "plan", "preset", "processor", "provenance", "results", "results_file", "seeded",
-    "variant_of",
-]  # fmt: skip

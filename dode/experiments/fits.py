@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dode import distillation, solvers, zoo
-from dode.distillation import d_ode, losses, problem
-from dode.distillation.problem import Problem
+from dode.distillation import DISTILLERS, Problem, losses
+from dode.distillation.problem import DistillerInfo
 from dode.experiments import comparisons
-from dode.experiments.quality import data_moments, fit_seeds, inception_moments, load_autocast, load_cached
+from dode.experiments.rows import kept
+from dode.experiments.run import Run, data_moments, fit_seeds, inception_moments, load_cached
 from dode.experiments.sweeps import Preset, file_stem, home
 from dode.metrics import Features, Moments
 from dode.sampling import initial_noise
@@ -24,11 +24,9 @@ from dode.tableau import Tableau
 from dode.utils.files import FileError
 from dode.zoo.datasets import DataSet
 
-LEARNED = ("d-ode", *problem.DISTILLERS)
-START_OPTIONS = ("afs", "grid", "base")  # of a method in a cell: "dlms:afs=False"
-DESIGN_OPTIONS = ("features", "scaling", "adaptive", "rate")
-SEARCH_OPTIONS = ("bias", "path", "limit", "top", "steps")
-FIT_OPTIONS = (*START_OPTIONS, *DESIGN_OPTIONS, *SEARCH_OPTIONS, "residual", "images", "trajectories", "near")
+# Options of any method in a cell, beside its own: where it starts, what it compares, on how many images.
+CELL_OPTIONS = ("afs", "grid", "base", "near", "residual", "images")
+BASES = {"deis": "deis:variable=log_rho,basis=data", "ddim": "ddim:basis=data"}  # others as they are
 
 
 def grid_of(name: str, checkpoint: str, device_name: str) -> Any:
@@ -36,10 +34,7 @@ def grid_of(name: str, checkpoint: str, device_name: str) -> Any:
 
     "Karras" and "log SNR" end at ``sigma_min``: their last level is that itself, and a call spent there is lost.
     """
-    model = load_cached(checkpoint, device_name)
-    if name in ("time", "quadratic"):
-        return comparisons.grid_function(name, model)
-    return lambda n: comparisons.GRIDS[name](n, model.sigma_min, model.sigma_max)
+    return comparisons.grid_function(name, load_cached(checkpoint, device_name), to_zero=False)
 
 
 def known_data(checkpoint: str) -> DataSet | None:
@@ -101,68 +96,86 @@ def solver_file(p: Preset, checkpoint: str, method: str, nfe: int) -> Path:
 
 
 def initial_solver(
-    method: str, checkpoint: str, device_name: str, nfe: int, afs: bool = True, grid: str = "time", base: str = "deis"
-) -> tuple[Tableau, Any]:
-    """Where a method starts, and the same solver as a function of levels.
+    method: str, checkpoint: str, device_name: str, nfe: int, afs: bool | None = None, grid: str | None = None,
+    base: str | None = None,
+) -> tuple[Tableau, Callable[..., Tableau]]:  # fmt: skip
+    """Where a method starts, and the same solver as a function of a grid.
 
-    LMS distillation, S4S and Gauss-Newton from Adams-Bashforth in ``ln sigma`` (``base="deis"``; or any solver's name)
-    with an analytical first step; LD3 from UniPC and GITS from iPNDM without one, as published.
+    As published, or as :func:`dode.distillation.distiller` has it: LMS distillation, S4S and Gauss-Newton from
+    Adams-Bashforth in ``ln sigma`` with an analytical first step, LD3 from UniPC, GITS from iPNDM.  ``base`` is another
+    solver's name.
     """
-    where = grid_of(grid, checkpoint, device_name)
-    if method in ("ld3", "gits", "d-ode"):
-        make = solvers.unipc if method == "ld3" else solvers.ipndm
-        return make(where, nfe=nfe), make
-    usual: dict[str, Any] = dict(variable="log_rho", basis="data") if base == "deis" else {}
-    if base == "ddim":
-        usual = dict(basis="data")
-    solver: Any = functools.partial(solvers.get(base).make, afs=afs, **usual)
-    top = where(nfe + 1)[:1] if afs else torch.zeros(0, dtype=torch.float64)
-    return solver(where, nfe=nfe), problem.with_first_level(top, solver)
+    info = DISTILLERS[method]
+    facts, options = solvers.parse(info.start)
+    first = options.pop("afs", False)
+    if base:
+        facts, options = solvers.parse(BASES.get(base, base))
+    solver: Callable[..., Tableau] = functools.partial(facts.make, **options)
+    where = grid or info.grid or "time"
+    levels = load_cached(checkpoint, device_name).grid if where == "own" else grid_of(where, checkpoint, device_name)
+    return solver(levels, nfe=nfe, afs=first if afs is None else afs), solver
 
 
 def fit(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> Tableau | distillation.Designed:
     """The learned solver, from its file, or fitted now; ``metadata["seconds"]`` is what the fit took.
 
-    ``method`` may have options (:data:`FIT_OPTIONS`), as the rows of an ablation do: ``"gauss-newton:bias=0"``; its
-    ``base`` may be learned itself: ``"dlms:base=gauss-newton"`` is a designer on top of a table fitted before.
+    ``method`` may have options (its own, and :data:`CELL_OPTIONS`), as the rows of an ablation do: ``"ld3:radius=0"``.
+    Its ``base`` may be learned itself: ``"dlms:base=gauss-newton"`` is a designer on top of a table fitted before.
     ``near=4`` begins at the method's own solver of 4 calls, read at ``nfe`` of them.
     """
+
+    def read(file: Path) -> Tableau | distillation.Designed:
+        found = distillation.load_solver(file)
+        if found.metadata.get("weights") != zoo.digest(checkpoint):
+            raise FileError(f"{file} is of other weights; the preset standard fits {method} again")
+        return found
+
+    def make(file: Path) -> Tableau | distillation.Designed:
+        info, problem, own = task(p, checkpoint, device_name, method, nfe)
+        began = time.perf_counter()
+        solver = info.fit(problem, **own)
+        solver.metadata.update(seconds=round(time.perf_counter() - began, 2), weights=zoo.digest(checkpoint))
+        solver.save(file)
+        return solver
+
     file = solver_file(p, checkpoint, method, nfe)
-    try:
-        if p.name != "live" and (found := distillation.load_solver(file)).metadata.get("weights") == zoo.digest(
-            checkpoint
-        ):
-            return found  # a live fit is made anew each time
-    except FileError:
-        if p.rows_of:
-            raise
     if p.rows_of:
-        raise FileError(f"{file} is of other weights; the preset standard fits {method} again")
-    name, options = solvers.parse_options(method, FIT_OPTIONS)
-    model, quick = load_cached(checkpoint, device_name), load_autocast(p, checkpoint, device_name)
-    where = {k: options[k] for k in START_OPTIONS if k in options}
-    below = where.pop("base") if where.get("base") in problem.DISTILLERS else None
+        return read(file)
+    return make(file) if p.anew else kept(file, read, make)
+
+
+def task(
+    p: Preset, checkpoint: str, device_name: str, method: str, nfe: int
+) -> tuple[DistillerInfo[Any], Problem, dict[str, Any]]:
+    """A method of a cell: the distiller, what it is given, and its own options."""
+    name = method.partition(":")[0]
+    info = DISTILLERS[name]
+    given = solvers.parse_options(method, (*CELL_OPTIONS, *info.options))[1]
+    sizes = dict(steps=p.fit_steps, trajectories=p.trajectories)
+    own = {k: v for k, v in (sizes | given).items() if k in info.options}
+    if "trajectories" in own and not p.kept:
+        own["trajectories"] = min(own["trajectories"], p.trajectories)
+    where = {k: given[k] for k in ("afs", "grid", "base") if k in given}
+    below = where.pop("base") if where.get("base") in DISTILLERS else None
     table, make = initial_solver(name, checkpoint, device_name, nfe, **where)
-    if below or "near" in options:
-        learned, calls = below or name, options.get("near", nfe)
-        if learned in problem.DESIGNED:
+    if below or "near" in given:
+        learned, calls = below or name, given.get("near", nfe)
+        if DISTILLERS[learned].designs:
             raise ValueError(f"{method}: {learned} designs its table for each image; a base is one table for all")
         made = fit(p, checkpoint, device_name, learned, calls)
         assert isinstance(made, Tableau)
         table = distillation.resampled(made, nfe) if calls != nfe else made
-    seeds = fit_seeds(options.get("images", _images(p, name, table)))
-    noise = initial_noise(model.shape, seeds, device=model.device)
-    model, quick = model.of(seeds), quick.of(seeds)  # each seed has its class
-    compared = loss(device_name, options.get("residual", losses.default_loss(name)), checkpoint)
-    folder = home() / "_build" / "training" / p.name / file.stem  # a state must not be taken up by another method
-    trajectories = options.get("trajectories", p.trajectories)
-    trajectories = trajectories if p.kept else min(trajectories, p.trajectories)
-    task = Problem(model, table, make, noise, compared, seeds, quick, folder, trajectories)
-    began = time.perf_counter()
-    solver = _fit(name, task, dict(steps=p.fit_steps) | options)
-    solver.metadata.update(seconds=round(time.perf_counter() - began, 2), weights=zoo.digest(checkpoint))
-    solver.save(file)
-    return solver
+    count = min(2 * p.learn_images, max(32, info.images(table))) if info.images else p.learn_images
+    seeds = fit_seeds(given.get("images", count))
+    model, quick = load_cached(checkpoint, device_name), Run(p, device_name).fast(checkpoint)
+    problem = Problem(
+        model.of(seeds), table, initial_noise(model.shape, seeds, device=model.device), make, seeds=seeds,
+        autocast=quick.of(seeds),  # each seed has its class
+        folder=home() / "_build" / "training" / p.name / solver_file(p, checkpoint, method, nfe).stem,
+    )  # fmt: skip
+    if info.loss:
+        problem.residual = loss(device_name, given.get("residual", info.loss), checkpoint)
+    return info, problem, own
 
 
 def solver_of(p: Preset, checkpoint: str, device_name: str, method: str, nfe: int) -> Tableau | distillation.Designed:
@@ -170,22 +183,3 @@ def solver_of(p: Preset, checkpoint: str, device_name: str, method: str, nfe: in
     if method == "start":
         return initial_solver("dlms", checkpoint, device_name, nfe)[0]
     return fit(p, checkpoint, device_name, method, nfe)
-
-
-def _images(p: Preset, method: str, table: Tableau) -> int:
-    """How many seeds a fit has: a second-order one so many as its budget pays for, from 32 to twice the others'."""
-    if method != "gauss-newton":
-        return p.learn_images
-    return min(2 * p.learn_images, max(32, problem.images_within_budget(table)))
-
-
-def _fit(name: str, task: Problem, options: dict[str, Any]) -> Tableau | distillation.Designed:
-    design = {k: options[k] for k in DESIGN_OPTIONS if k in options}
-    if name == "d-ode":
-        model, nfe = task.denoiser, task.table.nfe
-        return d_ode(model, solvers.ddim(model.grid(nfe)), task.noise, seeds=task.seeds)
-    if name == "dlms" and design:
-        return problem.dlms(task, **design)
-    if name == "gauss-newton":
-        return problem.distil_gauss_newton(task, **{k: options[k] for k in SEARCH_OPTIONS if k in options})
-    return problem.DISTILLERS[name](task)

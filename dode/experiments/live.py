@@ -11,10 +11,13 @@ from __future__ import annotations
 import os
 import re
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from dode.experiments.sweeps import Preset, Sweep, home, provenance
+from dode.experiments.measurements import Measurement, text
+from dode.experiments.rows import Sweep
+from dode.experiments.run import Run
+from dode.experiments.sweeps import Preset, home, provenance
 from dode.utils.files import FileError
 
 LIVE_KEYS = ("page", "cell", "column", "n")
@@ -35,7 +38,7 @@ class Live:
     """
 
     def __init__(self, page: str, p: Preset, device_name: str) -> None:
-        self.page, self.active, self.device = page, bool(p.rows_of), device_name
+        self.page, self.preset, self.active, self.device = page, p, bool(p.rows_of), device_name
         self.recording = bool(os.environ.get("DODE_RECORD"))
         self.expected = Sweep(home() / "results" / "live.csv", LIVE_KEYS)
         self.checks = list[dict[str, Any]]()
@@ -43,10 +46,11 @@ class Live:
     def check(
         self,
         committed: Mapping[str, Any],
-        cell: Mapping[str, Any],
-        work: Callable[..., Mapping[str, Any]],
+        measurement: Measurement,
         column: str,
+        preset: Preset | None = None,
         rounding: float = ROUNDING,
+        **changes: Any,
     ) -> None:
         """Measure one cell again.
 
@@ -54,56 +58,58 @@ class Live:
         ----------
         committed
             The row of the standard run that the page shows.
-        cell
-            The arguments of ``work``, at the live size.  With a "block" among them, the expected value has a spread
-            over blocks of seeds; the live one is of block 0.
-        work
-            What measures a cell: a function of the row, with the live preset and the device filled in.
+        measurement
+            What measures it.
         column
             The number to compare.
+        preset
+            The sizes; by default the page's live ones.
         rounding
             The relative spread that is expected of a cell without a block; 0 of a number that is counted.
+        changes
+            In what the cell differs from ``committed``, at the live size.  With a "block" in the cell, the expected
+            value has a spread over blocks of seeds; the live one is of block 0.
         """
         if not self.active:
             return
-        cell = dict(cell) | ({"block": 0} if "block" in cell else {})
-        row = {**cell, **work(**cell)}
-        n, word = row.get("n", ""), ", ".join(f"{k} {v}" for k, v in cell.items() if k not in ("weights", "n", "block"))
-        where = dict(page=self.page, cell=word, column=column, n=n)
+        run, cell = Run(preset or self.preset.live, self.device), measurement.cell(committed, **changes)
+        cell |= {"block": 0} if "block" in cell else {}
+        row = cell | measurement(run, **cell)
+        word = ", ".join(f"{k} {v}" for k, v in cell.items() if k not in ("weights", "n", "block"))
+        where = dict(page=self.page, cell=word, column=column, n=str(row.get("n", "")))
         if self.recording:
-            self._record(where, cell, work, column, float(row[column]), rounding)
-        found = self.expected.select([where])
-        if not found:
+            blocks = range(1, BLOCKS if "block" in cell else 1)
+            again = [float(measurement(run, **cell | {"block": b})[column]) for b in blocks]
+            self._record(where, [float(row[column]), *again], rounding)
+        found = self._expected(where)
+        if found is None:
             raise FileError(f"{self.expected.path} has no value of {self.page}: {word}; DODE_RECORD=1 measures it")
-        value, expected, spread = (float(v) for v in (row[column], found[0]["expected"], found[0]["spread"]))
-        short = re.sub(r"\b(checkpoint|solver|variant|method) ", "", word).replace("nfe ", "NFE ")
+        value, expected, spread = (float(v) for v in (row[column], found["expected"], found["spread"]))
+        short = re.sub(r"\b(checkpoint|solver|variant|method) ", "", found["cell"]).replace("nfe ", "NFE ")
         self.checks.append(
             {
                 "recomputed": f"{column}: {short}", "committed": f"{float(committed[column]):.3f}",
-                "n": committed.get("n", ""), "computed now": f"{value:.3f}", "n now": n,
+                "n": committed.get("n", ""), "computed now": f"{value:.3f}", "n now": where["n"],
                 "expected at n now": f"{expected:.3f} ± {spread:.3f}",
                 "as expected": "yes" if abs(value - expected) <= ALLOWED * spread else "no",
             }
         )  # fmt: skip
 
-    def _record(
-        self, where: Mapping[str, Any], cell: dict[str, Any], work: Any, column: str, first: float, rounding: float
-    ) -> None:
-        """Replace the expected value of a cell."""
-        values = [first]
-        if "block" in cell:
-            values += [float(work(**cell | {"block": b})[column]) for b in range(1, BLOCKS)]
+    def _expected(self, where: Mapping[str, str]) -> dict[str, str] | None:
+        """The row of what is expected, in whatever order it names the cell."""
+        for row in self.expected.rows:
+            words = [set(one["cell"].split(", ")) for one in (row, where)]
+            if words[0] == words[1] and all(row[k] == where[k] for k in ("page", "column", "n")):
+                return row
+        return None
+
+    def _record(self, where: dict[str, str], values: list[float], rounding: float) -> None:
+        """Replace the expected value of a cell by mean and spread of ``values``."""
         mean = statistics.fmean(values)
-        spread = statistics.stdev(values) if len(values) > 1 else rounding * abs(mean)
-        fresh = Sweep(self.expected.path, LIVE_KEYS)  # other pages add to it
-        fresh.rows = [row for row in fresh.rows if any(row[k] != str(v) for k, v in where.items())]
-        fresh.add(
-            {
-                **where, "expected": f"{mean:.5f}", "spread": f"{spread:.5f}", "blocks": len(values),
-                **provenance(self.device),
-            }
-        )  # fmt: skip
-        self.expected = fresh
+        found = dict(expected=mean, spread=statistics.stdev(values) if len(values) > 1 else rounding * abs(mean))
+        numbers = {k: text(k, v) for k, v in found.items()}
+        named = where | {"cell": (self._expected(where) or where)["cell"]}
+        self.expected.add({**named, **numbers, "blocks": len(values), **provenance(self.device)}, replace=True)
 
     def show(self, drawn: str = "Pictures", committed: str = "Curves and tables") -> None:
         """One line that says what is live and what is committed, and the checks as a table.

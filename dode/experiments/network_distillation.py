@@ -9,8 +9,8 @@ that one call goes the whole way.  Both start from the teacher's weights, and st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from dode import zoo
 from dode.denoisers import ConsistencyPrediction, EDMPrediction, NetworkDenoiser, expand
 from dode.schedules import karras
-from dode.training import BACKWARD, Run, Training, describe, prediction_loss
+from dode.training import Training, describe, prediction_loss
 from dode.utils.environment import has_bf16
 from dode.utils.files import load_tensors
+from dode.utils.optimisation import BACKWARD, Loss, Run
 from dode.zoo import datasets
 
-Loss = Callable[[torch.Generator], Tensor]
+# Of the network for an image and step: the teacher's two, the student's own, its gradient, consistency's target.
+PASSES = {"progressive": 2 + 1 + BACKWARD, "consistency": 2 + 1 + BACKWARD + 1}
 
 
 @dataclass(frozen=True)
@@ -113,38 +115,45 @@ def progressive_grid(denoiser: NetworkDenoiser, nfe: int, first: int = 64) -> Te
     return karras(first, denoiser.sigma_min, denoiser.sigma_max, final="zero")[:: first // nfe]
 
 
-def _trainable(name: str | Path, device: str, wrapper: type[EDMPrediction] = EDMPrediction) -> EDMPrediction:
-    """A copy of a data-predicting denoiser whose network can learn."""
-    found = zoo.load_denoiser(name, device)
+def _recipe(name: str, steps: int, batch: int, rate: float, ema: float, device: str) -> Training:
+    warmup = max(1, steps // 20)
+    return Training(name, steps, batch, rate, warmup, ema, bf16=has_bf16(device), save_every=50)
+
+
+def _pair(
+    teacher: str, recipe: Training, device: str, wrapper: type[EDMPrediction] = EDMPrediction
+) -> tuple[EDMPrediction, NetworkDenoiser]:
+    """A student, the copy of a data-predicting denoiser whose network can learn, and the teacher, which stays."""
+    found, guide = (zoo.load_denoiser(teacher, device) for _ in range(2))
     if not isinstance(found, EDMPrediction):
-        raise ValueError(f"{name} does not predict data with EDM's preconditioning; take fashion-mnist-data")
+        raise ValueError(f"{teacher} does not predict data with EDM's preconditioning; take fashion-mnist-data")
     assert isinstance(found.network, nn.Module)
     found.network.requires_grad_(True).train()
-    return wrapper(found.network, found.shape, found.schedule, sigma_data=found.sigma_data, name=found.name)
+    student = wrapper(found.network, found.shape, found.schedule, sigma_data=found.sigma_data, name=found.name)
+    student.autocast = guide.autocast = torch.bfloat16 if recipe.bf16 else None
+    return student, guide
 
 
-def _store(
-    run: Run[Training], student: EDMPrediction, file: Path, method: str, nfe: int, seconds: float, evaluations: int
-) -> Student:
-    """The run's averaged weights as a network of :func:`dode.load`, with what it cost."""
-    more = dict(method=method, nfe=nfe, seconds=seconds, evaluations=evaluations, name=file.stem)
-    run.publish(file, describe(student) | more | dict(config=run.model.config, recipe=run.recipe.facts))
-    return Student(file, nfe, seconds, evaluations)
+def _students(
+    recipe: Training, student: EDMPrediction, loss: Loss, files: Mapping[int, Path], start: Student, method: str
+) -> Iterator[Student]:
+    """The student after each number of steps in ``files``: of an earlier run of the same recipe, or trained now.
 
-
-def _stored(file: Path, recipe: Training) -> Student | None:
-    """The student of an earlier run of the same recipe."""
-    if not file.is_file():
-        return None
-    meta = load_tensors(file, "network")[1]
-    if not recipe.matches(meta["recipe"]):
-        raise ValueError(f"{file} is of another recipe; remove it or choose another folder")
-    return Student(file, meta["nfe"], meta["seconds"], meta["evaluations"])
-
-
-def _cast(denoiser: Any, recipe: Training) -> Any:
-    denoiser.autocast = torch.bfloat16 if recipe.bf16 else None
-    return denoiser
+    ``start`` is the student of no steps, with what it cost.
+    """
+    run = Run(recipe, student.network, next(iter(files.values())).parent)  # type: ignore[arg-type]
+    for steps, file in files.items():
+        if file.is_file():
+            facts = load_tensors(file, "network")[1]
+            recipe.check(file, facts["recipe"])
+        else:
+            run.train(loss, until=steps)
+            spent = start.evaluations + steps * recipe.batch * PASSES[method]
+            facts = dict(method=method, nfe=start.nfe, seconds=start.seconds + run.seconds, evaluations=spent)
+            run.publish(file, describe(student) | facts)
+        yield Student(file, facts["nfe"], facts["seconds"], facts["evaluations"])
+    if run.state_file:
+        run.state_file.unlink(missing_ok=True)
 
 
 def progressive(
@@ -156,27 +165,15 @@ def progressive(
     Adam's in each round; ``folder`` keeps the students and the state of an unfinished round, from which the same call
     goes on.
     """
-    seconds, evaluations, guide = 0.0, 0, teacher
-    grid = progressive_grid(zoo.load_denoiser(teacher, device), first, first)
-    while len(grid) > 2:
-        nfe = (len(grid) - 1) // 2
-        recipe = Training(
-            f"{Path(teacher).stem}-progressive-{nfe}", steps, batch, rate=5e-4, warmup=max(1, steps // 20), ema=0.99,
-            bf16=has_bf16(device), save_every=50,
-        )  # fmt: skip
-        file = folder / f"{recipe.name}.safetensors"
-        found = _stored(file, recipe)
-        if found is None:
-            student = _cast(_trainable(guide, device), recipe)
-            loss = progressive_loss(student, _cast(zoo.load_denoiser(guide, device), recipe), grid, images, recipe)
-            run = Run(recipe, student.network, folder)
-            run.resume()
-            run.train(loss)
-            cost = evaluations + steps * batch * (2 + 1 + BACKWARD)
-            found = _store(run, student, file, "progressive", nfe, seconds + run.seconds, cost)
-            run.state_file.unlink(missing_ok=True)
+    found = Student(Path(teacher), first, 0.0, 0)
+    while found.nfe > 1:
+        start = replace(found, nfe=found.nfe // 2)
+        recipe = _recipe(f"{Path(teacher).stem}-progressive-{start.nfe}", steps, batch, 5e-4, 0.99, device)
+        student, guide = _pair(str(found.file), recipe, device)
+        loss = progressive_loss(student, guide, progressive_grid(guide, found.nfe, first), images, recipe)
+        files = {steps: folder / f"{recipe.name}.safetensors"}
+        (found,) = _students(recipe, student, loss, files, start, "progressive")
         yield found
-        seconds, evaluations, guide, grid = found.seconds, found.evaluations, str(file), grid[::2]
 
 
 def consistency(
@@ -192,23 +189,12 @@ def consistency(
 
     The other arguments are those of :func:`progressive`.  A student draws with :func:`consistency_sample`.
     """
-    recipe = Training(
-        f"{Path(teacher).stem}-consistency", stops[-1], batch, rate=4e-4, warmup=max(1, stops[-1] // 20), ema=0.995,
-        bf16=has_bf16(device), save_every=50,
-    )  # fmt: skip
-    student = _cast(_trainable(teacher, device, ConsistencyPrediction), recipe)
-    guide = _cast(zoo.load_denoiser(teacher, device), recipe)
+    recipe = _recipe(f"{Path(teacher).stem}-consistency", stops[-1], batch, 4e-4, 0.995, device)
+    student, guide = _pair(teacher, recipe, device, ConsistencyPrediction)
     grid = karras(levels - 1, guide.sigma_min, guide.sigma_max)
-    loss, run = consistency_loss(student, guide, grid, images, recipe), Run(recipe, student.network, folder)
-    run.resume()
-    for stop in stops:
-        file = folder / f"{recipe.name}-{stop}.safetensors"
-        found = _stored(file, recipe)
-        if found is None:
-            run.train(loss, until=stop)
-            found = _store(run, student, file, "consistency", 1, run.seconds, stop * batch * (2 + 1 + 1 + BACKWARD))
-        yield found
-    run.state_file.unlink(missing_ok=True)
+    loss = consistency_loss(student, guide, grid, images, recipe)
+    files = {stop: folder / f"{recipe.name}-{stop}.safetensors" for stop in stops}
+    yield from _students(recipe, student, loss, files, Student(Path(teacher), 1, 0.0, 0), "consistency")
 
 
 @torch.no_grad()

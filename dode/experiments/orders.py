@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dode.denoisers import Denoiser, GaussianDenoiser
-from dode.sampling import evaluate, initial_state, move
+from dode.sampling import advance, initial_state
 from dode.tableau import Tableau
 
 
@@ -66,14 +66,12 @@ class Problem:
         grid, exact = self.grid(n), self.exact(n, given)
         tableau = make(grid)
         position = {level: k for k, level in enumerate(grid.tolist())}
-        state, before = initial_state(tableau, self.noise), None
-        for i in range(tableau.nfe):
-            level = float(tableau.sigmas[i])
-            if level != before and position.get(level, n) <= given:  # where a step begins, not a stage or corrector
-                state.x = exact[position[level]]
-            before = level
-            evaluate(self.denoiser, tableau, state)
-            state = move(tableau, state)
+        state, before = initial_state(tableau.rows[0], self.noise), None
+        for row in tableau.rows:
+            if row.sigma != before and position.get(row.sigma, n) <= given:  # a step begins, no stage or corrector
+                state.x = exact[position[row.sigma]]
+            before = row.sigma
+            advance(self.denoiser, row, state)
         return float((state.x - exact[-1]).square().mean().sqrt())
 
     def order(self, make: Callable[[Tensor], Tableau], steps: tuple[int, int] = (80, 160), given: int = 0) -> float:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dode.distillation import DISTILLERS
+
 KIM, LIANG = "Kim et al. 2024", "Liang et al. 2025"
 DDIM, TABLE_5 = (2, 5, 10, 25, 50, 100, 250), (3, 4, 5, 6, 7, 8, 9, 10)
 
 # Of the notebook ``learned``: handcrafted, the start, learned.
-METHODS = (
-    "ddim", "ipndm", "deis", "dpm_solver_pp", "unipc", "start", "d-ode", "gits", "amed", "ld3", "s4s", "s4s-alt",
-    "dlms", "dlms-fixed", "gauss-newton",
-)  # fmt: skip
+METHODS = ("ddim", "ipndm", "deis", "dpm_solver_pp", "unipc", "start", *DISTILLERS)
 
 
 @dataclass(frozen=True)

@@ -1,68 +1,72 @@
 """What figures 3 and 4 measure: known before, and outside of, the notebooks that draw it.
 
-So the sweep of a page can be done piece by piece, by many processes or machines (:mod:`dode.experiments.shard`).
-
-At the preset "paper": 2 to 250 calls, 50,000 images, three blocks of seeds, and FID for networks that do not ship with
-dode (:mod:`.papers` has the rows of the papers).  Its price is counted, not measured: figure 3 asks one network for
-1.4e9 evaluations, figure 4 the two that ship for 0.8e9 (:attr:`Plan.evaluations`).  A GPU that does 10,000 a second
-takes 39 and 22 hours, and the longest piece, which no second GPU shortens, 111 minutes.
+So many processes or machines can measure it, each a part (``dode run``).  At the preset "paper": 2 to 250 calls,
+50,000 images, three blocks of seeds, and FID for networks that do not ship with dode (:mod:`.papers` has the rows of
+the papers).  Its price is counted, not measured: figure 3 asks one network for 1.4e9 evaluations, figure 4 the two that
+ship for 0.8e9 (:attr:`Plan.evaluations`).  A GPU that does 10,000 a second takes 39 and 22 hours, and the longest part,
+which no second GPU shortens, 111 minutes.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dode.experiments import papers, sweeps
-from dode.experiments.quality import FD_KEYS, fd_cells, fd_row, load_cached, possible_nfe
-from dode.experiments.sweeps import Preset, Sweep, results
-from dode.utils.files import FileError, names_a_file
+from dode.experiments.measurements import Cell, Measurement, known
+from dode.experiments.quality import OWN, fd, fd_cells
+from dode.experiments.rows import Sweep
+from dode.experiments.run import Run, load_cached, possible_nfe
+from dode.experiments.sweeps import Preset, checkpoints
 
-Calls = Mapping[tuple[str, str], tuple[int, ...]]
+if TYPE_CHECKING:
+    import pandas as pd
 
 FOUR = ("ddim", "ipndm", "dpm_solver", "deis:order=4")  # of the D-ODE paper's figure 3
 LATER = ("dpm_solver_pp:order=2", "dpm_solver_pp", "unipc")  # published after its four, and not in its figures
 STAGES = ("dpm_solver:order=2", "heun")  # distilled in the paper too, but not in its figure 3
-OWN = "d-ode:basis=own"  # for solvers whose own basis is not the network's
 
 
 @dataclass(frozen=True)
 class Plan:
     """The sweep behind one figure."""
 
-    figure: str  # the name of the page
+    figure: str  # the name of the page, and of the file of results
     preset: Preset  # with what this figure has otherwise
-    checkpoints: tuple[str, ...]  # names or files of networks
-    calls: Calls  # for each checkpoint and solver, the NFEs
-    cells: tuple[dict[str, Any], ...]  # what there is to measure, cheap first: arguments of :func:`fd_row`
+    cells: tuple[Cell, ...]  # what there is to measure, cheap first
+    measurement: Measurement = fd
 
-    def sweep(self, path: str | Path | None = None) -> Sweep:
-        """The rows there are: in ``path``, or in the results of the project."""
-        return Sweep(path, FD_KEYS) if path else results(self.figure, self.preset, FD_KEYS)
+    @property
+    def checkpoints(self) -> list[str]:
+        """The names or files of its networks."""
+        return list(dict.fromkeys(cell["checkpoint"] for cell in self.cells))
 
-    def row(self, device_name: str) -> Callable[..., dict[str, Any]]:
-        """What measures a cell."""
-        return functools.partial(fd_row, self.preset, device_name)
+    @property
+    def calls(self) -> dict[tuple[str, str], tuple[int, ...]]:
+        """For each checkpoint and solver the NFEs, from few to many."""
+        found = dict[tuple[str, str], dict[int, None]]()
+        for cell in sorted(self.cells, key=lambda cell: cell["nfe"]):
+            found.setdefault((cell["checkpoint"], cell["solver"]), {})[cell["nfe"]] = None
+        return {key: tuple(nfes) for key, nfes in found.items()}
 
-    def run(self, device_name: str) -> Sweep:
-        """Measure what has no row yet; the sweep then has one for each cell."""
-        jobs = sweeps.jobs(device_name) if self.preset.kept else 1  # a process costs more than the work of a smoke run
-        return self.sweep().run(self.cells, self.row(device_name), jobs)
+    def sweep(self) -> Sweep:
+        """The rows there are, in the results of the project."""
+        return self.measurement.sweep(self.preset, self.figure)
+
+    def run(self, device_name: str) -> pd.DataFrame:
+        """The rows of all cells; what has none yet is measured."""
+        return self.measurement.rows(Run(self.preset, device_name), self.cells, self.figure)
 
     @property
     def evaluations(self) -> int:
         """Network evaluations of all cells' samples; the fits add a fraction (of 100 images, not of 50,000)."""
-        return sum(cell["nfe"] for cell in self.cells) * self.preset.images
+        return sum(cell.get("nfe", 0) for cell in self.cells) * self.preset.images
 
 
 def figure_3(preset: str, checkpoint: str = "fashion-mnist-noise", seeds: int | None = None) -> Plan:
     """Every solver and its distilled version, the paper's four followed to more calls than the later ones."""
-    p, names = sweeps.preset(preset), checkpoints(checkpoint)
-    if seeds:
-        p = replace(p, repeats=seeds)
+    p, names = _sizes(preset, seeds), checkpoints(checkpoint)
     if preset == "paper":
         p = replace(p, fit_images=papers.fit_images(checkpoint, p.fit_images))
     most = 5 if preset == "smoke" else 250
@@ -73,42 +77,38 @@ def figure_3(preset: str, checkpoint: str = "fashion-mnist-noise", seeds: int | 
             calls[name, solver] = tuple(possible_nfe(solver, max(fewest, nfe)) for nfe in p.nfes if nfe <= most)
     own = {key: found for key, found in calls.items() if key[1] in LATER}
     cells = fd_cells(p, calls) + fd_cells(p, own, [OWN])
-    return Plan("figure_3", p, names, calls, tuple(cells))
+    return Plan("figure_3", p, tuple(cells))
 
 
 def figure_4(preset: str, checkpoint: str = "fashion-mnist", seeds: int | None = None) -> Plan:
     """DDIM on every network; Heun and the later solvers on those that predict clean images."""
-    p, names = sweeps.preset(preset), checkpoints(checkpoint)
-    if seeds:
-        p = replace(p, repeats=seeds)
+    p, names = _sizes(preset, seeds), checkpoints(checkpoint)
     clean = [name for name in names if load_cached(name, "cpu").prediction == "data"]
     most = 10 if preset == "smoke" else 250
     calls: dict[tuple[str, str], tuple[int, ...]] = {(name, "ddim"): p.nfes for name in names}
     calls |= {(name, "heun"): p.heun_nfes for name in clean}
     calls |= {(name, solver): tuple(n for n in p.nfes if 5 <= n <= most) for solver in LATER for name in clean}
-    return Plan("figure_4", p, names, calls, tuple(fd_cells(p, calls)))
+    return Plan("figure_4", p, tuple(fd_cells(p, calls)))
 
 
 PLANS: dict[str, Callable[..., Plan]] = {"figure_3": figure_3, "figure_4": figure_4}
 
 
 def plan(figure: str, preset: str, checkpoint: str | None = None, seeds: int | None = None) -> Plan:
-    """What ``figure``, one of :data:`PLANS`, measures at ``preset``.
+    """What ``figure``, one of :data:`PLANS` or a measurement that says its cells, measures at ``preset``.
 
     ``checkpoint`` is a name, a data set, "all", or a ``.safetensors`` file, by default what the page has; ``seeds`` the
     number of blocks of seeds, by default the preset's.  ValueError for an unknown figure, preset or checkpoint, with
     those there are; FileError for a file that is not there, or holds no network.
     """
-    if figure not in PLANS:
-        raise ValueError(f"no plan named {figure!r}; there are: {', '.join(PLANS)}")
-    return PLANS[figure](preset, *([] if checkpoint is None else [checkpoint]), seeds=seeds)
-
-
-def checkpoints(name: str) -> tuple[str, ...]:
-    """As :func:`dode.experiments.checkpoints`, and any ``.safetensors`` file that is there."""
-    if names_a_file(name) and not Path(name).is_file():
-        raise FileError(f"{name} does not exist; check the path")
-    return (name,) if names_a_file(name) else tuple(sweeps.checkpoints(name))
+    if figure in PLANS:
+        return PLANS[figure](preset, *([] if checkpoint is None else [checkpoint]), seeds=seeds)
+    planned = {name: found for name, found in known().items() if found.planned}
+    if figure not in planned:
+        raise ValueError(f"no plan named {figure!r}; there are: {', '.join([*PLANS, *planned])}")
+    p, found = _sizes(preset, seeds), planned[figure]
+    assert found.planned
+    return Plan(figure, p, tuple(found.planned(p, checkpoint)), found)
 
 
 def price(row: papers.Parameters) -> int:
@@ -119,3 +119,8 @@ def price(row: papers.Parameters) -> int:
         return p.images * (calls + p.reference_calls) + p.zoo_images * (calls + p.reference_steps)
     stands_in = "fashion-mnist-noise" if row.notebook == "figure_3" else "fashion-mnist-data"
     return PLANS[row.notebook]("paper", stands_in).evaluations
+
+
+def _sizes(preset: str, seeds: int | None) -> Preset:
+    p = sweeps.preset(preset)
+    return replace(p, repeats=seeds) if seeds else p

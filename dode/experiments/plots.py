@@ -14,9 +14,9 @@ from IPython.display import HTML, Markdown
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import TwoSlopeNorm
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from dode.distillation import DISTILLERS
 from dode.tableau import Tableau
 from dode.zoo.datasets import mosaic
 
@@ -35,22 +35,14 @@ NAMES = {
 }
 NAMES |= {f"d-{solver}": f"D-{name}" for solver, name in NAMES.items()}
 MARKERS = {"ddim": "o", "heun": "s", "ipndm": "^"}
-LEARNED = {  # by method of dode.experiments.fits
-    "d-ode": "D-DDIM",
-    "gits": "GITS",
-    "amed": "AMED",
-    "ld3": "LD3",
-    "s4s": "S4S",
-    "s4s-alt": "S4S-Alt",
-    "dlms": "DLMS",
-    "dlms-fixed": "DLMS, no feature",
-    "gauss-newton": "second order",
-}
+LEARNED = {name: method.title for name, method in DISTILLERS.items()}
 NAMES |= {"deis": "DEIS", "start": "the start"} | LEARNED
 LEARNED_LOOKS = {
     method: dict(color=colour, marker=marker)
     for method, colour, marker in zip(
-        LEARNED, ("C8", "C2", "C3", "C1", "C5", "C4", "C0", "C9", "#AA1155"), "PX*^v<sDo", strict=True
+        LEARNED,
+        itertools.cycle(("C8", "C2", "C3", "C1", "C5", "C4", "C0", "C9", "#AA1155", "C6", "C7")),
+        itertools.cycle("PX*^v<sDop"),
     )
 }
 
@@ -130,28 +122,6 @@ def strip(ax: Axes, images: Tensor, label: str) -> None:
     ax.set(xticks=[], yticks=[])
     ax.set_ylabel(label.replace(", ", "\n"), rotation=0, ha="right", va="center")
     ax.spines[:].set_visible(False)
-
-
-def grid_of_samples(samples: Mapping[str, Mapping[str, Tensor]], columns: int = 4, width: float = 9.0) -> Figure:
-    """Rows (solvers) by columns (NFEs) of mosaics; ``samples[row][column]`` is ``(B, C, H, W)``."""
-    heads = list(dict.fromkeys(c for row in samples.values() for c in row))
-    count = -(-len(next(iter(next(iter(samples.values())).values()))) // columns)
-    height = width / len(heads) * len(samples) * count / columns + 0.4
-    figure, axes = plt.subplots(len(samples), len(heads), squeeze=False, figsize=(width, height))
-    for r, (name, row) in enumerate(samples.items()):
-        for c, head in enumerate(heads):
-            ax = axes[r, c]
-            ax.set(xticks=[], yticks=[])
-            sns.despine(ax=ax, left=True, bottom=True)
-            if head in row:
-                ax.imshow(mosaic(row[head], columns), cmap="gray", vmin=0, vmax=255)
-            else:
-                ax.set_axis_off()
-            if r == 0:
-                ax.set_title(head)
-            if c == 0:
-                ax.set_ylabel(name)
-    return figure
 
 
 def table(ax: Axes, tableau: Tableau, title: str = "", numbers: bool = True, along: bool = False) -> None:

@@ -1,31 +1,25 @@
-"""Presets, sweeps that resume, and the provenance of a number.
-
-A sweep is a list of cells (checkpoint, solver, NFE, ...); each finished cell becomes one row of a
-CSV file at once, so a killed sweep goes on where it stopped.
-"""
+"""Presets, where results are kept, and the provenance of a number."""
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
-import multiprocessing
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dode import zoo
 from dode.metrics import Mode
-from dode.utils.environment import has_bf16, tqdm
-from dode.utils.files import FileError, names_a_file, nearest, write_text
+from dode.utils.environment import has_bf16
+from dode.utils.files import FileError, names_a_file, nearest, present
 from dode.zoo.datasets import DATA_SETS, data_set
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -50,6 +44,7 @@ class Preset:
     reference_calls: int  # of the reference solution whose samples FDs are taken to
     fit_steps: int = 10  # of a Gauss-Newton fit, at most
     fid: Mode | None = None  # measure networks that do not ship with dode by Inception's features, resized so
+    anew: bool = False  # fit solvers each time, whatever is kept
     rows_of: str = ""  # the preset whose committed rows and solvers its pages show; none: its own, measured if missing
 
     @property
@@ -65,44 +60,34 @@ class Preset:
     @property
     def again(self) -> Preset:
         """``live``, but its solvers are those of the preset whose rows are shown, not fitted anew."""
-        return replace(self.live, name=self.name, rows_of=self.rows_of)
+        return replace(self.live, name=self.name, rows_of=self.rows_of, anew=False)
 
 
 DDIM_NFES, HEUN_NFES, ZOO_NFES = (2, 5, 10, 25, 50), (3, 5, 9, 25, 49), (3, 5, 8, 10, 20)
 ARITHMETIC = {None: "float32", torch.bfloat16: "bf16 autocast"}  # as rows call it
-PRESETS = {
-    p.name: p
-    for p in (
-        Preset(
-            name="smoke", images=64, repeats=1, fit_images=16, reference_steps=50, path_images=16,
-            nfes=(2, 5), heun_nfes=(3, 5), bf16=False, zoo_images=4, zoo_nfes=(3, 5), student_steps=1, downloads=False,
-            learn_images=4, trajectories=32, reference_calls=10, fit_steps=2,
-        ),
-        Preset(
-            name="standard", images=5_000, repeats=3, fit_images=100, reference_steps=1000,
-            path_images=100, nfes=DDIM_NFES, heun_nfes=HEUN_NFES, bf16=True, zoo_images=128, zoo_nfes=ZOO_NFES,
-            student_steps=800, downloads=True, learn_images=128, trajectories=1_600, reference_calls=60,
-        ),
-        Preset(
-            name="full", images=50_000, repeats=3, fit_images=100, reference_steps=1000,
-            path_images=1000, nfes=(*DDIM_NFES, 100, 250), heun_nfes=(*HEUN_NFES, 99, 249), bf16=False,
-            zoo_images=1000, zoo_nfes=ZOO_NFES, student_steps=20_000, downloads=True,
-            learn_images=512, trajectories=20_000, reference_calls=100,
-        ),
-    )
-}  # fmt: skip
-PRESETS = {
-    "smoke": PRESETS["smoke"],
-    "quick": replace(PRESETS["standard"], name="quick", rows_of="standard"),  # shows rows; computes with LIVE's sizes
-    **PRESETS,
-}
-LIVE = Preset(
-    name="live", images=200, repeats=1, fit_images=32, reference_steps=100, path_images=16, nfes=(2, 5),
-    heun_nfes=(3, 5), bf16=False, zoo_images=16, zoo_nfes=(3, 5), student_steps=1, downloads=False, learn_images=16,
-    trajectories=160, reference_calls=20,
+_SMOKE = Preset(
+    name="smoke", images=64, repeats=1, fit_images=16, reference_steps=50, path_images=16, nfes=(2, 5),
+    heun_nfes=(3, 5), bf16=False, zoo_images=4, zoo_nfes=(3, 5), student_steps=1, downloads=False, learn_images=4,
+    trajectories=32, reference_calls=10, fit_steps=2,
 )  # fmt: skip
+_STANDARD = Preset(
+    name="standard", images=5_000, repeats=3, fit_images=100, reference_steps=1000, path_images=100, nfes=DDIM_NFES,
+    heun_nfes=HEUN_NFES, bf16=True, zoo_images=128, zoo_nfes=ZOO_NFES, student_steps=800, downloads=True,
+    learn_images=128, trajectories=1_600, reference_calls=60,
+)  # fmt: skip
+_FULL = replace(
+    _STANDARD, name="full", images=50_000, path_images=1000, nfes=(*DDIM_NFES, 100, 250), bf16=False,
+    heun_nfes=(*HEUN_NFES, 99, 249), zoo_images=1000, student_steps=20_000, learn_images=512, trajectories=20_000,
+    reference_calls=100,
+)  # fmt: skip
+LIVE = replace(
+    _SMOKE, name="live", images=200, fit_images=32, reference_steps=100, zoo_images=16, learn_images=16,
+    trajectories=160, reference_calls=20, fit_steps=10, anew=True,
+)  # fmt: skip
+_QUICK = replace(_STANDARD, name="quick", rows_of="standard")  # shows rows; computes with LIVE's sizes
 # Kim et al. 2024: FID of 50,000 images, three blocks of seeds, 2 to 250 calls (figures 3 and 4)
-PRESETS["paper"] = replace(PRESETS["full"], name="paper", fid="legacy_tensorflow")
+_PAPER = replace(_FULL, name="paper", fid="legacy_tensorflow")
+PRESETS = {p.name: p for p in (_SMOKE, _QUICK, _STANDARD, _FULL, _PAPER)}
 
 
 def preset(name: str) -> Preset:
@@ -128,15 +113,17 @@ def file_stem(checkpoint: str) -> str:
 
 
 def checkpoints(name: str) -> list[str]:
-    """ "all" is every shipped checkpoint, a data set's name its shipped ones; any other name is itself.
+    """ "all" is every shipped checkpoint, a data set's name its shipped ones; any other name, or a file, is itself.
 
     ValueError for an unknown name, with the nearest ones; FileError for one whose files are not here.
     """
+    if names_a_file(name):
+        return [str(present(name))]
     found = [n for n in zoo.NAMES if name == "all" or name == data_set(n).name]
     if not found and name in DATA_SETS:
-        raise FileError(f"no checkpoint of {name} is here; train them with python -m dode.training {name} --out runs")
+        raise FileError(f"no checkpoint of {name} is here; train them with dode train {name} --out runs")
     if not found:
-        zoo.checkpoint_file(file_stem(name))
+        zoo.checkpoint_file(name)
     return found or [name]
 
 
@@ -185,86 +172,11 @@ def provenance(device_name: str) -> dict[str, Any]:
     return dict(device=what, torch=torch.__version__, python=platform.python_version(), commit=_commit())
 
 
-def origin(rows: Iterable[Mapping[str, str]]) -> dict[str, str]:
+def origin(rows: pd.DataFrame) -> dict[str, str]:
     """Where the numbers of a page come from: the distinct values of each column of provenance in ``rows``."""
-    rows = list(rows)
     columns = ("preset", "n", "seeds", "weights", "network", "device", "torch", "python", "commit")
-    found = {c: list(dict.fromkeys(row[c] for row in rows if row.get(c))) for c in columns}
-    return {c: ", ".join(values) for c, values in found.items() if values}
-
-
-class Sweep:
-    """A CSV file that grows by one row for each finished cell.
-
-    ``path`` is made on the first row, replaced whole (never half-written) on each; ``keys`` are the columns that
-    identify a cell; where it is ``frozen``, rows are shown and none is added.
-    """
-
-    def __init__(self, path: str | Path, keys: Iterable[str], frozen: bool = False) -> None:
-        self.path, self.keys, self.frozen = Path(path), tuple(keys), frozen
-        self.rows: list[dict[str, str]] = []
-        if self.path.is_file():
-            with open(self.path, newline="", encoding="utf-8") as f:
-                self.rows = list(csv.DictReader(f))
-            missing = [k for k in self.keys if self.rows and k not in self.rows[0]]
-            if missing:
-                raise FileError(f"{self.path} has no column {missing[0]!r}; it is of another sweep: move it away")
-
-    def _key(self, row: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(str(row[k]) for k in self.keys)
-
-    def done(self, cell: Mapping[str, Any]) -> bool:
-        """Whether ``cell`` has its row."""
-        return self._key(cell) in {self._key(row) for row in self.rows}
-
-    def select(self, cells: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
-        """The rows of ``cells``, in their order: what this run is about, whatever else the file holds."""
-        rows = {self._key(row): row for row in self.rows}
-        return [rows[self._key(cell)] for cell in cells if self._key(cell) in rows]
-
-    def add(self, *rows: Mapping[str, Any]) -> None:
-        """Append rows and write the file."""
-        self.rows += [{k: str(v) for k, v in row.items()} for row in rows]
-        columns = list(dict.fromkeys(k for r in self.rows for k in r))
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_text(self.path, buffer.getvalue())
-
-    def run(self, cells: Iterable[Mapping[str, Any]], work: Callable[..., Mapping[str, Any]], jobs: int = 1) -> Sweep:
-        """Call ``work(**cell)`` for each cell without a row, and add ``cell | work(**cell)``; returns self.
-
-        With ``jobs`` above one, in that many processes of one thread each; ``work`` must then be a function
-        of a module.  FileError if the rows are frozen and one is missing.
-        """
-        todo = [dict(cell) for cell in cells if not self.done(cell)]
-        if self.frozen and todo:
-            missing = ", ".join(f"{k} {v}" for k, v in todo[0].items())
-            raise FileError(f"{self.path} has no row of {missing}; the preset quick shows rows, standard measures them")
-        bar = functools.partial(tqdm, total=len(todo), desc=self.path.name, disable=not todo)
-        if jobs == 1:
-            for cell in bar(todo):
-                self.add({**cell, **work(**cell)})
-            return self
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            try:
-                waiting = {pool.submit(work, **cell): cell for cell in todo}
-                for future in bar(as_completed(waiting)):
-                    self.add({**waiting[future], **future.result()})
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                for future, cell in waiting.items():  # what others had finished is not lost
-                    if future.done() and not future.cancelled() and not future.exception() and not self.done(cell):
-                        self.add({**cell, **future.result()})
-                raise
-        return self
-
-
-def results(name: str, p: Preset, keys: Iterable[str]) -> Sweep:
-    """The rows of :func:`results_file`; those of a preset that only shows another's are frozen."""
-    return Sweep(results_file(name, p.name), keys, frozen=bool(p.rows_of))
+    found = {c: rows[c].dropna().unique() for c in columns if c in rows}
+    return {c: ", ".join(map(str, values)) for c, values in found.items() if len(values)}
 
 
 def jobs(device_name: str) -> int:

@@ -5,7 +5,7 @@ A loss takes a generator on the images' device and draws everything from it, so 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from dode.denoisers import NetworkDenoiser, expand
 from dode.schedules import VPDiscrete
 from dode.training.recipes import Training
+from dode.utils.optimisation import Loss
 from dode.zoo import datasets
 
-Loss = Callable[[torch.Generator], Tensor]
 SHIFT = 2  # pixels by which a classifier's images are shifted at most
 
 
@@ -29,39 +29,33 @@ def draw_sigma(denoiser: NetworkDenoiser, n: int, generator: torch.Generator) ->
     return (-1.2 + 1.2 * torch.randn(n, generator=generator, dtype=torch.float64, device=device)).exp()
 
 
-def prediction_loss(denoiser: NetworkDenoiser, x: Tensor, sigma: Tensor, estimate: Tensor) -> Tensor:
-    """Mean squared error of the raw output at ``x`` when ``D(x, sigma)`` ought to be ``estimate``."""
+def prediction_loss(
+    denoiser: NetworkDenoiser, x: Tensor, sigma: Tensor, estimate: Tensor, given: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """Mean squared error of the raw output at ``x`` when ``D(x, sigma)`` ought to be ``estimate``.
+
+    ``given``: the classes of this batch, as in :meth:`~dode.denoisers.NetworkDenoiser.raw`.
+    """
     c = denoiser.coefficients(sigma)
     target = (estimate - expand(c.skip, x) * x) / expand(c.out, x)
-    return F.mse_loss(denoiser.raw(x, c).float(), target)
+    return F.mse_loss(denoiser.raw(x, c, given).float(), target)
 
 
-def denoising_loss(denoiser: NetworkDenoiser, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+def denoising_loss(
+    denoiser: NetworkDenoiser, x0: Tensor, sigma: Tensor, noise: Tensor, given: Mapping[str, Tensor] | None = None
+) -> Tensor:
     """Mean squared error of the raw network output.
 
     With the target ``(x_0 - c_skip x) / c_out`` this is DDPM's simple loss for noise prediction and
     EDM's weighted loss (``lambda(sigma) = 1 / c_out^2``) for data prediction.
     """
-    return prediction_loss(denoiser, x0 + expand(sigma, x0) * noise, sigma, x0)
+    return prediction_loss(denoiser, x0 + expand(sigma, x0) * noise, sigma, x0, given)
 
 
 def mirrored(x: Tensor, generator: torch.Generator) -> Tensor:
     """Half of the images ``(B, C, H, W)``, drawn, as in a mirror."""
     turned = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < 0.5
     return torch.where(turned, x.flip(3), x)
-
-
-class Taught(nn.Module):
-    """A network ``F(x, label, kinds)`` that is shown the classes of one batch: :attr:`kinds`, ``(B,)``."""
-
-    kinds: Tensor | None = None
-
-    def __init__(self, network: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        return self.network(x, label, self.kinds)
 
 
 def denoiser_loss(denoiser: NetworkDenoiser, images: Tensor, labels: Tensor, recipe: Training) -> Loss:
@@ -71,9 +65,6 @@ def denoiser_loss(denoiser: NetworkDenoiser, images: Tensor, labels: Tensor, rec
     """
     denoiser.autocast = torch.bfloat16 if recipe.bf16 else None
     device, classes = images.device, recipe.data.classes if recipe.data.class_conditional else 0
-    taught = Taught(denoiser.network)
-    if classes:
-        denoiser.network = taught
 
     def loss(generator: torch.Generator) -> Tensor:
         pick = torch.randint(len(images), (recipe.batch,), generator=generator, device=device)
@@ -82,10 +73,11 @@ def denoiser_loss(denoiser: NetworkDenoiser, images: Tensor, labels: Tensor, rec
         noise = torch.randn(x0.shape, generator=generator, device=device)
         if recipe.flips:
             x0 = mirrored(x0, generator)
+        given = None
         if classes:
             hidden = torch.rand(recipe.batch, generator=generator, device=device) < recipe.drop
-            taught.kinds = torch.where(hidden, classes, labels[pick])
-        return denoising_loss(denoiser, x0, sigma, noise)
+            given = dict(classes=torch.where(hidden, classes, labels[pick]))
+        return denoising_loss(denoiser, x0, sigma, noise, given)
 
     return loss
 
@@ -113,8 +105,5 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """The part of ``images`` (uint8) whose label the classifier ranks first."""
     device = next(model.parameters()).device
     model.eval()
-    hits = [
-        (model(x.to(device)).argmax(1).cpu() == y).sum()
-        for x, y in zip(images.split(500), labels.split(500), strict=True)
-    ]
-    return float(sum(hits)) / len(images)
+    found = torch.cat([model(part.to(device)).argmax(1).cpu() for part in images.split(500)])
+    return float((found == labels).sum()) / len(images)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import csv
 import platform
 import shutil
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import nn
 from dode import metrics, zoo
 from dode.denoisers import NetworkDenoiser
 from dode.training.losses import Loss, accuracy, classifier_loss, denoiser_loss
-from dode.training.recipes import TRAININGS, Training, build_classifier, build_denoiser, training_named
+from dode.training.recipes import Training, build_classifier, build_denoiser
 from dode.utils.files import FileError, atomic
 from dode.utils.optimisation import Run
 
@@ -44,96 +43,71 @@ def _begin(recipe: Training, device: str) -> tuple[nn.Module, Loss, dict[str, An
     return model, denoiser_loss(denoiser, images, labels, recipe), describe(denoiser)
 
 
-def train(
-    recipe: Training | str, folder: Path, device: str = "cpu", until: int | None = None, patience: float = math.inf
-) -> Run[Training]:
-    """Train the network of a recipe, or of a recipe's name, or go on where a killed run stopped.
+def train(recipe: Training, folder: Path, device: str = "cpu") -> Run:
+    """Train the network of a recipe, or go on where a killed run stopped.
 
-    Writes its state into ``folder`` and, when it is finished, ``NAME.safetensors`` and ``NAME.csv``.
-
-    Parameters
-    ----------
-    until
-        Stop at this step.
-    patience
-        Stop after this many seconds of this call.
+    Writes its state into ``folder`` and, when it is finished, ``NAME.safetensors``, ``NAME.csv`` and the moments of a
+    classifier's features.
 
     Raises
     ------
     ValueError
-        No such recipe, or the state in ``folder`` is another recipe's.
+        The state in ``folder`` is another recipe's.
     FileError
         The training images or the state cannot be read.
     FloatingPointError
         A loss was not finite; the last saved state is as it was.
     """
-    recipe = training_named(recipe) if isinstance(recipe, str) else recipe
     model, loss, info = _begin(recipe, device)
     run = Run(recipe, model, folder, device)
-    if run.resume():
+    if run.step:
         print(f"resuming {recipe.name} at step {run.step}")
-    run.train(loss, until, patience=patience)
-    if run.finished:
-        _publish(run, info)
+    run.train(loss)
+    _publish(run, recipe, folder, info)
     return run
 
 
-def _publish(run: Run[Training], info: dict[str, Any]) -> None:
-    """Write the finished network and its log, with what a model card says of it."""
-    recipe, model, device = run.recipe, run.model, str(run.device)
-    cuda = device.startswith("cuda")
+def _publish(run: Run, recipe: Training, folder: Path, info: dict[str, Any]) -> None:
+    """Write the finished network, with what a model card says of it, its log, and FD's other side of a classifier."""
+    average, data, device = run.average.module, recipe.data, run.device
+    network = folder / f"{recipe.name}.safetensors"
     info |= dict(
-        name=recipe.name, config=getattr(model, "config", {}), recipe=replace(recipe, steps=run.step).facts,
-        data=recipe.data.source, licence=recipe.data.licence, seconds=round(run.seconds),
-        threads=torch.get_num_threads(), device=torch.cuda.get_device_name(device) if cuda else device,
+        data=data.source, licence=data.licence, seconds=round(run.seconds), threads=torch.get_num_threads(),
+        device=torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         final_loss=run.log[-1][1] if run.log else None, torch=torch.__version__, python=platform.python_version(),
     )  # fmt: skip
     if not recipe.denoises:
-        model.load_state_dict(run.average)
-        info["test_accuracy"] = accuracy(model, *recipe.data.load("test"))
-    run.publish(run.folder / f"{recipe.name}.safetensors", info)
-    run.write_log(run.folder / f"{recipe.name}.csv")
+        run.publish(network, info | dict(test_accuracy=accuracy(average, *data.load("test"))))
+        features, (images, _) = metrics.classifier_features(network, device), data.load(data.whole)
+        metrics.moments(images, features, source=data.source).save(folder / zoo.moments_file(recipe.name))
+    else:
+        run.publish(network, info)
+    with atomic(network.with_suffix(".csv")) as temporary, open(temporary, "w", newline="") as f:
+        csv.writer(f).writerows([("step", "loss", "seconds"), *((s, f"{v:.6f}", f"{t:.1f}") for s, v, t in run.log)])
 
 
-def write_moments(folder: Path, name: str = "fashion-mnist-classifier", device: str = "cpu") -> Path:
-    """Mean and covariance of a trained classifier's features over the images that denoisers learn: FD's other side."""
-    features, known = metrics.classifier_features(folder / f"{name}.safetensors", device), training_named(name).data
-    images, _ = known.load(known.whole)
-    return metrics.moments(images, features, source=known.source).save(folder / zoo.moments_file(name))
-
-
-def files(name: str) -> list[str]:
+def files(recipe: Training) -> list[str]:
     """What a finished recipe leaves: the network, its log, and a classifier's moments."""
-    found = [f"{name}.safetensors", f"{name}.csv"]
-    return found if training_named(name).denoises else [*found, zoo.moments_file(name)]
+    found = [f"{recipe.name}.safetensors", f"{recipe.name}.csv"]
+    return found if recipe.denoises else [*found, zoo.moments_file(recipe.name)]
 
 
-def missing(names: Iterable[str], folder: Path) -> list[str]:
-    """Those of the recipes ``names`` that are not finished in ``folder``."""
-    return [name for name in names if not all((folder / file).is_file() for file in files(name))]
+def missing(recipes: Iterable[Training], folder: Path) -> list[Training]:
+    """Those of the recipes that are not finished in ``folder``."""
+    return [recipe for recipe in recipes if not all((folder / file).is_file() for file in files(recipe))]
 
 
-def ship(name: str, folder: Path) -> list[Path]:
+def ship(recipe: Training, folder: Path) -> list[Path]:
     """Copy what a finished recipe left in ``folder`` beside the package's own checkpoints; the copies.
 
     FileError if something is not there, or too large to be shipped.
     """
-    if missing([name], folder):
-        raise FileError(f"{name} is not finished in {folder}; train it with python -m dode.training {name}")
-    sources = [folder / file for file in files(name)]
+    if missing([recipe], folder):
+        raise FileError(f"{recipe.name} is not finished in {folder}; train it with dode train {recipe.name}")
+    sources = [folder / file for file in files(recipe)]
     if large := [p for p in sources if p.stat().st_size > 16e6]:
         raise FileError(f"{large[0]} has {large[0].stat().st_size / 1e6:.1f} MB; a shipped file has 16 at most")
     for source in sources:
         with atomic(zoo.CHECKPOINTS / source.name) as temporary:
             shutil.copyfile(source, temporary)
     return [zoo.CHECKPOINTS / p.name for p in sources]
-
-
-def named(word: str, large: bool = False) -> list[str]:
-    """A recipe's name, or all recipes of a data set, those that measure first; ``large``: its denoisers alone."""
-    if word in TRAININGS:
-        return [word]
-    found = [r for r in TRAININGS.values() if word == r.data.name and (r.denoises or not large)]
-    if not found:
-        training_named(word)
-    return [r.name for r in sorted(found, key=lambda r: r.denoises)]

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction
 from dode.schedules import EDM, vp_linear
 from dode.utils.optimisation import Settings
-from dode.zoo.classifiers import Classifier, Critic, Observer
+from dode.zoo.checkpoints import EVALUATORS
 from dode.zoo.datasets import DataSet, data_set
 from dode.zoo.unet import UNet
 
-Kind = Literal["noise", "data", "classifier", "critic", "observer"]
-NETWORKS: dict[str, type[nn.Module]] = {
-    "noise": UNet, "data": UNet, "classifier": Classifier, "critic": Critic, "observer": Observer
-}  # fmt: skip
+NETWORKS: dict[str, type[nn.Module]] = {"noise": UNet, "data": UNet, **EVALUATORS}
 LABEL_SCALE = {"noise": 1.0, "data": 250.0}  # labels 0..1000, and ln(sigma) / 4
 
 
@@ -25,7 +22,7 @@ LABEL_SCALE = {"noise": 1.0, "data": 250.0}  # labels 0..1000, and ln(sigma) / 4
 class Training(Settings):
     """Everything that decides a training run.
 
-    Its name is the data set's, then "-" and a :data:`Kind` where :func:`dode.training.train` is to know what to build.
+    Its name is the data set's, then "-" and one of :data:`NETWORKS` where :func:`dode.training.train` is to build it.
     """
 
     bf16: bool = True  # mixed precision
@@ -40,12 +37,12 @@ class Training(Settings):
         return data_set(self.name)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> str:
         """What it makes.  ValueError for a name that says none."""
         found = self.name.rsplit("-", 1)[-1]
         if found not in NETWORKS:
             raise ValueError(f"{self.name!r} does not end with one of {', '.join(NETWORKS)}")
-        return found  # type: ignore[return-value]
+        return found
 
     @property
     def denoises(self) -> bool:
@@ -55,6 +52,7 @@ class Training(Settings):
 
 SMALL = dict(widths=(32, 64, 128))  # 2.7 M parameters, an hour on one core
 MEDIUM = dict(widths=(48, 96, 160))  # 4.7 M parameters, 9.4 MB in half precision, an hour on one core
+EYES, CRITIC = dict(width=32, features=128), dict(stem=24, widths=(64, 160))
 LARGE = dict(patch=1, widths=(64, 112, 160), blocks=2, heads=5)  # 7.8 M parameters, 15.5 MB, for a GPU
 
 TRAININGS = {
@@ -65,59 +63,44 @@ TRAININGS = {
         Training("fashion-mnist-classifier", steps=2_000, rate=2e-3, warmup=100, bf16=False),
         Training("fashion-mnist-critic", 5_000, rate=3e-3, seed=1, bf16=False, flips=True),
         Training("fashion-mnist-observer", 2_000, rate=3e-3, warmup=200, seed=2, flips=True),
-        *(
-            Training(f"imagenet32-{kind}", 5_000, rate=1.2e-3, flips=True, drop=0.1, network=MEDIUM)
-            for kind in LABEL_SCALE
-        ),
-        Training(
-            "imagenet32-classifier", 3_000, batch=256, rate=2e-3, flips=True, network=dict(width=32, features=128),
-        ),
-        Training(
-            "imagenet32-critic", 2_000, batch=256, rate=2e-3, seed=1, flips=True,
-            network=dict(stem=24, widths=(64, 160)),
-        ),
-        Training(
-            "imagenet32-observer", 2_000, batch=256, rate=2e-3, seed=2, flips=True,
-            network=dict(width=32, features=128),
-        ),
+        Training("imagenet32-noise", 5_000, rate=1.2e-3, flips=True, drop=0.1, network=MEDIUM),
+        Training("imagenet32-data", 5_000, rate=1.2e-3, flips=True, drop=0.1, network=MEDIUM),
+        Training("imagenet32-classifier", 3_000, batch=256, rate=2e-3, flips=True, network=EYES),
+        Training("imagenet32-critic", 2_000, batch=256, rate=2e-3, seed=1, flips=True, network=CRITIC),
+        Training("imagenet32-observer", 2_000, batch=256, rate=2e-3, seed=2, flips=True, network=EYES),
     )
-}  # fmt: skip
-
+}
 
 # What a denoiser of Tiny ImageNet has otherwise where there is a GPU.
 ON_A_GPU: dict[str, Any] = dict(
-    steps=20_000, batch=512, rate=1e-3, warmup=500, ema=0.9995, save_every=1_000, minutes=22, compile=True,
-    network=LARGE,
-)  # fmt: skip
+    steps=20_000, batch=512, rate=1e-3, warmup=500, ema=0.9995, save_every=1_000, compile=True, network=LARGE
+)
 
 
-def training_named(name: str, large: bool = False) -> Training:
-    """The recipe called ``name``, or the ``large`` one of that name, which wants a GPU.
+def trainings(word: str, large: bool = False) -> list[Training]:
+    """The recipe called ``word``, or all of the data set of that name, those that measure first.
 
-    ValueError if there is none; it says which there are.
+    ``large``: its larger denoisers alone, which want a GPU.  ValueError if there is none; it says which there are.
     """
-    if name not in TRAININGS:
-        raise ValueError(f"no recipe named {name!r}; known: {', '.join(TRAININGS)}")
-    found = TRAININGS[name]
-    if not large:
-        return found
-    if not (found.denoises and found.data.class_conditional):
-        raise ValueError(f"{name} has one size alone; leave out --large")
-    return replace(found, **ON_A_GPU)
+    found = sorted((r for r in TRAININGS.values() if word in (r.name, r.data.name)), key=lambda r: r.denoises)
+    if large:
+        found = [replace(r, **ON_A_GPU) for r in found if r.denoises and r.data.class_conditional]
+    if not found:
+        raise ValueError(f"no {'larger ' * large}network or data set named {word!r}; known: {', '.join(TRAININGS)}")
+    return found
 
 
-def build_denoiser(recipe: Training | str) -> NetworkDenoiser:
-    """The untrained denoiser of a recipe or of a recipe's name."""
-    r = training_named(recipe) if isinstance(recipe, str) else recipe
-    channels, size, _ = r.data.shape
-    classes = r.data.classes if r.data.class_conditional else 0
-    network = UNet(channels, size, label_scale=LABEL_SCALE[r.kind], classes=classes, **r.network)
-    if r.kind == "noise":
-        return NoisePrediction(network, r.data.shape, vp_linear(), name=r.name)
-    return EDMPrediction(network, r.data.shape, EDM(), sigma_data=r.data.sigma_data, name=r.name)
+def build_denoiser(recipe: Training) -> NetworkDenoiser:
+    """The untrained denoiser of a recipe."""
+    data, name = recipe.data, recipe.name
+    channels, size, _ = data.shape
+    classes = data.classes if data.class_conditional else 0
+    network = UNet(channels, size, label_scale=LABEL_SCALE[recipe.kind], classes=classes, **recipe.network)
+    if recipe.kind == "noise":
+        return NoisePrediction(network, data.shape, vp_linear(), name=name)
+    return EDMPrediction(network, data.shape, EDM(), sigma_data=data.sigma_data, name=name)
 
 
-def build_classifier(recipe: Training | str) -> nn.Module:
-    """The untrained classifier or critic of a recipe or of a recipe's name."""
-    r = training_named(recipe) if isinstance(recipe, str) else recipe
-    return NETWORKS[r.kind](channels=r.data.shape[0], classes=r.data.classes, **r.network)
+def build_classifier(recipe: Training) -> nn.Module:
+    """The untrained classifier or critic of a recipe."""
+    return NETWORKS[recipe.kind](channels=recipe.data.shape[0], classes=recipe.data.classes, **recipe.network)

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,20 +27,15 @@ def need(module: str, extra: str, what: str) -> Any:
         raise ImportError(f"{what} needs {error.name}: pip install 'dode[{extra}]'", name=error.name) from None
 
 
-class Silent:
+class Silent(nullcontext[Any]):
     """A progress bar that shows nothing; has the part of tqdm that dode uses."""
 
-    def __init__(self, iterable: Any = None, **_: Any) -> None:
-        self.iterable = () if iterable is None else iterable
+    def __init__(self, iterable: Iterable[Any] = (), **_: Any) -> None:
+        super().__init__(self)
+        self.iterable = iterable
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.iterable)
-
-    def __enter__(self) -> Silent:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def update(self, n: float = 1) -> None:
         """A step is done."""
@@ -48,14 +44,10 @@ class Silent:
         """The work is done."""
 
 
-def _bar() -> Any:
-    try:
-        return need("tqdm", "cli", "a progress bar").tqdm
-    except ImportError:
-        return Silent
-
-
-tqdm = _bar()
+try:
+    tqdm: Any = need("tqdm", "cli", "a progress bar").tqdm
+except ImportError:
+    tqdm = Silent
 
 
 def has_bf16(device: str | torch.device) -> bool:

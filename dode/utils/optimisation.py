@@ -6,24 +6,26 @@ was killed and resumed ends with the same weights as one that was not (on a GPU 
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
 
 from dode.utils.environment import tqdm
-from dode.utils.files import atomic, load_tensors, save_tensors
+from dode.utils.files import load_tensors, save_tensors
 
 LOG_EVERY = 100  # steps behind each row of the log
-TRIAL = 2 * LOG_EVERY  # steps after which a run of so many minutes knows its length
 BACKWARD = 2  # a backward pass is counted as this many network calls
+FORMAT = 2  # of a state; one of another is refused
+Loss = Callable[[torch.Generator], Tensor]  # draws all its random numbers from the generator
 
 
 @dataclass(frozen=True)
@@ -38,160 +40,106 @@ class Settings:
     ema: float = 0.999
     seed: int = 0
     save_every: int = 500
-    minutes: float | None = None  # if given, ``steps`` follows from the speed of the first, so that a run takes so long
 
     @property
     def facts(self) -> dict[str, Any]:
         """All of it as JSON has it."""
         return json.loads(json.dumps(asdict(self)))
 
-    def matches(self, facts: Mapping[str, Any]) -> bool:
-        """Whether ``facts`` were written by these settings; what was not known of then is as usual."""
-        mine = {f.name for f in fields(self)}
-        try:
-            return type(self)(**{k: v for k, v in facts.items() if k in mine}).facts == self.facts
-        except TypeError:
-            return False
+    def check(self, file: Path, facts: Mapping[str, Any]) -> None:
+        """ValueError unless ``facts``, which ``file`` holds, say all that these settings do; they may say more."""
+        if any(key not in facts or facts[key] != value for key, value in self.facts.items()):
+            raise ValueError(f"{file} is of another recipe or version; remove it or choose another folder")
+
+    def rate_at(self, step: int) -> float:
+        """The part of ``rate`` at a step: a linear warm-up, then half a cosine to zero."""
+        return min((step + 1) / self.warmup, 0.5 + 0.5 * math.cos(math.pi * step / self.steps))
 
 
-S = TypeVar("S", bound=Settings)
+class Run:
+    """An optimisation of ``model`` that begins, or goes on from the state of the same recipe in ``folder``.
 
-
-class Run(Generic[S]):
-    """A resumable optimisation: model, its moving average, Adam's moments and the step count.
-
-    ``device`` is where the loss draws its random numbers.  There a GPU is asked for its losses only now and then, so
-    that it is never kept waiting.  ``steps`` is None while a run of so many minutes does not know its length.
+    ``average`` is the model's moving average.  ``device`` is where the loss draws its random numbers.  ``notes`` (as
+    JSON has it) and ``best`` are the caller's, and kept with the state.  A ``folder`` of None: nothing is kept.
+    ValueError for a state of another recipe or format, FileError for one that cannot be read.
     """
 
-    def __init__(self, recipe: S, model: nn.Module, folder: Path, device: str | torch.device = "cpu") -> None:
-        self.recipe, self.model, self.folder, self.device = recipe, model, folder, torch.device(device)
-        self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=recipe.rate, betas=(0.9, 0.99))
-        self.each = self.device.type == "cpu"  # whether each loss is looked at when it is there
-        self.steps: int | None = None if recipe.minutes else recipe.steps
+    def __init__(self, recipe: Settings, model: nn.Module, folder: Path | None, device: str = "cpu") -> None:
+        self.recipe, self.model, self.device = recipe, model, device
+        self.state_file = folder / f"{recipe.name}.state.safetensors" if folder else None
         self.step, self.seconds, self.log = 0, 0.0, list[tuple[int, float, float]]()
-        self._recent = list[Tensor]()
-
-    @property
-    def state_file(self) -> Path:
-        return self.folder / f"{self.recipe.name}.state.safetensors"
-
-    @property
-    def finished(self) -> bool:
-        return self.step == self.steps
+        self.notes, self.best = dict[str, Any](), dict[str, Tensor]()
+        self.average = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
+        self.average.update_parameters(model)  # the first copies, all others average
+        weights = dict(params=list(model.parameters()), initial_lr=recipe.rate)  # where LambdaLR looks when it goes on
+        self.optimizer = torch.optim.Adam([weights], lr=recipe.rate, betas=(0.9, 0.99))
+        if self.state_file and self.state_file.is_file():
+            self._resume(self.state_file)
+        self.rates = LambdaLR(self.optimizer, recipe.rate_at, last_epoch=self.step - 1)
 
     def save(self) -> None:
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.items()}
-        for (name, _), state in zip(self.model.named_parameters(), self.optimizer.state.values(), strict=True):
-            tensors |= {f"adam.{k}.{name}": v for k, v in state.items()}
-        facts = dict(recipe=self.recipe.facts, step=self.step, steps=self.steps, seconds=self.seconds, log=self.log)
-        save_tensors(self.state_file, tensors, "training state", facts)
+        if self.state_file:
+            parts = {"model": self.model.state_dict(), "average": self.average.state_dict(), "best": self.best}
+            parts |= {f"adam.{k}": state for k, state in self.optimizer.state_dict()["state"].items()}
+            tensors = {f"{part}.{key}": value for part, state in parts.items() for key, value in state.items()}
+            facts = dict(format=FORMAT, recipe=self.recipe.facts, step=self.step, seconds=self.seconds)
+            save_tensors(self.state_file, tensors, "training state", facts | dict(log=self.log, notes=self.notes))
 
-    def resume(self) -> bool:
-        """Load the saved state of the same recipe, if there is one."""
-        if not self.state_file.is_file():
-            return False
-        tensors, meta = load_tensors(self.state_file, "training state")
-        if not self.recipe.matches(meta["recipe"]):
-            raise ValueError(f"{self.state_file} is of another recipe; remove it or choose another folder")
-        device = next(self.model.parameters()).device
-        pick = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
+    def _resume(self, file: Path) -> None:
+        tensors, facts = load_tensors(file, "training state")
+        self.recipe.check(file, facts["recipe"] if facts.get("format") == FORMAT else {})
+        pick = lambda part: {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}  # noqa: E731
         self.model.load_state_dict(pick("model."))
-        self.average = {k: v.to(device) for k, v in pick("average.").items()}
-        for name, parameter in self.model.named_parameters():
-            moments = {k: tensors[f"adam.{k}.{name}"].to(device) for k in ("exp_avg", "exp_avg_sq")}
-            count = tensors[f"adam.step.{name}"]  # stays on the CPU, where Adam keeps it
-            self.optimizer.state[parameter] = {"step": count, **moments}
-        self.step, self.seconds = meta["step"], meta["seconds"]
-        self.steps = meta.get("steps", self.steps)
-        self.log = [tuple(row) for row in meta["log"]]
-        return True
-
-    def rate(self) -> float:
-        """Linear warm-up, then half a cosine to zero."""
-        r = self.recipe
-        fall = 1.0 if self.steps is None else 0.5 + 0.5 * math.cos(math.pi * self.step / self.steps)
-        return r.rate * min((self.step + 1) / r.warmup, fall)
+        self.average.load_state_dict(pick("average."))
+        adam = self.optimizer.state_dict()
+        adam["state"] = {k: pick(f"adam.{k}.") for k in adam["param_groups"][0]["params"]}
+        self.optimizer.load_state_dict(adam)
+        self.step, self.seconds, self.notes, self.best = facts["step"], facts["seconds"], facts["notes"], pick("best.")
+        self.log = [tuple(row) for row in facts["log"]]
 
     def train(
-        self,
-        loss: Callable[[torch.Generator], Tensor],
-        until: int | None = None,
-        progress: bool = True,
-        patience: float = math.inf,
+        self, loss: Loss, until: int | None = None, progress: bool = True, check: Callable[[], None] = lambda: None
     ) -> None:
-        """Minimise ``loss(generator)`` up to the last step, or to ``until``, or for ``patience`` seconds."""
-        r, began, tick = self.recipe, time.perf_counter(), time.perf_counter()
-        bar = tqdm(desc=r.name, initial=self.step, total=self.steps, mininterval=10, disable=not progress)
-        while not self.finished and (until is None or self.step < until):
-            self._step(loss)
+        """Minimise ``loss`` up to the last step, or to ``until``; ``check`` is called before each saving.
+
+        FloatingPointError for a loss that is not finite; the last saved state is as it was.
+        """
+        r, until, recent = self.recipe, until or self.recipe.steps, list[float]()
+        bar = tqdm(desc=r.name, initial=self.step, total=r.steps, mininterval=10, disable=not progress)
+        while self.step < until:
+            began = time.perf_counter()
+            recent.append(self._step(loss))
+            self.seconds += time.perf_counter() - began
             bar.update()
-            logged = self.step % LOG_EVERY == 0
-            if logged or self.each:
-                self._look()  # waits for a GPU, so the clock below is right where it is written down
-            tick, before = time.perf_counter(), tick
-            self.seconds += tick - before
-            if logged:
-                self.log.append((self.step, sum(map(float, self._recent)) / len(self._recent), self.seconds))
-                self._recent.clear()
-                self._plan()
-            late = tick - began > patience
-            if self.step % r.save_every == 0 or self.finished or self.step == until or late:
-                self._look()
+            if self.step % LOG_EVERY == 0:
+                self.log.append((self.step, sum(recent) / len(recent), self.seconds))
+                recent.clear()
+            if self.step % r.save_every == 0 or self.step == until:
+                check()
                 self.save()
-                tick = time.perf_counter()  # training's time, not the disk's
-            if late:
-                break
         bar.close()
 
-    def _step(self, loss: Callable[[torch.Generator], Tensor]) -> None:
-        generator = torch.Generator(self.device).manual_seed(self.recipe.seed * 1_000_003 + self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
-        value = loss(generator)
+    def _step(self, loss: Loss) -> float:
+        value = loss(torch.Generator(self.device).manual_seed(self.recipe.seed * 1_000_003 + self.step))
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        self._average()
-        self._recent.append(value.detach())
+        self.average.update_parameters(self.model)
+        self.rates.step()
         self.step += 1
-
-    def _look(self) -> None:
-        """FloatingPointError if a loss since the last row of the log was not finite."""
-        if self._recent and not torch.isfinite(torch.stack(self._recent)).all():
-            values = [float(v) for v in self._recent]
-            bad = next(k for k, v in enumerate(values) if not math.isfinite(v))
-            at = self.step - len(values) + bad + 1
-            raise FloatingPointError(f"{self.recipe.name}: loss is {values[bad]} at step {at}; lower the rate")
-
-    def _plan(self) -> None:
-        """Fix the number of steps of a run of so many minutes, once the speed is known; kept with the state."""
-        if self.steps is None and self.step >= TRIAL:
-            assert self.recipe.minutes is not None
-            (first, _, early), (last, _, late) = self.log[-2:]
-            left = 60 * self.recipe.minutes - late
-            self.steps = self.step + max(0, round(left * (last - first) / (late - early)))
-            self.save()
+        if not math.isfinite(found := value.item()):
+            raise FloatingPointError(f"{self.recipe.name}: loss is {found} at step {self.step}; lower the rate")
+        return found
 
     @torch.no_grad()
-    def _average(self) -> None:
-        keep = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        for name, value in self.model.state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1 - keep)
-            else:
-                self.average[name].copy_(value)
+    def _average(self, means: Any, values: Any, _: Any) -> None:
+        keep = min(self.recipe.ema, (1 + self.step) / (10 + self.step))  # less while it warms up
+        for mean, value in zip(means, values, strict=True):
+            mean.copy_(mean.lerp(value, 1 - keep) if mean.is_floating_point() else value)
 
     def publish(self, path: Path, facts: dict[str, Any]) -> None:
-        """Write the averaged weights in half precision as a network of :func:`dode.load`."""
-        half = {k: v.half() if v.is_floating_point() else v for k, v in self.average.items()}
-        save_tensors(path, half, "network", facts)
-
-    def write_log(self, path: Path) -> None:
-        with atomic(path) as temporary, open(temporary, "w", newline="") as f:
-            writer = csv.writer(f)
-            writer.writerow(["step", "loss", "seconds"])
-            writer.writerows((s, f"{v:.6f}", f"{t:.1f}") for s, v, t in self.log)
+        """Write the averaged weights in half precision as a network of :func:`dode.load`, which ``facts`` describe."""
+        average, own = self.average.module.state_dict(), dict(name=path.stem, recipe=self.recipe.facts)
+        half = {k: v.half() if v.is_floating_point() else v for k, v in average.items()}
+        save_tensors(path, half, "network", facts | own | dict(config=self.model.config))

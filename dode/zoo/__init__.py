@@ -9,20 +9,17 @@ Each is a :class:`dode.denoisers.NetworkDenoiser`: solvers, distillation and met
 ever executed.
 """
 
-from dode.zoo import checkpoints
-from dode.zoo.blocks import Published
-from dode.zoo.catalogue import CATALOGUE, Card
+from dode.zoo import checkpoints as checkpoints
+from dode.zoo.catalogue import CATALOGUE as CATALOGUE, FAMILIES as FAMILIES, Card as Card, family as family
 from dode.zoo.checkpoints import (
-    CHECKPOINTS, CLASSIFIERS, DENOISERS, EVALUATORS, NAMES, WRAPPERS, checkpoint_file, data_set_of, digest, known,
-    load_denoiser, load_evaluator, metadata, moments_file, published, shipped,
+    CHECKPOINTS as CHECKPOINTS, CLASSIFIERS as CLASSIFIERS, DENOISERS as DENOISERS, EVALUATORS as EVALUATORS,
+    NAMES as NAMES, checkpoint_file as checkpoint_file, data_set_of as data_set_of, digest as digest, known as known,
+    metadata as metadata, moments_file as moments_file, published as published, shipped as shipped,
 )  # fmt: skip
-from dode.zoo.download import fetch
-from dode.zoo.guidance import ClassifierGuidance
-from dode.zoo.loading import load_noisy_classifier, load_published
-
-__all__ = [
-    "CATALOGUE", "CHECKPOINTS", "CLASSIFIERS", "DENOISERS", "EVALUATORS", "NAMES", "WRAPPERS", "Card",
-    "ClassifierGuidance", "Published", "checkpoint_file", "checkpoints", "data_set_of", "digest", "fetch", "known",
-    "load_denoiser", "load_evaluator", "load_noisy_classifier", "load_published", "metadata", "moments_file",
-    "published", "shipped",
-]  # fmt: skip
+from dode.zoo.download import fetch as fetch
+from dode.zoo.families.shipped import WRAPPERS as WRAPPERS
+from dode.zoo.guidance import ClassifierGuidance as ClassifierGuidance
+from dode.zoo.loading import (
+    load_denoiser as load_denoiser, load_evaluator as load_evaluator, load_noisy_classifier as load_noisy_classifier,
+    load_published as load_published,
+)  # fmt: skip

@@ -1,171 +1,168 @@
-"""What published networks share: the blocks of DDPM++, NCSN++ and ADM, and the call ``F(x, label)`` of them all.
+"""What the U-Nets are made of, with the options (:class:`Style`) by which the published ones differ.
 
-Residual blocks after Song et al. 2021 (appendix H) and Dhariwal and Nichol 2021 (section 3), in the arrangement
-of Karras et al. 2022, appendix F and table 7.  Parameters and buffers are named as in NVIDIA's checkpoints.
+Where they differ only in how their numbers are stored (:mod:`dode.zoo.keys`), nothing here knows of it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dode.denoisers.conditioning import ClassConditional
+
+def group_count(channels: int, size: int = 16) -> int:
+    """Groups for a group norm: as near to ``size`` channels each as divides ``channels``."""
+    return max(g for g in range(1, max(1, channels // size) + 1) if channels % g == 0)
 
 
-def group_norm(channels: int, eps: float) -> nn.GroupNorm:
-    """32 groups, or fewer where a group would have less than four channels."""
-    return nn.GroupNorm(min(32, channels // 4), channels, eps=eps)
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """How a U-Net of this form is built; the defaults are those of the networks that dode trains."""
+
+    features: int = 0  # sinusoids of the noise label, 0: twice the first width;
+    embedding: int = 0  # channels of the embedding, 0: four times,
+    stem: int = 0  # and of the first convolution, 0: as many
+    # Of the sinusoids from 1 down to 1/10,000, the last left out or not (Ho et al. 2020); or random and in the file.
+    frequencies: Literal["open", "closed", "stored"] = "open"
+    classes_first: bool = False  # the classes' embedding is added to the sinusoids, not to the noise's embedding
+    adaptive: bool = True  # the embedding scales and shifts each second norm (ADM), or is added before it (DDPM)
+    weight: float = 1.0  # of the sums with a skip: sqrt(1/2) keeps their variance (Song et al. 2021)
+    # Between resolutions: a convolution, one that pads below and on the right only when it halves, a residual block.
+    resampling: Literal["convolution", "padded", "block"] = "convolution"
+    taps: Sequence[float] = (1, 1)  # of such a block's filter: (1, 1) averages and repeats, (1, 3, 3, 1) is NCSN++'s
+    project: bool = False  # such a block has a 1x1 convolution in its skip
+    pyramid: bool = False  # the noisy image is halved along and added at each resolution (NCSN++)
+    sides: Sequence[int] = ()  # of the maps that get attention after each block; the middle always does
+    last_only: bool = False  # going up, only after the last block of a resolution
+    head_width: int = 0  # channels of an attention head; 0 for a fixed number of heads
+    groups: Callable[[int], int] = group_count  # of a group norm of so many channels,
+    eps: float = 1e-5  # and the constant under its root
+
+    def norm(self, channels: int) -> nn.GroupNorm:
+        return nn.GroupNorm(self.groups(channels), channels, eps=self.eps)
+
+    def sum(self, skip: Tensor, found: Tensor) -> Tensor:
+        return skip + found if self.weight == 1 else self.weight * (skip + found)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention over pixels, ``(..., channels, pixels)``: ``softmax(q^T k / sqrt(channels))`` applied to ``v``."""
-    q, k, v = (t.transpose(-1, -2) for t in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
+OURS = Style()
 
 
-def sinusoids(label: Tensor, features: int, *, endpoint: bool = False) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of a ``(B,)`` label, each ``(B, features // 2)``, at frequencies from 1 down to 1/10,000.
+def zero(layer: nn.Conv2d) -> nn.Conv2d:
+    """Start at zero, so that a fresh block changes nothing and a fresh network predicts nothing."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
 
-    ``endpoint`` says whether the last one is 1/10,000 itself (Ho et al. 2020) or the step before it (ADM).
-    """
-    half = features // 2
-    ramp = torch.arange(half, dtype=torch.float32, device=label.device) / (half - 1 if endpoint else half)
-    angles = label[:, None].float() * torch.exp(-math.log(10_000) * ramp)
-    return angles.cos(), angles.sin()
+
+class NoiseEmbedding(nn.Module):
+    """Sinusoids ``(B, features)`` of a ``(B,)`` noise label, then (:attr:`mlp`) two linear layers: ``(B, width)``."""
+
+    frequencies: Tensor  # float32 whatever the network's dtype: labels go up to 1000
+
+    def __init__(self, width: int, features: int, scale: float, kind: str) -> None:
+        super().__init__()
+        self.scale, self.kind = scale, kind
+        self.register_buffer("frequencies", torch.zeros(features // 2), persistent=kind == "stored")
+        self.mlp = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
+        self.fill()
+
+    def fill(self) -> None:
+        """Compute what a state dictionary does not hold."""
+        if self.kind != "stored":
+            half = len(self.frequencies)
+            last = half - 1 if self.kind == "closed" else half
+            self.frequencies = self.scale * torch.exp(-math.log(10_000.0) * torch.arange(half) / last)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NoiseEmbedding:
+        exact = self.frequencies
+        super()._apply(fn, recurse)
+        self.frequencies = exact.to(self.frequencies.device)
+        return self
+
+    def forward(self, label: Tensor) -> Tensor:
+        angles = label[:, None] * self.frequencies.to(label.dtype)
+        return torch.cat([angles.cos(), angles.sin()], dim=1).to(next(self.mlp.parameters()).dtype)
 
 
 class Resample(nn.Module):
-    """A convolution after doubling or halving the image with a fixed filter; ``kernel = 0`` resamples alone.
+    """An image doubled or halved with a fixed separable filter; by default the filter pads, so that it fits."""
 
-    Parameters
-    ----------
-    up, down
-        One of them.
-    taps
-        Of the separable filter: ``(1, 1)`` is nearest doubling and averaging, ``(1, 3, 3, 1)`` that of NCSN++.
-    fused
-        Convolve the full image first, then filter and halve it (NCSN++'s inputs); else halve, then convolve.
-    """
+    filter: Tensor
 
-    resample_filter: Tensor
-
-    def __init__(
-        self, c_in: int, c_out: int, kernel: int, *, up: bool = False, down: bool = False,
-        taps: Sequence[float] = (1, 1), fused: bool = False,
-    ) -> None:  # fmt: skip
+    def __init__(self, taps: Sequence[float], up: bool, pad: bool = True) -> None:
         super().__init__()
-        if up == down or (fused and up):
-            raise ValueError("resample either up or down; only halving can be fused")
-        self.up, self.fused = up, fused
-        self.weight = nn.Parameter(torch.zeros(c_out, c_in, kernel, kernel)) if kernel else None
-        self.bias = nn.Parameter(torch.zeros(c_out)) if kernel else None
-        row = torch.as_tensor(taps, dtype=torch.float32)
-        self.register_buffer("resample_filter", torch.outer(row, row)[None, None] / row.sum() ** 2)
+        self.up, self.taps, self.edge = up, tuple(taps), (len(taps) - 1) // 2 if pad else 0
+        self.register_buffer("filter", None, persistent=False)
+        self.fill()
 
-    def filtered(self, x: Tensor, padding: int) -> Tensor:
-        """Doubled or halved: energy 4 spread over four new pixels, or an average of the old."""
-        channels = x.shape[1]
-        taps = self.resample_filter.to(x.dtype).expand(channels, 1, -1, -1)
-        if self.up:
-            return F.conv_transpose2d(x, 4 * taps, groups=channels, stride=2, padding=padding)
-        return F.conv2d(x, taps, groups=channels, stride=2, padding=padding)
+    def fill(self) -> None:
+        """Compute what a state dictionary does not hold."""
+        row = torch.tensor(self.taps, dtype=torch.float32)
+        self.filter = torch.outer(row, row)[None, None] / row.sum() ** 2
 
     def forward(self, x: Tensor) -> Tensor:
-        edge = (self.resample_filter.shape[-1] - 1) // 2
-        if self.weight is None:
-            return self.filtered(x, edge)
-        border = self.weight.shape[-1] // 2
-        if self.fused:
-            assert self.bias is not None
-            return self.filtered(F.conv2d(x, self.weight, padding=border + edge), 0) + self.bias[:, None, None]
-        return F.conv2d(self.filtered(x, edge), self.weight, self.bias, padding=border)
+        if self.taps == (1, 1):
+            return F.interpolate(x, scale_factor=2, mode="nearest") if self.up else F.avg_pool2d(x, 2)
+        channels = x.shape[1]
+        taps = self.filter.to(x.dtype).expand(channels, 1, -1, -1)
+        if self.up:  # energy 4, spread over four new pixels
+            return F.conv_transpose2d(x, 4 * taps, groups=channels, stride=2, padding=self.edge)
+        return F.conv2d(x, taps, groups=channels, stride=2, padding=self.edge)
 
 
-class UNetBlock(nn.Module):
-    """Norm, SiLU, convolution twice, residual; then, perhaps, self-attention, residual.
+def attend(qkv: Tensor, heads: int) -> Tensor:
+    """``(B, 3 C, ...)`` queries, keys and values of ``heads`` heads to ``(B, C, pixels)``: attention over pixels."""
+    b, channels = qkv.shape[0], qkv.shape[1] // 3
+    parts = qkv.reshape(b, 3, heads, channels // heads, math.prod(qkv.shape[2:]))
+    q, k, v = parts.transpose(-1, -2).unbind(1)
+    return F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(b, channels, -1)
 
-    Parameters
-    ----------
-    heads
-        Of the attention; 0 for none.
-    adaptive
-        The embedding scales and shifts the second norm (ADM), or is added before it (DDPM++, NCSN++).
-    weight
-        Of both sums with the skip: 1, or ``sqrt(1/2)`` to keep their variance (Song et al. 2021).
-    project
-        The skip has a 1x1 convolution when resampling, even where the channels do not change.
-    """
+
+class Attention(nn.Module):
+    """Self-attention over the pixels of a map, residual."""
+
+    def __init__(self, channels: int, heads: int, style: Style) -> None:
+        super().__init__()
+        self.heads, self.style = heads, style
+        self.norm = style.norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.style.sum(x, self.out(attend(self.qkv(self.norm(x)), self.heads).reshape(x.shape)))
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, convolution twice, residual, conditioned on the noise level in between; then, perhaps, attention."""
 
     def __init__(
-        self, c_in: int, c_out: int, embedding: int, *, up: bool = False, down: bool = False, heads: int = 0,
-        adaptive: bool = True, weight: float = 1.0, project: bool = False, taps: Sequence[float] = (1, 1),
-        eps: float = 1e-5,
-    ) -> None:  # fmt: skip
+        self, c_in: int, c_out: int, width: int, style: Style, resample: Resample | None = None, heads: int = 0
+    ) -> None:
         super().__init__()
-        self.heads, self.adaptive, self.weight = heads, adaptive, weight
-        moved = up or down
-        self.norm0 = group_norm(c_in, eps)
-        self.conv0: nn.Module = nn.Conv2d(c_in, c_out, 3, padding=1)
-        if moved:
-            self.conv0 = Resample(c_in, c_out, 3, up=up, down=down, taps=taps)
-        self.affine = nn.Linear(embedding, 2 * c_out if adaptive else c_out)
-        self.norm1 = group_norm(c_out, eps)
-        self.conv1 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.skip: nn.Module = nn.Identity()
-        if moved:
-            self.skip = Resample(c_in, c_out, int(project or c_in != c_out), up=up, down=down, taps=taps)
-        elif c_in != c_out:
-            self.skip = nn.Conv2d(c_in, c_out, 1)
-        if heads:
-            self.norm2 = group_norm(c_out, eps)
-            self.qkv = nn.Conv2d(c_out, 3 * c_out, 1)
-            self.proj = nn.Conv2d(c_out, c_out, 1)
+        self.style = style
+        self.norm1 = style.norm(c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.affine = nn.Linear(width, 2 * c_out if style.adaptive else c_out)
+        self.norm2 = style.norm(c_out)
+        self.conv2 = zero(nn.Conv2d(c_out, c_out, 3, padding=1))
+        project = c_in != c_out or (resample is not None and style.project)
+        self.skip = nn.Conv2d(c_in, c_out, 1) if project else nn.Identity()
+        self.resample = resample or nn.Identity()
+        self.attention = Attention(c_out, heads, style) if heads else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.conv0(F.silu(self.norm0(x)))
-        modulation = self.affine(embedding)[:, :, None, None].to(h.dtype)
-        if self.adaptive:
+        h, x = self.resample(F.silu(self.norm1(x))), self.resample(x)
+        h, modulation = self.conv1(h), self.affine(embedding)[:, :, None, None]
+        if self.style.adaptive:
             scale, shift = modulation.chunk(2, dim=1)
-            h = torch.addcmul(shift, self.norm1(h), 1 + scale)
+            h = torch.addcmul(shift, self.norm2(h), 1 + scale)
         else:
-            h = self.norm1(h + modulation)
-        x = self.weight * (self.skip(x) + self.conv1(F.silu(h)))
-        return self.weight * (x + self.attention(x)) if self.heads else x
-
-    def attention(self, x: Tensor) -> Tensor:
-        """Channels are ordered head, channel, then query, key, value: the three of one channel lie together."""
-        b, c, height, width = x.shape
-        qkv = self.qkv(self.norm2(x)).reshape(b, self.heads, c // self.heads, 3, height * width)
-        return self.proj(attend(*qkv.unbind(3)).reshape(b, c, height, width))
-
-
-class Published(ClassConditional):
-    """A published network as dode calls it, ``F(x, label)``: with classes, surplus channels cut off.
-
-    Parameters
-    ----------
-    body
-        Called with images, labels and classes ``(B,)`` (or None).
-    classes
-        0 for an unconditional network.
-    label_scale
-        Multiplies the schedule's label.
-    channels
-        Of the image; what the body gives beyond them (variances) is dropped.
-    """
-
-    def __init__(self, body: nn.Module, channels: int, *, classes: int = 0, label_scale: float = 1.0) -> None:
-        super().__init__(classes)
-        self.body, self.channels, self.label_scale = body, channels, label_scale
-
-    @property
-    def bottleneck(self) -> nn.Module:
-        """The feature that designed solvers read (:mod:`dode.distillation.designer`)."""
-        return self.body.bottleneck  # type: ignore[return-value]
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        return self.body(x, self.label_scale * label, self.classes_of(len(x)))[:, : self.channels]
+            h = self.norm2(h + modulation)
+        x = self.style.sum(self.skip(x), self.conv2(F.silu(h)))
+        return x if self.attention is None else self.attention(x)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dode.zoo.unet import group_count
+from dode.zoo.blocks import group_count
 
 
 class _Averaging(nn.Module):

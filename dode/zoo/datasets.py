@@ -13,7 +13,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +21,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from dode.denoisers import PICTURES
 from dode.utils.environment import need
 from dode.utils.files import FileError, first_line
 
@@ -177,20 +177,9 @@ def data_set(name: str) -> DataSet:
     raise ValueError(f"{name} is of no data set that is known here: {', '.join(DATA_SETS)}")
 
 
-def to_signal(images: Tensor) -> Tensor:
-    """uint8 0..255 to float32 -1..1."""
-    return images.float() / 127.5 - 1
+def described(facts: Mapping[str, Any]) -> DataSet | None:
+    """The data set that the header of a checkpoint says it was trained on, if it is known here."""
+    return next((d for d in DATA_SETS.values() if facts.get("data") == d.source), None)
 
 
-def mosaic(images: Tensor, columns: int) -> np.ndarray:
-    """``(B, C, H, W)`` in -1..1 as one picture, uint8 ``(rows, columns[, C])`` (no ``C`` of 1), white in between."""
-    b, c, h, w = images.shape
-    sheet = torch.full((-(-b // columns) * columns, c, h + 1, w + 1), 255, dtype=torch.uint8)
-    sheet[:b, :, :h, :w] = to_uint8(images.detach()).cpu()
-    sheet = sheet.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
-    return F.pad(sheet, (1, 0, 1, 0), value=255).permute(1, 2, 0).squeeze(-1).contiguous().numpy()
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """-1..1 to uint8 0..255, rounded and clipped: what an image file, and an FID, sees."""
-    return (x.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+to_signal, to_uint8, mosaic = PICTURES.from_uint8, PICTURES.to_uint8, PICTURES.mosaic

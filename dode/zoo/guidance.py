@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dode.denoisers import Coefficients, Level, NoisePrediction, expand
-from dode.denoisers.conditioning import Conditioning, Images, Labels
-from dode.zoo.blocks import Published
+from dode.denoisers import Coefficients, NoisePrediction, expand
+from dode.denoisers.conditioning import Conditioning, Labels, class_labels
+from dode.denoisers.networks import first_parameter
 
 
 class ClassifierGuidance(NoisePrediction):
@@ -41,47 +40,35 @@ class ClassifierGuidance(NoisePrediction):
     Raises
     ------
     ValueError
-        Another kind of denoiser, or no labels.
+        Another kind of denoiser, no labels, or labels that the network does not know.
     """
 
     def __init__(
-        self,
-        denoiser: NoisePrediction,
-        classifier: nn.Module | Callable[[Tensor, Tensor], Tensor],
-        *,
-        labels: Labels = None,
-        scale: float = 1.0,
-    ) -> None:
-        network = denoiser.network
-        if not isinstance(denoiser, NoisePrediction) or not isinstance(network, Published):
+        self, denoiser: NoisePrediction, classifier: nn.Module | Callable[[Tensor, Tensor], Tensor], *,
+        labels: Labels = None, scale: float = 1.0,
+    ) -> None:  # fmt: skip
+        classes = getattr(denoiser.network, "classes", None)
+        if not isinstance(denoiser, NoisePrediction) or classes is None:
             raise ValueError(f"classifier guidance shifts a predicted noise; {denoiser.name} predicts something else")
-        found = network.labels if labels is None else torch.as_tensor(labels).reshape(-1)
-        if found is None:
+        if labels is None:
+            conditioning = denoiser.conditioning
+        elif classes:
+            conditioning = class_labels(classes, labels)
+        else:
+            conditioning = Conditioning({"classes": torch.as_tensor(labels).reshape(-1).to(torch.int64)})
+        if not conditioning.rows:
             raise ValueError(
                 f"{denoiser.name} has no class to draw; give labels=, one for all images or several in turn"
             )
-        if network.classes and labels is not None:
-            network.condition(labels)
         super().__init__(
-            network, denoiser.shape, denoiser.schedule, autocast=denoiser.autocast,
+            denoiser.network, denoiser.shape, denoiser.schedule, conditioning=conditioning, autocast=denoiser.autocast,
             name=f"{denoiser.name}, guided {scale:g}",
         )  # fmt: skip
-        self.classifier, self.scale = classifier, scale
-        self.labels, self._conditioning = found.to(denoiser.device, torch.int64), Conditioning(len(found))
-
-    @property
-    def conditioning(self) -> Conditioning:
-        """That of the gradient, and of a conditional network too."""
-        return self._conditioning
-
-    def of(self, images: Images) -> ClassifierGuidance:
-        found = copy.copy(self)
-        found.network, found._conditioning = self.network.of(images), self._conditioning.of(images)  # type: ignore[union-attr,operator]
-        return found
+        self.classifier, self.scale, self.conditional, self.images = classifier, scale, bool(classes), denoiser.images
 
     def log_likelihood(self, x_t: Tensor, label: Tensor) -> Tensor:
         """``log p(y | x_t)``, ``(B,)``."""
-        labels = self.labels[self.conditioning.places(len(x_t), self.labels.device)]
+        labels = self.conditioning(len(x_t), x_t.device)["classes"]
         logits = self.classifier(x_t, label)
         logs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=1)
         return logs.gather(1, labels[:, None])[:, 0]
@@ -95,13 +82,10 @@ class ClassifierGuidance(NoisePrediction):
             (found,) = torch.autograd.grad(self.log_likelihood(at, label).sum(), at, create_graph=keep)
         return found
 
-    def raw(self, x: Tensor, c: Coefficients | Level) -> Tensor:
-        noise = super().raw(x, c)
+    def raw(self, x: Tensor, c: Coefficients, given: Mapping[str, Tensor] | None = None) -> Tensor:
+        noise = super().raw(x, c, given if self.conditional else {})
         if not self.scale:
             return noise
         label = torch.as_tensor(c.label, dtype=torch.float32, device=x.device).expand(len(x))
-        reach: float | Tensor = -c.out * c.inp if isinstance(c, Level) else expand(-c.out * c.inp, x)
-        at = x * (c.inp if isinstance(c, Level) else expand(c.inp, x))
-        parameters = self.classifier.parameters() if isinstance(self.classifier, nn.Module) else iter(())
-        own = next((p.dtype for p in parameters), torch.float32)
-        return noise - (self.scale * reach * self.gradient(at.to(own), label)).to(noise.dtype)
+        slope = self.gradient((x * expand(c.inp, x)).to(first_parameter(self.classifier).dtype), label)
+        return noise - (self.scale * expand(-c.out * c.inp, x) * slope).to(noise.dtype)

@@ -1,133 +1,66 @@
-"""Published checkpoints as denoisers, and the classifiers of noisy images that guide them."""
+"""Networks as denoisers, by name or file; the classifiers that guide them, and those that evaluate samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction, VEPrediction
-from dode.denoisers.conditioning import Labels
-from dode.schedules import EDM, VPContinuous, cosine
-from dode.utils.files import FileError, first_line
-from dode.zoo import pickles
-from dode.zoo.blocks import Published
-from dode.zoo.catalogue import CATALOGUE, Card, Kind, find
-from dode.zoo.ddpm import Model
+import dode.zoo.families  # noqa: F401  each registers itself
+from dode.denoisers import NetworkDenoiser, NoisePrediction
+from dode.denoisers.conditioning import Labels, class_labels
+from dode.utils.files import FileError, first_line, load_tensors
+from dode.zoo.catalogue import CATALOGUE, FAMILIES, Card, find
+from dode.zoo.checkpoints import EVALUATORS, Evaluator, checkpoint_file, published
 from dode.zoo.download import fetch
-from dode.zoo.nvidia import DhariwalUNet, SongUNet
-from dode.zoo.openai import EncoderUNetModel, UNetModel
-from dode.zoo.states import latent_tensors_of, tensors_of
-
-BODIES: dict[str, type[nn.Module]] = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
-STATES: tuple[Kind, ...] = ("guided", "guided-edm", "latent", "ddpm")
+from dode.zoo.guidance import ClassifierGuidance
 
 
-def build(
-    make: Callable[..., nn.Module], tensors: Mapping[str, Tensor], path: Path, *positional: Any, **named: Any
-) -> nn.Module:
-    """A network that holds exactly these tensors.  FileError if a name or a shape does not fit."""
-    try:
-        with torch.device("meta"):  # shapes alone: nothing is initialised only to be overwritten
-            network = make(*positional, **named)
-    except Exception as error:  # the arguments may come from the file
-        raise FileError(f"{path} holds a network that dode cannot build ({first_line(error)})") from None
-    wanted = {name: tuple(t.shape) for name, t in network.state_dict().items()}
-    given = {name: tuple(t.shape) for name, t in tensors.items()}
-    lacking, foreign = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
-    other = sorted(name for name in wanted.keys() & given.keys() if wanted[name] != given[name])
-    if lacking or foreign or other:
-        first = (
-            f"no {lacking[0]!r}" if lacking
-            else f"{foreign[0]!r} has no place" if foreign
-            else f"{other[0]!r} has shape {given[other[0]]}, not {wanted[other[0]]}"
-        )  # fmt: skip
-        many = len(lacking) + len(foreign) + len(other)
-        raise FileError(f"{path} does not fit {make.__name__}: {first}" + (f" ({many} such)" if many > 1 else ""))
-    network.load_state_dict(dict(tensors), assign=True)
-    return network
+def load_denoiser(
+    name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
+    autocast: torch.dtype | None = None,
+) -> NetworkDenoiser:  # fmt: skip
+    """A denoiser from a shipped name or a file of ``dode train``, frozen and in eval mode.
 
+    A name of :data:`dode.zoo.CATALOGUE` does too: a class-conditional network draws all its classes, image ``i``
+    class ``i mod K`` (``model.of(seeds)``: by seed); :func:`dode.zoo.load_published` takes other labels.
+    "NAME@1.25" is guided by the classifier that goes with the network, scaled so.
 
-def _nvidia(path: Path) -> tuple[Published, Callable[..., NetworkDenoiser], dict[str, Any], tuple[int, ...]]:
-    """Network, wrapper, its arguments and the shape of an image, all as the pickle says."""
-    outer = pickles.network(path)
-    facts = outer.state
-    try:
-        inner = outer.children["model"]
-        if inner.kind not in BODIES:
-            raise ValueError(f"network {inner.kind!r}")
-        positional, named = inner.arguments
-        body = build(BODIES[inner.kind], inner.tensors(), path, *positional, **named)
-        shape = (int(facts["img_channels"]), int(facts["img_resolution"]), int(facts["img_resolution"]))
-        wrapper, arguments, scale = _preconditioning(outer.kind, facts)
-    except FileError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise FileError(f"{path} holds {outer.kind} in a form that dode does not know: {error}") from None
-    network = Published(body, shape[0], classes=int(facts.get("label_dim", 0)), label_scale=scale)
-    return network, wrapper, arguments, shape
+    Parameters
+    ----------
+    dtype
+        Of the network's parameters and arithmetic (stored in half precision, widened here).
+    autocast
+        e.g. ``torch.bfloat16``: faster and less exact; the states stay as they are.
 
-
-def _preconditioning(
-    kind: str, facts: Mapping[str, Any]
-) -> tuple[Callable[..., NetworkDenoiser], dict[str, Any], float]:
-    """Karras et al. 2022, table 1: the wrapper, its arguments, and the factor of its label."""
-    if kind == "EDMPrecond":  # the range is that of their sampler, inside what the network takes
-        span = EDM(max(0.002, float(facts["sigma_min"])), min(80.0, float(facts["sigma_max"])))
-        return EDMPrediction, dict(schedule=span, sigma_data=float(facts["sigma_data"])), 1.0
-    if kind == "VPPrecond":
-        low, extent = float(facts["beta_min"]), float(facts["beta_d"])
-        return NoisePrediction, dict(schedule=VPContinuous(low, low + extent)), (facts["M"] - 1) / 999
-    if kind == "VEPrecond":
-        return VEPrediction, dict(schedule=EDM(float(facts["sigma_min"]), float(facts["sigma_max"]))), 1.0
-    if kind == "iDDPMPrecond" and (facts["C_1"], facts["C_2"]) == (0.001, 0.008):  # fractional labels stay so
-        return NoisePrediction, dict(schedule=cosine(int(facts["M"]))), 1.0
-    raise ValueError(f"preconditioning {kind!r}")
-
-
-def _openai(row: Card, path: Path) -> tuple[Published, Callable[..., NetworkDenoiser], dict[str, Any], tuple[int, ...]]:
-    """As :func:`_nvidia`, by the row's flags."""
-    make = Model if row.kind == "ddpm" else UNetModel
-    tensors = latent_tensors_of(path) if row.kind == "latent" else tensors_of(path)
-    body = build(make, tensors, path, **row.network)
-    network = Published(body, row.shape[0], classes=row.classes, label_scale=row.label_scale)
-    wrapper = EDMPrediction if row.kind == "guided-edm" else NoisePrediction
-    return network, wrapper, dict(schedule=row.schedule), row.shape
-
-
-def locate(name: str | Path, like: str | None, progress: bool, classifier: bool = False) -> tuple[Path, Card | None]:
-    """The file, and the row that describes it if there is one; nothing is fetched of the other kind of network.
-
-    A name of the catalogue is fetched.  A path is taken as it is; ``like``, or the file's own name, says what it is.
+    Raises
+    ------
+    ValueError
+        Unknown name, a pipeline of diffusers, or a guidance that cannot be.
+    FileError
+        Missing, truncated or foreign file.
     """
-    text = str(name)
-    path = Path(text).expanduser()
-    named = text in CATALOGUE and not like
-    if named or (not path.suffix and not path.exists()):
-        row: Card | None = find(text)  # a ValueError if there is no such name
-    else:
-        row = find(like) if like else next((r for r in CATALOGUE.values() if r.file == path.name), None)
-    if row and row.kind == "classifier" and not classifier:
-        raise ValueError(f"{row.name} is a classifier; load it with dode.zoo.load_noisy_classifier")
-    if classifier and (row is None or row.kind != "classifier"):
-        several = ", ".join(r.name for r in CATALOGUE.values() if r.kind == "classifier")
-        raise ValueError(f"{name} is not known as a classifier; the classifiers: {several}")
-    return (fetch(row, progress=progress) if named and row else path), row
+    if card := published(name):
+        guidance = _guidance(card, str(name))  # before anything is fetched
+        labels: Any = "all" if card.classes else None
+        found = load_published(card.name, device, labels=labels, dtype=dtype, autocast=autocast)
+        if guidance:
+            assert isinstance(found, NoisePrediction)  # all that have a classifier are
+            found = ClassifierGuidance(found, load_noisy_classifier(guidance[0], found.device), scale=guidance[1])
+            found.name = str(name)
+        return found
+    found = FAMILIES["dode"].read(checkpoint_file(name), None)
+    return _finished(found, "all" if found.network.classes else None, device, dtype, autocast)
 
 
 def load_published(
-    name_or_file: str | Path,
-    device: str | torch.device = "cpu",
-    *,
-    labels: Labels = None,
-    like: str | None = None,
-    dtype: torch.dtype = torch.float32,
-    autocast: torch.dtype | None = None,
-    progress: bool = True,
-) -> NetworkDenoiser:
+    name_or_file: str | Path, device: str | torch.device = "cpu", *, labels: Labels = None, like: str | None = None,
+    dtype: torch.dtype = torch.float32, autocast: torch.dtype | None = None, progress: bool = True,
+) -> NetworkDenoiser:  # fmt: skip
     """A published network as a denoiser, frozen and in eval mode.  No file is ever executed.
 
     Parameters
@@ -139,9 +72,9 @@ def load_published(
         with ``like``.
     labels
         Of a class-conditional network: one class for all images, several in turn or "all"
-        (:mod:`dode.denoisers.conditioning`); ``denoiser.network.condition(labels)`` changes them.
+        (:mod:`dode.denoisers.conditioning`).
     like
-        The row whose network and schedule a file has.
+        The card whose network and schedule a file has.
     dtype, autocast
         As in :func:`dode.load`.  NVIDIA's networks that say ``use_fp16`` run in ``dtype`` all the same.
 
@@ -152,46 +85,111 @@ def load_published(
     FileError
         Missing, unfetchable, altered, damaged, foreign or malicious file.
     """
-    path, row = locate(name_or_file, like, progress)
-    if path.suffix == ".pkl" or (row and row.kind == "edm"):
-        network, wrapper, arguments, shape = _nvidia(path)
-    elif row is None or row.kind not in STATES:
-        several = ", ".join(r.name for r in CATALOGUE.values() if r.kind in STATES)
+    path, card = locate(name_or_file, like, progress)
+    family = next((f for f in FAMILIES.values() if f.suffix and f.suffix == path.suffix), None)
+    if family is None and card is None:
+        several = ", ".join(c.name for c in CATALOGUE.values() if c.file and not FAMILIES[c.family].classifies)
         raise ValueError(f"say which network {path} holds with like=, one of: {several}")
+    found: NetworkDenoiser = (family or FAMILIES[card.family]).read(path, card)  # type: ignore[union-attr]
+    if card:
+        classes: Any = found.network.classes  # type: ignore[union-attr]
+        if (found.shape, classes) != (tuple(card.shape), card.classes):
+            raise FileError(f"{path} holds a network of {found.shape} with {classes} classes; {card.name} has others")
+        found.name, found.images = card.name, card.images
+    return _finished(found, labels, device, dtype, autocast)
+
+
+def load_noisy_classifier(
+    name_or_file: str | Path, device: str | torch.device = "cpu", *, like: str | None = None,
+    dtype: torch.dtype = torch.float32, progress: bool = True,
+) -> nn.Module:  # fmt: skip
+    """A classifier of noisy images, frozen, to guide a denoiser with: logits ``(B, 1000)`` of ``(B, 3, H, W)``, labels.
+
+    Arguments and errors as in :func:`load_published`.
+    """
+    path, card = locate(name_or_file, like, progress, classifier=True)
+    assert card is not None
+    return _settled(FAMILIES[card.family].read(path, card), device, dtype)
+
+
+def locate(name: str | Path, like: str | None, progress: bool, classifier: bool = False) -> tuple[Path, Card | None]:
+    """The file, and the card that describes it if there is one; nothing is fetched of the other kind of network.
+
+    A name of the catalogue is fetched.  A path is taken as it is; ``like``, or the file's own name, says what it is.
+    """
+    text = str(name)
+    path = Path(text).expanduser()
+    named = text in CATALOGUE and not like
+    if named or (not path.suffix and not path.exists()):
+        card: Card | None = find(text)  # a ValueError if there is no such name
     else:
-        network, wrapper, arguments, shape = _openai(row, path)
-    if row and (tuple(shape), network.classes) != (tuple(row.shape), row.classes):
-        raise FileError(f"{path} holds a network of {shape} with {network.classes} classes; {row.name} has others")
-    network.condition(labels)
-    denoiser = wrapper(network, shape, autocast=autocast, name=row.name if row else path.stem, **arguments)
-    settle(network, device, dtype)
+        card = find(like) if like else next((c for c in CATALOGUE.values() if c.file == path.name), None)
+    classifies = card is not None and FAMILIES[card.family].classifies
+    if card and classifies and not classifier:
+        raise ValueError(f"{card.name} is a classifier; load it with dode.zoo.load_noisy_classifier")
+    if classifier and not classifies:
+        several = ", ".join(c.name for c in CATALOGUE.values() if FAMILIES[c.family].classifies)
+        raise ValueError(f"{name} is not known as a classifier; the classifiers: {several}")
+    return (fetch(card, progress=progress) if named and card else path), card
+
+
+def _finished(
+    denoiser: NetworkDenoiser, labels: Labels, device: str | torch.device, dtype: torch.dtype,
+    autocast: torch.dtype | None,
+) -> NetworkDenoiser:  # fmt: skip
+    """How every loaded denoiser ends: its labels, its arithmetic, its place; frozen and in eval mode."""
+    network: Any = denoiser.network
+    denoiser.conditioning, denoiser.autocast = class_labels(network.classes, labels), autocast
+    _settled(network, device, dtype)
     return denoiser
 
 
-def settle(network: nn.Module, device: str | torch.device, dtype: torch.dtype) -> None:
+def _settled(network: nn.Module, device: str | torch.device, dtype: torch.dtype) -> nn.Module:
     """Move, freeze and set to eval mode."""
     try:
         network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"cannot use device {str(device)!r}: {first_line(error)}") from None
-    network.eval().requires_grad_(False)
+    return network.eval().requires_grad_(False)
 
 
-def load_noisy_classifier(
-    name_or_file: str | Path,
-    device: str | torch.device = "cpu",
-    *,
-    like: str | None = None,
-    dtype: torch.dtype = torch.float32,
-    progress: bool = True,
-) -> EncoderUNetModel:
-    """A classifier of noisy images, frozen, to guide a denoiser with: logits ``(B, 1000)`` of ``(B, 3, H, W)``, labels.
+def _guidance(card: Card, name: str) -> tuple[str, float] | None:
+    """Classifier and scale of "NAME@1.25", None of a name alone; ValueError if there is none, or it is no number."""
+    _, at, text = name.partition("@")
+    if not at:
+        return None
+    if "classifier" not in card.settings:
+        raise ValueError(f"{name}: no classifier is published with {card.name}; leave out @{text}")
+    if not card.classes:
+        raise ValueError(f"{name}: {card.name} has no class to draw; dode.zoo.ClassifierGuidance guides it to labels=")
+    try:
+        scale = float(text)
+    except ValueError:
+        scale = math.nan
+    if not math.isfinite(scale):
+        raise ValueError(f"{name}: {text!r} is no scale of a guidance; write a number, as in {card.name}@1.0")
+    return card.settings["classifier"], scale
 
-    Arguments and errors as in :func:`load_published`.
+
+def load_evaluator(name: str | Path, device: str | torch.device = "cpu") -> tuple[Evaluator, str]:
+    """A classifier from a shipped name or a file of ``dode train``, and the name of its features.
+
+    The network is frozen and in eval mode, but its inputs are not: ``network.features(pixels)``, with float
+    pixel values 0..255 ``(B, C, H, W)``, gives ``(B, F)`` and passes gradients on.  A fit takes the data set's
+    "...-critic" or "...-observer": a solver fitted with the features that measure it would be measured by its own loss.
+    The features' name holds the first digits of the weights' SHA-256, so that statistics of a retrained
+    classifier are refused, not compared.
+
+    ValueError for an unknown name, FileError for a missing, truncated or foreign file.
     """
-    path, row = locate(name_or_file, like, progress, classifier=True)
-    assert row is not None
-    network = build(EncoderUNetModel, tensors_of(path), path, **row.network)
-    settle(network, device, dtype)
-    assert isinstance(network, EncoderUNetModel)
-    return network
+    path = checkpoint_file(name, EVALUATORS)
+    tensors, meta = load_tensors(path, "network")
+    try:
+        architectures = {c.__name__: c for c in EVALUATORS.values()}
+        network = architectures[meta.get("architecture", "Classifier")](**meta["config"])  # the first has no entry
+        network.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        raise FileError(f"{path} does not hold a classifier of dode.zoo.classifiers; train it again") from None
+    network.to(device).eval().requires_grad_(False)
+    weights = hashlib.sha256(b"".join(tensors[k].numpy().tobytes() for k in sorted(tensors))).hexdigest()
+    return network, f"{meta.get('name', 'classifier')}-{weights[:8]}"

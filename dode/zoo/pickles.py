@@ -51,16 +51,14 @@ class Record:
     """One object as the pickle describes it: arguments, state and items, none of them acted upon."""
 
     name: ClassVar[str]
+    args: tuple[Any, ...]
+    state: Any
+    items: dict[Any, Any]
 
     def __new__(cls, *args: Any) -> Record:
         self = super().__new__(cls)
         self.args, self.state, self.items = args, None, {}
         return self
-
-    def __init__(self, *args: Any) -> None:
-        self.args: tuple[Any, ...]
-        self.state: Any
-        self.items: dict[Any, Any]
 
     def __setstate__(self, state: Any) -> None:
         self.state = state

@@ -1,0 +1,145 @@
+"""Measurements: a function from a run and one cell to numbers, and everything else that a row of results needs.
+
+    @measurement(gives=("fd",))
+    def fd(run: Run, *, checkpoint: str, solver: str, nfe: int, block: int) -> dict[str, Value]: ...
+
+The keyword arguments are the columns that name a cell.  The weights of the checkpoint, rounding, arithmetic, preset and
+provenance are added to its row, and :func:`known` finds it in whatever module of this package it stands.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import itertools
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dode import zoo
+from dode.experiments import sweeps
+from dode.experiments.rows import Sweep
+from dode.experiments.run import Run
+from dode.experiments.sweeps import Preset, provenance, results_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Value = float | int | str | range
+Cell = dict[str, Any]
+MEASUREMENTS: dict[str, Measurement] = {}
+
+
+def text(column: str, value: Value) -> str:
+    """A value as its file has it: five decimals, of seconds two; seeds as first and last."""
+    if isinstance(value, range):
+        return f"{value.start}-{value.stop - 1}"
+    if isinstance(value, float):
+        return str(round(value, 2)) if column == "seconds" else f"{value:.5f}"
+    return str(value)
+
+
+def weights_of(checkpoint: str) -> str:
+    """:func:`dode.zoo.digest`, read once for as long as the file does not change."""
+    return _digest(checkpoint, zoo.checkpoint_file(checkpoint).stat().st_mtime_ns)
+
+
+@functools.cache
+def _digest(checkpoint: str, changed: int) -> str:
+    return zoo.digest(checkpoint)
+
+
+class Measurement:
+    """A function that measures one cell, and the file of its rows; made by :func:`measurement`."""
+
+    def __init__(
+        self,
+        function: Callable[..., Mapping[str, Value]],
+        name: str,
+        gives: tuple[str, ...],
+        adds: tuple[str, ...],
+        planned: Callable[[Preset, str | None], list[Cell]] | None,
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.function, self.name, self.gives, self.adds, self.planned = function, name, gives, adds, planned
+        parameters = inspect.signature(function, eval_str=True).parameters.values()
+        self.kinds = {p.name: p.annotation for p in parameters if p.kind == p.KEYWORD_ONLY}
+        named = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY and p.default is p.empty]
+        at = named.index("checkpoint") + 1 if "checkpoint" in named else 0
+        self.keys = (*named[:at], *["weights"][:at], *named[at:])
+
+    def __reduce__(self) -> str:  # other processes find it where it is defined
+        return self.function.__qualname__
+
+    def cell(self, values: Mapping[str, Any], **changes: Any) -> Cell:
+        """The cell that ``values`` name, a row for instance, but for ``changes``; with the weights that are here."""
+        given = dict(values) | changes
+        if "weights" in self.keys:
+            given["weights"] = weights_of(given["checkpoint"])
+        names = [*self.keys, *(name for name in self.kinds if name not in self.keys)]
+        return {name: self.kinds.get(name, str)(given[name]) for name in names if name in given}
+
+    def cells(self, **axes: Any) -> list[Cell]:
+        """The cells of all combinations of ``axes``, each a value or several, the first one's changing slowest."""
+        several = [[v] if isinstance(v, str | int) else list(v) for v in axes.values()]
+        return [self.cell(dict(zip(axes, values, strict=True))) for values in itertools.product(*several)]
+
+    def __call__(self, run: Run, **cell: Any) -> dict[str, str]:
+        """Measure one cell: the columns of its row that do not name it."""
+        found = self.function(run, **{k: v for k, v in cell.items() if k != "weights"})
+        also = dict(network="float32", preset=run.preset.name)
+        row = dict(found) | {k: also[k] for k in self.adds if k not in found} | provenance(run.device)
+        return {k: text(k, v) for k, v in row.items()}
+
+    def sweep(self, preset: Preset, file: str = "") -> Sweep:
+        """The rows in ``results/FILE.PRESET.csv``, the measurement's name by default; frozen if only shown."""
+        return Sweep(results_file(file or self.name, preset.name), self.keys, bool(preset.rows_of), self.gives)
+
+    def rows(
+        self, run: Run, cells: Iterable[Mapping[str, Any]], file: str = "", jobs: int | None = None
+    ) -> pd.DataFrame:
+        """The rows of ``cells``, measured where there are none: by ``jobs`` processes, or as many as there may be."""
+        asked = [self.cell(cell) for cell in cells]
+        if jobs is None:  # a process costs more than the work of a smoke run
+            jobs = sweeps.jobs(run.device) if run.preset.kept else 1
+        return self.sweep(run.preset, file).run(asked, functools.partial(self, run), jobs).select(asked)
+
+
+def measurement(
+    function: Callable[..., Mapping[str, Value]] | None = None,
+    /,
+    *,
+    name: str = "",
+    gives: Iterable[str] = (),
+    adds: Iterable[str] = ("network", "preset"),
+    planned: Callable[[Preset, str | None], list[Cell]] | None = None,
+) -> Any:
+    """Make a function ``(run, *, checkpoint, ...) -> numbers`` a measurement.
+
+    name
+        Of its file of results; the function's by default.
+    gives
+        Columns without which a row is not whole, and is measured again.
+    adds
+        What its rows have beside provenance: "network", the arithmetic (float32 if the function names no other), and
+        "preset".
+    planned
+        From a preset and a checkpoint (None: what the book has) to what ``dode run NAME`` measures.
+    """
+
+    def register(function: Callable[..., Mapping[str, Value]]) -> Measurement:
+        found = Measurement(function, name or function.__name__, tuple(gives), tuple(adds), planned)
+        MEASUREMENTS[found.name] = found
+        return found
+
+    return register(function) if function else register
+
+
+def known() -> dict[str, Measurement]:
+    """All measurements of this package, by name: every module is asked, so a new file is enough."""
+    package = importlib.import_module("dode.experiments")
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.name != "plots":  # which needs the book's packages
+            importlib.import_module(f"dode.experiments.{module.name}")
+    return MEASUREMENTS

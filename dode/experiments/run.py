@@ -1,0 +1,190 @@
+"""What measurements work with: networks, seeds, grids, evaluators, and the reference solution."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dode import schedules, solvers, zoo
+from dode.denoisers import Denoiser, NetworkDenoiser
+from dode.experiments.rows import kept
+from dode.experiments.sweeps import ARITHMETIC, Preset, autocast, home
+from dode.metrics import Features, Mode, Moments, cache_folder, classifier_features, inception_features, rmse
+from dode.sampling import Walker, initial_noise, sample
+from dode.tableau import Tableau
+from dode.utils.files import FileError, load_tensors, save_tensors
+from dode.zoo.unet import UNet
+
+Grid = Tensor | Callable[[int], Tensor]
+# Each from a noise range to a grid function.
+GRIDS: dict[str, Callable[..., Tensor]] = {
+    "time": schedules.time_uniform,
+    "quadratic": schedules.time_quadratic,
+    "Karras": schedules.karras,
+    "log SNR": schedules.log_snr,
+}
+
+
+def grid_function(name: str, denoiser: Denoiser, to_zero: bool = True) -> Callable[[int], Tensor]:
+    """The grid called ``name`` over the denoiser's noise range, with a last step to 0.
+
+    The time is that of the denoiser's schedule if it is a VP chain or a flow, else of the linear chain.  Without
+    ``to_zero``, "Karras" and "log SNR" end at ``sigma_min``: that is their last level, and a call spent there is lost.
+    """
+    options: dict[str, Any] = dict(sigma_min=denoiser.sigma_min, sigma_max=denoiser.sigma_max)
+    if to_zero or name in ("time", "quadratic"):
+        options["final"] = "zero"
+    if name in ("time", "quadratic") and isinstance(denoiser.schedule, (schedules.VPDiscrete, schedules.Flow)):
+        options["schedule"] = denoiser.schedule
+    return functools.partial(GRIDS[name], **options)
+
+
+def on_grid(spec: str, grid: Grid, nfe: int | None = None) -> Tableau:
+    """The solver ``spec`` (see :func:`dode.solvers.parse`) on a grid, or with ``nfe`` evaluations on a grid function.
+
+    An order in the spec is the highest: with fewer evaluations it is their number.
+    """
+    facts, options = solvers.parse(spec)
+    if nfe and "order" in options:
+        options["order"] = min(options["order"], nfe)
+    return facts.make(grid, nfe=nfe, **options)
+
+
+def base_solver(spec: str, denoiser: Denoiser, nfe: int) -> Tableau:
+    """:func:`on_grid` on the denoiser's own grid."""
+    return on_grid(spec, denoiser.grid, nfe)
+
+
+def possible_nfe(spec: str, nfe: int) -> int:
+    """The most network calls, ``nfe`` at most, that ``spec`` can make on a grid to 0: Heun, asked for 10, makes 9."""
+    facts, options = solvers.parse(spec)
+    return facts.most_calls(nfe, options)
+
+
+def fit_seeds(count: int, block: int = 0) -> range:
+    """The seeds that block ``block`` fits with: below any seed that is measured."""
+    return range(block * 1000, block * 1000 + count)
+
+
+def held_out_seeds(count: int, block: int = 0) -> range:
+    """The held-out seeds of block ``block``."""
+    return range((block + 1) * 1_000_000, (block + 1) * 1_000_000 + count)
+
+
+def seeded(denoiser: Denoiser, seeds: Iterable[int]) -> tuple[Denoiser, Tensor]:
+    """The noise of ``seeds``, and the denoiser for their images: each has its noise and its class by its seed alone."""
+    seeds = list(seeds)
+    return denoiser.of(seeds), initial_noise(denoiser.shape, seeds, device=denoiser.device)
+
+
+def draw(
+    denoiser: Denoiser, tableau: Tableau | Walker, seeds: Iterable[int], batch_size: int | None = None
+) -> Iterable[Tensor]:
+    """Samples of ``seeds``, batch by batch; a GPU has larger batches."""
+    seeds, size = list(seeds), batch_size or (250 if denoiser.device.type == "cpu" else 1_000)
+    for first in range(0, len(seeds), size):
+        conditioned, noise = seeded(denoiser, seeds[first : first + size])
+        yield sample(conditioned, tableau, noise)
+
+
+@functools.cache
+def load_cached(name: str, device_name: str, autocast: torch.dtype | None = None) -> NetworkDenoiser:
+    """:func:`dode.load`, once for each process."""
+    return zoo.load_denoiser(name, device_name, autocast=autocast)
+
+
+@functools.cache
+def data_moments(data_set: str, device_name: str = "cpu", evaluator: str = "classifier") -> tuple[Features, Moments]:
+    """The offline evaluator of a data set: features of its classifier, or critic, and their moments on its images."""
+    name = f"{data_set}-{evaluator}"
+    return classifier_features(name, device_name), Moments.load(zoo.CHECKPOINTS / zoo.moments_file(name))
+
+
+@functools.cache
+def inception_moments(mode: Mode, name: str, device_name: str) -> tuple[Features, Moments]:
+    """Inception's features, and their moments on the training images of the network ``name``: a file of the user's."""
+    path = cache_folder() / f"{name}.inception-{mode}.safetensors"
+    if not path.is_file():
+        make = f"dode.metrics.moments(training_images, dode.metrics.inception_features({mode!r})).save(path)"
+        raise FileError(f"{path} does not exist; make it from the images that {name} was trained on: {make}")
+    return inception_features(mode, device_name), Moments.load(path)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the cells of a sweep have in common: the sizes, the device, and what is loaded or drawn once for all."""
+
+    preset: Preset
+    device: str = "cpu"
+
+    @property
+    def arithmetic(self) -> str:
+        """That of :meth:`fast`, as rows call it."""
+        return ARITHMETIC[autocast(self.preset, self.device)]
+
+    def model(self, checkpoint: str) -> NetworkDenoiser:
+        """The network in float32, as fits and pixels want it."""
+        return load_cached(checkpoint, self.device)
+
+    def fast(self, checkpoint: str) -> NetworkDenoiser:
+        """The network in the arithmetic that the preset samples with."""
+        return load_cached(checkpoint, self.device, autocast(self.preset, self.device))
+
+    @functools.cache  # noqa: B019 (a few runs a process)
+    def compiled(self, checkpoint: str) -> NetworkDenoiser:
+        """:meth:`fast`, compiled where ``DODE_COMPILE`` is set: worth its minute where a GPU draws many images."""
+        found = self.fast(checkpoint)
+        if not os.environ.get("DODE_COMPILE") or not isinstance(found.network, UNet):
+            return found
+        compiled = copy.copy(found)
+        compiled.network = torch.compile(found.network)
+        return compiled
+
+    def evaluator(self, checkpoint: str) -> tuple[Features, Moments]:
+        """What samples are measured with: features, and their moments on the training images.
+
+        That is :func:`data_moments` of the checkpoint's data set, but for a network that does not ship with dode where
+        the preset has a mode of FID.  There it is Inception, and the moments are those in
+        ``NAME.inception-MODE.safetensors`` in :func:`dode.metrics.cache_folder`, NAME being the network's; a FileError
+        says how to make them.
+        """
+        name = self.model(checkpoint).name
+        if self.preset.fid is None or name in zoo.NAMES:
+            return data_moments(zoo.data_set_of(checkpoint).name, self.device)
+        return inception_moments(self.preset.fid, name, self.device)
+
+    def reference_images(self, checkpoint: str, n: int, calls: int) -> Tensor:
+        """Images of the first ``n`` held-out seeds, ``(n, C, H, W)``, with ``calls`` evaluations each.
+
+        By DPM-Solver++(2M) on Karras's grid: of second order, so that its own error is small beside what is measured.
+        Kept in the project's ``_build``.
+        """
+        facts = dict(checkpoint=checkpoint, weights=zoo.digest(checkpoint), n=n, calls=calls)
+
+        def make(file: Path) -> Tensor:
+            model, noise = seeded(self.model(checkpoint), held_out_seeds(n))
+            table = on_grid("dpm_solver_pp:order=2", grid_function("Karras", model), calls)
+            images = sample(model, table, noise, batch_size=100, progress=True).cpu()
+            save_tensors(file, dict(images=images), "images", facts)
+            return images
+
+        name = "-".join(map(str, facts.values())) + ".safetensors"
+        read = lambda file: load_tensors(file, "images")[0]["images"]  # noqa: E731
+        return kept(home() / "_build" / "references" / name, read, make)
+
+    def rmse(self, checkpoint: str, solver: Tableau | Walker, n: int, calls: int) -> float:
+        """How far a solver's images of the first ``n`` held-out seeds are from :meth:`reference_images`, in float32.
+
+        Root mean square of each image in pixels of -1..1, averaged.
+        """
+        model, noise = seeded(self.model(checkpoint), held_out_seeds(n))
+        images = sample(model, solver, noise, batch_size=100).cpu()
+        return rmse(images, self.reference_images(checkpoint, n, calls))

@@ -1,0 +1,80 @@
+"""Latent diffusion (Rombach et al. 2022): OpenAI's U-Net in a training state of PyTorch Lightning's.
+
+A card's network is the denoiser of latents alone; the autoencoder stays out.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+
+from torch import Tensor
+
+from dode.denoisers import NetworkDenoiser
+from dode.schedules import VPDiscrete
+from dode.utils.files import FileError, atomic, present
+from dode.zoo.catalogue import Card, family
+from dode.zoo.families import openai
+from dode.zoo.states import is_state, load
+
+MEMBER = "model.ckpt"  # in the zip files
+PLAIN, AVERAGED = "model.diffusion_model.", "model_ema."
+LIGHTNING = ("pytorch_lightning.", "lightning.", "omegaconf.")  # whose classes a training state may name
+
+
+def tensors_of(path: Path) -> dict[str, Tensor]:
+    """The denoiser in a training state, or in the zip file that has one.
+
+    The weights are the averaged ones, with which the authors sample, if they are there: they are stored under the
+    parameter's name without its dots.  FileError for a file that holds no such denoiser, or is none of torch's.
+    """
+    found = load(unpacked(path), LIGHTNING)
+    state = found.get("state_dict") if isinstance(found, dict) else None
+    if state is None or not is_state(state):
+        raise FileError(f"{path} is no training state of latent diffusion: it has no 'state_dict' of tensors")
+    names = [name.removeprefix(PLAIN) for name in state if name.startswith(PLAIN)]
+    if not names:
+        raise FileError(f"{path} holds no denoiser: none of its names begins with {PLAIN!r}")
+    averaged = {name: AVERAGED + ("diffusion_model." + name).replace(".", "") for name in names}
+    return {name: state.get(averaged[name], state[PLAIN + name]) for name in names}
+
+
+def unpacked(path: Path) -> Path:
+    """The training state in a zip file, unpacked beside it once, whole or not at all; another file as it is.
+
+    FileError for a missing file, or a zip file that holds no such state or is damaged.
+    """
+    if not zipfile.is_zipfile(present(path)):
+        return path
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if any(name.endswith("/data.pkl") for name in names):  # one of torch's own, which are zip files too
+            return path
+        if MEMBER not in names:
+            raise FileError(f"{path} holds no {MEMBER}, but {', '.join(names[:3]) or 'nothing'}; get it again")
+        state = path.with_suffix(".ckpt")
+        if not state.is_file() or state.stat().st_mtime_ns <= path.stat().st_mtime_ns:  # of an earlier zip file
+            try:
+                with atomic(state) as temporary, archive.open(MEMBER) as packed, temporary.open("wb") as file:
+                    shutil.copyfileobj(packed, file)
+            except (zipfile.BadZipFile, zipfile.zlib.error, EOFError) as error:  # type: ignore[attr-defined]
+                raise FileError(f"{path} is damaged ({error}); delete it and get it again") from None
+    return state
+
+
+BEDROOM = Card(
+    name="ldm-lsun-bedroom-256", file="lsun_bedrooms.zip", licence="MIT", source="Rombach et al. 2022",
+    url="https://ommer-lab.com/files/latent-diffusion/lsun_bedrooms.zip",
+    shape=(3, 64, 64),  # latents of a VQ autoencoder, a quarter of the image's side
+    schedule=VPDiscrete(kind="scaled_linear", beta_min=0.0015, beta_max=0.0195),
+    network=dict(image_size=64, num_channels=224, num_res_blocks=2, channel_mult=(1, 2, 3, 4), learn_sigma=False,
+                 attention_resolutions=(32, 16, 8), num_head_channels=32, use_scale_shift_norm=False),
+    settings=dict(steps=200),
+)  # fmt: skip
+
+
+@family("latent", BEDROOM)
+def read(path: Path, card: Card) -> NetworkDenoiser:
+    """As :func:`.openai.read`, from a training state or the zip file that has one."""
+    return openai.read(path, card, tensors_of(path))
