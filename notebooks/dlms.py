@@ -157,7 +157,7 @@ def designs(solver: distillation.DLMS, images: int) -> dict[str, torch.Tensor]:
     model, plans = fits.load_cached(checkpoint, where), []
     noise = dode.initial_noise(model.shape, experiments.held_out_seeds(images), device=model.device)
     watched, plan = replace(solver), solver.plan
-    watched.plan = lambda *given: plans.append(plan(*given)) or plans[-1]
+    watched.plan = lambda *given, **named: plans.append(plan(*given, **named)) or plans[-1]
     with torch.no_grad():
         level, told = solver.begin(noise, {})
         dode.sample(model, watched, noise)

@@ -36,7 +36,7 @@ from IPython.display import HTML
 import dode
 from dode import experiments
 from dode.experiments import fits, learned, plans, plots, possible_nfe
-from dode.experiments.greedy_error import greedy_error, greedy_error_cells
+from dode.experiments.comparisons import greedy_error, greedy_error_cells
 from dode.experiments.quality import OWN
 
 plots.style()

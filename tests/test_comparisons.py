@@ -1,7 +1,8 @@
-"""The comparison behind the page "The solver zoo"."""
+"""The comparisons behind the pages "The solver zoo" and "Where distilled solvers lose"."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -9,12 +10,16 @@ import pytest
 import torch
 
 import dode
-from dode import experiments, solvers
+from dode import distillation, experiments, solvers
 from dode.experiments import comparisons
+from dode.experiments.quality import OWN
+from dode.metrics import rmse
 
 ROOT = Path(__file__).parents[1]
 NAME = "fashion-mnist-data"
+NOISE = "fashion-mnist-noise"
 RUN = experiments.Run(experiments.preset("smoke"))
+FEW = experiments.Run(replace(RUN.preset, fit_images=4))
 
 
 @pytest.fixture
@@ -58,3 +63,63 @@ def test_a_committed_distance_can_be_measured_again(project: Path, solver: str) 
     (there,) = rows.query("checkpoint == @NAME and solver == @solver and grid == 'time' and nfe == 5").rmse
     row = comparisons.rmse(RUN, checkpoint=NAME, solver=solver, grid="time", nfe=5, n=8, reference_calls=60)
     assert float(row["rmse"]) == pytest.approx(there, rel=0.25)
+
+
+# --- on the way of a distilled solver -------------------------------------------------------------
+
+
+def row_of(checkpoint: str, solver: str, variant: str, nfe: int) -> dict[str, str]:
+    cell = dict(checkpoint=checkpoint, solver=solver, variant=variant, nfe=nfe)
+    return comparisons.greedy_error(FEW, **cell, n=2, reference_calls=20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, solver, nfe", [(NAME, "ddim", 3), (NOISE, "unipc", 4), (NAME, "heun", 3)])
+def test_a_row_is_what_a_fit_and_two_long_runs_give(project: Path, name: str, solver: str, nfe: int) -> None:
+    row = row_of(name, solver, "d-ode", nfe)
+    model = dode.load(name)
+    noise = dode.initial_noise(model.shape, range(1_000_000, 1_000_002))
+    plain = solvers.get(solver).make(model.grid, nfe=nfe)
+    learned = dode.distillation.d_ode(model, plain, dode.initial_noise(model.shape, range(4)))
+    images, teacher = (dode.sample(model, t, noise) for t in (learned, distillation.make_teacher(plain)))
+    truth = FEW.reference_images(name, 2, 20)
+    close = lambda value: pytest.approx(value, rel=1e-3, abs=2e-5)  # noqa: E731
+    assert float(row["rmse"]) == close(rmse(images, truth)) and float(row["rmse"]) > 0.01
+    assert float(row["rmse_teacher"]) == close(rmse(images, teacher))
+    assert float(row["teacher_rmse"]) == close(rmse(teacher, truth))
+    assert experiments.numbers(row["lambdas"]) == close(learned.metadata["lambdas"])
+    assert experiments.numbers(row["path"])[-1] == close(float(row["rmse_teacher"])) and learned.sigmas[-1] == 0
+    assert experiments.numbers(row["levels"]) == close(learned.sigmas.tolist())
+    assert len(experiments.numbers(row["path"])) == len(experiments.numbers(row["fit_rmse"])) == nfe
+    assert row["seeds"] == "1000000-1000001" and row["fit_seeds"] == "0-3"
+
+
+@pytest.mark.slow
+def test_the_path_is_measured_level_by_level_in_unit_variance(project: Path) -> None:
+    model, n = dode.load(NOISE), 2
+    plain = solvers.heun(model.grid, nfe=5)  # states twice at a level: predictor and corrector
+    path = experiments.numbers(comparisons.distances(FEW, NOISE, plain, n, 20)["path"])
+    guide = distillation.make_teacher(plain)
+    noise = dode.initial_noise(model.shape, experiments.held_out_seeds(n))
+    states, aims = (dode.trajectory(model, table, noise) for table in (plain, guide))
+    for i, sigma in enumerate(plain.sigmas[1:].tolist()):
+        aim = aims[guide.sigmas.tolist().index(sigma)]
+        assert path[i] == pytest.approx(rmse(states[i + 1], aim) / (1 + sigma**2) ** 0.5, rel=1e-3)
+
+
+def test_a_plain_row_has_no_fit_and_keeps_its_distances(project: Path) -> None:
+    row = row_of(NAME, "ddim", "plain", 3)
+    table = experiments.base_solver("ddim", dode.load(NAME), 3)
+    assert row["lambdas"] == row["fit_rmse"] == row["plain_rmse"] == row["fit_seeds"] == ""
+    assert experiments.numbers(row["lambdas"]) == []
+    assert row["rmse"] == f"{comparisons.distances(FEW, NAME, table, 2, 20)['rmse']:.5f}"
+
+
+@pytest.mark.slow
+def test_cells_can_be_made_and_no_two_are_one() -> None:
+    cells = comparisons.greedy_error_cells([NOISE, NAME], ("ddim", "heun", "unipc"), (5, 10), 4, 50)
+    assert len({tuple(c.values()) for c in cells}) == len(cells)
+    assert {c["nfe"] for c in cells if c["solver"] == "heun"} == {5, 9}
+    assert {(c["checkpoint"], c["solver"]) for c in cells if c["variant"] == OWN} == {(NOISE, "unipc")}
+    for c in cells:
+        assert experiments.base_solver(c["solver"], dode.load(c["checkpoint"]), c["nfe"]).nfe == c["nfe"]

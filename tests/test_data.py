@@ -1,4 +1,4 @@
-"""The loader of natural images: what a sheet holds comes out in its order, and what is no sheet is named in a line."""
+"""The loader of Tiny ImageNet: what a sheet holds comes out in its order, and what is no sheet is named in a line."""
 
 from __future__ import annotations
 
@@ -12,11 +12,43 @@ from PIL import Image
 from dode import zoo
 from dode.utils.files import FileError
 from dode.zoo import datasets
-from tests import natural
+
+# --- a tiny stand-in: sheets of drawn patterns, of as many classes as a test wants ---------------------------------
+
+
+def pixels(kind: int, seed: int) -> torch.Tensor:
+    """A sheet ``(10, 25, 3, 32, 32)``, uint8: stripes, a direction and hue for each class."""
+    rows, columns = datasets.SHEET
+    g = torch.Generator().manual_seed(seed)
+    phase = 6.28 * torch.rand(rows, columns, 1, 1, 1, generator=g)
+    hue = torch.rand(3, 1, 1, generator=torch.Generator().manual_seed(kind))
+    place = torch.arange(datasets.SIDE) / 3.0
+    wave = torch.sin((place[:, None] if kind % 2 else place[None]) + phase)
+    return ((0.5 + 0.4 * wave * hue) * 255).expand(rows, columns, 3, datasets.SIDE, datasets.SIDE).to(torch.uint8)
+
+
+def write_sheet(path: Path, sheet: torch.Tensor) -> None:
+    """A sheet as the PNG that the loader reads."""
+    picture = sheet.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    Image.fromarray(picture.contiguous().numpy()).save(path)
+
+
+def make(folder: Path, monkeypatch: pytest.MonkeyPatch, classes: int = 2) -> list[torch.Tensor]:
+    """Write ``classes`` sheets below ``folder``, point ``DODE_DATA`` there, and return their images."""
+    (folder / "imagenet32").mkdir(parents=True)
+    sheets = [pixels(kind, 100 + kind) for kind in range(classes)]
+    for kind, sheet in reversed(list(enumerate(sheets))):
+        write_sheet(folder / "imagenet32" / f"n{kind:08d}.png", sheet)
+    monkeypatch.setattr(datasets, "CLASSES", classes)
+    monkeypatch.setenv("DODE_DATA", str(folder))
+    return sheets
+
+
+# --- the loader ----------------------------------------------------------------------------------------------------
 
 
 def test_images_come_sheet_by_sheet_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sheets = natural.make(tmp_path, monkeypatch, classes=3)
+    sheets = make(tmp_path, monkeypatch, classes=3)
     images, labels = datasets.imagenet32()
     assert images.shape == (750, 3, 32, 32) and images.dtype == torch.uint8 and labels.dtype == torch.int64
     assert labels.tolist() == [k for k in range(3) for _ in range(250)]
@@ -25,7 +57,7 @@ def test_images_come_sheet_by_sheet_row_by_row(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_last_row_of_each_class_is_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sheets = natural.make(tmp_path, monkeypatch)
+    sheets = make(tmp_path, monkeypatch)
     images, labels = datasets.imagenet32("test")
     assert images.shape == (50, 3, 32, 32) and labels.tolist() == [0] * 25 + [1] * 25
     assert torch.equal(images[:25], sheets[0][9]) and torch.equal(images[25:], sheets[1][9])
@@ -34,7 +66,7 @@ def test_the_last_row_of_each_class_is_held_out(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_is_no_data_set_is_named_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    natural.make(tmp_path, monkeypatch)
+    make(tmp_path, monkeypatch)
     folder = tmp_path / "imagenet32"
 
     def refused(message: str) -> None:
@@ -68,4 +100,5 @@ def test_checkpoints_belong_to_a_data_set_by_name() -> None:
         with pytest.raises(ValueError, match="is of no data set that is known here: fashion-mnist, imagenet32"):
             datasets.data_set(name)
     for name in zoo.NAMES:
-        assert zoo.load_denoiser(name).shape == datasets.data_set(name).shape
+        model, known = zoo.load_denoiser(name), datasets.data_set(name)
+        assert model.shape == known.shape and model.images.evaluators == known.name

@@ -99,14 +99,6 @@ def test_a_fresh_solver_samples_as_its_base(base: Tableau, options: dict[str, An
     near(found, trajectory(MIXTURE, base, NOISE))
 
 
-def test_ddim_needs_a_window_of_one() -> None:
-    near(sample(MIXTURE, dlms("ddim", window=1), NOISE), sample(MIXTURE, BASES["ddim"], NOISE))
-    with pytest.raises(ValueError, match=r"row 3 uses output 0: widen window=3"):
-        dlms("ipndm", window=3)
-    with pytest.raises(ValueError, match="stays at a level"):
-        begin_dlms(MIXTURE, solvers.heun(END), features=False)
-
-
 @settings(max_examples=30)
 @given(st.sampled_from(list(BASES)), st.integers(0, 2**31), st.floats(0.01, 0.7), st.booleans(), st.booleans())
 def test_a_frozen_designer_has_the_same_states(
@@ -254,15 +246,6 @@ def test_amed_is_its_two_stages(nfe: int) -> None:
     near(sample(MIXTURE, solver, NOISE), two_stages(karras(steps), nfe % 2 == 1, share, length), 1e-9, 1e-9)
 
 
-def test_amed_evaluates_in_the_middle_and_goes_on_at_the_grid() -> None:
-    levels = [state.level for state, _ in shaken(amed(5)).walk(MIXTURE, NOISE)]
-    grid = karras(3)
-    assert all((levels[k] == level).all() for k, level in zip((1, 3, 5), grid[1:], strict=True))
-    assert all((s > m).all() and (m > t).all() for m, (s, t) in zip(levels[::2], pairwise(grid), strict=True))
-    assert [amed(5).matched(row) for row in range(5)] == [True, False, True, False, True]
-    assert [amed(4).matched(row) for row in range(4)] == [False, True, False, True]
-
-
 def test_what_amed_cannot_do() -> None:
     with pytest.raises(ValueError, match=r"two calls a step.*got 1 in all, take 2"):
         amed(1)
@@ -314,12 +297,6 @@ def test_a_rows_loss_knows_two_designs(name: str, scaling: bool, adaptive: bool)
             wanted[row, : parts(row - 1)] = True
             wanted[row, -2:] = torch.tensor([adaptive, scaling])
         assert torch.equal(slope != 0, wanted), row
-
-
-@pytest.mark.parametrize("nfe", [4, 5])
-def test_ameds_losses_know_their_own_step(nfe: int) -> None:
-    for step, slope in enumerate(slopes(shaken(amed(nfe), 0.1))):
-        assert [row.any() for row in slope] == [k == step for k in range(len(slope))] and slope[step].all()
 
 
 class Still:

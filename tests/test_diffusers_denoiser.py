@@ -113,7 +113,7 @@ def class_conditional(labels: list[int]) -> NetworkDenoiser:
     return from_diffusers(Told(), DDIMScheduler(prediction_type="sample"), conditions=labels, shape=(2, 3, 3))
 
 
-@pytest.mark.parametrize("method", ["gauss-newton", "ld3", "s4s-alt", "gits", "dlms-fixed"])
+@pytest.mark.parametrize("method", ["d-ode", "gauss-newton", "ld3", "s4s-alt", "gits", "dlms-fixed"])
 def test_every_distiller_leaves_each_image_its_condition(method: str) -> None:
     labels = [-2, 0, 1, 5]
     model = class_conditional(labels)
@@ -164,6 +164,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (classes, ONE | dict(guidance_scale=0.5), "guidance_scale is 1 (none) or more, got 0.5"),
     (classes, ONE | dict(guidance_scale=float("nan")), "guidance_scale is 1 (none) or more"),
     (classes, dict(guidance_scale=2.0), "guidance sets a condition against none"),
+    (classes, dict(conditions=7), "UNet2DModel has the classes 0 to 4, not 7"),
     (classes, dict(conditions=[]), "conditions are prompts, class labels, a tensor"),
     (classes, dict(conditions=[1, "fox"]), "conditions are prompts, class labels, a tensor"),
     (classes, dict(conditions=dict(class_labels=LABEL, mood=X)), "every condition needs the same"),

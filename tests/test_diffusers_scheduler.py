@@ -224,14 +224,21 @@ def test_half_precision_is_kept_and_reckoned_in_float32() -> None:
     assert all(d.dtype == torch.float32 for d in scheduler._outputs.values())
 
 
+def test_a_learned_variance_is_left_out() -> None:
+    plain, twice = (linear(solvers.ddim(GRID, nfe=2)) for _ in range(2))
+    t, said = plain.timesteps[0], torch.ones(2, *SHAPE)
+    (other,) = twice.step(torch.cat([said, 7 * said], 1), t, said, return_dict=False)
+    assert torch.equal(plain.step(said, t, said).prev_sample, other)
+
+
 def test_many_steps_take_little_room() -> None:
-    scheduler = linear(solvers.ddim(GRID(1000)))
-    assert all(len(row) == 1 for row in scheduler.config.weights)
-    x, outputs = NOISE, 0
+    scheduler = linear(solvers.ipndm(GRID(1000)))
+    assert max(len(row) for row in scheduler.config.weights) == 4
+    x, outputs = NOISE, list[int]()
     for t in scheduler.timesteps[:20]:
         x = scheduler.step(NOISE, t, x).prev_sample
-        outputs = max(outputs, len(scheduler._outputs))
-    assert outputs == 0  # none outlives its row
+        outputs.append(len(scheduler._outputs))
+    assert max(outputs) == 3  # none outlives the last row that uses it
 
 
 @schedulers

@@ -18,7 +18,7 @@ from dode.experiments import fits, quality
 from dode.experiments import run as runs
 from dode.training import TRAININGS, networks, trainings
 from dode.utils.files import FileError, load_tensors
-from tests import natural
+from tests.test_data import make
 from tests.test_training import kill_after
 
 NAMES = ["imagenet32-noise", "imagenet32-data"]
@@ -37,7 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Everything of the data set trained in a few steps, killed now and then, and shipped into an empty zoo."""
     folder = tmp_path_factory.mktemp("natural")
     with pytest.MonkeyPatch.context() as patch:
-        natural.make(folder / "data", patch)
+        make(folder / "data", patch)
         for name in ALL:
             small = dict(steps=8, batch=16, warmup=2, save_every=1, ema=0.5)
             small |= dict(rate=0.03, network=TINY[name.rsplit("-", 1)[1]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from dode import solvers
 from dode.denoisers import NetworkDenoiser
 from dode.diffusers import DodeScheduler, from_diffusers
 from dode.tableau import Tableau
-from tests import letters
 
 UNET = dict(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, sample_size=8)
 BLOCKS = dict(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
@@ -72,8 +72,14 @@ def autoencoder(**more: Any) -> AutoencoderKL:
 
 @functools.cache
 def tokenizer() -> tuple[Any, int]:
+    """CLIP's, of single letters, for 12 tokens at most; and how many it knows, begin and end being the last two."""
+    transformers = pytest.importorskip("transformers")
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    words = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
     with tempfile.TemporaryDirectory() as folder:
-        return letters.tokenizer(Path(folder))
+        (Path(folder) / "vocab.json").write_text(json.dumps({word: k for k, word in enumerate(words)}))
+        (Path(folder) / "merges.txt").write_text("#version: 0.2\n")
+        return transformers.CLIPTokenizer.from_pretrained(folder, model_max_length=12), len(words)
 
 
 def text_model(kind: str = "CLIPTextModel") -> Any:

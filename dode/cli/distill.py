@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     if own and args.out.resolve() == zoo.checkpoint_file(args.checkpoint).resolve():
         raise ValueError(f"--out {args.out} is the checkpoint itself; name another file")
     options, method = own_options(args), distillation.DISTILLERS[args.method]
-    model, _ = open_model(args, args.checkpoint)
+    model = open_model(args, args.checkpoint)
     table, make = build(args, model)
     chosen = args.seeds or range(args.images)
     noise = initial_noise(model.shape, chosen, device=model.device)
@@ -89,7 +89,7 @@ def loss(args: argparse.Namespace, model: NetworkDenoiser, usual: str | None) ->
         )
     if args.compare == "pixels" or not known or usual is None:
         return losses.pixels
-    return fits.loss_of(usual, zoo.data_set_of(model.name), model.shape[0], str(model.device))
+    return fits.loss(str(model.device), usual, model.name)
 
 
 def outcome(facts: Mapping[str, Any], levels: Sequence[float]) -> str:

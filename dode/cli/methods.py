@@ -53,9 +53,9 @@ def declared(function: ast.FunctionDef, call: ast.Call, types: dict[str, ast.exp
         if how := typed(members(parameter.annotation, types)):
             about = re.search(rf"^{parameter.arg}\n((?:    .*\n?)+)", text, re.MULTILINE)
             usual = default.value if isinstance(default, ast.Constant) else None
-            options[parameter.arg] = how | dict(help=sentence(about[1]) if about else "", default=usual)
+            options[parameter.arg] = how | dict(help=first_sentence(about[1]) if about else "", default=usual)
     facts = {k.arg: k.value.value for k in call.keywords if k.arg and isinstance(k.value, ast.Constant)}
-    return Method(function.name.replace("_", "-"), sentence(text), facts, options)
+    return Method(function.name.replace("_", "-"), first_sentence(text), facts, options)
 
 
 def members(annotation: ast.expr | None, types: dict[str, ast.expr]) -> list[ast.expr]:
@@ -78,7 +78,7 @@ def typed(kinds: list[ast.expr]) -> dict[str, Any]:
     return dict(type=float if "float" in names else count, metavar="N") if names & {"int", "float"} else {}
 
 
-def sentence(text: str) -> str:
+def first_sentence(text: str) -> str:
     """The first sentence of a docstring, as plain text."""
     first = re.split(r"[.;]\s|\.$", " ".join(text.split()))[0]
     return re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`|``", r"\1", first).replace("%", "%%")

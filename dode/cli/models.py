@@ -1,16 +1,15 @@
-"""The model of ``--checkpoint`` or ``--diffusers``, and what turns its samples into images."""
+"""The model of ``--checkpoint`` or ``--diffusers``."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dode import zoo
 from dode.cli.options import refuse_conditioning
@@ -26,8 +25,8 @@ def choose_device(device: str) -> str:
     return ("cuda" if cuda else "cpu") if device == "auto" else device
 
 
-def open_model(args: argparse.Namespace, checkpoint: str | None) -> tuple[NetworkDenoiser, Callable[[Tensor], Tensor]]:
-    """The denoiser of a checkpoint or of ``--diffusers``, and what turns its samples into images."""
+def open_model(args: argparse.Namespace, checkpoint: str | None) -> NetworkDenoiser:
+    """The denoiser of a checkpoint or of ``--diffusers``."""
     device = choose_device(args.device)
     if args.diffusers is not None:
         return open_pipeline(args, device)
@@ -35,7 +34,7 @@ def open_model(args: argparse.Namespace, checkpoint: str | None) -> tuple[Networ
     checkpoint = checkpoint or args.checkpoint
     if (row := zoo.published(checkpoint)) and row.hub:
         raise ValueError(f"{checkpoint} is a pipeline of diffusers; take --diffusers {row.hub} and no --checkpoint")
-    return zoo.load_denoiser(checkpoint, device), lambda samples: samples
+    return zoo.load_denoiser(checkpoint, device)
 
 
 def sentence(error: Exception) -> str:
@@ -99,10 +98,10 @@ def check_conditioning(args: argparse.Namespace, pipeline: Any) -> None:
         )
 
 
-def open_pipeline(args: argparse.Namespace, device: str) -> tuple[NetworkDenoiser, Callable[[Tensor], Tensor]]:
-    """The denoiser of ``--diffusers`` with its conditioning, and its decoder."""
+def open_pipeline(args: argparse.Namespace, device: str) -> NetworkDenoiser:
+    """The denoiser of ``--diffusers`` with its conditioning."""
     try:
-        from dode.diffusers import decode, from_diffusers  # diffusers takes seconds to import, and may not be there
+        from dode.diffusers import from_diffusers  # diffusers takes seconds to import, and may not be there
         from dode.diffusers.support import check_pipeline
     except ImportError as error:
         raise ValueError(f"--diffusers: {error}") from None
@@ -115,11 +114,10 @@ def open_pipeline(args: argparse.Namespace, device: str) -> tuple[NetworkDenoise
     check_conditioning(args, pipeline)
     pipeline.to(device)
     try:
-        model = from_diffusers(
+        return from_diffusers(
             pipeline, guidance_scale=args.guidance_scale, conditions=args.prompt or args.class_label,
             negative=args.negative_prompt,
         )  # fmt: skip
     except ValueError as error:
         more = "; these are arguments of dode.from_diffusers" if re.search(r"\w=", str(error)) else ""
         raise ValueError(f"--diffusers {args.diffusers}: {error}{more}") from None
-    return model, partial(decode, pipeline)

@@ -11,7 +11,7 @@ from torch import Tensor
 from dode import distillation, solvers, zoo
 from dode.cli.distill import build
 from dode.cli.models import open_model
-from dode.denoisers import PICTURES, Images
+from dode.denoisers.images import sheet
 from dode.sampling import initial_noise, sample
 from dode.tableau import Tableau
 from dode.utils.environment import need
@@ -27,8 +27,8 @@ def run(args: argparse.Namespace) -> None:
     if solver and not (checkpoint or args.diffusers) and (checkpoint := solver.metadata.get("model")) not in zoo.NAMES:
         which = f"is for {checkpoint}, which does not ship with dode" if checkpoint else "names no network"
         raise ValueError(f"{args.solver} {which}; give one with --checkpoint or --diffusers")
-    model, decode = open_model(args, checkpoint)
-    made = decode(torch.zeros(1, *model.shape, device=model.device)).shape[1:]
+    model = open_model(args, checkpoint)
+    made = model.images.picture(torch.zeros(1, *model.shape, device=model.device)).shape[1:]
     if len(made) != 3 or made[0] not in (1, 3):
         raise ValueError(f"{model.name} makes samples of shape {tuple(made)}; a picture needs one channel or three")
     solver = solver or build(args, model)[0]
@@ -36,9 +36,9 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.solver} is for {solver.metadata['model']}, not {model.name}; distil one for that")
     noise = initial_noise(model.shape, args.seeds, device=model.device)
     samples = sample(model.of(args.seeds), solver, noise, batch_size=args.batch_size, progress=True)
-    images = torch.cat([decode(part) for part in samples.split(args.batch_size)])
+    images = torch.cat([model.images.to_uint8(part) for part in samples.split(args.batch_size)])
     with atomic(args.out) as temporary:
-        picture(images, args.columns, model.images).save(temporary, format="PNG")
+        picture(images, args.columns).save(temporary, format="PNG")
     print(f"wrote {args.out}: {len(images)} images by {solver.metadata.get('solver', 'solver')}, NFE {solver.nfe}")
 
 
@@ -54,7 +54,7 @@ def check_solver(args: argparse.Namespace, stored: bool) -> None:
         raise ValueError(f"--solver {args.solver} is a name, not a file: {needs}")
 
 
-def picture(samples: Tensor, columns: int, images: Images = PICTURES) -> Any:
-    """``(B, C, H, W)`` as one ``PIL.Image.Image``, grey or RGB, with a white line between images."""
+def picture(images: Tensor, columns: int) -> Any:
+    """uint8 ``(B, C, H, W)`` as one ``PIL.Image.Image``, grey or RGB, with a white line between images."""
     image = need("PIL.Image", "cli", "writing a picture")
-    return image.fromarray(images.mosaic(samples, min(columns, len(samples))))
+    return image.fromarray(sheet(images, min(columns, len(images))))

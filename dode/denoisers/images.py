@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -54,14 +54,18 @@ class Images:
         """uint8 0..255 to float32 ``low`` to ``high``."""
         return pixels.float() / (255 / (self.high - self.low)) + self.low
 
-    def mosaic(self, samples: Tensor, columns: int) -> Any:
-        """All as one picture, a uint8 array ``(rows, columns[, C])`` (no ``C`` of 1), white in between."""
-        pixels = self.to_uint8(samples.detach()).cpu()
-        b, c, h, w = pixels.shape
-        sheet = torch.full((-(-b // columns) * columns, c, h + 1, w + 1), 255, dtype=torch.uint8)
-        sheet[:b, :, :h, :w] = pixels
-        sheet = sheet.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
-        return F.pad(sheet, (1, 0, 1, 0), value=255).permute(1, 2, 0).squeeze(-1).contiguous().numpy()
+    def mosaic(self, samples: Tensor, columns: int) -> np.ndarray:
+        """All pictures as one: :func:`sheet`."""
+        return sheet(self.to_uint8(samples.detach()), columns)
+
+
+def sheet(pixels: Tensor, columns: int) -> np.ndarray:
+    """uint8 ``(B, C, H, W)`` as one picture, uint8 ``(rows, columns[, C])`` (no ``C`` of 1), white in between."""
+    b, c, h, w = pixels.shape
+    found = torch.full((-(-b // columns) * columns, c, h + 1, w + 1), 255, dtype=torch.uint8)
+    found[:b, :, :h, :w] = pixels.cpu()
+    found = found.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    return F.pad(found, (1, 0, 1, 0), value=255).permute(1, 2, 0).squeeze(-1).contiguous().numpy()
 
 
 PICTURES = Images()

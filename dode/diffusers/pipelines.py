@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,19 +12,24 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from dode.denoisers import DataPrediction, EDMPrediction, FlowPrediction, NetworkDenoiser, NoisePrediction, VPrediction
+from dode.denoisers import (
+    DataPrediction,
+    EDMPrediction,
+    FlowPrediction,
+    Images,
+    NetworkDenoiser,
+    NoisePrediction,
+    VPrediction,
+)  # fmt: skip
 from dode.diffusers import flux, support
 from dode.diffusers.networks import Conditions, Network, translate
 from dode.diffusers.scheduler import Process
 from dode.schedules import EDM, Flow, Schedule, VPDiscrete
 from dode.schedules.noise import Betas
 
-WRAPPERS: dict[str, type[NetworkDenoiser]] = {
-    "epsilon": NoisePrediction,
-    "sample": DataPrediction,
-    "v_prediction": VPrediction,
-    "flow_prediction": FlowPrediction,
-}
+WRAPPERS: dict[str, type[NetworkDenoiser]] = dict(
+    epsilon=NoisePrediction, sample=DataPrediction, v_prediction=VPrediction, flow_prediction=FlowPrediction
+)
 KINDS: dict[str, Betas] = dict(linear="linear", scaled_linear="scaled_linear", squaredcos_cap_v2="cosine")
 
 
@@ -95,8 +101,11 @@ def from_diffusers(
     patch = flux.PATCH if isinstance(network, flux.Flux) else int(network.config.get("patch_size") or 1)
     own = schedule(process, config, math.prod(shape[1:]) // patch**2)
     if edm:
-        return EDMPrediction(inner, shape, own, sigma_data=process.sigma_data, **options)
-    return WRAPPERS[process.prediction](inner, shape, own, **options)
+        options["sigma_data"] = process.sigma_data
+    found = (EDMPrediction if edm else WRAPPERS[process.prediction])(inner, shape, own, **options)
+    if (vae := autoencoder(pipeline)) is not None:
+        found.images = Images(to_picture=functools.partial(decoded, vae))
+    return found
 
 
 def schedule(process: Process, config: Mapping[str, Any], tokens: int = 0) -> Schedule:
@@ -144,12 +153,20 @@ def checkpoint_name(pipeline: Any) -> str:
     return Path(known).resolve().name if Path(known).is_dir() else str(known)
 
 
-@torch.no_grad()
 def decode(pipeline: Any, latents: Tensor) -> Tensor:
     """Images ``(B, C, H, W)`` in -1..1, float32, of a pipeline's latents; in pixel space they are images already."""
-    vae = getattr(pipeline, "vae", None) or getattr(pipeline, "vqvae", None)
-    if vae is None:
-        return latents.float()
+    vae = autoencoder(pipeline)
+    return latents.float() if vae is None else decoded(vae, latents)
+
+
+def autoencoder(pipeline: Any) -> Any:
+    """A pipeline's, None in pixel space."""
+    return getattr(pipeline, "vae", None) or getattr(pipeline, "vqvae", None)
+
+
+@torch.no_grad()
+def decoded(vae: Any, latents: Tensor) -> Tensor:
+    """As :func:`decode`, by the autoencoder alone."""
     config, own = vae.config, next(vae.parameters())
     if config.get("latents_mean") is not None:
         raise ValueError("an autoencoder with latents_mean= is not supported; decode with the pipeline's own vae")

@@ -26,12 +26,10 @@ SCHEDULERS = (
 # Arguments of a call that a pipeline remembers, and that change what its network or its text encoders are given.
 REMEMBERED = ("guidance_rescale", "clip_skip", "cross_attention_kwargs", "joint_attention_kwargs", "denoising_end")
 # Inputs of U-Nets that no accepted pipeline gives them.
-OPTIONS: Mapping[str, tuple[Any, ...]] = {
-    "time_cond_proj_dim": (None,),
-    "class_embed_type": (None,),
-    "addition_embed_type": (None, "text_time"),
-    "encoder_hid_dim_type": (None, "text_proj"),
-}
+OPTIONS: Mapping[str, tuple[Any, ...]] = dict(
+    time_cond_proj_dim=(None,), class_embed_type=(None,), addition_embed_type=(None, "text_time"),
+    encoder_hid_dim_type=(None, "text_proj"),
+)  # fmt: skip
 
 
 def check_pipeline(pipeline: Any) -> None:

@@ -31,7 +31,7 @@ DIFFERENCE = 1e-2  # of a number, for the Jacobian: far above float32's rounding
 
 
 @dataclass
-class _Problem:
+class _Equations:
     """Cost, gradient and Gauss-Newton matrix of a space on the examples to fit.
 
     With a ``weight`` the states on the way count too: so many times their mean squared distance, over
@@ -166,7 +166,7 @@ def gauss_newton(
     examples = problem.examples(held_back, bias)
     if limit := 5.0 * (images < 128) if limit is None else limit:
         examples = examples.with_limit(denoiser, tableau, limit)
-    fit = _Problem(examples.fitted(denoiser), space, examples, examples.size, path)
+    fit = _Equations(examples.fitted(denoiser), space, examples, examples.size, path)
 
     vector = best = space.pack(tableau)
     cost, history, damping, idle = fit.cost(vector), [examples.check(denoiser, tableau)], 1e-2, 0

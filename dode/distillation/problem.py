@@ -40,7 +40,7 @@ class Problem:
     solver: Callable[..., Tableau] | None = None  # ``table`` as a function of a grid; None: found by its name
     residual: Residual = pixels  # what final images are compared in
     seeds: Iterable[int] | None = None  # of the noise, for the metadata
-    teacher: Any = None  # a Tableau; None: 40 calls of UniP-3 on the denoiser's own grid
+    teacher: Tableau | None = None  # None: 40 calls of UniP-3 on the denoiser's own grid
     autocast: Denoiser | None = None  # the same model in cheaper arithmetic; methods that go by gradient take it
     folder: Path | None = None  # keeps the state of a long training, which goes on from there; None: nowhere
     batch_size: int | None = None  # images at a time; None: all (D-ODE), or 100

@@ -65,27 +65,22 @@ def evaluators(
 EXTRACTORS = {"critic": "critic", "observer": "observer", "judge": "classifier"}
 
 
-def loss_of(kind: str, data: DataSet | None, channels: int, device: str = "cpu") -> losses.Residual:
-    """A mix of :func:`dode.distillation.losses.named_loss`; a classifier's features count in units of their spread.
+def loss(device_name: str, kind: str = "all", checkpoint: str = "fashion-mnist") -> losses.Residual:
+    """What fits of a checkpoint compare: a mix of :func:`dode.distillation.losses.named_loss`.
 
-    That is their spread over the training images of ``data``; None: no classifier knows these images.
+    The features of a classifier that knows the images count in units of their spread over the training images.
     """
+    data = known_data(checkpoint)
+    channels = data.shape[0] if data else load_cached(checkpoint, device_name).shape[0]
 
     def trained(word: str) -> losses.Residual:
         assert data is not None
         name = f"{data.name}-{EXTRACTORS[word]}"
-        network, _ = zoo.load_evaluator(name, device)
+        network, _ = zoo.load_evaluator(name, device_name)
         spread = Moments.load(zoo.CHECKPOINTS / zoo.moments_file(name)).cov.trace()
         return losses.features(network, float(spread) ** -0.5)
 
     return losses.named_loss(kind, channels, trained if data else None)
-
-
-def loss(device_name: str, kind: str = "all", checkpoint: str = "fashion-mnist") -> losses.Residual:
-    """What fits of a checkpoint compare, through the classifiers that know its images."""
-    data = known_data(checkpoint)
-    channels = data.shape[0] if data else load_cached(checkpoint, device_name).shape[0]
-    return loss_of(kind, data, channels, device_name)
 
 
 def solver_file(p: Preset, checkpoint: str, method: str, nfe: int) -> Path:
@@ -148,7 +143,8 @@ def task(
     p: Preset, checkpoint: str, device_name: str, method: str, nfe: int
 ) -> tuple[DistillerInfo[Any], Problem, dict[str, Any]]:
     """A method of a cell: the distiller, what it is given, and its own options."""
-    name = method.partition(":")[0]
+    if (name := method.partition(":")[0]) not in DISTILLERS:
+        raise ValueError(f"no method named {name!r}; there are: {', '.join(DISTILLERS)}")
     info = DISTILLERS[name]
     given = solvers.parse_options(method, (*CELL_OPTIONS, *info.options))[1]
     sizes = dict(steps=p.fit_steps, trajectories=p.trajectories)

@@ -20,24 +20,21 @@ from dode.distillation.teachers import default_teacher
 from dode.experiments import papers
 from dode.experiments.fits import evaluators, solver_of
 from dode.experiments.measurements import Cell, Value, measurement, weights_of
+from dode.experiments.papers import HANDCRAFTED as HANDCRAFTED
 from dode.experiments.rows import joined, kept
 from dode.experiments.run import GRIDS, Run, draw, grid_function, held_out_seeds, on_grid, seeded
 from dode.experiments.sweeps import Preset, checkpoints, home
 from dode.metrics import Moments, frechet_distance
 from dode.metrics import moments as moments_of
 from dode.sampling import trajectory
-from dode.solvers import SOLVERS
 from dode.tableau import Tableau
 from dode.utils.files import FileError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-HANDCRAFTED = tuple(info.name for info in SOLVERS.values() if info.compared)
 EVERYWHERE = (*HANDCRAFTED, "start", *(name for name, d in distillation.DISTILLERS.items() if d.everywhere))
-SMALL = {
-    "smoke": ("deis", "start", "gits", "gauss-newton"),
-}
+SMALL = {"smoke": ("deis", "start", "gits", "gauss-newton")}
 REFERENCE_SEEDS = 50_000_000  # the first of the reference solution's own; nothing else uses them
 SELECTION_BLOCK = 7  # whose held-out seeds choose grids, and measure nothing
 

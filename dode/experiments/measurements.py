@@ -14,7 +14,8 @@ import importlib
 import inspect
 import itertools
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dode import zoo
@@ -50,24 +51,26 @@ def _digest(checkpoint: str, changed: int) -> str:
     return zoo.digest(checkpoint)
 
 
+@dataclass(eq=False)
 class Measurement:
     """A function that measures one cell, and the file of its rows; made by :func:`measurement`."""
 
-    def __init__(
-        self,
-        function: Callable[..., Mapping[str, Value]],
-        name: str,
-        gives: tuple[str, ...],
-        adds: tuple[str, ...],
-        planned: Callable[[Preset, str | None], list[Cell]] | None,
-    ) -> None:
-        functools.update_wrapper(self, function)
-        self.function, self.name, self.gives, self.adds, self.planned = function, name, gives, adds, planned
-        parameters = inspect.signature(function, eval_str=True).parameters.values()
+    function: Callable[..., Mapping[str, Value]]  # (run, *, checkpoint, ...) -> numbers
+    name: str = ""  # of its file of results; the function's by default
+    gives: Sequence[str] = ()  # columns without which a row is not whole, and is measured again
+    adds: Sequence[str] = ("network", "preset")  # beside provenance; network: float32 if the function names no other
+    # From a preset and a checkpoint (None: what the book has) to what ``dode run NAME`` measures.
+    planned: Callable[[Preset, str | None], list[Cell]] | None = None
+
+    def __post_init__(self) -> None:
+        functools.update_wrapper(self, self.function)
+        self.name = self.name or self.function.__name__
+        parameters = inspect.signature(self.function, eval_str=True).parameters.values()
         self.kinds = {p.name: p.annotation for p in parameters if p.kind == p.KEYWORD_ONLY}
         named = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY and p.default is p.empty]
         at = named.index("checkpoint") + 1 if "checkpoint" in named else 0
         self.keys = (*named[:at], *["weights"][:at], *named[at:])
+        MEASUREMENTS[self.name] = self
 
     def __reduce__(self) -> str:  # other processes find it where it is defined
         return self.function.__qualname__
@@ -106,34 +109,9 @@ class Measurement:
         return self.sweep(run.preset, file).run(asked, functools.partial(self, run), jobs).select(asked)
 
 
-def measurement(
-    function: Callable[..., Mapping[str, Value]] | None = None,
-    /,
-    *,
-    name: str = "",
-    gives: Iterable[str] = (),
-    adds: Iterable[str] = ("network", "preset"),
-    planned: Callable[[Preset, str | None], list[Cell]] | None = None,
-) -> Any:
-    """Make a function ``(run, *, checkpoint, ...) -> numbers`` a measurement.
-
-    name
-        Of its file of results; the function's by default.
-    gives
-        Columns without which a row is not whole, and is measured again.
-    adds
-        What its rows have beside provenance: "network", the arithmetic (float32 if the function names no other), and
-        "preset".
-    planned
-        From a preset and a checkpoint (None: what the book has) to what ``dode run NAME`` measures.
-    """
-
-    def register(function: Callable[..., Mapping[str, Value]]) -> Measurement:
-        found = Measurement(function, name or function.__name__, tuple(gives), tuple(adds), planned)
-        MEASUREMENTS[found.name] = found
-        return found
-
-    return register(function) if function else register
+def measurement(function: Callable[..., Mapping[str, Value]] | None = None, /, **options: Any) -> Any:
+    """Make a function ``(run, *, checkpoint, ...) -> numbers`` a measurement, with ``options`` of that class."""
+    return Measurement(function, **options) if function else functools.partial(Measurement, **options)
 
 
 def known() -> dict[str, Measurement]:

@@ -13,12 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dode.distillation import DISTILLERS
+from dode.solvers import SOLVERS
 
 KIM, LIANG = "Kim et al. 2024", "Liang et al. 2025"
 DDIM, TABLE_5 = (2, 5, 10, 25, 50, 100, 250), (3, 4, 5, 6, 7, 8, 9, 10)
 
-# Of the notebook ``learned``: handcrafted, the start, learned.
-METHODS = ("ddim", "ipndm", "deis", "dpm_solver_pp", "unipc", "start", *DISTILLERS)
+HANDCRAFTED = tuple(info.name for info in SOLVERS.values() if info.compared)
+METHODS = (*HANDCRAFTED, "start", *DISTILLERS)  # of the notebook ``learned``
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,6 @@ class Parameters:
     nfes: tuple[int, ...]  # third-order solvers begin at 3, Heun takes odd numbers
     fit_images: int = 100  # |B|, the noises that D-ODE solvers are fitted on
     blocks: int = 3  # of 50,000 seeds each
-
-    @property
-    def statistics(self) -> str:
-        """The file of the training images' moments, in :func:`dode.metrics.cache_folder`."""
-        return f"{self.checkpoint}.inception-legacy_tensorflow.safetensors"
 
 
 ROWS = (

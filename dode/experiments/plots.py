@@ -17,13 +17,14 @@ from matplotlib.colors import TwoSlopeNorm
 from torch import Tensor
 
 from dode.distillation import DISTILLERS
+from dode.solvers import SOLVERS
 from dode.tableau import Tableau
 from dode.zoo.datasets import mosaic
 
 COLOURS = dict(
     zip(("ddim", "heun", "ipndm", "teacher"), [*sns.color_palette("colorblind", 3), (0.25, 0.25, 0.25)], strict=True)
 )
-NAMES = {
+NAMES = {name: info.title for name, info in SOLVERS.items()} | {
     "ddim": "DDIM",
     "heun": "EDM (Heun)",
     "ipndm": "iPNDM",

@@ -6,7 +6,8 @@
 >>> print(*dode.zoo.NAMES, *dode.zoo.CATALOGUE)
 
 Each is a :class:`dode.denoisers.NetworkDenoiser`: solvers, distillation and metrics need nothing else.  No file is
-ever executed.
+ever executed.  A file of :mod:`dode.zoo.families` reads the networks of one origin and lists them: a checkpoint of a
+known family is a card there, a new architecture a file.
 """
 
 from dode.zoo import checkpoints as checkpoints
