@@ -578,7 +578,7 @@ TABLES = [name for name, method in DISTILLERS.items() if not method.designs]
 def test_a_method_gives_a_table_and_moves_what_it_says(name: str, afs: bool, tmp_path: Path) -> None:
     given = task(MIXTURE, 16, afs)
     found = checked(name, given, tmp_path)
-    assert found.metadata["network_evaluations"] == 60 * 16 or name != "gits"
+    assert found.metadata["network_evaluations"] == 60 * 16 or name != "gits" or afs  # which tries levels
     start = given.table
     moved = {
         "first level": (found.sigmas[:1], start.sigmas[:1]), "levels": (found.sigmas, start.sigmas),

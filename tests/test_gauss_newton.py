@@ -19,7 +19,7 @@ from dode.denoisers import GaussianDenoiser
 from dode.distillation import GridSpace, Problem, Space, descend, gauss_newton, pixels, resampled
 from dode.distillation.descent import _Relaxed, gradient, jacobian
 from dode.distillation.gauss_newton import _Equations
-from dode.distillation.gits import cheapest_path, gits_grid, step_costs
+from dode.distillation.gits import cheapest_path, gits, gits_grid, step_costs
 from dode.distillation.space import Kind
 from dode.distillation.teachers import Examples
 from dode.metrics import rmse
@@ -252,25 +252,33 @@ def test_no_other_path_is_cheaper(last: int, data: st.DataObject, growth: float,
     costs = torch.rand(last + 1, last + 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
     def total(path: tuple[int, ...]) -> float:
-        return sum(float(costs[i, j]) * growth ** (steps - 1 - k) for k, (i, j) in enumerate(pairwise(path)))
+        return sum(float(costs[i, j]) * growth**k for k, (i, j) in enumerate(pairwise(path)))
 
     found = tuple(cheapest_path(costs, steps, growth))
     every = [(0, *inner, last) for inner in combinations(range(1, last), steps - 1)]
     assert found in every and total(found) == pytest.approx(min(map(total, every)))
 
 
-def test_a_steps_cost_is_what_ddim_misses_by() -> None:
-    fine = schedules.karras(6, 0.02, 20.0, final="zero")
-    costs = step_costs(MIXTURE, fine, NOISE[:5])
-    assert costs.diagonal(1).abs().max() < 1e-12  # one fine step is the teacher's own
-    whole = sample(MIXTURE, solvers.ddim(fine[[0, 6]]), NOISE[:5]) - sample(MIXTURE, solvers.ddim(fine), NOISE[:5])
-    assert float(costs[0, 6]) == pytest.approx(float(whole.norm(dim=1).mean()))
+@pytest.mark.parametrize("cost", ["l1", "l2", "dev"])
+@pytest.mark.parametrize("teacher", ["ddim", "ipndm"])
+def test_a_steps_cost_is_what_eulers_method_misses_by(cost, teacher) -> None:
+    fine = schedules.karras(6, 0.02, 20.0)
+    costs, last = step_costs(MIXTURE, fine, NOISE[:5], cost, teacher)
+    states = trajectory(MIXTURE, solvers.get(teacher).make(fine), NOISE[:5])
+    torch.testing.assert_close(last, states[-1])
+    line = (last - states[0]) / (last - states[0]).norm(dim=1, keepdim=True)
+    off = lambda x: ((last - x) - ((last - x) * line).sum(1, keepdim=True) * line).norm(dim=1)  # noqa: E731
+    for i, j in ((0, 1), (1, 4), (2, 6), (0, 6)):
+        slope = (states[i] - MIXTURE(states[i], fine[i])) / fine[i]
+        x = states[i] + (fine[j] - fine[i]) * slope
+        missed = dict(l1=(x - states[j]).abs().sum(1), l2=(x - states[j]).norm(dim=1), dev=off(x) - off(states[j]))
+        assert float(costs[i, j]) == pytest.approx(float(missed[cost].mean()), rel=1e-6, abs=1e-9)
+    assert not costs.tril().any()
 
 
 def test_a_found_grid_serves_ddim_better_than_the_usual_one() -> None:
     chosen = gits_grid(MIXTURE, NOISE, points=40)
-    grid = chosen(4)
-    usual = MIXTURE.grid(4)
+    grid, usual = chosen(4), MIXTURE.grid(4, final="sigma_min")
     assert torch.equal(grid[[0, -1]], usual[[0, -1]]) and (grid[1:] < grid[:-1]).all() and len(grid) == 5
     other = initial_noise((3,), range(1000, 1200), dtype=torch.float64)
     truth = sample(MIXTURE, solvers.ddim(MIXTURE.grid(200)), other)
@@ -278,6 +286,19 @@ def test_a_found_grid_serves_ddim_better_than_the_usual_one() -> None:
     assert gap(grid) < gap(usual)
     with pytest.raises(ValueError, match="40 fine steps has no path of 41"):
         chosen(41)
+
+
+def test_an_analytical_first_step_gets_a_level_of_its_own() -> None:
+    plain = gits(MIXTURE, solvers.ddim, NOISE, nfe=3, points=20)
+    found = gits(MIXTURE, solvers.ddim(MIXTURE.grid(4, final="sigma_min"), afs=True), NOISE, points=20)
+    assert found.nfe == 3 and torch.equal(found.sigmas[1:], plain.sigmas[1:])
+    assert plain.sigmas[1] < found.sigmas[0] < plain.sigmas[0]
+    last = sample(MIXTURE, solvers.ipndm(MIXTURE.grid(20, final="sigma_min")), NOISE)
+    far = lambda t: float((sample(MIXTURE, t, NOISE) - last).norm(dim=1).mean())  # noqa: E731
+    fine = MIXTURE.grid(20, final="sigma_min")
+    between = [level for level in fine[1:] if level > plain.sigmas[1]]
+    grids = [torch.cat([fine[:1], level[None], plain.sigmas[1:]]) for level in between]
+    assert far(found) == pytest.approx(min(far(solvers.ddim(grid, afs=True)) for grid in grids))
 
 
 # --- another number of calls ------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dode.denoisers.conditioning import Conditioning, ImageNumbers
 from dode.denoisers.images import PICTURES, Images
-from dode.schedules import EDM, Flow, Schedule, VPDiscrete, karras, time_uniform
+from dode.schedules import EDM, Final, Flow, Schedule, VPDiscrete, karras, time_uniform
 
 
 class Coefficients(NamedTuple):
@@ -99,15 +99,15 @@ class Denoiser:
     def sigma_max(self) -> float:
         return self.schedule.sigma_max
 
-    def grid(self, n: int) -> Tensor:
-        """The customary grid of ``n`` steps to 0, ``(n + 1,)``.
+    def grid(self, n: int, final: Final = "zero") -> Tensor:
+        """The customary grid of ``n`` steps to 0, or to :attr:`sigma_min`, ``(n + 1,)``.
 
         Uniform in time on a VP chain and for flow matching, there with the schedule's shift; otherwise Karras's.
         """
         shift = self.schedule.shift if isinstance(self.schedule, Flow) else 1.0
         if isinstance(self.schedule, (VPDiscrete, Flow)):
-            return shift * time_uniform(n, self.sigma_min / shift, self.sigma_max / shift, self.schedule, final="zero")
-        return karras(n, self.sigma_min, self.sigma_max, final="zero")
+            return shift * time_uniform(n, self.sigma_min / shift, self.sigma_max / shift, self.schedule, final=final)
+        return karras(n, self.sigma_min, self.sigma_max, final=final)
 
     def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         sigma = torch.as_tensor(sigma, dtype=torch.float64)
