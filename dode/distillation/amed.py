@@ -1,18 +1,59 @@
-"""AMED: between any two levels of a grid, one level and one length are designed (Zhou et al., CVPR 2024)."""
+"""AMED: between any two levels of a grid, one level and one length are designed (Zhou et al., CVPR 2024).
+
+The network, its training and the defaults are those of the program that the authors released.
+"""
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dode import solvers
-from dode.denoisers import Denoiser
+from dode.denoisers import Denoiser, expand
 from dode.distillation.designer import Designed, Designer, Memory, Plan, feature_size
-from dode.distillation.designer_training import train
 from dode.distillation.problem import Problem, distiller
-from dode.schedules import karras
+from dode.distillation.teachers import record, target_states
+from dode.sampling import State
+from dode.schedules import VPContinuous, time_uniform
+from dode.utils.optimisation import BACKWARD, Run, Settings
+
+
+class Predictor(Designer):
+    """The released network: from the bottleneck and the levels at a step's ends to two numbers, random at first.
+
+    ``levels`` are the grid's; where nothing is seen (an analytical first step) the bottleneck is told as 0.
+    """
+
+    def __init__(self, levels: list[float], features: int = 0, seed: int = 0) -> None:
+        nn.Module.__init__(self)
+        self.config: dict[str, Any] = dict(levels=levels, features=features, seed=seed)
+        self.levels = torch.tensor(levels)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.time, self.read = nn.Linear(8, 8), nn.Linear(features or 1, 128)
+            self.narrow, self.last = nn.Linear(128, 4), nn.Linear(4 + 2 * 8, 2)
+            nn.init.xavier_uniform_(self.time.weight)
+            for layer in (self.read, self.narrow, self.last):
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, feature: Tensor | None, level: Tensor, row: int) -> Tensor:
+        weight, count = self.read.weight, len(level)
+        ends = self.levels[row : row + 2].to(weight)
+        angles = ends[:, None] / 10_000 ** (torch.arange(4).to(weight) / 3)
+        told = F.silu(self.time(torch.cat([angles.sin(), angles.cos()], 1))).flatten()
+        feature = weight.new_zeros(count, weight.shape[1]) if feature is None else feature.to(weight)
+        seen = self.narrow(F.silu(self.read(feature)))
+        return self.last(torch.cat([seen, told.expand(count, -1)], 1))
 
 
 class AMED(Designed):
@@ -20,25 +61,40 @@ class AMED(Designed):
 
         x_mid = x_n + (t_mid - t_n) eps(x_n, t_n)        x_{n+1} = x_n + c (t_{n+1} - t_n) eps(x_mid, t_mid)
 
-    with ``t_mid = t_n^r t_{n+1}^(1-r)``.  ``r`` and ``c`` are designed from the bottleneck of the first call; both
-    start where DPM-Solver-2 is, ``r = 1/2`` and ``c = 1``.  The base is a DDIM table on the grid, which stays.  With
-    ``afs`` (an odd number of calls) the first step's first call is replaced by the starting noise.  Options: afs.
+    with ``t_mid = t_n^r t_{n+1}^(1-r)``.  ``r`` and ``c`` are designed from the bottleneck of the first call.  The base
+    is a DDIM table on the grid, which stays.  With ``afs`` (an odd number of calls) ``x / sqrt(1 + t^2)`` takes the
+    place of the first step's first call.  Options: afs, and scale: ``c`` is in ``1 - scale .. 1 + scale``.  A file
+    without a scale is of another training, :func:`dode.distillation.train`: there a :class:`Designer` starts from
+    ``r = 1/2`` and ``c = 1``, where DPM-Solver-2 is, ``c`` is in 0.5..1.5, and the first noise the starting noise.
     """
 
     @property
     def nfe(self) -> int:
         return 2 * self.base.nfe - int(self.options["afs"])
 
+    @staticmethod
+    def network(config: dict[str, Any]) -> Designer:
+        return Predictor(**config) if "levels" in config else Designer(**config)
+
     def begin(self, noise: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         top = self.base.sigmas[0].to(noise.device).expand(len(noise))
         first = self._design(0, None, top, memory) if self.options["afs"] else top
         return first, first
 
+    def initial(self, noise: Tensor, level: Tensor) -> State | None:
+        if "scale" not in self.options or not self.options["afs"]:
+            return None
+        x, top = self.base.sigmas[0].item() * noise, self.base.sigmas[0].item()
+        first = x / math.sqrt(1 + top**2)
+        return State(x + expand(level - top, x) * first, {-1: first}, 0, level)
+
     def _design(self, step: int, feature: Tensor | None, level: Tensor, memory: Memory) -> Tensor:
         """The level between those of ``step``; the length of the step goes to ``memory``."""
         numbers = self.designer(feature, level, step).double()  # of what is known where the step starts
         start, end = (self.base.sigmas[k].to(level) for k in (step, step + 1))
-        memory["length"] = 1 + torch.tanh(numbers[:, 1]) / 2
+        scale = self.options.get("scale")
+        turn = scale * torch.tanh(numbers[:, 1] / 2) if scale else torch.tanh(numbers[:, 1]) / 2
+        memory["length"] = 1 + turn
         return torch.exp(end.log() + torch.sigmoid(numbers[:, 0]) * (start / end).log())
 
     def _place(self, row: int) -> tuple[int, bool]:
@@ -64,34 +120,123 @@ class AMED(Designed):
         return range(row - 1, row + 1)
 
 
-def begin_amed(denoiser: Denoiser, grid: Callable[[int], Tensor], nfe: int, *, features: bool = True) -> AMED:
+def begin_amed(
+    denoiser: Denoiser, grid: Callable[[int], Tensor], nfe: int, *, features: bool = True, scale: float | None = None,
+    seed: int = 0,
+) -> AMED:  # fmt: skip
     """The solver that AMED's training starts from, with an analytical first step where ``nfe`` is odd.
 
-    ``grid`` is a function of the number of steps.  ValueError for fewer than two calls, or a grid that ends at 0: there
-    is no level between that and the last.
+    ``grid`` is a function of the number of steps.  ``scale``: with a random :class:`Predictor`, as released; None: with
+    a :class:`Designer`, as DPM-Solver-2.  ValueError for fewer than two calls, or a grid that ends at 0: there is no
+    level between that and the last.
     """
     if nfe < 2:
         raise ValueError(f"AMED takes two calls a step, the first of which may be analytical; got {nfe} in all, take 2")
     steps = (nfe + 1) // 2
     if (levels := grid(steps))[-1] == 0:
         raise ValueError("AMED designs a level between any two, and none lies between one and 0; end at sigma_min")
-    designer = Designer(steps, 2, feature_size(denoiser) if features else 0)
-    return AMED(solvers.ddim(levels), designer, dict(afs=bool(nfe % 2)))
+    size, options = feature_size(denoiser) if features else 0, dict[str, Any](afs=bool(nfe % 2))
+    if scale is None:
+        return AMED(solvers.ddim(levels), Designer(steps, 2, size), options)
+    return AMED(solvers.ddim(levels), Predictor(levels.tolist(), size, seed), options | dict(scale=scale))
+
+
+def vp_time(n: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """``n`` steps, uniform in the time of the VP process with ``sigma_max`` at 1 and ``sigma_min`` at 1e-3.
+
+    The released "time_uniform", of whatever network.
+    """
+    low, high, end = math.log1p(sigma_min**2), math.log1p(sigma_max**2), 1e-3
+    growth = 2 * (low / end - high) / (end - 1)
+    return time_uniform(n, sigma_min, sigma_max, VPContinuous(high - growth / 2, high + growth / 2, end))
+
+
+class Steady(Settings):
+    """Adam as released: at one rate, its gradient as it is."""
+
+    betas, clip = (0.9, 0.999), math.inf
+
+    def rate_at(self, step: int) -> float:
+        return 1.0
 
 
 @distiller(
     "AMED", source="Zhou et al. 2024", cite="zhou2024amed", place=3, grid=None, moves=("levels", "weights"),
-    needs_gradient=True, designs=True,
+    needs_gradient=True, loss=None, designs=True, trajectories=10_000,
 )  # fmt: skip
 def amed(
-    problem: Problem, *, levels: Callable[[int], Tensor] | None = None, features: bool = True, rate: float = 5e-3,
-    trajectories: int = 2_000,
+    problem: Problem, *, levels: Callable[[int], Tensor] | None = None, features: bool = True, scale: float = 0.01,
+    rate: float = 5e-3, trajectories: int = 10_000, batch: int = 128, seed: int = 0,
 ) -> Designed:  # fmt: skip
-    """An intermediate noise level for each step; of the solver only the calls count.
+    """An intermediate noise level for each step; of the solver only the calls count.  Trained as released.
 
-    ``levels`` is a grid function that does not end at 0; None: Karras's.  The other options are those of :func:`dlms`.
+    Each step of a batch is an update of its own: from the state of the teacher, Heun's method with two steps to each of
+    the student's, to its next state, by the squared distance summed over pixels.  As released, but: the bottleneck is
+    the network's coarsest map, whichever block gives it; a loss that is not finite is an error (its gradient is not
+    set to 0); a batch is in ``autocast`` arithmetic if there is one.  There is no early selection.
+
+    Parameters
+    ----------
+    levels
+        A grid function that does not end at 0; twice the steps have to meet each of its levels.  None: :func:`vp_time`.
+    features
+        Whether the predictor reads the bottleneck of the network.
+    scale
+        How far the length of a step may be from 1.
+    rate
+        Adam's, constant.
+    trajectories, batch
+        Noises that it is trained on, and how many at a time.
+    seed
+        Of the predictor's first weights and of those noises.
     """
-    model = problem.denoiser
-    grid = levels or (lambda n: karras(n, model.sigma_min, model.sigma_max))
-    start = begin_amed(problem.denoiser, grid, problem.table.nfe, features=features)
-    return train(problem, start, rate=rate, trajectories=trajectories)
+    denoiser, size = problem.denoiser, min(batch, trajectories)
+    grid = levels or (lambda n: vp_time(n, denoiser.sigma_min, denoiser.sigma_max))
+    start = begin_amed(denoiser, grid, problem.table.nfe, features=features, scale=scale, seed=seed)
+    before, count, rounds = denoiser.evaluations, start.base.nfe, math.ceil(trajectories / size)
+    recipe = Steady(
+        f"{problem.method}-{start.nfe}-{start.base.digest[:8]}-{scale:g}-{features}", count * rounds, size, rate,
+        ema=0, seed=seed, save_every=count * max(1, rounds // 20),
+    )  # fmt: skip
+    learner = copy.deepcopy(start.designer).to(denoiser.device)
+    student, run = replace(start, designer=learner), Run(recipe, learner, problem.folder)
+    examples = problem.examples(1.0)
+    teacher = solvers.heun(grid(2 * count))
+    stops, path = target_states(start.base, teacher, "time"), list[Tensor]()
+
+    def loss(generator: torch.Generator) -> Tensor:
+        number, step = divmod(run.step, count)
+        these = denoiser.of(size * number + torch.arange(size))
+        if step == 0:
+            noise = torch.randn((size, *denoiser.shape), generator=generator).to(denoiser.device)
+            states = record(these, start.base, noise, teacher).states
+            path[:] = noise, *(states[stop] for stop in stops)
+        return step_loss(student, these, step, path)
+
+    spent = run.notes.setdefault("network_evaluations", 0)
+    costs = run.notes.setdefault("cost", [examples.check(denoiser, start)])
+
+    def note() -> None:
+        costs.append(examples.check(denoiser, student))
+        run.notes["network_evaluations"] = spent + denoiser.evaluations - before
+
+    run.train(loss, progress=problem.progress, check=note)
+    training = run.notes["network_evaluations"] + BACKWARD * count * size * rounds
+    metadata = dict(
+        cost=[costs[0], costs[-1]], costs=costs, trajectories=size * rounds, network_evaluations=training,
+        teacher="heun", teacher_nfe=teacher.nfe,
+    )  # fmt: skip
+    return replace(student, designer=learner.cpu().requires_grad_(False), metadata=metadata)
+
+
+def step_loss(solver: AMED, denoiser: Denoiser, step: int, path: list[Tensor]) -> Tensor:
+    """The squared distance after ``step`` from the teacher's states, summed over pixels, of a mean image.
+
+    ``path``: the noise, and the teacher's states ``(B, ...)`` at the ends of all steps.
+    """
+    row, start = 2 * step - int(solver.options["afs"]), None
+    if step:
+        level = solver.base.sigmas[step].to(path[0].device).expand(len(path[0]))
+        start = State(path[step], {}, row, level)
+    *_, (end, _) = solver.walk(denoiser, path[0], start, row + 2)
+    return (end.x - path[step + 1]).square().flatten(1).sum(1).mean()

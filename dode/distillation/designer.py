@@ -174,17 +174,33 @@ class Designed:
         """The outputs that rows after ``row`` may use."""
         raise NotImplementedError
 
-    def walk(self, denoiser: Denoiser, noise: Tensor) -> Iterator[tuple[State, DesignedRow | None]]:
-        """:func:`dode.sampling.walk` over the rows of a run from ``noise``: what :func:`dode.sample` asks for."""
-        return walk(denoiser, self._rows(denoiser, noise), noise)
+    def initial(self, noise: Tensor, level: Tensor) -> State | None:
+        """Where a run starts that has its first evaluation at ``level``; None: at ``level`` times the noise."""
+        return None
 
-    def _rows(self, denoiser: Denoiser, noise: Tensor) -> Iterator[DesignedRow]:
-        """Each is designed when its network evaluation is done."""
+    def walk(
+        self, denoiser: Denoiser, noise: Tensor, start: State | None = None, until: int | None = None
+    ) -> Iterator[tuple[State, DesignedRow | None]]:
+        """:func:`dode.sampling.walk` over the rows of a run from ``noise``: what :func:`dode.sample` asks for.
+
+        Or from ``start``, which has its level, and up to row ``until``.
+        """
         memory: Memory = {}
         self.designer.to(noise.device)
-        sigma, sigma_in = self.begin(noise, memory)
+        if start is None:
+            sigma, sigma_in = self.begin(noise, memory)
+            start = self.initial(noise, sigma)
+        else:
+            sigma = sigma_in = torch.as_tensor(start.level)
+        rows = range(start.row if start else 0, until or self.nfe)
+        return walk(denoiser, self._rows(denoiser, rows, sigma, sigma_in, memory), noise, start)
+
+    def _rows(
+        self, denoiser: Denoiser, rows: range, sigma: Tensor, sigma_in: Tensor, memory: Memory
+    ) -> Iterator[DesignedRow]:
+        """Each is designed when its network evaluation is done."""
         with watched(denoiser, self.reads) as seen:
-            for index in range(self.nfe):
+            for index in rows:
                 design = partial(self.plan, index, level=sigma, memory=memory)
                 row = DesignedRow(self.base.basis, sigma, sigma_in, self.keep(index), seen, design)
                 yield row
@@ -193,6 +209,11 @@ class Designed:
     def unbind(self) -> Designed:
         """Without the model and shape it was distilled for, so that any denoiser with such a bottleneck may use it."""
         return replace(self, metadata={k: v for k, v in self.metadata.items() if k not in ("model", "shape")})
+
+    @staticmethod
+    def network(config: dict[str, Any]) -> Designer:
+        """The designer that a file's ``config`` is of."""
+        return Designer(**config)
 
     # --- files -----------------------------------------------------------------------------------
 
@@ -214,11 +235,11 @@ class Designed:
         try:
             full = tensors["base.full"]
             base = Tableau(facts["basis"], tensors["base.sigmas"], full[:, 1:], full[:, 0], tensors["base.sigmas_in"])
-            designer = Designer(**facts["config"])
+            style = next(c for c in Designed.__subclasses__() if c.__name__ == facts["style"])
+            designer = style.network(facts["config"])
             own = {k.removeprefix("designer."): v for k, v in tensors.items() if k.startswith("designer.")}
             designer.load_state_dict(own)
             designer.eval().requires_grad_(False)
-            style = next(c for c in Designed.__subclasses__() if c.__name__ == facts["style"])
             return style(base, designer, facts["options"], facts["metadata"])
         except (KeyError, TypeError, ValueError, RuntimeError, StopIteration):
             raise FileError(f"{path} does not hold a valid designed solver; distil it again") from None

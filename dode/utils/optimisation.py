@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,8 @@ class Settings:
     ema: float = 0.999
     seed: int = 0
     save_every: int = 500
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
+    clip: ClassVar[float] = 1.0  # the longest gradient
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -72,7 +74,7 @@ class Run:
         self.average = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
         self.average.update_parameters(model)  # the first copies, all others average
         weights = dict(params=list(model.parameters()), initial_lr=recipe.rate)  # where LambdaLR looks when it goes on
-        self.optimizer = torch.optim.Adam([weights], lr=recipe.rate, betas=(0.9, 0.99))
+        self.optimizer = torch.optim.Adam([weights], lr=recipe.rate, betas=recipe.betas)
         if self.state_file and self.state_file.is_file():
             self._resume(self.state_file)
         self.rates = LambdaLR(self.optimizer, recipe.rate_at, last_epoch=self.step - 1)
@@ -123,7 +125,7 @@ class Run:
         value = loss(torch.Generator(self.device).manual_seed(self.recipe.seed * 1_000_003 + self.step))
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimizer.step()
         self.average.update_parameters(self.model)
         self.rates.step()
