@@ -76,7 +76,7 @@ def test_pages_that_write_one_file_take_turns() -> None:
     writers: dict[str, set[str]] = {}
     for name in PAGES:
         text = pages.source(name).read_text(encoding="utf-8")
-        written = re.findall(r'(?:results_file|experiments\.(?:results|plan))\(\s*"(\w+)"', text)
+        written = re.findall(r'(?:\.rows\([^"\n]*, |experiments\.plan\()"(\w+)"', text)
         for file in written + ["learned"] * ("learned.compare(" in text):
             writers.setdefault(file, set()).add(name)
     shared = {file: names for file, names in writers.items() if len(names) > 1}

@@ -22,12 +22,12 @@ from torch import Tensor
 from dode import __version__
 from dode.denoisers import Denoiser
 from dode.distillation.problem import Problem, distiller
+from dode.distillation.spool import Spool
 from dode.distillation.teachers import Recording, Teacher, make_teacher, target_states
 from dode.sampling import AnyDenoiser, State, advance, combine, evaluate, for_images, initial_state
 from dode.tableau import Tableau, check_model
 from dode.utils.environment import tqdm
 from dode.utils.files import one_of
-from dode.utils.spool import Spool
 
 FirstStep = Literal["noise", "none"]
 Equation = Literal[8, 9, 10]

@@ -9,11 +9,10 @@ for solvers: a new one is a function here, and stands in no other file.
 
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING
 
 from dode.solvers.adams import ddim as ddim, deis as deis, ipndm as ipndm, ipndm_v as ipndm_v, lms as lms, pndm as pndm
 from dode.solvers.base import (
-    SOLVERS as SOLVERS, Maker, SolverInfo as SolverInfo, get as get, parse as parse, parse_options as parse_options,
+    SOLVERS as SOLVERS, SolverInfo as SolverInfo, get as get, parse as parse, parse_options as parse_options,
 )  # fmt: skip
 from dode.solvers.exponential import (
     dpm_solver_multistep as dpm_solver_multistep, dpm_solver_pp as dpm_solver_pp, unipc as unipc,
@@ -26,11 +25,4 @@ from dode.solvers.singlestep import (
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
-
-if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Maker:
-        """A solver of a file that is not named above."""
-        if name in SOLVERS:
-            return SOLVERS[name].make
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+globals().update({name: info.make for name, info in SOLVERS.items()})  # those of files that are not named above, too
