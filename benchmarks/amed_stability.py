@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--trajectories", type=int, nargs="+", default=[400, 10_000])
     args = parser.parse_args()
     p, weights = preset(PRESET), zoo.digest(NAME)
+    network = ARITHMETIC[autocast(p, args.device)]
     sweep = Sweep(home() / "results" / "amed_stability.csv", KEYS)
     for nfe in args.nfe:
         for trajectories in args.trajectories:
@@ -115,7 +116,7 @@ def main() -> None:
                             dict(
                                 checkpoint=NAME, weights=weights, method=method, nfe=nfe, seed=seed,
                                 trajectories=trajectories, batch=batch, images=images, rmse=f"{rmse:.5f}", n=len(HELD),
-                                reference_calls=40, network=ARITHMETIC[autocast(p, args.device)], **provenance(args.device),
+                                reference_calls=40, network=network, **provenance(args.device),
                             ),
                             replace=True,
                         )  # fmt: skip

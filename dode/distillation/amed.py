@@ -5,10 +5,8 @@ The network, its training and the defaults are those of the program that the aut
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,11 +16,10 @@ from torch.nn import functional as F
 from dode import solvers
 from dode.denoisers import Denoiser, expand
 from dode.distillation.designer import Designed, Designer, Memory, Plan, feature_size
+from dode.distillation.designer_training import train
 from dode.distillation.problem import Problem, distiller
-from dode.distillation.teachers import record, target_states
 from dode.sampling import State
 from dode.schedules import VPContinuous, time_uniform
-from dode.utils.optimisation import BACKWARD, Run, Settings
 
 
 class Predictor(Designer):
@@ -41,10 +38,9 @@ class Predictor(Designer):
             self.narrow, self.last = nn.Linear(128, 4), nn.Linear(4 + 2 * 8, 2)
             nn.init.xavier_uniform_(self.time.weight)
             for layer in (self.read, self.narrow, self.last):
-                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
+                nn.init.normal_(layer.weight, std=layer.weight.shape[1] ** -0.5)
+        for layer in (self.time, self.read, self.narrow, self.last):
+            layer.bias.data.zero_()
 
     def forward(self, feature: Tensor | None, level: Tensor, row: int) -> Tensor:
         weight, count = self.read.weight, len(level)
@@ -81,20 +77,19 @@ class AMED(Designed):
         first = self._design(0, None, top, memory) if self.options["afs"] else top
         return first, first
 
-    def initial(self, noise: Tensor, level: Tensor) -> State | None:
+    def initial(self, noise: Tensor) -> State | None:
         if "scale" not in self.options or not self.options["afs"]:
             return None
-        x, top = self.base.sigmas[0].item() * noise, self.base.sigmas[0].item()
-        first = x / math.sqrt(1 + top**2)
-        return State(x + expand(level - top, x) * first, {-1: first}, 0, level)
+        level, top = self.begin(noise, {})[0], self.base.sigmas[0].item()
+        first = noise * (top / math.sqrt(1 + top**2))
+        return State(top * noise + expand(level - top, noise) * first, {-1: first}, 0, level)
 
     def _design(self, step: int, feature: Tensor | None, level: Tensor, memory: Memory) -> Tensor:
         """The level between those of ``step``; the length of the step goes to ``memory``."""
         numbers = self.designer(feature, level, step).double()  # of what is known where the step starts
         start, end = (self.base.sigmas[k].to(level) for k in (step, step + 1))
-        scale = self.options.get("scale")
-        turn = scale * torch.tanh(numbers[:, 1] / 2) if scale else torch.tanh(numbers[:, 1]) / 2
-        memory["length"] = 1 + turn
+        scale, number = self.options.get("scale"), numbers[:, 1]
+        memory["length"] = 1 + (scale * torch.tanh(number / 2) if scale else torch.tanh(number) / 2)
         return torch.exp(end.log() + torch.sigmoid(numbers[:, 0]) * (start / end).log())
 
     def _place(self, row: int) -> tuple[int, bool]:
@@ -151,15 +146,6 @@ def vp_time(n: int, sigma_min: float, sigma_max: float) -> Tensor:
     return time_uniform(n, sigma_min, sigma_max, VPContinuous(high - growth / 2, high + growth / 2, end))
 
 
-class Steady(Settings):
-    """Adam as released: at one rate, its gradient as it is."""
-
-    betas, clip = (0.9, 0.999), math.inf
-
-    def rate_at(self, step: int) -> float:
-        return 1.0
-
-
 @distiller(
     "AMED", source="Zhou et al. 2024", cite="zhou2024amed", place=3, grid=None, moves=("levels", "weights"),
     needs_gradient=True, loss=None, designs=True, trajectories=10_000,
@@ -190,53 +176,10 @@ def amed(
     seed
         Of the predictor's first weights and of those noises.
     """
-    denoiser, size = problem.denoiser, min(batch, trajectories)
-    grid = levels or (lambda n: vp_time(n, denoiser.sigma_min, denoiser.sigma_max))
-    start = begin_amed(denoiser, grid, problem.table.nfe, features=features, scale=scale, seed=seed)
-    before, count, rounds = denoiser.evaluations, start.base.nfe, math.ceil(trajectories / size)
-    recipe = Steady(
-        f"{problem.method}-{start.nfe}-{start.base.digest[:8]}-{scale:g}-{features}", count * rounds, size, rate,
-        ema=0, seed=seed, save_every=count * max(1, rounds // 20),
+    model, size = problem.denoiser, min(batch, trajectories)
+    grid = levels or (lambda n: vp_time(n, model.sigma_min, model.sigma_max))
+    start = begin_amed(model, grid, problem.table.nfe, features=features, scale=scale, seed=seed)
+    return train(
+        problem, start, rate=rate, trajectories=size * math.ceil(trajectories / size), batch_size=size, seed=seed,
+        released=solvers.get("heun").make(grid(2 * start.base.nfe)),
     )  # fmt: skip
-    learner = copy.deepcopy(start.designer).to(denoiser.device)
-    student, run = replace(start, designer=learner), Run(recipe, learner, problem.folder)
-    examples = problem.examples(1.0)
-    teacher = solvers.heun(grid(2 * count))
-    stops, path = target_states(start.base, teacher, "time"), list[Tensor]()
-
-    def loss(generator: torch.Generator) -> Tensor:
-        number, step = divmod(run.step, count)
-        these = denoiser.of(size * number + torch.arange(size))
-        if step == 0:
-            noise = torch.randn((size, *denoiser.shape), generator=generator).to(denoiser.device)
-            states = record(these, start.base, noise, teacher).states
-            path[:] = noise, *(states[stop] for stop in stops)
-        return step_loss(student, these, step, path)
-
-    spent = run.notes.setdefault("network_evaluations", 0)
-    costs = run.notes.setdefault("cost", [examples.check(denoiser, start)])
-
-    def note() -> None:
-        costs.append(examples.check(denoiser, student))
-        run.notes["network_evaluations"] = spent + denoiser.evaluations - before
-
-    run.train(loss, progress=problem.progress, check=note)
-    training = run.notes["network_evaluations"] + BACKWARD * count * size * rounds
-    metadata = dict(
-        cost=[costs[0], costs[-1]], costs=costs, trajectories=size * rounds, network_evaluations=training,
-        teacher="heun", teacher_nfe=teacher.nfe,
-    )  # fmt: skip
-    return replace(student, designer=learner.cpu().requires_grad_(False), metadata=metadata)
-
-
-def step_loss(solver: AMED, denoiser: Denoiser, step: int, path: list[Tensor]) -> Tensor:
-    """The squared distance after ``step`` from the teacher's states, summed over pixels, of a mean image.
-
-    ``path``: the noise, and the teacher's states ``(B, ...)`` at the ends of all steps.
-    """
-    row, start = 2 * step - int(solver.options["afs"]), None
-    if step:
-        level = solver.base.sigmas[step].to(path[0].device).expand(len(path[0]))
-        start = State(path[step], {}, row, level)
-    *_, (end, _) = solver.walk(denoiser, path[0], start, row + 2)
-    return (end.x - path[step + 1]).square().flatten(1).sum(1).mean()

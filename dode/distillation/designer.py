@@ -174,8 +174,8 @@ class Designed:
         """The outputs that rows after ``row`` may use."""
         raise NotImplementedError
 
-    def initial(self, noise: Tensor, level: Tensor) -> State | None:
-        """Where a run starts that has its first evaluation at ``level``; None: at ``level`` times the noise."""
+    def initial(self, noise: Tensor) -> State | None:
+        """Where a run starts; None: at its first level times the noise."""
         return None
 
     def walk(
@@ -183,24 +183,17 @@ class Designed:
     ) -> Iterator[tuple[State, DesignedRow | None]]:
         """:func:`dode.sampling.walk` over the rows of a run from ``noise``: what :func:`dode.sample` asks for.
 
-        Or from ``start``, which has its level, and up to row ``until``.
+        Or from ``start``, at its level, and before row ``until``.
         """
-        memory: Memory = {}
         self.designer.to(noise.device)
-        if start is None:
-            sigma, sigma_in = self.begin(noise, memory)
-            start = self.initial(noise, sigma)
-        else:
-            sigma = sigma_in = torch.as_tensor(start.level)
-        rows = range(start.row if start else 0, until or self.nfe)
-        return walk(denoiser, self._rows(denoiser, rows, sigma, sigma_in, memory), noise, start)
+        return walk(denoiser, self._rows(denoiser, noise, start, until), noise, start or self.initial(noise))
 
-    def _rows(
-        self, denoiser: Denoiser, rows: range, sigma: Tensor, sigma_in: Tensor, memory: Memory
-    ) -> Iterator[DesignedRow]:
+    def _rows(self, denoiser: Denoiser, noise: Tensor, start: State | None, until: int | None) -> Iterator[DesignedRow]:
         """Each is designed when its network evaluation is done."""
+        memory: Memory = {}
+        sigma, sigma_in = (torch.as_tensor(start.level),) * 2 if start else self.begin(noise, memory)
         with watched(denoiser, self.reads) as seen:
-            for index in rows:
+            for index in range(start.row if start else 0, until or self.nfe):
                 design = partial(self.plan, index, level=sigma, memory=memory)
                 row = DesignedRow(self.base.basis, sigma, sigma_in, self.keep(index), seen, design)
                 yield row

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +25,8 @@ from dode.utils.files import load_tensors, save_tensors
 LOG_EVERY = 100  # steps behind each row of the log
 BACKWARD = 2  # a backward pass is counted as this many network calls
 FORMAT = 2  # of a state; one of another is refused
-Loss = Callable[[torch.Generator], Tensor]  # draws all its random numbers from the generator
+# Draws all its random numbers from the generator.  Of several losses each is an update of its own.
+Loss = Callable[[torch.Generator], Tensor | Iterable[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,12 @@ class Run:
         bar.close()
 
     def _step(self, loss: Loss) -> float:
-        value = loss(torch.Generator(self.device).manual_seed(self.recipe.seed * 1_000_003 + self.step))
-        self.optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        self.optimizer.step()
+        values = loss(torch.Generator(self.device).manual_seed(self.recipe.seed * 1_000_003 + self.step))
+        for value in [values] if isinstance(values, Tensor) else values:
+            self.optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+            self.optimizer.step()
         self.average.update_parameters(self.model)
         self.rates.step()
         self.step += 1
