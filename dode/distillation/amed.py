@@ -35,21 +35,21 @@ class Predictor(Designer):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.time, self.read = nn.Linear(8, 8), nn.Linear(features or 1, 128)
-            self.narrow, self.last = nn.Linear(128, 4), nn.Linear(4 + 2 * 8, 2)
+            self.narrow, self.ends = nn.Linear(128, 4), nn.Linear(4 + 2 * 8, 2)
             nn.init.xavier_uniform_(self.time.weight)
-            for layer in (self.read, self.narrow, self.last):
+            for layer in (self.read, self.narrow, self.ends):
                 nn.init.normal_(layer.weight, std=layer.weight.shape[1] ** -0.5)
-        for layer in (self.time, self.read, self.narrow, self.last):
+        for layer in (self.time, self.read, self.narrow, self.ends):
             layer.bias.data.zero_()
 
     def forward(self, feature: Tensor | None, level: Tensor, row: int) -> Tensor:
         weight, count = self.read.weight, len(level)
-        ends = self.levels[row : row + 2].to(weight)
-        angles = ends[:, None] / 10_000 ** (torch.arange(4).to(weight) / 3)
+        levels = self.levels[row : row + 2].to(weight)
+        angles = levels[:, None] / 10_000 ** (torch.arange(4).to(weight) / 3)
         told = F.silu(self.time(torch.cat([angles.sin(), angles.cos()], 1))).flatten()
         feature = weight.new_zeros(count, weight.shape[1]) if feature is None else feature.to(weight)
         seen = self.narrow(F.silu(self.read(feature)))
-        return self.last(torch.cat([seen, told.expand(count, -1)], 1))
+        return self.ends(torch.cat([seen, told.expand(count, -1)], 1))
 
 
 class AMED(Designed):
