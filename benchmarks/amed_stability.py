@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dode import distillation, schedules, zoo
+from dode import distillation, schedules, solvers, zoo
 from dode.denoisers import Denoiser
-from dode.distillation import DISTILLERS, Problem, begin_amed, train
+from dode.distillation import AMED, DISTILLERS, Designer, Problem, train
+from dode.distillation.designer import feature_size
 from dode.distillation.teachers import Examples
 from dode.experiments import Sweep, fits, home, preset, provenance
 from dode.experiments.run import Run, load_cached
@@ -79,7 +80,9 @@ def runs(p: Any, method: str, nfe: int, seed: int, trajectories: int, batch: int
     else:
         problem.residual = fits.loss(device, "all", NAME)
         fast = replace(problem, denoiser=problem.autocast)
-        start = begin_amed(fast.denoiser, lambda n: schedules.karras(n, model.sigma_min, model.sigma_max), nfe)
+        levels = schedules.karras((nfe + 1) // 2, model.sigma_min, model.sigma_max)
+        designer = Designer(len(levels) - 1, 2, feature_size(model))
+        start = AMED(solvers.ddim(levels), designer, dict(afs=bool(nfe % 2)))
         checks = min(25, trajectories // batch)
         train(fast, start, rate=5e-3, trajectories=trajectories, batch_size=batch, checks=checks, seed=seed)
     return problem.trace

@@ -59,18 +59,16 @@ class AMED(Designed):
 
     with ``t_mid = t_n^r t_{n+1}^(1-r)``.  ``r`` and ``c`` are designed from the bottleneck of the first call.  The base
     is a DDIM table on the grid, which stays.  With ``afs`` (an odd number of calls) ``x / sqrt(1 + t^2)`` takes the
-    place of the first step's first call.  Options: afs, and scale: ``c`` is in ``1 - scale .. 1 + scale``.  A file
-    without a scale is of another training, :func:`dode.distillation.train`: there a :class:`Designer` starts from
-    ``r = 1/2`` and ``c = 1``, where DPM-Solver-2 is, ``c`` is in 0.5..1.5, and the first noise the starting noise.
+    place of the first step's first call.  Options: afs, and scale: ``c`` is in ``1 - scale .. 1 + scale``.  Without a
+    scale, as Algorithm 1 of DLMS trained it: a :class:`Designer` that starts as DPM-Solver-2 (``r = 1/2``, ``c = 1``),
+    ``c`` in 0.5..1.5, and the starting noise itself in that place.
     """
 
     @property
     def nfe(self) -> int:
         return 2 * self.base.nfe - int(self.options["afs"])
 
-    @staticmethod
-    def network(config: dict[str, Any]) -> Designer:
-        return Predictor(**config) if "levels" in config else Designer(**config)
+    network = staticmethod(lambda **config: (Predictor if "levels" in config else Designer)(**config))
 
     def begin(self, noise: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         top = self.base.sigmas[0].to(noise.device).expand(len(noise))
@@ -116,31 +114,25 @@ class AMED(Designed):
 
 
 def begin_amed(
-    denoiser: Denoiser, grid: Callable[[int], Tensor], nfe: int, *, features: bool = True, scale: float | None = None,
+    denoiser: Denoiser, grid: Callable[[int], Tensor], nfe: int, *, features: bool = True, scale: float = 0.01,
     seed: int = 0,
 ) -> AMED:  # fmt: skip
     """The solver that AMED's training starts from, with an analytical first step where ``nfe`` is odd.
 
-    ``grid`` is a function of the number of steps.  ``scale``: with a random :class:`Predictor`, as released; None: with
-    a :class:`Designer`, as DPM-Solver-2.  ValueError for fewer than two calls, or a grid that ends at 0: there is no
-    level between that and the last.
+    ``grid`` is a function of the number of steps.  ValueError for fewer than two calls, or a grid that ends at 0: there
+    is no level between that and the last.
     """
     if nfe < 2:
         raise ValueError(f"AMED takes two calls a step, the first of which may be analytical; got {nfe} in all, take 2")
     steps = (nfe + 1) // 2
     if (levels := grid(steps))[-1] == 0:
         raise ValueError("AMED designs a level between any two, and none lies between one and 0; end at sigma_min")
-    size, options = feature_size(denoiser) if features else 0, dict[str, Any](afs=bool(nfe % 2))
-    if scale is None:
-        return AMED(solvers.ddim(levels), Designer(steps, 2, size), options)
-    return AMED(solvers.ddim(levels), Predictor(levels.tolist(), size, seed), options | dict(scale=scale))
+    predictor = Predictor(levels.tolist(), feature_size(denoiser) if features else 0, seed)
+    return AMED(solvers.ddim(levels), predictor, dict(afs=bool(nfe % 2), scale=scale))
 
 
 def vp_time(n: int, sigma_min: float, sigma_max: float) -> Tensor:
-    """``n`` steps, uniform in the time of the VP process with ``sigma_max`` at 1 and ``sigma_min`` at 1e-3.
-
-    The released "time_uniform", of whatever network.
-    """
+    """``n`` steps, uniform in the time of the VP process with these ends at 1e-3 and 1: the released "time_uniform"."""
     low, high, end = math.log1p(sigma_min**2), math.log1p(sigma_max**2), 1e-3
     growth = 2 * (low / end - high) / (end - 1)
     return time_uniform(n, sigma_min, sigma_max, VPContinuous(high - growth / 2, high + growth / 2, end))
@@ -156,25 +148,15 @@ def amed(
 ) -> Designed:  # fmt: skip
     """An intermediate noise level for each step; of the solver only the calls count.  Trained as released.
 
-    Each step of a batch is an update of its own: from the state of the teacher, Heun's method with two steps to each of
-    the student's, to its next state, by the squared distance summed over pixels.  As released, but: the bottleneck is
-    the network's coarsest map, whichever block gives it; a loss that is not finite is an error (its gradient is not
-    set to 0); a batch is in ``autocast`` arithmetic if there is one.  There is no early selection.
+    Each step of a batch is an update of its own: from the teacher's state to its next one, by the squared distance
+    summed over pixels.  The teacher is Heun's method with two steps to each of the student's; the last weights count.
+    As released, but: the bottleneck is the coarsest map, whichever block gives it; a loss that is not finite ends the
+    training (there a gradient is set to 0); it runs in ``autocast`` arithmetic where there is one.
 
-    Parameters
-    ----------
-    levels
-        A grid function that does not end at 0; twice the steps have to meet each of its levels.  None: :func:`vp_time`.
-    features
-        Whether the predictor reads the bottleneck of the network.
-    scale
-        How far the length of a step may be from 1.
-    rate
-        Adam's, constant.
-    trajectories, batch
-        Noises that it is trained on, and how many at a time.
-    seed
-        Of the predictor's first weights and of those noises.
+    ``levels`` is a grid function that does not end at 0, and meets each of its levels with twice the steps; None:
+    :func:`vp_time`.  ``features``: whether the bottleneck is read.  ``scale``: how far the length of a step may be from
+    1.  ``rate`` is Adam's, constant.  Of ``trajectories`` noises, ``batch`` at a time, each is seen once; ``seed`` is
+    theirs and that of the first weights.
     """
     model, size = problem.denoiser, min(batch, trajectories)
     grid = levels or (lambda n: vp_time(n, model.sigma_min, model.sigma_max))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -147,6 +147,7 @@ class Designed:
     designer: Designer
     options: dict[str, Any] = field(default_factory=dict)  # of the kind of solver, for :meth:`save`
     metadata: dict[str, Any] = field(default_factory=dict)
+    network: ClassVar[Callable[..., Designer]] = Designer  # of the config that a file has
 
     @property
     def nfe(self) -> int:
@@ -203,11 +204,6 @@ class Designed:
         """Without the model and shape it was distilled for, so that any denoiser with such a bottleneck may use it."""
         return replace(self, metadata={k: v for k, v in self.metadata.items() if k not in ("model", "shape")})
 
-    @staticmethod
-    def network(config: dict[str, Any]) -> Designer:
-        """The designer that a file's ``config`` is of."""
-        return Designer(**config)
-
     # --- files -----------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
@@ -229,7 +225,7 @@ class Designed:
             full = tensors["base.full"]
             base = Tableau(facts["basis"], tensors["base.sigmas"], full[:, 1:], full[:, 0], tensors["base.sigmas_in"])
             style = next(c for c in Designed.__subclasses__() if c.__name__ == facts["style"])
-            designer = style.network(facts["config"])
+            designer = style.network(**facts["config"])
             own = {k.removeprefix("designer."): v for k, v in tensors.items() if k.startswith("designer.")}
             designer.load_state_dict(own)
             designer.eval().requires_grad_(False)

@@ -101,10 +101,7 @@ def losses(
 
 
 def step_losses(solver: Designed, denoiser: Denoiser, noise: Tensor, teacher: Tableau) -> Iterator[Tensor]:
-    """The loss of each step for itself, from state to state of the teacher: squares, summed over the pixels.
-
-    As AMED was released.  The designer may change from one to the next.
-    """
+    """AMED's, as released: of each step for itself, from state to state of ``teacher``; squares, summed over pixels."""
     stops = target_states(solver.base, teacher, "time")
     states, start = record(denoiser, solver.base, noise, teacher).states, None
     for level, stop, row in zip(solver.base.sigmas[1:], stops, filter(solver.matched, range(solver.nfe)), strict=True):
@@ -135,8 +132,8 @@ def train(
     ``["losses"]`` (each row's, at each check) and ``["network_evaluations"]``, a backward pass counted as two calls,
     all teachers' included.  FloatingPointError if a loss is not finite.
 
-    ``released``, the table of a teacher that meets the levels of the base: each of :func:`step_losses` is an update of
-    its own, the rate constant, and the solver the last one, ``metadata["kept"]`` its cost.
+    With ``released``, a teacher's table, each of :func:`step_losses` is an update of its own, the rate constant, and
+    the last designer kept (``metadata["kept"]`` is its cost).
     """
     denoiser, residual, method = problem.denoiser, problem.residual, problem.method
     before, steps = denoiser.evaluations, max(1, trajectories // batch_size)
@@ -180,13 +177,12 @@ def train(
         notes["network_evaluations"] = spent + denoiser.evaluations - before
 
     run.train(loss, progress=problem.progress, check=select)
-    compared = sum(map(solver.matched, range(solver.nfe)))  # as released, a gradient goes through one call each
-    backward = BACKWARD * (compared if released else solver.nfe) * batch_size * steps
+    training_evaluations = spent + denoiser.evaluations - before + BACKWARD * solver.nfe * batch_size * steps
     found_designer = _copy(solver, run.best).requires_grad_(False)
     metadata = dict(
         cost=notes["cost"], losses=notes["losses"], trajectories=steps * batch_size,
-        network_evaluations=spent + denoiser.evaluations - before + backward, teacher="deis, online",
-        teacher_nfe=points * compared,
+        network_evaluations=training_evaluations, teacher="deis, online",
+        teacher_nfe=points * sum(map(solver.matched, range(solver.nfe))),
     )  # fmt: skip
     if released:
         metadata |= dict(kept=notes["cost"][-1], teacher=released.metadata["solver"], teacher_nfe=released.nfe)
