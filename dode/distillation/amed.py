@@ -57,11 +57,11 @@ class AMED(Designed):
 
         x_mid = x_n + (t_mid - t_n) eps(x_n, t_n)        x_{n+1} = x_n + c (t_{n+1} - t_n) eps(x_mid, t_mid)
 
-    with ``t_mid = t_n^r t_{n+1}^(1-r)``.  ``r`` and ``c`` are designed from the bottleneck of the first call.  The base
-    is a DDIM table on the grid, which stays.  With ``afs`` (an odd number of calls) ``x / sqrt(1 + t^2)`` takes the
-    place of the first step's first call.  Options: afs, and scale: ``c`` is in ``1 - scale .. 1 + scale``.  Without a
-    scale, as Algorithm 1 of DLMS trained it: a :class:`Designer` that starts as DPM-Solver-2 (``r = 1/2``, ``c = 1``),
-    ``c`` in 0.5..1.5, and the starting noise itself in that place.
+    with ``t_mid = t_n^r t_{n+1}^(1-r)`` (the program's ``r`` is our ``1 - r``).  ``r`` and ``c`` are designed from the
+    bottleneck of the first call.  The base is a DDIM table on the grid, which stays.  With ``afs`` (an odd number of
+    calls) ``x / sqrt(1 + t^2)`` takes the place of the first step's first call.  Options: afs, and scale: ``c`` is in
+    ``1 - scale .. 1 + scale``.  Without a scale, as Algorithm 1 of DLMS trained it: a :class:`Designer` that starts as
+    DPM-Solver-2 (``r = 1/2``, ``c = 1``), ``c`` in 0.5..1.5, and the starting noise itself in that place.
     """
 
     @property
