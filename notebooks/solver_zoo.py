@@ -35,6 +35,7 @@ from IPython.display import HTML
 import dode
 from dode import experiments, schedules, solvers
 from dode.denoisers import MixtureDenoiser
+from dode.distillation import corrected
 from dode.experiments import comparisons, orders, plots
 from dode.metrics import rmse
 
@@ -108,7 +109,8 @@ plt.show()
 #
 # DPM-Solver-1, DEIS-0, iPNDM-1 and UniP-1 are DDIM. k-diffusion's LMS, DEIS's rhoAB and iPNDM_v are one table; PNDM without its warm-up is
 # iPNDM; UniP-2 is DPM-Solver++(2M); k-diffusion's DPM-2 is DPM-Solver-2; UniP-3 is DEIS on clean-image estimates, polynomials in
-# $\ln \sigma$, whichever $B(h)$ it is given.
+# $\ln \sigma$, whichever $B(h)$ it is given. Gradient estimation {cite:p}`permenter2024geometric` is D-DDIM with $\lambda = 1$ in every step, published three
+# months before it; RES multistep {cite:p}`zhang2023res` is DEIS of order 2 on clean images.
 
 # %% tags=["nbval-check-output", "hide-input"]
 same = lambda a, b: bool(torch.allclose(a.full, b.to_basis(a.basis).full, rtol=1e-9, atol=1e-10))  # noqa: E731
@@ -125,6 +127,8 @@ print(
 )
 print("UniP-2 = DPM-Solver++(2M):", same(unip(2), solvers.dpm_solver_pp(g, order=2, lower_order_final=False)))
 late = lambda table: table.weights[2:]  # noqa: E731  the rows of full order
+even = corrected(solvers.ddim(g), [1.0] * 7, first_step="none")
+print("Gradient estimation = D-DDIM, all lambdas 1:", same(solvers.gradient_estimation(g), even))
 print("UniP-3 = DEIS on clean images:", all(
     torch.allclose(late(unip(3, variant=v)), late(solvers.deis(g, variable="log_rho", basis="data")), atol=1e-10)
     for v in ("bh1", "bh2")
@@ -146,7 +150,9 @@ CASES = [
     ("iPNDM-4", "ipndm", dict(order=4), 4),
     ("LMS-3", "lms", dict(order=3), 3),
     ("LMS-4", "lms", dict(order=4), 4),
+    ("iPNDM_v-3, as circulated", "ipndm_v", dict(order=3, as_circulated=True), 3),
     ("iPNDM_v-4, as circulated", "ipndm_v", dict(order=4, as_circulated=True), 4),
+    ("Gradient estimation", "gradient_estimation", {}, 1),
     ("DEIS tAB2", "deis", dict(order=3, schedule=schedules.VPContinuous()), 3),
     ("DEIS tAB3", "deis", dict(order=4, schedule=schedules.VPContinuous()), 4),
     ("DEIS log-rho, 3", "deis", dict(order=3, variable="log_rho"), 3),
@@ -164,6 +170,8 @@ CASES = [
     ("UniPC-1", "unipc", dict(order=1, lower_order_final=False), 2),
     ("UniPC-2", "unipc", dict(order=2, lower_order_final=False), 3),
     ("UniPC-3", "unipc", dict(order=3, lower_order_final=False), 4),
+    ("UniPC-3, vary_coeff", "unipc", dict(order=3, variant="vary_coeff", lower_order_final=False), 4),
+    ("RES multistep", "deis", dict(order=2, variable="log_rho", basis="data"), 2),
 ]
 mixture = MixtureDenoiser(
     torch.tensor([[-1.5, 0.0], [1.0, 1.0], [1.0, -1.5]], dtype=torch.float64), torch.tensor([0.3, 0.5, 0.4])
@@ -199,9 +207,9 @@ HTML(orders_table.style.apply(short, axis=1).format(precision=2).hide(axis="inde
 # - **DPM-Solver++(3M)** and the third-order multistep DPM-Solver are of **order 2** as released. The second difference they form is
 #   $h^2 D''/2$, and they weigh it with half of what integrating $D''u^2/2$ gives. The method with the full weight is UniP-3, or DEIS on clean images:
 #   order 3, same calls, same memory.
-# - **iPNDM_v** as it circulates closes a bracket one factor too late in the weight of the second difference; of order 4 three are left. The exact integral is
-#   `solvers.ipndm_v`, the same table as LMS.
-# - **UniPC**'s corrector adds an order, as its paper says.
+# - **iPNDM_v** as it circulates has a slip in the weight of the second difference, which costs no order, and two in the third difference of order 4, which
+#   do: its rows do not sum to the step, and on Karras's grid order 2 is left. The exact integral is `solvers.ipndm_v`, the same table as LMS.
+# - **UniPC**'s corrector adds an order, as its paper says; not so the released variant `vary_coeff`, whose corrector leaves out the highest derivative.
 #
 # Orders speak of many steps. At ten calls and below, they do not decide, as the next figures show.
 

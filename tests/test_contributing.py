@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -140,6 +141,6 @@ def test_a_new_solver_a_new_distiller_and_a_new_card_are_one_file_each(tmp_path:
         (tmp_path / "dode" / f"{name}.py").write_text(text)
     (tmp_path / "_toc.yml").write_text("")
     program = "import torch; torch.save(torch.ones(1), 'flux.pt')\n" + SEEN
-    environment = {"PATH": "", "DODE_CACHE": str(tmp_path)}
+    environment = os.environ | {"DODE_CACHE": str(tmp_path)}
     run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

@@ -54,12 +54,12 @@ ALL = {
 EVERY = pytest.mark.parametrize(("name", "options"), ALL.values(), ids=ALL)
 ends = st.sampled_from(["zero", "sigma_min"])
 smooth = st.builds(
-    schedules.karras, st.integers(4, 12), st.floats(0.01, 0.5), st.floats(1.0, 150.0), st.floats(1.0, 9.0), ends
+    schedules.karras, st.integers(5, 12), st.floats(0.01, 0.5), st.floats(1.0, 150.0), st.floats(1.0, 9.0), ends
 )
 rough = st.builds(  # steps of any size, one after the other
     lambda top, ratios, zero: torch.tensor([top, *(top * r for r in accumulate(ratios, mul)), *[0.0] * zero]).double(),
     st.floats(1.0, 150.0),
-    st.lists(st.floats(0.2, 0.9), min_size=4, max_size=10),
+    st.lists(st.floats(0.2, 0.9), min_size=5, max_size=10),
     st.integers(0, 1),
 )
 grids = smooth | rough
@@ -241,7 +241,6 @@ ORDERS = [
     ("dpm_solver_multistep", dict(order=3, **LATE), 2),
     ("ipndm", dict(order=3), 2),
     ("ipndm", dict(order=4), 2),
-    ("ipndm_v", dict(order=4, as_circulated=True), 3),
 ]
 
 

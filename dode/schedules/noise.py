@@ -136,7 +136,8 @@ class VPDiscrete:
 class VPContinuous:
     """The variance-preserving SDE of Song et al. 2021: ``beta(t) = beta_min + t (beta_max - beta_min)``.
 
-    Labels are ``999 t``, ``t`` in ``[eps, 1]``, as score-SDE networks expect.
+    Labels are ``999 t``, ``t`` in ``[eps, 1]``, as score-SDE networks expect.  ``beta_min`` may be a little below 0, as
+    in the VP time of EDM's range (-0.0047 and 17.53 for 0.002 to 80); sigma is then 0 at a label a little above 0.
     """
 
     beta_min: float = 0.1
@@ -161,7 +162,10 @@ class VPContinuous:
     def label(self, sigma: Tensor) -> Tensor:
         # -2 ln alpha = ln(1 + sigma^2) = t beta_min + t^2 (beta_max - beta_min) / 2, solved for t.
         spread, log = self.beta_max - self.beta_min, torch.log1p(sigma.double() ** 2)
-        return 999 * 2 * log / (self.beta_min + (self.beta_min**2 + 2 * spread * log).sqrt())
+        root = (self.beta_min**2 + 2 * spread * log).sqrt()
+        if self.beta_min < 0:  # where the other form is 0 / 0 at sigma = 0; above 0 this one loses digits there
+            return 999 * (root - self.beta_min) / spread
+        return 999 * 2 * log / (self.beta_min + root)
 
     def sigma(self, label: Tensor) -> Tensor:
         t = torch.as_tensor(label, dtype=torch.float64) / 999

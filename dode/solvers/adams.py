@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -55,6 +56,19 @@ def _in_sigma(s: np.ndarray, i: int, p: int) -> np.ndarray:
     return lagrange(s[i - p + 1 : i + 1][::-1], x) @ w
 
 
+@solver("Gradient estimation", "noise", [1], "Permenter and Yuan 2024, arXiv:2306.04848, algorithm 1", entries={})
+def gradient_estimation(sigmas: Tensor, gamma: float = 2.0) -> Tableau:
+    """DDIM with the noise estimate extrapolated: ``gamma d_i + (1 - gamma) d_{i-1}``, the first step plain.
+
+    D-ODE's correction (Kim et al. 2024, eq. 10) with the same ``lambda = gamma - 1`` in every step.
+    """
+    s = sigmas.tolist()
+    return multistep(
+        "noise", s, orders_of_steps(s, 2, False),
+        lambda i, p: [w * (s[i + 1] - s[i]) for w in ([1.0] if p == 1 else [gamma, 1 - gamma])],
+    )  # fmt: skip
+
+
 @solver("LMS", "noise", [1, 2, 3, 4], "Crowson 2022, k-diffusion, sample_lms", entries={"LMS-4": {}})
 def lms(sigmas: Tensor, order: int = 4, lower_order_final: bool = False) -> Tableau:
     """The linear multistep method of k-diffusion: Adams-Bashforth for unequal steps, polynomials in sigma.
@@ -70,22 +84,31 @@ def lms(sigmas: Tensor, order: int = 4, lower_order_final: bool = False) -> Tabl
 def ipndm_v(sigmas: Tensor, order: int = 4, lower_order_final: bool = False, as_circulated: bool = False) -> Tableau:
     """iPNDM with the weights of the steps actually taken; the same table as :func:`lms`.
 
-    ``as_circulated=True``: the formula found in samplers by that name, where a bracket is closed one factor
-    late.  The second difference then weighs ``(1 - h^2 / (3 h_1 (h_1 + h_2))) / 2`` instead of
-    ``h (2 h + 3 h_1) / (6 h_1 (h_1 + h_2))``, the same for equal steps only: order 4 falls to 3.
+    ``as_circulated=True``: the formula that samplers of this name have (diff-sampler, ComfyUI and others).  On the
+    differences of the last outputs it has three slips: a factor ``h`` too many in the second one; at order 4 a plus
+    for a minus in the third one, and ``h1 / h2`` for ``h2 / h3`` in its last weight, so that rows of unequal steps do
+    not sum to the step.  Order 3 keeps its order; order 4 has order 2 on Karras's grid.
     """
     s = sigmas.numpy()
-
-    def weights(i: int, p: int) -> np.ndarray:
-        exact = _in_sigma(s, i, p)
-        if not as_circulated or p < 3:
-            return exact
-        h, h1, h2 = s[i + 1] - s[i], s[i] - s[i - 1], s[i - 1] - s[i - 2]
-        excess = (1 - h**2 / (3 * h1 * (h1 + h2))) / 2 - h * (2 * h + 3 * h1) / (6 * h1 * (h1 + h2))
-        second_difference = np.array([1, -(1 + h1 / h2), h1 / h2])
-        return exact + np.pad(h * excess * second_difference, (0, p - 3))
-
+    weights = partial(_circulating if as_circulated else _in_sigma, s)
     return multistep("noise", s.tolist(), orders_of_steps(s.tolist(), order, lower_order_final), weights)
+
+
+def _circulating(s: np.ndarray, i: int, p: int) -> np.ndarray:
+    """What samplers called iPNDM_v weigh the outputs of step ``i`` with, ``(p,)``, newest first."""
+    if p < 3:
+        return _in_sigma(s, i, p)
+    h, h1, h2, *more = (s[i + 1 - k] - s[i - k] for k in range(p))
+    second = (1 - h**2 / (3 * h1 * (h1 + h2))) / 2
+    a = h1 / h2
+    row = np.array([1 + h / (2 * h1) + second, -h / (2 * h1) - (1 + a) * second, a * second, 0.0])
+    if p == 4:
+        (h3,) = more
+        third = (1 - h / (3 * (h + h1))) / 2 + (1 - h / (2 * (h + h1))) * h / (6 * (h + h1 + h2))
+        third *= h * (h + h1) * (h + h1 + h2) / (h1 * (h1 + h2) * (h1 + h2 + h3))
+        b = h1 * (h1 + h2) / (h2 * (h2 + h3))
+        row += third * np.array([1, -(1 + a + b), a + b * (1 + h2 / h3), -b * a])
+    return h * row[:p]
 
 
 def _time(schedule: Schedule, sigma: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch import Tensor
 from dode.tableau import Basis, Tableau
 
 Number = TypeVar("Number", float, Tensor)
+Below = Literal["below_10"]
+LowerOrderFinal = bool | Below  # "below_10": only where there are fewer than ten steps
 
 
 def gain(basis: Basis, s: Number, t: Number) -> Number:
@@ -27,12 +29,19 @@ def from_rows(basis: Basis, levels: Sequence[float], rows: Sequence[Mapping[int,
     return Tableau(basis, torch.tensor(levels, dtype=torch.float64), weights)
 
 
-def orders_of_steps(s: Sequence[float], order: int, lower_order_final: bool, exponential: bool = False) -> list[int]:
+def orders_of_steps(
+    s: Sequence[float], order: int, lower_order_final: LowerOrderFinal, exponential: bool = False
+) -> list[int]:
     """The order of each step: rising to ``order`` as outputs come in, falling to 1 at the end if so wished.
 
     In ``ln sigma`` a step to 0 is infinitely long, so it is always of order 1 there (``exponential``).
+    ``lower_order_final="below_10"``: it falls only where there are fewer than ten steps.  ValueError for another word.
     """
     n = len(s) - 1
+    if isinstance(lower_order_final, str):
+        if lower_order_final not in get_args(Below):
+            raise ValueError(f"lower_order_final must be True, False or 'below_10', got {lower_order_final!r}")
+        lower_order_final = n < 10
     orders = [min(order, i + 1, n - i if lower_order_final else order) for i in range(n)]
     if exponential and s[-1] == 0:
         orders[-1] = 1

@@ -65,18 +65,30 @@ def split(nfe: int, order: int, ends_at_zero: bool = False) -> list[int]:
     return orders
 
 
-def _singlestep(basis: Basis, s: list[float], order: int, inner: Inner, solver_type: SolverType) -> Tableau:
+def _singlestep(
+    basis: Basis, s: list[float], order: int, inner: Inner, outer: Inner, solver_type: SolverType
+) -> Tableau:
     one_of("solver_type", solver_type, SolverType)
     one_of("inner", inner, Inner)
-    orders = split(len(s) - 1, order, s[-1] == 0)
+    one_of("outer", outer, Inner)
+    orders, zero = split(len(s) - 1, order, s[-1] == 0), s[-1] == 0
+    places = [0, *accumulate(orders)]
+    levels = [s[place] for place in places]
+    if outer == "log_snr":
+        if inner == "grid":
+            raise ValueError("inner='grid' evaluates at the grid's levels, which outer='log_snr' leaves; take one")
+        levels = [*geometric(s[0], s[-1 - zero], len(orders) - zero), *[0.0] * zero]
     table = Stages(basis, s[0])
-    for first, last in pairwise(accumulate(orders, initial=0)):
-        inside = s[first + 1 : last]
-        if inner == "log_snr":
-            parts = last - first
-            inside = [s[first] ** (1 - k / parts) * s[last] ** (k / parts) for k in range(1, parts)]
-        table.step(_stages(basis, [s[first], *inside, s[last]], solver_type))
+    for (first, last), (here, there) in zip(pairwise(places), pairwise(levels), strict=True):
+        inside = s[first + 1 : last] if inner == "grid" else geometric(here, there, last - first)[1:-1]
+        table.step(_stages(basis, [here, *inside, there], solver_type))
     return table.tableau()
+
+
+def geometric(first: float, last: float, parts: int) -> list[float]:
+    """``parts + 1`` levels, equal steps in ``ln sigma``; one step may end at 0."""
+    inside = [first ** (1 - k / parts) * last ** (k / parts) for k in range(1, parts)]
+    return [first, *inside, last]
 
 
 def _stages(basis: Basis, levels: Sequence[float], solver_type: SolverType) -> list[tuple[float, list[float]]]:
@@ -107,16 +119,22 @@ def _stages(basis: Basis, levels: Sequence[float], solver_type: SolverType) -> l
     entries={"DPM-Solver-3": {}},
 )  # fmt: skip
 def dpm_solver(
-    sigmas: Tensor, order: int = 3, inner: Inner = "log_snr", solver_type: SolverType = "midpoint"
+    sigmas: Tensor,
+    order: int = 3,
+    inner: Inner = "log_snr",
+    outer: Inner = "grid",
+    solver_type: SolverType = "midpoint",
 ) -> Tableau:
     """DPM-Solver-1, -2, -3, single-step.
 
     The grid has one step for each evaluation; steps are taken together in threes, with the rest as the
     paper has it (:func:`split`).  ``inner="log_snr"`` evaluates inside such a step at equal parts of
     ``ln sigma`` (the paper: r1 = 1/3, r2 = 2/3, or 1/2); "grid" at the grid's own levels (diffusers).
+    ``outer="log_snr"`` cuts the grid's range into steps equal in ``ln sigma``, whatever their order, as the released
+    code does on its log-SNR grid and k-diffusion's dpm_fast always does; "grid" takes the levels that the grid has.
     ``solver_type="heun"`` uses the full parabola where "midpoint", the paper's, uses one slope.
     """
-    return _singlestep("noise", sigmas.tolist(), order, inner, solver_type)
+    return _singlestep("noise", sigmas.tolist(), order, inner, outer, solver_type)
 
 
 @solver(
@@ -124,7 +142,11 @@ def dpm_solver(
     entries={"DPM-Solver++(3S)": {}},
 )  # fmt: skip
 def dpm_solver_pp_singlestep(
-    sigmas: Tensor, order: int = 3, inner: Inner = "log_snr", solver_type: SolverType = "midpoint"
+    sigmas: Tensor,
+    order: int = 3,
+    inner: Inner = "log_snr",
+    outer: Inner = "grid",
+    solver_type: SolverType = "midpoint",
 ) -> Tableau:
     """DPM-Solver++(2S) and (3S): :func:`dpm_solver` in the data basis, with the same options."""
-    return _singlestep("data", sigmas.tolist(), order, inner, solver_type)
+    return _singlestep("data", sigmas.tolist(), order, inner, outer, solver_type)
