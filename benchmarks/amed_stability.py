@@ -6,15 +6,17 @@ Two runs of each: 400 noises in batches of 16, looked at after every batch, and 
 released, 32), looked at some 25 times.  The RMSE is that of final images to those of 40 calls of UniP-3 on 128 noises,
 by the network in float32; training is in bf16 where the device has it, as fits are.  Algorithm 1 is that of DLMS; it
 compares features of final images, and what is looked at is its moving average: so was AMED before it was as released.
-Written to results/amed_stability.csv.
+A row "teacher" is of the released training's own, Heun's method.  Written to results/amed_stability.csv.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import product
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from torch import Tensor
 from dode import distillation, schedules, solvers, zoo
 from dode.denoisers import Denoiser
 from dode.distillation import AMED, DISTILLERS, Designer, Problem, train
+from dode.distillation.amed import vp_time
 from dode.distillation.designer import feature_size
 from dode.distillation.teachers import Examples
 from dode.experiments import Sweep, fits, home, preset, provenance
@@ -49,11 +52,8 @@ class Noted(Examples):
 
     trace: list[float] = field(default_factory=list)
 
-    @torch.no_grad()
     def check(self, denoiser: Denoiser, table: Any) -> float:
-        noise, truth = held(str(denoiser.device))
-        missed = sample(load_cached(NAME, str(denoiser.device)), table, noise) - truth
-        self.trace.append(float(missed.double().square().mean().sqrt()))
+        self.trace.append(error(table, str(denoiser.device)))
         return 0.0  # none is better than another: the last is what counts
 
 
@@ -69,23 +69,37 @@ class Watched(Problem):
         return replace(found, trace=self.trace)
 
 
-def runs(p: Any, method: str, nfe: int, seed: int, trajectories: int, batch: int, device: str) -> list[float]:
-    """The RMSE at the start and at each check."""
-    model = load_cached(NAME, device)
+def batch_of(method: str, trajectories: int) -> int:
+    """Noises at a time."""
+    return 16 if trajectories == 400 else {"released": 128, "algorithm 1": 32, "teacher": 0}[method]
+
+
+@torch.no_grad()
+def error(table: Any, device: str) -> float:
+    """RMSE of the final images, in float32."""
+    noise, truth = held(device)
+    return float((sample(load_cached(NAME, device), table, noise) - truth).double().square().mean().sqrt())
+
+
+def runs(method: str, nfe: int, seed: int, trajectories: int, batch: int, device: str) -> dict[int, float]:
+    """The RMSE by how many noises were seen, at the start and at each check."""
+    model, steps = load_cached(NAME, device), (nfe + 1) // 2
+    if method == "teacher":
+        return {0: error(solvers.heun(vp_time(2 * steps, model.sigma_min, model.sigma_max)), device)}
     table, make = fits.initial_solver("amed", NAME, device, nfe)
-    noise = initial_noise(model.shape, range(4), device=model.device)
-    problem = Watched(model, table, noise, make, autocast=Run(p, device).fast(NAME), method="amed")
+    noise, fast = initial_noise(model.shape, range(4), device=model.device), Run(preset(PRESET), device).fast(NAME)
+    problem, rounds = Watched(fast, table, noise, make, method="amed"), math.ceil(trajectories / batch)
     if method == "released":
+        checks = 20
         DISTILLERS["amed"].fit(problem, trajectories=trajectories, batch=batch, seed=seed)
     else:
-        problem.residual = fits.loss(device, "all", NAME)
-        fast = replace(problem, denoiser=problem.autocast)
-        levels = schedules.karras((nfe + 1) // 2, model.sigma_min, model.sigma_max)
-        designer = Designer(len(levels) - 1, 2, feature_size(model))
-        start = AMED(solvers.ddim(levels), designer, dict(afs=bool(nfe % 2)))
-        checks = min(25, trajectories // batch)
-        train(fast, start, rate=5e-3, trajectories=trajectories, batch_size=batch, checks=checks, seed=seed)
-    return problem.trace
+        rounds = trajectories // batch
+        checks, problem.residual = min(25, rounds), fits.loss(device, "all", NAME)
+        levels = schedules.karras(steps, model.sigma_min, model.sigma_max)
+        start = AMED(solvers.ddim(levels), Designer(steps, 2, feature_size(model)), dict(afs=bool(nfe % 2)))
+        train(problem, start, rate=5e-3, trajectories=trajectories, batch_size=batch, checks=checks, seed=seed)
+    every = max(1, rounds // checks)
+    return {batch * min(k * every, rounds): rmse for k, rmse in enumerate(problem.trace)}
 
 
 def main() -> None:
@@ -96,33 +110,20 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["released", "algorithm 1"])
     parser.add_argument("--trajectories", type=int, nargs="+", default=[400, 10_000])
     args = parser.parse_args()
-    p, weights = preset(PRESET), zoo.digest(NAME)
-    network = ARITHMETIC[autocast(p, args.device)]
     sweep = Sweep(home() / "results" / "amed_stability.csv", KEYS)
-    for nfe in args.nfe:
-        for trajectories in args.trajectories:
-            for method in args.methods:
-                for seed in args.seeds:
-                    batch = 16 if trajectories == 400 else 128 if method == "released" else 32
-                    began = time.perf_counter()
-                    trace = runs(p, method, nfe, seed, trajectories, batch, args.device)
-                    print(
-                        f"{method}, NFE {nfe}, seed {seed}, {trajectories}: {time.perf_counter() - began:.0f} s",
-                        flush=True,
-                    )
-                    rounds = -(-trajectories // batch) if method == "released" else trajectories // batch
-                    every = max(1, rounds // 20) if method == "released" else max(1, rounds // min(25, rounds))
-                    for k, rmse in enumerate(trace):
-                        images = batch * min(k * every, rounds)
-                        print(f"  {images}: {rmse:.4f}", flush=True)
-                        sweep.add(
-                            dict(
-                                checkpoint=NAME, weights=weights, method=method, nfe=nfe, seed=seed,
-                                trajectories=trajectories, batch=batch, images=images, rmse=f"{rmse:.5f}", n=len(HELD),
-                                reference_calls=40, network=network, **provenance(args.device),
-                            ),
-                            replace=True,
-                        )  # fmt: skip
+    facts = dict(n=len(HELD), reference_calls=40, network=ARITHMETIC[autocast(preset(PRESET), args.device)])
+    cells = product(args.nfe, args.trajectories, args.methods, args.seeds)
+    for nfe, trajectories, method, seed in [*((nfe, 0, "teacher", 0) for nfe in args.nfe), *cells]:
+        began, batch = time.perf_counter(), batch_of(method, trajectories)
+        trace = runs(method, nfe, seed, trajectories, batch, args.device)
+        print(f"{method}, NFE {nfe}, seed {seed}, {trajectories}: {time.perf_counter() - began:.0f} s", flush=True)
+        for images, rmse in trace.items():
+            print(f"  {images}: {rmse:.4f}", flush=True)
+            row = dict(
+                checkpoint=NAME, weights=zoo.digest(NAME), method=method, nfe=nfe, seed=seed, batch=batch,
+                trajectories=trajectories, images=images, rmse=f"{rmse:.5f}", **facts, **provenance(args.device),
+            )  # fmt: skip
+            sweep.add(row, replace=True)
 
 
 if __name__ == "__main__":
