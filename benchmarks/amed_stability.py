@@ -24,13 +24,12 @@ from torch import Tensor
 
 from dode import distillation, schedules, solvers, zoo
 from dode.denoisers import Denoiser
-from dode.distillation import AMED, DISTILLERS, Designer, Problem, train
+from dode.distillation import AMED, DISTILLERS, Problem, train
 from dode.distillation.amed import vp_time
-from dode.distillation.designer import feature_size
+from dode.distillation.designer import Designer, feature_size
 from dode.distillation.teachers import Examples
 from dode.experiments import Sweep, fits, home, preset, provenance
 from dode.experiments.run import Run, load_cached
-from dode.experiments.sweeps import ARITHMETIC, autocast
 from dode.sampling import initial_noise, sample
 
 NAME, HELD, PRESET = "fashion-mnist-data", range(10_000, 10_128), "standard"
@@ -86,15 +85,15 @@ def runs(method: str, nfe: int, seed: int, trajectories: int, batch: int, device
     model, steps = load_cached(NAME, device), (nfe + 1) // 2
     if method == "teacher":
         return {0: error(solvers.heun(vp_time(2 * steps, model.sigma_min, model.sigma_max)), device)}
-    table, make = fits.initial_solver("amed", NAME, device, nfe)
-    noise, fast = initial_noise(model.shape, range(4), device=model.device), Run(preset(PRESET), device).fast(NAME)
-    problem, rounds = Watched(fast, table, noise, make, method="amed"), math.ceil(trajectories / batch)
+    run, noise = Run(preset(PRESET), device), initial_noise(model.shape, range(4), device=model.device)
+    table, make = fits.initial_solver(run, NAME, "amed", nfe)
+    problem, rounds = Watched(run.fast(NAME), table, noise, make, method="amed"), math.ceil(trajectories / batch)
     if method == "released":
         checks = 20
         DISTILLERS["amed"].fit(problem, trajectories=trajectories, batch=batch, seed=seed)
     else:
         rounds = trajectories // batch
-        checks, problem.residual = min(25, rounds), fits.loss(device, "all", NAME)
+        checks, problem.residual = min(25, rounds), fits.loss(model)
         levels = schedules.karras(steps, model.sigma_min, model.sigma_max)
         start = AMED(solvers.ddim(levels), Designer(steps, 2, feature_size(model)), dict(afs=bool(nfe % 2)))
         train(problem, start, rate=5e-3, trajectories=trajectories, batch_size=batch, checks=checks, seed=seed)
@@ -111,7 +110,7 @@ def main() -> None:
     parser.add_argument("--trajectories", type=int, nargs="+", default=[400, 10_000])
     args = parser.parse_args()
     sweep = Sweep(home() / "results" / "amed_stability.csv", KEYS)
-    facts = dict(n=len(HELD), reference_calls=40, network=ARITHMETIC[autocast(preset(PRESET), args.device)])
+    facts = dict(n=len(HELD), reference_calls=40, network=Run(preset(PRESET), args.device).arithmetic)
     cells = product(args.nfe, args.trajectories, args.methods, args.seeds)
     for nfe, trajectories, method, seed in [*((nfe, 0, "teacher", 0) for nfe in args.nfe), *cells]:
         began, batch = time.perf_counter(), batch_of(method, trajectories)

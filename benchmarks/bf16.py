@@ -46,7 +46,8 @@ def main() -> None:
     ]
     sweep = timing.Rows("bf16", list(cells[0]), args.device, args.smoke).sweep
     images = 8 if args.smoke else IMAGES
-    for row in sweep.run(cells, functools.partial(work, args.device, images)).select(cells):
+    found = sweep.run(cells, functools.partial(work, args.device, images)).select(cells)
+    for row in found.to_dict("records"):
         print({k: row[k] for k in (*cells[0], "n", "fd_float32", "fd_bf16", "rmse_between") if k != "weights"})
 
 

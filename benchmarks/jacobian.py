@@ -2,8 +2,9 @@
 
     python benchmarks/jacobian.py [--threads 1] [--batch 100]
 
-``lms.gauss_newton`` takes differences: a column costs one more walk.  Forward mode (``torch.func.jvp``) carries a
-tangent along instead and has no error of a difference.  Here both are of the shipped networks alone, along one random
+``dode.distillation.gauss_newton`` takes differences: a column costs one more walk.  Forward mode
+(``torch.func.jvp``) carries a tangent along instead and has no error of a difference.
+Here both are of the shipped networks alone, along one random
 direction in image and level: the time of each over that of a bare forward pass, in turn in one process, and how far
 the difference (with the step that the fit takes) is from the tangent.
 

@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"  # pyproject.toml reads it here
+__version__ = "0.3.0"  # pyproject.toml reads it here
 
 __all__ = [
     "Tableau", "denoisers", "distillation", "initial_noise", "load", "metrics", "sample", "sampling", "schedules",

@@ -9,8 +9,6 @@ the number of images (the bias of the first is about 1/n), so ``n`` travels with
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +21,11 @@ from torch import Tensor
 from dode.utils.files import FileError, load_tensors, one_of, save_tensors
 from dode.zoo import load_evaluator
 from dode.zoo.datasets import to_uint8
+from dode.zoo.download import cache as cache_folder
+from dode.zoo.download import checked
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
-INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+INCEPTION_DIGEST = "sha256:f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 INCEPTION_URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" + INCEPTION_FILE
 
 Mode = Literal["clean", "legacy_tensorflow"]
@@ -195,37 +195,26 @@ class Features:
     def __call__(self, images: Tensor) -> Tensor:
         """ValueError unless ``images`` is uint8 ``(B, C, H, W)`` with ``C`` in :attr:`channels`."""
         if images.ndim != 4 or images.dtype != torch.uint8 or images.shape[1] not in self.channels:
-            wanted, got = " or ".join(map(str, self.channels)), f"{images.dtype} {tuple(images.shape)}"
-            raise ValueError(
-                f"{self.name} takes uint8 images (B, {wanted}, H, W), got {got}; see dode.zoo.datasets.to_uint8"
-            )
+            wanted = f"{self.name} takes uint8 images (B, {' or '.join(map(str, self.channels))}, H, W)"
+            raise ValueError(f"{wanted}, got {images.dtype} {tuple(images.shape)}; see dode.zoo.datasets.to_uint8")
         return self.function(images)
 
 
 def classifier_features(path: str | Path | None = None, device: str | torch.device = "cpu") -> Features:
-    """The ``(B, F)`` activations of a classifier: a shipped name, a file, or else the shipped one that measures.
-
-    :func:`dode.zoo.load_evaluator` says what the name holds and which errors there are.
-    """
+    """Those of a classifier (:func:`dode.zoo.load_evaluator`, with its errors), or of the shipped one that measures."""
     model, name = load_evaluator(path or "fashion-mnist-classifier", device)
     label = f"FD ({type(model).__name__.lower()} features)"
     dim, channels = model.head.in_features, (model.config["channels"],)
     return Features(name, dim, label, channels, lambda images: model.features(images.to(device)))
 
 
-def cache_folder() -> Path:
-    """Where downloaded weights are looked up: ``DODE_CACHE``, or ``~/.cache/dode``."""
-    return Path(os.environ.get("DODE_CACHE") or Path.home() / ".cache" / "dode")
-
-
 def inception_features(mode: Mode = "clean", device: str | torch.device = "cpu") -> Features:
     """clean-fid's Inception, ``(B, 2048)``, behind clean-fid's resizer (Parmar et al. 2022).
 
     ``mode="clean"`` resizes with antialiasing; ``"legacy_tensorflow"`` inside the network, as in most
-    papers' tables.  Grey images become three equal channels.  The weights are read from
-    :func:`cache_folder`, and only after their SHA-256 has been checked; nothing is downloaded.
-    :class:`~dode.utils.files.FileError` names file and place when they are absent or not the published
-    ones; ImportError when clean-fid is not installed.
+    papers' tables.  Grey images become three equal channels.  The weights are read from :func:`cache_folder`, and only
+    after they have been checked; nothing is downloaded.  :class:`~dode.utils.files.FileError` names file and place when
+    they are absent or not the published ones; ImportError when clean-fid is not installed.
     """
     one_of("mode", mode, Mode)
     try:
@@ -236,9 +225,9 @@ def inception_features(mode: Mode = "clean", device: str | torch.device = "cpu")
     path = cache_folder() / INCEPTION_FILE
     if not path.is_file():
         raise FileError(f"{path} does not exist; put {INCEPTION_URL} there, or measure with classifier_features()")
-    if (digest := hashlib.sha256(path.read_bytes()).hexdigest()) != INCEPTION_SHA256:
-        raise FileError(f"{path} is not the published Inception (SHA-256 {digest[:12]}...): download it again")
-    model = InceptionV3W(str(path.parent), download=False, resize_inside=mode == "legacy_tensorflow")
+    model = InceptionV3W(
+        str(checked(path, INCEPTION_DIGEST).parent), download=False, resize_inside=mode == "legacy_tensorflow"
+    )
     model.to(device).eval().requires_grad_(False)
     resize = build_resizer(mode)
 

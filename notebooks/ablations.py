@@ -83,7 +83,7 @@ for name in names:
     teachers = ["plain", spec(), spec(teacher="same")]
     cells += experiments.fd_cells(p, {(name, solver): [NFE] for solver in SOLVERS[name]}, teachers)
 table = experiments.fd.rows(experiments.Run(p, where), cells, "ablations")
-print(f"{len(table)} numbers, {table.n.sum():,} samples, in {experiments.results_file('ablations', preset).name}")
+print(f"{len(table)} numbers, {table.n.sum():,} samples, in {experiments.fd.sweep(p, 'ablations').path.name}")
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "ablations", "caption": "Fréchet distance in classifier features (not FID) of D-DDIM with five calls when one thing is changed; the usual fit is filled, plain DDIM the dotted line; bars are one standard deviation over blocks of seeds."}}
 found = table.groupby(["checkpoint", "solver", "variant"]).fd.agg(["mean", "std"])

@@ -213,7 +213,7 @@ plots.listing(pd.DataFrame(lines))
 
 # %% tags=["nbval-check-output", "hide-input"]
 for nfe in READ:
-    read = [distillation.resampled(fits.fit(p, names[0], where, m, at), nfe) for m in CARRIED]
+    read = [distillation.resampled(fits.fit(run, names[0], m, at), nfe) for m in CARRIED]
     fall = all(bool((table.sigmas.diff() < 0).all()) for table in read)
     whole = all(np.allclose(table.normalised_weights.sum(1), 1) for table in read)
     print(

@@ -76,8 +76,8 @@ VARIANTS = {k: FULL + (":" if FULL == "dlms" and v else "," if v else "") + v fo
 # classifier's, random ones and some of the pixels, and never those that measure. The rate of Adam is $2.5 \cdot 10^{-4}$ where the paper has $5 \cdot 10^{-3}$, for a reason that the next figure shows.
 
 # %% tags=["nbval-check-output"]
-table, _ = fits.initial_solver("dlms", checkpoint, where, 4)
-solver = distillation.begin_dlms(fits.load_cached(checkpoint, where), table)
+table, _ = fits.initial_solver(run, checkpoint, "dlms", 4)
+solver = distillation.begin_dlms(run.model(checkpoint), table)
 count = {name: sum(v.numel() for v in part.parameters()) for name, part in solver.designer.named_children()}
 print(
     f"numbers of a designer for 4 calls: {solver.designer.table.numel()} in the table, {sum(count.values())} beside it"
@@ -102,9 +102,9 @@ print(f"{len(rows)} solvers measured on {p.images:,} samples, each variant train
 # %% tags=["hide-input"]
 RATES = (5e-3,) if small else (1e-3, 5e-3)
 
-trained = {2.5e-4: fits.fit(p, checkpoint, where, VARIANTS["DLMS"], AT)}
+trained = {2.5e-4: fits.fit(run, checkpoint, VARIANTS["DLMS"], AT)}
 for rate in RATES:
-    trained[rate] = fits.fit(p, checkpoint, where, f"dlms:rate={rate:g},trajectories={TRAJECTORIES}", AT)
+    trained[rate] = fits.fit(run, checkpoint, f"dlms:rate={rate:g},trajectories={TRAJECTORIES}", AT)
 
 
 def seen(solver: distillation.Designed) -> np.ndarray:
@@ -154,7 +154,7 @@ for rate, solver in trained.items():
 # %% tags=["hide-input"]
 def designs(solver: distillation.DLMS, images: int) -> dict[str, torch.Tensor]:
     """For each image the levels ``(B, N)``, the levels told over them and the newest parts of each row."""
-    model, plans = fits.load_cached(checkpoint, where), []
+    model, plans = run.model(checkpoint), []
     noise = dode.initial_noise(model.shape, experiments.held_out_seeds(images), device=model.device)
     watched, plan = replace(solver), solver.plan
     watched.plan = lambda *given, **named: plans.append(plan(*given, **named)) or plans[-1]
@@ -168,7 +168,7 @@ def designs(solver: distillation.DLMS, images: int) -> dict[str, torch.Tensor]:
 
 
 images = 8 if preset == "smoke" else 64
-full = {nfe: fits.fit(p, checkpoint, where, VARIANTS["DLMS"], nfe) for nfe in NFES}
+full = {nfe: fits.fit(run, checkpoint, VARIANTS["DLMS"], nfe) for nfe in NFES}
 found = {nfe: designs(solver, images) for nfe, solver in full.items()}
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "dlms-levels", "caption": "The level of each call before training (grey) and after (blue: one dot an image, 64 held-out seeds; the dots of one call are spread vertically for sight). The open grey circle at the right is where the solver starts before its analytical first step."}}
@@ -176,7 +176,7 @@ figure, ax = plt.subplots(figsize=(9, 1.1 + 0.9 * len(NFES)))
 for k, (nfe, solver) in enumerate(full.items()):
     start = solver.base.sigmas[:nfe].tolist()
     ax.plot(start, [k + 0.18] * nfe, "s", color="grey", markersize=7, label="before" if k == 0 else "")
-    ax.plot(fits.load_cached(checkpoint, where).sigma_max, k + 0.18, "o", color="grey", markerfacecolor="white")
+    ax.plot(run.model(checkpoint).sigma_max, k + 0.18, "o", color="grey", markerfacecolor="white")
     for call, levels in enumerate(found[nfe]["levels"].T):
         jitter = k - 0.18 + 0.1 * np.linspace(-1, 1, len(levels))
         ax.plot(levels, jitter, ".", color="C0", markersize=4, label="after" if k == call == 0 else "")

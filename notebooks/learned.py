@@ -36,14 +36,14 @@ from matplotlib.lines import Line2D
 
 import dode
 from dode import experiments
-from dode.experiments import fits, learned, papers, plots
+from dode.experiments import fits, learned, plots
 
 plots.style()
 p = experiments.preset(preset)
 p = replace(p, images=seeds or p.images)
 where = experiments.device(device)
 run = experiments.Run(p, where)
-TITLES = {m: plots.NAMES[m] for m in papers.METHODS}
+TITLES = {m: plots.NAMES[m] for m in learned.METHODS}
 nfes, chosen_for = learned.asked(preset, checkpoint)
 names = list(chosen_for)
 methods = chosen_for[names[0]]  # all; on the other network some
@@ -317,7 +317,7 @@ def draw_parts(ax: plt.Axes, table: dode.Tableau, **look: object) -> None:
             ax.plot(*zip(*line, strict=True), marker=mark, color=f"C{k}", label=f"$a_{k + 1}$", **look)
 
 
-first = fits.initial_solver("dlms", name, where, at)[0]
+first = fits.initial_solver(run, name, "dlms", at)[0]
 for ax, method in zip(axes.flat, drawn, strict=False):
     draw_parts(ax, first, linewidth=0.8, markersize=3, linestyle=":")
     draw_parts(ax, tables[name][method], linewidth=1.8, markersize=6)

@@ -41,7 +41,7 @@ import seaborn as sns
 from matplotlib.lines import Line2D
 
 from dode import experiments
-from dode.experiments import comparisons, plots
+from dode.experiments import plots, quality
 from dode.experiments.quality import OWN
 
 plots.style()
@@ -135,9 +135,9 @@ for name in names:
 
 # %% tags=["hide-input"]
 nfes = (3,) if preset == "smoke" else (5, 10, 25)
-cells = comparisons.greedy_error_cells(names, SOLVERS, nfes, count, p.reference_steps)
-table = comparisons.greedy_error.rows(experiments.Run(p, where), cells)
-print(f"{len(table)} runs of {count} images, in {experiments.results_file('limits', preset).name}")
+cells = quality.greedy_error_cells(names, SOLVERS, nfes, count, p.reference_steps)
+table = quality.greedy_error.rows(experiments.Run(p, where), cells)
+print(f"{len(table)} runs of {count} images, in {quality.greedy_error.sweep(p).path.name}")
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "limits-lambda", "caption": "Lambda of every network call, from the first (left) to the last (right), for each distilled solver. Blue: noise-predicting network; orange: data-predicting; darker with more calls (Heun makes 9 in place of 10). The dashed line at 0 is the plain solver. Triangles at the edges stand for values outside, whose range is written below the panel."}}
 SHADES = {
@@ -357,7 +357,7 @@ print(
 live = experiments.Live("limits", p, where)
 fewer = dict(n=p.live.path_images, reference_calls=p.live.reference_steps)
 for _, row in table.query("solver == 'ddim' and nfe == 5").iterrows():
-    live.check(row, comparisons.greedy_error, "rmse", **fewer)
+    live.check(row, quality.greedy_error, "rmse", **fewer)
 stored = experiments.committed("figure_4").query("solver == 'unipc' and variant == 'd-ode' and nfe == 5 and block == 0")
 for _, row in stored[stored.checkpoint == names[-1]].iterrows():
     live.check(row, experiments.fd, "fd")

@@ -36,8 +36,7 @@ from IPython.display import HTML
 import dode
 from dode import experiments
 from dode.experiments import fits, learned, plans, plots, possible_nfe
-from dode.experiments.comparisons import greedy_error, greedy_error_cells
-from dode.experiments.quality import OWN
+from dode.experiments.quality import OWN, greedy_error, greedy_error_cells
 
 plots.style()
 p = experiments.preset(preset)
@@ -176,7 +175,7 @@ figure, axes = plt.subplots(4 * len(names), 1, figsize=(9, 3.1 * len(names)), sq
 for k, name in enumerate(names):
     model, noise = experiments.seeded(dode.load(name, device=where), experiments.held_out_seeds(count))
     solvers = {f"DDIM, {few}": dode.solvers.ddim(model.grid(few))}
-    solvers |= {f"{plots.NAMES[m]}, {few}": fits.fit(p, name, where, m, few) for m in LEARNED}
+    solvers |= {f"{plots.NAMES[m]}, {few}": fits.fit(run, name, m, few) for m in LEARNED}
     strips = {label: dode.sample(model, solver, noise) for label, solver in solvers.items()}
     long = run.reference_images(name, small.zoo_images, small.reference_steps)[:count]
     strips |= {f"long run, {small.reference_steps}": long}

@@ -31,7 +31,7 @@ import torch
 
 import dode
 from dode import experiments, zoo
-from dode.experiments import papers, plans, plots, sweeps
+from dode.experiments import plans, plots
 
 plots.style()
 where = experiments.device(device)
@@ -99,7 +99,7 @@ plt.show()
 # Hours are evaluations over evaluations a second. What this machine does with the network of the parameter, batches of 250, in the arithmetic of the FD sweeps (bf16, where the device has it):
 
 # %% tags=["hide-input"]
-model = dode.load(checkpoint, device=where, autocast=sweeps.autocast(experiments.preset("standard"), where))
+model = experiments.Run(experiments.preset("standard"), where).fast(checkpoint)
 noise = dode.initial_noise(model.shape, range(250), device=model.device)
 
 
@@ -128,7 +128,7 @@ plots.listing(hours.rename(columns={"hours": "hours here, one process"}))
 # %% [markdown]
 # ## The papers' rows
 #
-# What each row of the two papers takes (`dode.experiments.papers`): a notebook, a checkpoint, the calls. The grid is the checkpoint's own; the last column is the hours at 10,000 evaluations a second, so a network that makes 1,000 takes ten times that. Fits are left out, and the passes of the classifier that guides (`@1.25`, forward and back).
+# What each row of the two papers takes (`dode.experiments.plans`): a notebook, a checkpoint, the calls. The grid is the checkpoint's own; the last column is the hours at 10,000 evaluations a second, so a network that makes 1,000 takes ten times that. Fits are left out, and the passes of the classifier that guides (`@1.25`, forward and back).
 
 # %% tags=["hide-input"]
 listed = [
@@ -138,7 +138,7 @@ listed = [
         "|B|": row.fit_images if row.notebook in plans.PLANS else "",
         "hours": f"{plans.price(row) / 1e4 / 3600:.1f}",
     }
-    for row in papers.ROWS
+    for row in plans.ROWS
 ]  # fmt: skip
 plots.listing(pd.DataFrame(listed))
 

@@ -40,6 +40,7 @@ plots.style()
 p = experiments.preset(preset)
 p = replace(p, images=seeds or p.images)
 where = experiments.device(device)
+run = experiments.Run(p, where)
 small = preset == "smoke"  # fewer variants, no handcrafted solvers
 NFE = 3
 USUAL = "gauss-newton"
@@ -75,7 +76,7 @@ VARIANTS = dict(list(VARIANTS.items())[: 2 if small else None])
 # %% tags=["hide-input"]
 listed = []
 for calls in (3, 4, 5, 6, 8, 10):
-    table, _ = fits.initial_solver(USUAL, checkpoint, where, calls)
+    table, _ = fits.initial_solver(run, checkpoint, USUAL, calls)
     space = distillation.Space(table, first_level=True)
     kinds = {kind: space.kinds.count(kind) for kind in ("weight", "level", "level_in")}
     listed.append({
@@ -111,8 +112,8 @@ print(
 
 # %% tags=["hide-input"]
 crafted = () if small else learned.HANDCRAFTED  # at smoke none: its grid would have to be chosen
-rows = learned.compare(experiments.Run(p, where), {checkpoint: [*crafted, "start", *VARIANTS]}, [NFE])
-solvers = {method: fits.fit(p, checkpoint, where, method, NFE) for method in VARIANTS}
+rows = learned.compare(run, {checkpoint: [*crafted, "start", *VARIANTS]}, [NFE])
+solvers = {method: fits.fit(run, checkpoint, method, NFE) for method in VARIANTS}
 tables = {method: table for method, table in solvers.items() if isinstance(table, Tableau)}  # one for all images
 print(f"{len(rows)} solvers of {NFE} calls measured on {p.images:,} samples")
 
@@ -128,11 +129,11 @@ for k, method in enumerate(SAME):
 left.set(xlabel="iteration", ylabel="cost / cost of the usual start", yscale="log")
 plots.plain_ticks(left.yaxis)
 left.legend(fontsize=7, loc="upper right", ncols=2)
-before, after = fits.initial_solver(USUAL, checkpoint, where, NFE)[0], tables[USUAL]
+before, after = fits.initial_solver(run, checkpoint, USUAL, NFE)[0], tables[USUAL]
 for y, (table, look) in enumerate(((before, dict(color="grey")), (after, dict(color="C0")))):
     right.plot(table.sigmas[:NFE], [y] * NFE, "o", markersize=9, **look)
     right.plot(table.sigmas_in, [y - 0.12] * NFE, "^", markersize=6, **look)
-    right.plot(fits.load_cached(checkpoint, where).sigma_max, y, "o", markerfacecolor="white", markersize=9, **look)
+    right.plot(run.model(checkpoint).sigma_max, y, "o", markerfacecolor="white", markersize=9, **look)
 right.set(xscale="log", xlabel=r"$\sigma$ (triangles: told to the network)", ylim=(-0.5, 1.5))
 right.xaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: f"{v:g}"))
 right.set_yticks([0, 1], ["before", "after"])

@@ -24,6 +24,7 @@ seeds = None  # how many images; None: the preset's number
 
 # %% tags=["hide-input"]
 
+from dataclasses import replace
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -36,7 +37,8 @@ import dode
 from dode import experiments, schedules, solvers
 from dode.denoisers import MixtureDenoiser
 from dode.distillation import corrected
-from dode.experiments import comparisons, orders, plots
+from dode.experiments import orders, plots, quality
+from dode.experiments.run import GRIDS, on_grid
 from dode.metrics import rmse
 
 plots.style()
@@ -223,18 +225,18 @@ for row in measured:
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "zoo-mixture", "caption": "RMSE to the exact solution on a mixture of three Gaussians, from 10 to 0.05 on a grid of equal steps in ln sigma; every solver starts on its own. Left: noise basis; right: data basis."}}
 problem = orders.Problem(mixture, noise, lambda n: schedules.log_snr(n, 0.05, 10.0))
-bases = {entry: comparisons.on_grid(spec, karras, 8).basis for entry, spec in comparisons.ENTRIES.items()}
+bases = {entry: on_grid(spec, karras, 8).basis for entry, spec in quality.ENTRIES.items()}
 STYLE = {}  # one colour for each solver of a basis; dashed in the noise basis, solid in the data basis
 for basis, dash in (("noise", "--"), ("data", "-")):
-    members = [entry for entry in comparisons.ENTRIES if bases[entry] == basis]
+    members = [entry for entry in quality.ENTRIES if bases[entry] == basis]
     for entry, colour, mark in zip(members, sns.color_palette("colorblind", 10), "os^vD*XPd", strict=False):
         STYLE[entry] = dict(color=colour, marker=mark, linestyle=dash, linewidth=1.5, markersize=5, label=entry)
 calls = [4, 6, 8, 12, 16, 24, 32, 48]
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
-for entry, spec in comparisons.ENTRIES.items():
+for entry, spec in quality.ENTRIES.items():
     ax = axes[int(bases[entry] == "data")]
     steps = [n - (spec == "pndm") if spec not in ("heun", "dpm_2") else n // 2 for n in calls]
-    errors = [problem.error(partial(comparisons.on_grid, spec), n) for n in steps]
+    errors = [problem.error(partial(on_grid, spec), n) for n in steps]
     ax.plot(calls, errors, **STYLE[entry])
 for ax, title in zip(axes, ("noise basis", "data basis"), strict=True):
     plots.log_axes(ax, calls, "RMSE to the exact solution" if title.startswith("noise") else "")
@@ -250,14 +252,14 @@ plt.show()
 
 # %% tags=["hide-input"]
 run = experiments.Run(p, where)
-cells = comparisons.rmse_cells(names, p.zoo_nfes, count, p.reference_steps)
+cells = quality.rmse_cells(replace(p, zoo_images=count), checkpoint)
 doubt = {}  # how far the long run is from one of half its calls, on a few of the seeds
 for name in names:
     many, steps = (p.live.zoo_images, p.live.reference_steps) if p.rows_of else (count, p.reference_steps)
     few = min(many, 16)
     long = run.reference_images(name, many, steps)[:few]
     doubt[name] = rmse(run.reference_images(name, few, steps // 2), long)
-data = comparisons.rmse.rows(run, cells)
+data = quality.rmse.rows(run, cells)
 data["calls"] = data.nfe.map(lambda n: min(c for c in p.zoo_nfes if c >= n))  # Heun's 9 stands with the others' 10
 best = data.loc[data.groupby(["checkpoint", "solver", "calls"]).rmse.idxmin()]
 for name, gap in doubt.items():
@@ -289,7 +291,7 @@ def overview(name: str) -> str:
     winners = part.loc[part.groupby("calls").rmse.idxmin()].set_index("calls").solver
     for calls_, entry in winners.items():
         text.loc[entry, calls_] = f"<b>{text.loc[entry, calls_]}</b>"
-    order = [entry for entry in comparisons.ENTRIES if entry in text.index]
+    order = [entry for entry in quality.ENTRIES if entry in text.index]
     return f"<p><b>{name}</b>, n = {count}</p>" + text.loc[order].to_html(escape=False, border=0)
 
 
@@ -306,7 +308,7 @@ figure, axes = plt.subplots(
 panels = [(name, pick) for name in names for pick in picks]
 for ax, (name, pick) in zip(axes.flat, panels, strict=True):
     part = data[(data.checkpoint == name) & (data.calls == pick)].pivot(index="solver", columns="grid", values="rmse")
-    part = part.loc[list(comparisons.ENTRIES), list(comparisons.GRIDS)]
+    part = part.loc[list(quality.ENTRIES), list(GRIDS)]
     sns.heatmap(
         part.clip(0.02, 2), annot=part.map("{:.3g}".format), fmt="", norm=plt.matplotlib.colors.LogNorm(0.02, 2),
         cmap="viridis", cbar=False, ax=ax, annot_kws=dict(fontsize=8),
@@ -337,7 +339,7 @@ plt.show()
 live = experiments.Live("solver_zoo", p, where)
 fewer = dict(n=p.live.zoo_images, reference_calls=p.live.reference_steps)
 for _, row in data.query("solver in ['DDIM', 'UniPC-3'] and grid == 'time' and nfe == 5").iterrows():
-    live.check(row, comparisons.rmse, "rmse", **fewer)
+    live.check(row, quality.rmse, "rmse", **fewer)
 live.show()
 
 # %% tags=["remove-input"]

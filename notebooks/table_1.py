@@ -52,7 +52,7 @@ spent = costs.cost.rows(run, costs.cost_cells(p, checkpoint, NFES), jobs=1)  # t
 taught = costs.student_fd.rows(run, costs.student_cells(p, checkpoint))
 cells = experiments.fd_cells(p, {(checkpoint, solver): nfes for solver, nfes in NFES.items()})
 plain = experiments.fd.rows(run, cells, "figure_4")
-print(f"{len(spent)} distillations, students in {experiments.results_file('table_1', preset).name}")
+print(f"{len(spent)} distillations, students in {costs.student_fd.sweep(p).path.name}")
 
 # %% tags=["hide-input"]
 NAMES = {"ddim": "DDIM", "heun": "EDM", "d-ode ddim": "D-DDIM", "d-ode heun": "D-EDM"}

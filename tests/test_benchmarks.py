@@ -28,15 +28,13 @@ ONE = ["--checkpoint", "fashion-mnist-data"]
     ],
 )
 def test_a_benchmark_runs(
-    name: str, options: list[str], file: str, rows: int, column: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, options: list[str], file: str, rows: int, column: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From a folder where results are not kept; one of them as a program, as a person starts it."""
-    (tmp_path / "_toc.yml").touch()
     script = str(ROOT / "benchmarks" / f"{name}.py")
     monkeypatch.setenv("DODE_COMMIT", "abc")
     monkeypatch.setattr(sweeps, "_commit", lambda: "abc")  # which is kept
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.chdir(tmp_path)
     if name == "loop":
         subprocess.run([sys.executable, script, "--smoke", *options], check=True, capture_output=True)
     else:
@@ -46,22 +44,20 @@ def test_a_benchmark_runs(
         for size in ("STEPS", "BATCH"):
             monkeypatch.setattr(module, size, 3, raising=False)
         module.main()
-    with (tmp_path / "_build" / "benchmarks" / f"{file}.csv").open() as f:
+    with (project / "_build" / "benchmarks" / f"{file}.csv").open() as f:
         found = list(csv.DictReader(f))
     assert len(found) == rows and all(float(row[column]) > 0 for row in found)
     assert {row["commit"] for row in found} == {"abc"} and all(row["torch"] and row["device"] for row in found)
-    assert not (tmp_path / "results").exists()
+    assert not (project / "results").exists()
 
 
-def test_rows_of_a_gpu_stand_beside_those_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_a_gpu_stand_beside_those_of_the_cpu(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import timing
 
-    (tmp_path / "_toc.yml").touch()
-    monkeypatch.chdir(tmp_path)
     for device, seconds in (("cpu", 1), ("cuda", 2), ("cuda:0", 3)):
         timing.Rows("it", ["solver"], device, smoke=False).add(dict(solver="ddim", seconds=seconds))
-    files = {p.name: p.read_text() for p in (tmp_path / "results").glob("*.csv")}
+    files = {p.name: p.read_text() for p in (project / "results").glob("*.csv")}
     assert files == {"it.csv": "solver,seconds\nddim,1\n", "it.gpu.csv": "solver,seconds\nddim,3\n"}
     turns: list[str] = []
     found = timing.in_turn({k: lambda k=k: turns.append(k) for k in "ab"}, "cpu", 3)

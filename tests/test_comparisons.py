@@ -11,8 +11,9 @@ import torch
 
 import dode
 from dode import distillation, experiments, solvers
-from dode.experiments import comparisons
+from dode.experiments import quality
 from dode.experiments.quality import OWN
+from dode.experiments.run import grid_function, on_grid
 from dode.metrics import rmse
 
 ROOT = Path(__file__).parents[1]
@@ -22,32 +23,24 @@ RUN = experiments.Run(experiments.preset("smoke"))
 FEW = experiments.Run(replace(RUN.preset, fit_images=4))
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project of its own, so that references land there."""
-    (tmp_path / "_toc.yml").write_text("")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_cells_name_no_impossible_and_no_double_one() -> None:
-    model, cells = dode.load(NAME), comparisons.rmse_cells([NAME], (3, 8, 9), n=4, reference_calls=50)
+    model, cells = dode.load(NAME), quality.rmse_cells(replace(RUN.preset, zoo_nfes=(3, 8, 9)), NAME)
     heun = [cell["nfe"] for cell in cells if cell["solver"] == "Heun" and cell["grid"] == "Karras"]
     assert heun == [3, 7, 9] and len({tuple(cell.values()) for cell in cells}) == len(cells)
     for cell in cells:
-        grid = comparisons.grid_function(cell["grid"], model)
-        table = comparisons.on_grid(comparisons.ENTRIES[cell["solver"]], grid, cell["nfe"])
+        grid = grid_function(cell["grid"], model)
+        table = on_grid(quality.ENTRIES[cell["solver"]], grid, cell["nfe"])
         assert table.nfe == cell["nfe"] and table.sigmas[-1] == 0 and table.inconsistency() < 1e-10
 
 
 def test_a_row_is_the_distance_to_the_kept_reference(project: Path) -> None:
-    row = comparisons.rmse(RUN, checkpoint=NAME, solver="UniPC-3", grid="time", nfe=5, n=2, reference_calls=20)
+    row = quality.rmse(RUN, checkpoint=NAME, solver="UniPC-3", grid="time", nfe=5, n=2, reference_calls=20)
     folder = project / "_build" / "references"
     (file,) = folder.glob("*.safetensors")
     truth = RUN.reference_images(NAME, 2, 20).clone()  # the file is mapped, and is cut short below
     model = dode.load(NAME)
     noise = dode.initial_noise(model.shape, experiments.held_out_seeds(2))
-    images = dode.sample(model, solvers.unipc(comparisons.grid_function("time", model), nfe=5), noise)
+    images = dode.sample(model, solvers.unipc(grid_function("time", model), nfe=5), noise)
     by_hand = (images - truth).flatten(1).square().mean(1).sqrt().mean()
     assert float(row["rmse"]) == pytest.approx(float(by_hand), abs=2e-5) and by_hand > 0.01
     assert "preset" not in row and row["seeds"] == "1000000-1000001"
@@ -61,7 +54,7 @@ def test_a_committed_distance_can_be_measured_again(project: Path, solver: str) 
     """On eight of the seeds; a short reference will do, because these solvers are far from it."""
     rows = pd.read_csv(ROOT / "results" / "solver_zoo.standard.csv")
     (there,) = rows.query("checkpoint == @NAME and solver == @solver and grid == 'time' and nfe == 5").rmse
-    row = comparisons.rmse(RUN, checkpoint=NAME, solver=solver, grid="time", nfe=5, n=8, reference_calls=60)
+    row = quality.rmse(RUN, checkpoint=NAME, solver=solver, grid="time", nfe=5, n=8, reference_calls=60)
     assert float(row["rmse"]) == pytest.approx(there, rel=0.25)
 
 
@@ -70,7 +63,7 @@ def test_a_committed_distance_can_be_measured_again(project: Path, solver: str) 
 
 def row_of(checkpoint: str, solver: str, variant: str, nfe: int) -> dict[str, str]:
     cell = dict(checkpoint=checkpoint, solver=solver, variant=variant, nfe=nfe)
-    return comparisons.greedy_error(FEW, **cell, n=2, reference_calls=20)
+    return quality.greedy_error(FEW, **cell, n=2, reference_calls=20)
 
 
 @pytest.mark.slow
@@ -98,7 +91,7 @@ def test_a_row_is_what_a_fit_and_two_long_runs_give(project: Path, name: str, so
 def test_the_path_is_measured_level_by_level_in_unit_variance(project: Path) -> None:
     model, n = dode.load(NOISE), 2
     plain = solvers.heun(model.grid, nfe=5)  # states twice at a level: predictor and corrector
-    path = experiments.numbers(comparisons.distances(FEW, NOISE, plain, n, 20)["path"])
+    path = experiments.numbers(quality.distances(FEW, NOISE, plain, n, 20)["path"])
     guide = distillation.make_teacher(plain)
     noise = dode.initial_noise(model.shape, experiments.held_out_seeds(n))
     states, aims = (dode.trajectory(model, table, noise) for table in (plain, guide))
@@ -112,12 +105,12 @@ def test_a_plain_row_has_no_fit_and_keeps_its_distances(project: Path) -> None:
     table = experiments.base_solver("ddim", dode.load(NAME), 3)
     assert row["lambdas"] == row["fit_rmse"] == row["plain_rmse"] == row["fit_seeds"] == ""
     assert experiments.numbers(row["lambdas"]) == []
-    assert row["rmse"] == f"{comparisons.distances(FEW, NAME, table, 2, 20)['rmse']:.5f}"
+    assert row["rmse"] == f"{quality.distances(FEW, NAME, table, 2, 20)['rmse']:.5f}"
 
 
 @pytest.mark.slow
 def test_cells_can_be_made_and_no_two_are_one() -> None:
-    cells = comparisons.greedy_error_cells([NOISE, NAME], ("ddim", "heun", "unipc"), (5, 10), 4, 50)
+    cells = quality.greedy_error_cells([NOISE, NAME], ("ddim", "heun", "unipc"), (5, 10), 4, 50)
     assert len({tuple(c.values()) for c in cells}) == len(cells)
     assert {c["nfe"] for c in cells if c["solver"] == "heun"} == {5, 9}
     assert {(c["checkpoint"], c["solver"]) for c in cells if c["variant"] == OWN} == {(NOISE, "unipc")}

@@ -91,7 +91,7 @@ import contextlib, io
 from pathlib import Path
 import dode
 from dode import cli, distillation, experiments
-from dode.experiments import comparisons, fits, learned, papers, plots
+from dode.experiments import fits, learned, plots, quality
 
 def said(command):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
@@ -115,13 +115,14 @@ two = distillation.random_search(model, dode.solvers.ddim(model.grid(3)), noise,
 assert one.save("one.safetensors").read_bytes() == two.save("two.safetensors").read_bytes()
 assert one.save("one.safetensors").read_bytes() == Path("d.safetensors").read_bytes()
 
-learnt = fits.fit(experiments.preset("smoke"), "fashion-mnist-data", "cpu", "random-search:tries=2,residual=pixels", 3)
+run = experiments.Run(experiments.preset("smoke"))
+learnt = fits.fit(run, "fashion-mnist-data", "random-search:tries=2,residual=pixels", 3)
 assert learnt.metadata["network_evaluations"] == 4 * 40 + 3 * 2 * 3
-assert papers.METHODS[-1] == "random-search" in learned.EVERYWHERE and plots.NAMES["random-search"] == "Random grids"
+assert learned.METHODS[-1] == "random-search" in learned.EVERYWHERE and plots.NAMES["random-search"] == "Random grids"
 assert len({look["color"] for look in plots.LEARNED_LOOKS.values()}) == len(distillation.DISTILLERS) == 10
 
 assert "averages" in said("solvers") and "Nobody 2026" in said("solvers")
-assert comparisons.ENTRIES["Averages"] == "averages" in papers.HANDCRAFTED and plots.NAMES["averages"] == "Averages"
+assert quality.ENTRIES["Averages"] == "averages" in learned.HANDCRAFTED and plots.NAMES["averages"] == "Averages"
 assert dode.solvers.parse("averages:share=0.7")[1] == {"share": 0.7} and dode.solvers.averages(model.grid(3)).nfe == 3
 fit = fit.replace("fashion-mnist-data --solver ddim", "flux-8 --solver averages:share=0.7")
 assert "wrote d.safetensors: random-search-averages, NFE 3" in said(fit + "random-search --tries 2 --compare pixels")

@@ -36,18 +36,19 @@ def test_the_unit_is_timed_in_arithmetic_that_the_processor_has(has: bool, monke
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has}, raising=False)
     used = set()
     monkeypatch.setattr(costs, "draw", lambda model, *_: used.add(model.autocast) or iter([torch.zeros(1)]))
-    costs.unit_seconds(Run(experiments.preset("standard")), DATA, 1)
+    costs.unit_seconds(Run(experiments.preset("standard")), DATA)
     assert used == {torch.bfloat16 if has else None}
 
 
 @pytest.mark.slow
 def test_students_are_trained_once_counted_and_priced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(replace(SMOKE, images=4))
-    monkeypatch.setattr(costs, "folder", lambda p: tmp_path)
+    (tmp_path / "_toc.yml").touch()
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(costs, "time_of_an_evaluation", lambda *_: 2.0)
     row = costs.cost(run, checkpoint=DATA, method="consistency", stage=2)
     assert float(row["units"]) == pytest.approx(2 * int(row["evaluations"]) / 500_000, abs=1e-5)
-    assert sorted(path.name for path in tmp_path.glob("*-[0-9].safetensors")) == [
+    assert sorted(path.name for path in tmp_path.rglob("*-[0-9].safetensors")) == [
         f"{DATA}-consistency-{stop}.safetensors" for stop in costs.stops(run.preset)[:2]
     ]
     costs.student.cache_clear()

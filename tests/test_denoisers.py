@@ -9,20 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dode.denoisers import (
-    Coefficients,
-    DataPrediction,
-    Denoiser,
-    EDMPrediction,
-    FlowPrediction,
-    GaussianDenoiser,
-    MixtureDenoiser,
-    NetworkDenoiser,
-    NoisePrediction,
-    VPrediction,
-    expand,
-)  # fmt: skip
-from dode.schedules import EDM, Flow, VPContinuous, time_uniform, vp_linear
+from dode.denoisers import Denoiser, GaussianDenoiser, Images, MixtureDenoiser, NetworkDenoiser, expand
+from dode.denoisers.networks import DataPrediction, EDMPrediction, FlowPrediction, NoisePrediction, VPrediction
+from dode.schedules import EDM, Flow, VPContinuous, vp_linear
 
 SHAPE = (2, 3, 1)
 G = torch.Generator().manual_seed(0)
@@ -148,29 +137,6 @@ def test_edm_and_flow_prediction(sigma: float) -> None:
     assert model.prediction == "flow"
 
 
-def test_grid_of_a_flow() -> None:
-    """Uniform in the label, and shifted: from ``t = 0.999`` to 0."""
-    model = FlowPrediction(nn.Identity(), SHAPE, Flow(shift=3.0))
-    t = 0.999 * (1 - torch.arange(5, dtype=torch.float64) / 4)
-    torch.testing.assert_close(model.grid(4), 3 * t / (1 - t))
-    plain = FlowPrediction(nn.Identity(), SHAPE, Flow())
-    assert torch.equal(plain.grid(4), time_uniform(4, 1 / 999, 999, Flow(), final="zero"))
-
-
-def test_edm_coefficients() -> None:
-    """EDM, appendix B.6: unit variance of input and target, and the least amplified error."""
-    sigma = torch.logspace(-3, 2, 20, dtype=torch.float64)
-    sd = 0.5
-    c = EDMPrediction(nn.Identity(), SHAPE, EDM(), sigma_data=sd).coefficients(sigma)
-    one = torch.ones_like(sigma)
-    torch.testing.assert_close(c.inp**2 * (sigma**2 + sd**2), one, rtol=1e-12, atol=0)
-    target = ((1 - c.skip) ** 2 * sd**2 + c.skip**2 * sigma**2) / c.out**2  # variance of (x_0 - c_skip x) / c_out
-    torch.testing.assert_close(target, one, rtol=1e-12, atol=0)
-    torch.testing.assert_close(c.skip, sd**2 * c.inp**2, rtol=1e-12, atol=0)  # the minimum over c_skip
-    torch.testing.assert_close(c.out, sigma * sd * c.inp, rtol=1e-12, atol=0)
-    torch.testing.assert_close(c.label, sigma.log() / 4, rtol=1e-12, atol=0)
-
-
 # --- what all share ------------------------------------------------------------------------------
 
 
@@ -213,20 +179,6 @@ def test_state_keeps_its_dtype() -> None:
     assert mixture()(X.float(), 1.0).dtype == GaussianDenoiser(MEANS[0], 0.3)(X.float(), LEVELS).dtype == torch.float32
 
 
-def test_coefficients_are_computed_once_a_level() -> None:
-    asked: list[float] = []
-
-    class Counting(NoisePrediction):
-        def coefficients(self, sigma: Tensor) -> Coefficients:
-            asked.append(float(sigma))
-            return super().coefficients(sigma)
-
-    d = Counting(lambda x, label: x, SHAPE, VP)
-    for sigma in (0.5, 2.0, 0.5, 2.0):
-        d.affine(X, sigma)
-    assert asked == [0.5, 2.0]
-
-
 def test_sigma_is_differentiable() -> None:
     """Through the schedule's alpha and label and the coefficients, backwards and forwards."""
 
@@ -244,3 +196,8 @@ def test_sigma_is_differentiable() -> None:
         quotient = (run(sigma.detach() + 1e-3) - run(sigma.detach() - 1e-3)) / 2e-3
         torch.testing.assert_close(g, quotient, rtol=1e-3, atol=0)
         assert g != 0
+
+
+def test_what_is_no_picture_yet_becomes_one_and_is_not_clipped() -> None:
+    flux, y = Images(low=0.0, high=10.0, to_picture=lambda y: 10 * y / (1 + y)), torch.tensor([-0.4, 9.5])
+    assert flux.to_uint8(torch.tensor([0.0, 1.0, 1e9])).tolist() == [0, 128, 255] and torch.equal(flux.clip(y), y)

@@ -357,14 +357,6 @@ def test_ddim_steps_by_whole_parts() -> None:
         assert distance(solvers.ddim(grid), scheduler) < TOLERANCE
 
 
-def test_deis_in_diffusers_is_not_the_papers() -> None:
-    """The paper's tAB has polynomials in the time t; diffusers has them in ln rho alone, which agree at order 1."""
-    for order, variable in itertools.product((1, 2, 3), ("t", "rho")):
-        scheduler = reference(hf.DEISMultistepScheduler, 8, solver_order=order, lower_order_final=False)
-        gap = distance(solvers.deis(levels(scheduler), order=order, variable=variable, schedule=LINEAR), scheduler)
-        assert gap < TOLERANCE if order == 1 else gap > 1e-4
-
-
 def test_the_second_stage_by_hand() -> None:
     """Algorithm 2 of the DPM-Solver paper, typed in: one step of three calls."""
     s, t = 2.0, 0.5

@@ -10,52 +10,31 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    DDPMPipeline,
-    DDPMScheduler,
-    DiTPipeline,
-    DiTTransformer2DModel,
-    UNet2DConditionModel,
-    UNet2DModel,
-)
-from PIL import Image
-from torch import Tensor
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
+from small import tiles
+from test_cli import run
 
 import dode
-from dode import cli, solvers
+from dode import solvers
 from dode.cli import models
-from dode.cli.options import DISTILL, parser
+from dode.cli.options import parser
 from dode.diffusers import decode, from_diffusers
 from dode.zoo.datasets import to_uint8
-
-UNET = dict(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, sample_size=8)
-BLOCKS = dict(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
+from tests.tiny import autoencoder, crossed, unet
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline in pixel space, one of classes and latents, and folders that are wrong in different ways."""
     folder = tmp_path_factory.mktemp("pipelines")
-    torch.manual_seed(0)
     chain = DDPMScheduler(prediction_type="v_prediction")
-    pixels = DDPMPipeline(UNet2DModel(in_channels=1, out_channels=1, **UNET, **BLOCKS), chain)
+    pixels = DDPMPipeline(unet(1), chain)
     pixels.save_pretrained(folder / "pixels")
-    autoencoder = AutoencoderKL(
-        latent_channels=4, block_out_channels=(4, 8), norm_num_groups=2, sample_size=16,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-    )  # fmt: skip
     transformer = DiTTransformer2DModel(2, 4, 4, 8, num_layers=1, sample_size=8, norm_num_groups=2)
-    DiTPipeline(transformer, autoencoder, DDIMScheduler()).save_pretrained(folder / "classes")
-    wide = UNet2DModel(in_channels=2, out_channels=2, **UNET, **BLOCKS)
-    DDPMPipeline(wide, chain).save_pretrained(folder / "two-channels")
-    labelled = UNet2DModel(in_channels=1, out_channels=1, num_class_embeds=3, **UNET, **BLOCKS)
-    DDPMPipeline(labelled, chain).save_pretrained(folder / "labels")
+    DiTPipeline(transformer, autoencoder(), DDIMScheduler()).save_pretrained(folder / "classes")
+    DDPMPipeline(unet(2), chain).save_pretrained(folder / "two-channels")
+    DDPMPipeline(unet(1, num_class_embeds=3), chain).save_pretrained(folder / "labels")
     pixels.save_pretrained(folder / "pickled", safe_serialization=False)
-    pixels.save_pretrained(folder / "cut")
-    weights = folder / "cut/unet/diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-9])
     (folder / "empty").mkdir()
     return folder
 
@@ -67,19 +46,6 @@ def here(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pipelines").symlink_to(store)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     return tmp_path
-
-
-def run(command: str) -> int:
-    return cli.main(shlex.split(command))
-
-
-def tiles(path: Path, side: int) -> Tensor:
-    """``(B, C, H, W)`` uint8 of a sheet."""
-    with Image.open(path) as image:
-        flat = torch.tensor(list(image.tobytes()), dtype=torch.uint8)
-        sheet = flat.view(image.height, image.width, len(image.getbands())).permute(2, 0, 1)
-    found = sheet[:, 1:, 1:].unfold(1, side, side + 1).unfold(2, side, side + 1)
-    return found.permute(1, 2, 0, 3, 4).flatten(0, 1)
 
 
 def test_a_pipeline_in_pixel_space(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,12 +94,6 @@ def test_other_methods(method: str, here: Path) -> None:
     assert dode.Tableau.load("o.safetensors").metadata["method"] == method
 
 
-def test_the_example_of_the_help_is_a_command() -> None:
-    (example,) = [text for text in DISTILL.replace("\\\n", " ").splitlines() if "--diffusers" in text]
-    args = parser().parse_args(shlex.split(example)[1:])
-    assert args.diffusers == "my-pipeline" and args.prompt == ["a red fox"] and args.checkpoint is None
-
-
 NOBODY = "nobody/nothing is no folder here"
 FIT = "distill --solver ddim --nfe 2 --images 4 --out o.safetensors"
 DRAW = "sample --solver ddim --nfe 2 --seeds 0 --out o.png"
@@ -146,7 +106,6 @@ DRAW = "sample --solver ddim --nfe 2 --seeds 0 --out o.png"
         (f"{FIT} --diffusers nobody/nothing", f"{NOBODY}, and the hub gives no such pipeline; check"),
         (f"{FIT} --diffusers pipelines/empty", "pipelines/empty holds no pipeline that diffusers can load: Error no"),
         (f"{FIT} --diffusers pipelines/pickled", "pipelines/pickled holds no pipeline that diffusers can load"),
-        (f"{FIT} --diffusers pipelines/cut", "pipelines/cut holds no pipeline that diffusers can load"),
         (f"{FIT} --diffusers pipelines/pixels --prompt fox", "--prompt: DDPMPipeline takes no prompts; leave it out\n"),
         (f"{FIT} --diffusers pipelines/classes", "DiTPipeline is conditional: give --class-label\n"),
         (f"{FIT} --diffusers pipelines/classes --prompt fox", "--prompt: DiTPipeline takes no prompts; take --class-l"),
@@ -179,10 +138,7 @@ class StableDiffusion:
     """What is asked of a pipeline before its prompts are read."""
 
     def __init__(self, **config: Any) -> None:
-        self.unet = UNet2DConditionModel(
-            (8, 8), 4, 4, layers_per_block=1, norm_num_groups=4, cross_attention_dim=8, block_out_channels=(8, 8),
-            down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
-        )  # fmt: skip
+        self.unet = crossed()
         self.unet.register_to_config(**config)
 
     def encode_prompt(self) -> None: ...

@@ -22,7 +22,7 @@ import dode
 from dode import solvers
 from dode.cli.models import load_pipeline
 from dode.diffusers import DodeScheduler, decode, from_diffusers
-from dode.diffusers.flux import pack, unpack
+from dode.diffusers.networks import pack, unpack
 from dode.schedules import Flow
 from tests import tiny
 from tests.tiny import PROMPTS, autoencoder, crossed, distance, drawn, generator, put, quiet, randomised, texts, unet

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import network_file
+from small import MIXTURE, network_file
 
 import dode
 from dode import schedules, solvers
-from dode.denoisers import MixtureDenoiser
 from dode.distillation import (
     DISTILLERS,
     corrected,
@@ -28,9 +27,6 @@ from dode.distillation import (
 from dode.sampling import Step, initial_noise, sample, trajectory
 
 GRID = schedules.karras(5, 0.02, 80.0, final="zero")  # lower, and the last difference of outputs is rounding
-MIXTURE = MixtureDenoiser(
-    torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).double(), torch.tensor([0.3, 0.5, 0.8, 0.2])
-)
 NOISE = initial_noise((3,), range(40), dtype=torch.float64)
 SOLVERS = {
     "d-ddim": solvers.ddim(GRID),

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from small import refusal
+from test_pickles import Trap
 
-from dode.utils.files import FileError, atomic, load_tensors, save_tensors, write_text
+from dode.utils.files import atomic, load_tensors, save_tensors, write_text
 
 TENSORS = {
     "weights": torch.randn(3, 3, dtype=torch.float64),
@@ -26,14 +28,6 @@ def saved(tmp_path: Path) -> Path:
     return save_tensors(tmp_path / "deep" / "er" / "t.safetensors", TENSORS, "tableau", METADATA)
 
 
-def refusal(path: Path, kind: str = "tableau") -> str:
-    with pytest.raises(FileError) as info:
-        load_tensors(path, kind)
-    message = str(info.value)
-    assert str(path) in message and "\n" not in message
-    return message
-
-
 def test_round_trip(saved: Path) -> None:
     tensors, metadata = load_tensors(saved, "tableau")
     assert metadata == METADATA and tensors.keys() == TENSORS.keys()
@@ -43,35 +37,26 @@ def test_round_trip(saved: Path) -> None:
 
 
 def test_what_is_not_such_a_file_is_refused(saved: Path, tmp_path: Path) -> None:
-    assert "does not exist" in refusal(tmp_path / "none.safetensors")
-    assert "is a folder; name a file" in refusal(tmp_path)
-    assert "holds a tableau, not a network" in refusal(saved, "network")
+    assert "does not exist" in refusal(tmp_path / "none.safetensors", load_tensors, "tableau")
+    assert "is a folder; name a file" in refusal(tmp_path, load_tensors, "tableau")
+    assert "holds a tableau, not a network" in refusal(saved, load_tensors, "network")
     whole = saved.read_bytes()
     for keep in (0, 4, 8, 40, -1):
         saved.write_bytes(whole[:keep])
-        assert "not a readable safetensors file" in refusal(saved)
+        assert "not a readable safetensors file" in refusal(saved, load_tensors, "tableau")
     for header in (None, {"format": "pt"}, {"dode": "{"}, {"dode": "1"}, {"dode": '{"kind": "tableau"}'}):
         save_file({"w": torch.ones(2)}, saved, header)
-        assert ("damaged header" if "dode" in (header or {}) else "was not written by dode") in refusal(saved)
-
-
-class Trap:
-    """Unpickling one creates a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Path.touch, (self.path,)
+        assert ("damaged header" if "dode" in (header or {}) else "was not written by dode") in refusal(
+            saved, load_tensors, "tableau"
+        )
 
 
 def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     sprung, path = tmp_path / "sprung", tmp_path / "trap.safetensors"
-    pickle.loads(pickle.dumps(Trap(sprung)))
-    sprung.unlink()  # the trap works
-    for write in (lambda: path.write_bytes(pickle.dumps(Trap(sprung))), lambda: torch.save({"w": Trap(sprung)}, path)):
+    trap = Trap(Path.touch, sprung)
+    for write in (lambda: path.write_bytes(pickle.dumps(trap)), lambda: torch.save({"w": trap}, path)):
         write()
-        assert "not a readable safetensors file" in refusal(path) and not sprung.exists()
+        assert "not a readable safetensors file" in refusal(path, load_tensors, "tableau") and not sprung.exists()
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])

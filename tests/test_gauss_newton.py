@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations, pairwise
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import MIXTURE
 from torch import Tensor
 
 from dode import schedules, solvers
-from dode.denoisers import GaussianDenoiser, MixtureDenoiser
-from dode.distillation import (
-    GridSpace,
-    Problem,
-    Space,
-    cheapest_path,
-    clipped,
-    descend,
-    gauss_newton,
-    gits_grid,
-    pixels,
-    resampled,
-    stack,
-    step_costs,
-)  # fmt: skip
+from dode.denoisers import GaussianDenoiser
+from dode.distillation import GridSpace, Problem, Space, descend, gauss_newton, pixels, resampled
 from dode.distillation.descent import _Relaxed, gradient, jacobian
 from dode.distillation.gauss_newton import _Equations
+from dode.distillation.gits import cheapest_path, gits_grid, step_costs
 from dode.distillation.space import Kind
 from dode.distillation.teachers import Examples
 from dode.metrics import rmse
 from dode.sampling import initial_noise, sample, trajectory
 from dode.tableau import Tableau
 
-MIXTURE = MixtureDenoiser(
-    torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).double(), torch.tensor([0.3, 0.5, 0.8, 0.2])
-)
 ZERO, END = schedules.karras(4, 0.02, 20.0, final="zero"), schedules.karras(4, 0.02, 20.0)
 TEACHER = solvers.deis(schedules.karras(60, 0.02, 20.0, final="zero"), variable="log_rho", basis="data")
 NOISE = initial_noise((3,), range(60), dtype=torch.float64)
@@ -63,14 +49,16 @@ def test_there_and_back_is_the_same_table(table: Tableau) -> None:
 
 
 @settings(max_examples=30)
-@given(st.sampled_from(list(STARTS)), st.integers(0, 2**31), st.floats(0.01, 2.0))
-def test_every_vector_is_a_consistent_solver(name: str, seed: int, size: float) -> None:
-    space = Space(STARTS[name])
+@given(st.sampled_from(list(STARTS)), st.booleans(), st.integers(0, 2**31), st.floats(0.01, 2.0))
+def test_every_vector_is_a_consistent_solver(name: str, first: bool, seed: int, size: float) -> None:
+    """Whose first level moves only if asked."""
+    space = Space(STARTS[name], first_level=first)
     vector = space.pack(STARTS[name])
+    assert space.kinds.count("level") == STARTS[name].nfe - 1 + first and len(space.kinds) == len(vector)
     vector += size * torch.randn(len(vector), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     table = space.table(vector)  # a Tableau checks its levels itself
     assert table.inconsistency() < 1e-9 and (table.sigmas[1:] < table.sigmas[:-1]).all()
-    assert table.sigmas[0] == STARTS[name].sigmas[0]
+    assert (table.sigmas[0] != STARTS[name].sigmas[0]) == first
     torch.testing.assert_close(table.sigmas[-1], STARTS[name].sigmas[-1])
     torch.testing.assert_close(space.pack(table), vector, rtol=1e-6, atol=1e-6)
 
@@ -87,17 +75,6 @@ def test_what_may_not_move_stays() -> None:
             "levels_in": torch.allclose(moved.sigmas_in / moved.sigmas[:-1], torch.ones(4, dtype=torch.float64)),
         }
         assert [name for name, value in same.items() if value] == [fixed]
-
-
-@pytest.mark.parametrize("table", STARTS.values(), ids=STARTS)
-def test_the_first_level_moves_only_if_asked(table: Tableau) -> None:
-    space = Space(table, first_level=True)
-    vector = space.pack(table)
-    moved = space.table(vector + 0.1 * torch.ones_like(vector))
-    assert float(moved.sigmas[0] / table.sigmas[0]) == pytest.approx(math.exp(0.1))
-    assert float(moved.sigmas[-1]) == pytest.approx(float(table.sigmas[-1])) and moved.inconsistency() < 1e-9
-    torch.testing.assert_close(space.pack(moved), vector + 0.1, rtol=1e-6, atol=1e-6)
-    assert space.kinds.count("level") == table.nfe and len(space.kinds) == len(vector)
 
 
 def test_a_grid_space_writes_the_handcrafted_weights_anew() -> None:
@@ -121,59 +98,50 @@ def test_what_has_no_such_space_is_refused() -> None:
 biased = pytest.mark.parametrize(("table", "bias"), [*((table, 3.0) for table in STARTS.values()), (STARTS["3M"], 0.0)])
 
 
-def fit(table: Tableau, noise: Tensor = NOISE, **options: Any) -> Tableau:
-    """The plain method: nothing is weighed, and there is time."""
-    plain = dict(teacher=TEACHER, bias=0.0, limit=0.0, held_back=0.25, steps=30, patience=6, budget=150_000)
-    return gauss_newton(MIXTURE, table, noise, **plain | options)
+def differences(function: Callable[[Tensor], Tensor], vector: Tensor) -> Tensor:
+    """Central ones, of each number: ``(P, ...)``."""
+    steps = 1e-5 * torch.eye(len(vector), dtype=torch.float64)
+    return torch.stack([(function(vector + step) - function(vector - step)) / 2e-5 for step in steps])
 
 
 # --- the fit --------------------------------------------------------------------------------------
 
 
 @biased
-def test_the_bias_is_in_the_normal_equations(table: Tableau, bias: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against central differences of the error: ``mean |r|^2 + bias |mean r|^2``, the mean over all batches."""
-    monkeypatch.setitem(_Equations.normal.__globals__, "DIFFERENCE", 1e-5)
-    space, noise = Space(table, first_level=bool(bias)), NOISE[:8]
-    residual = lambda x: x * torch.tensor([1.0, 2.0, -0.5])  # noqa: E731
-    goal = residual(sample(MIXTURE, TEACHER, noise))
-    examples = Examples(residual, TEACHER, noise, goal, noise[:2], goal[:2], bias, size=3)
-    vector = space.pack(table) + 0.1
-    missed = lambda v: residual(sample(MIXTURE, space.table(v), noise)) - goal  # noqa: E731
-    error = lambda v: examples.error(MIXTURE, space.table(v), noise, goal)  # noqa: E731
-    by_hand = missed(vector).square().sum(1).mean() + bias * missed(vector).mean(0).square().sum()
-    assert error(vector) == pytest.approx(float(by_hand), rel=1e-12)
-    assert examples.check(MIXTURE, table) == examples.error(MIXTURE, table, noise[:2], goal[:2])
-    steps = 1e-5 * torch.eye(len(vector), dtype=torch.float64)
-    slope = torch.tensor([(error(vector + s) - error(vector - s)) / 2e-5 for s in steps], dtype=torch.float64)
-    j = torch.stack([(missed(vector + s) - missed(vector - s)) / 2e-5 for s in steps])
-    wanted = torch.einsum("pbr,qbr->pq", j, j) / 8 + bias * j.mean(1) @ j.mean(1).T
-    jj, jr = _Equations(MIXTURE, space, examples, 3).normal(vector)
-    torch.testing.assert_close(2 * jr, slope, rtol=1e-3, atol=1e-4 * float(slope.abs().max()))
-    torch.testing.assert_close(jj, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
-
-
-@biased
-def test_the_states_on_the_way_are_in_the_normal_equations(
-    table: Tableau, bias: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("weight", [0.0, 0.7], ids=["end", "path"])
+def test_the_normal_equations_are_those_of_the_error(
+    table: Tableau, bias: float, weight: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cost by hand, and its slope by central differences."""
+    """By hand: ``mean |r|^2 + bias |mean r|^2``, the means over all batches; ``r`` has the states on the way too."""
     monkeypatch.setitem(_Equations.normal.__globals__, "DIFFERENCE", 1e-5)
-    space, noise = Space(table, first_level=True), NOISE[:8]
-    examples = Examples.make(MIXTURE, noise, TEACHER, pixels, 0.25, bias)
-    fit, vector = _Equations(MIXTURE, space, examples, 4, 0.7), space.pack(table) + 0.1
-    walk, exact = (trajectory(MIXTURE, t, examples.noise) for t in (space.table(vector), TEACHER))
-    missed, levels = [pixels(walk[-1] - exact[-1])], space.table(vector).sigmas[1:-1].tolist()
-    for x, level in zip(walk[1:-1], levels, strict=True):
-        k = int((TEACHER.sigmas > level).sum())
-        before, after = TEACHER.sigmas[k - 1 : k + 1].tolist()
-        aim = exact[k - 1] + (before - level) / (before - after) * (exact[k] - exact[k - 1])
-        missed.append(((0.7 / len(levels)) / (1 + level**2)) ** 0.5 * pixels(x - aim))
-    r = torch.cat(missed, 1)
-    assert fit.cost(vector) == pytest.approx(float(r.square().sum(1).mean() + bias * r.mean(0).square().sum()))
-    steps = 1e-5 * torch.eye(len(vector), dtype=torch.float64)
-    slope = torch.tensor([(fit.cost(vector + s) - fit.cost(vector - s)) / 2e-5 for s in steps], dtype=torch.float64)
-    torch.testing.assert_close(2 * fit.normal(vector)[1], slope, rtol=1e-3, atol=1e-4 * float(slope.abs().max()))
+    residual = lambda x: x * torch.tensor([1.0, 2.0, -0.5])  # noqa: E731
+    space = Space(table, first_level=True)
+    examples = Examples.make(MIXTURE, NOISE[:8], TEACHER, residual, 0.25, bias, size=3)
+    fit, vector = _Equations(MIXTURE, space, examples, 3, weight), space.pack(table) + 0.1
+    exact = trajectory(MIXTURE, TEACHER, examples.noise)
+
+    def missed(vector: Tensor) -> Tensor:
+        made = space.table(vector)
+        walk, levels = trajectory(MIXTURE, made, examples.noise), made.sigmas[1:-1].tolist()
+        found = [residual(walk[-1] - exact[-1])]
+        for x, level in zip(walk[1:-1], levels, strict=True):
+            k = int((TEACHER.sigmas > level).sum())
+            before, after = TEACHER.sigmas[k - 1 : k + 1].tolist()
+            aim = exact[k - 1] + (before - level) / (before - after) * (exact[k] - exact[k - 1])
+            found.append((weight / len(levels) / (1 + level**2)) ** 0.5 * pixels(x - aim))
+        return torch.cat(found, 1)
+
+    r, images = missed(vector), len(examples.noise)
+    error = float(r.square().sum(1).mean() + bias * r.mean(0).square().sum())
+    assert fit.cost(vector) == pytest.approx(error, rel=1e-9)
+    of_end = examples.error(MIXTURE, space.table(vector), examples.noise, examples.goal)
+    assert of_end == pytest.approx(error, rel=1e-9) if not weight else of_end < error
+    j = differences(missed, vector)
+    jj, jr = fit.normal(vector)
+    wanted = torch.einsum("pbr,qbr->pq", j, j) / images + bias * j.mean(1) @ j.mean(1).T
+    torch.testing.assert_close(jj, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
+    slope = torch.einsum("pbr,br->p", j, r) / images + bias * j.mean(1) @ r.mean(0)
+    torch.testing.assert_close(jr, slope, rtol=1e-3, atol=1e-4 * float(slope.abs().max()))
 
 
 def test_an_image_counts_no_more_than_the_limit() -> None:
@@ -195,19 +163,6 @@ def test_an_image_counts_no_more_than_the_limit() -> None:
     space = Space(table)
     slopes = [_Equations(MIXTURE, space, e, 4).normal(space.pack(table))[1] for e in (*fits, examples)]
     assert (slopes[1] - slopes[2]).norm() < 0.2 * (slopes[0] - slopes[2]).norm()
-
-
-def test_a_fit_with_bias_leaves_less_of_what_images_have_in_common() -> None:
-    """And more of the rest: one call has not the numbers for both."""
-    table, other = solvers.ddim(ZERO[[0, -1]]), initial_noise((3,), range(1000, 1400), dtype=torch.float64)
-    truth = sample(MIXTURE, TEACHER, other)
-
-    def missed(bias: float) -> tuple[float, float]:
-        gap = sample(MIXTURE, fit(table, bias=bias), other) - truth
-        return float(gap.mean(0).norm()), float(gap.std(0).norm())
-
-    (plain, rest), (biased, more) = missed(0.0), missed(30.0)
-    assert biased < 0.7 * plain and more > rest
 
 
 def test_one_call_is_enough_for_one_gaussian() -> None:
@@ -245,11 +200,10 @@ def test_the_gradient_is_that_of_the_sampler(space: Space) -> None:
     vector = space.pack(space.base) + 0.05
     loss = lambda x: (x * torch.arange(1, 4)).sum()  # noqa: E731
     value, slope = gradient(MIXTURE, space, vector, NOISE[:4], loss)
-    here = lambda v: float(loss(sample(MIXTURE, space.table(v), NOISE[:4])))  # noqa: E731
-    assert value == pytest.approx(here(vector), rel=1e-9)
-    units = torch.eye(len(vector), dtype=torch.float64)
-    expected = torch.tensor([(here(vector + 1e-5 * e) - here(vector - 1e-5 * e)) / 2e-5 for e in units])
-    torch.testing.assert_close(slope, expected.double(), rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    here = lambda v: loss(sample(MIXTURE, space.table(v), NOISE[:4]))  # noqa: E731
+    assert value == pytest.approx(float(here(vector)), rel=1e-9)
+    expected = differences(here, vector)
+    torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
     assert jacobian(space, vector).shape[0] == len(vector)
 
 
@@ -324,17 +278,6 @@ def test_a_found_grid_serves_ddim_better_than_the_usual_one() -> None:
     assert gap(grid) < gap(usual)
     with pytest.raises(ValueError, match="40 fine steps has no path of 41"):
         chosen(41)
-
-
-# --- what fits look at -----------------------------------------------------------------------------
-
-
-def test_what_no_file_can_hold_is_not_compared() -> None:
-    images = torch.tensor([-3.0, -1.0, -0.5, 0.9, 1.0, 7.0]).reshape(1, 1, 2, 3)
-    beyond = torch.where(images.abs() >= 1, images.sign(), images)
-    assert torch.equal(clipped(pixels)(images), pixels(beyond)) and not torch.equal(pixels(images), pixels(beyond))
-    twice = stack((2.0, clipped(pixels)), (1.0, clipped(pixels)))
-    assert torch.equal(clipped(stack((2.0, pixels), (1.0, pixels)))(images), twice(images))
 
 
 # --- another number of calls ------------------------------------------------------------------------

@@ -14,7 +14,9 @@ import dode
 from dode import distillation, experiments, solvers
 from dode.distillation import losses
 from dode.distillation.teachers import default_teacher
-from dode.experiments import fits, learned, papers
+from dode.experiments import fits, learned
+from dode.experiments.rows import typed
+from dode.experiments.run import grid_function
 from dode.metrics import frechet_distance, moments, rmse
 from dode.tableau import Tableau
 from dode.utils.files import FileError
@@ -23,7 +25,7 @@ DATA = "fashion-mnist-data"
 RESULTS = Path(__file__).parents[1] / "results"
 SMALL = dict(images=24, learn_images=4, trajectories=16, zoo_images=2, reference_steps=20)
 P = replace(experiments.preset("smoke"), **SMALL)
-NFES = papers.TABLE_5
+NFES = learned.NFES
 RUN = experiments.Run(P)
 
 
@@ -46,12 +48,10 @@ def project(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_seeds_that_choose_fit_measure_or_stand_for_the_truth_are_disjoint() -> None:
-    full = experiments.preset("full")
-    sets = [
-        experiments.held_out_seeds(500, learned.SELECTION_BLOCK), experiments.held_out_seeds(full.images),
-        experiments.fit_seeds(full.learn_images),
-        range(learned.REFERENCE_SEEDS, learned.REFERENCE_SEEDS + full.images),
-    ]  # fmt: skip
+    most = experiments.preset("paper").images
+    sets = [range(learned.REFERENCE_SEEDS, learned.REFERENCE_SEEDS + most)]
+    sets += [experiments.held_out_seeds(most, block) for block in (*range(5), learned.SELECTION_BLOCK)]
+    sets += [experiments.fit_seeds(1000, block) for block in range(5)]
     assert len(set().union(*sets)) == sum(map(len, sets))
 
 
@@ -61,13 +61,13 @@ def test_a_comparison_measures_what_it_says_and_resumes(project: Path, monkeypat
     rows = ask()
     ddim, start, gits = (row for _, row in rows.iterrows())
     assert [ddim.method, start.method, gits.method] == ["ddim", "start", "gits"]
-    chosen = learned.grid_distance.sweep(P).frame.query("solver == 'ddim'")
+    chosen = typed(learned.grid_distance.sweep(P).rows).query("solver == 'ddim'")
     assert len(chosen) == 4 and ddim.grid == chosen.grid[chosen.fd_reference.idxmin()] and gits.grid == ""
     assert ddim.evaluations == start.evaluations == 0 < gits.evaluations
 
     model = dode.load(DATA)
-    table = solvers.ddim(fits.grid_of(ddim.grid, DATA, "cpu"), nfe=2)
-    (features, data), (critic, _) = fits.evaluators("cpu")
+    table = solvers.ddim(grid_function(ddim.grid, model, to_zero=False), nfe=2)
+    (features, data), (critic, _) = RUN.evaluators(DATA)
     images = dode.sample(model, table, dode.initial_noise(model.shape, range(1_000_000, 1_000_000 + P.images)))
     began = learned.REFERENCE_SEEDS
     long = dode.sample(
@@ -86,7 +86,7 @@ def test_a_comparison_measures_what_it_says_and_resumes(project: Path, monkeypat
     monkeypatch.setattr(learned.learned, "function", lambda *_, **__: pytest.fail("measured again"))
     monkeypatch.setattr(fits.DistillerInfo, "fit", lambda *_, **__: pytest.fail("fitted again"))
     assert ask().equals(rows)
-    assert fits.fit(P, DATA, "cpu", "gits", 2).nfe == 2  # from its file
+    assert fits.fit(RUN, DATA, "gits", 2).nfe == 2  # from its file
 
 
 @pytest.mark.slow
@@ -111,13 +111,13 @@ def test_every_block_has_its_own_seeds_and_the_same_solver(project: Path) -> Non
 
 @pytest.mark.slow
 def test_a_fit_may_begin_at_that_of_another_number_of_calls(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    near = fits.fit(P, DATA, "cpu", "gauss-newton", 2)
+    near = fits.fit(RUN, DATA, "gauss-newton", 2)
     monkeypatch.setattr(fits.DistillerInfo, "fit", lambda self, task, **options: task.table)  # where it begins
-    began = fits.fit(P, DATA, "cpu", "gauss-newton:near=2", 3)
+    began = fits.fit(RUN, DATA, "gauss-newton:near=2", 3)
     assert isinstance(near, Tableau) and isinstance(began, Tableau) and began.nfe == 3
     assert torch.equal(began.full, distillation.resampled(near, 3).full)
     with pytest.raises(ValueError, match="designs its table for each image"):
-        fits.fit(P, DATA, "cpu", "dlms:near=2", 3)  # said before anything is trained
+        fits.fit(RUN, DATA, "dlms:near=2", 3)  # said before anything is trained
     assert not fits.solver_file(P, DATA, "dlms", 2).exists()
 
 
@@ -140,7 +140,7 @@ def test_every_learned_row_has_its_solver(method: str) -> None:
 @pytest.mark.slow
 def test_distances_to_the_path_shrink_with_the_steps_and_begin_at_zero() -> None:
     """Many steps stay on the path, few leave it, and more the fewer they are; both begin on it."""
-    grid = fits.grid_of("time", DATA, "cpu")
+    grid = grid_function("time", dode.load(DATA))
     made = {n: solvers.deis(grid, nfe=n, variable="log_rho", basis="data") for n in (3, 6, 24)}
     found = {n: learned.path_distances(RUN, DATA, table, 2) for n, table in made.items()}
     for n, (levels, apart) in found.items():
@@ -152,8 +152,8 @@ def test_distances_to_the_path_shrink_with_the_steps_and_begin_at_zero() -> None
     assert float(found[3][1][-1]) == pytest.approx(apart, rel=0.1)
 
 
-def test_a_designed_solver_has_a_path_too() -> None:
-    model, (table, _) = dode.load(DATA), fits.initial_solver("dlms", DATA, "cpu", 4)
+def test_a_designed_solver_has_a_path_too_and_begins_as_its_base() -> None:
+    model, (table, _) = dode.load(DATA), fits.initial_solver(RUN, DATA, "dlms", 4)
     designed = distillation.begin_dlms(model, table)  # as it begins, it is the table
     levels, apart = learned.path_distances(RUN, DATA, designed, 2, points=4)
     same, distance = learned.path_distances(RUN, DATA, table, 2, points=4)
@@ -169,21 +169,22 @@ def test_no_loss_uses_the_evaluation_classifier() -> None:
     assert all("judge" not in mix for mix in honest.values()) and fits.EXTRACTORS["judge"] == "classifier"
     names = {zoo_name: dode.zoo.load_evaluator(f"fashion-mnist-{zoo_name}")[1] for zoo_name in fits.EXTRACTORS.values()}
     assert len(set(names.values())) == 3  # three networks, each with weights of its own
-    assert fits.evaluators("cpu")[0][0].name == names["classifier"]
+    assert RUN.evaluators(DATA)[0][0].name == names["classifier"]
 
 
 def test_mixes_are_what_they_say() -> None:
+    model = dode.load(DATA)
     x = 1.5 * torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     sizes = dict(pixels=784, random=2560, averaged=160, critic=96, observer=80, judge=64)
     for kind, mix in losses.LOSSES.items():
-        found = fits.loss("cpu", kind)(x)
+        found = fits.loss(model, kind)(x)
         assert found.shape == (2, sum(sizes[word] for word in mix)), kind
-        clipped = fits.loss("cpu", f"seen-{kind}")
-        assert torch.equal(clipped(x), fits.loss("cpu", kind)(x.clamp(-1, 1)))
-    ours, raw = fits.loss("cpu", "seen"), fits.loss("cpu", "raw")
+        clipped = fits.loss(model, f"seen-{kind}")
+        assert torch.equal(clipped(x), fits.loss(model, kind)(x.clamp(-1, 1)))
+    ours, raw = fits.loss(model, "seen"), fits.loss(model, "raw")
     assert torch.equal(ours(x), raw(x.clamp(-1, 1))) and not torch.allclose(ours(x), raw(x))
     with pytest.raises(ValueError, match="no residual named 'pixel'; there are all, seen, raw, pixels, random,"):
-        fits.loss("cpu", "pixel")
+        fits.loss(model, "pixel")
 
 
 @pytest.mark.slow
@@ -192,7 +193,7 @@ def test_a_second_order_fit_stays_within_its_budget(images: int, monkeypatch: py
     """Also where it pays for few images: then it grows with them."""
     module = importlib.import_module("dode.distillation.gauss_newton")
     monkeypatch.setattr(module, "CALLS", 700)
-    model, (table, _) = dode.load(DATA), fits.initial_solver("gauss-newton", DATA, "cpu", 2)
+    model, (table, _) = dode.load(DATA), fits.initial_solver(RUN, DATA, "gauss-newton", 2)
     paid = module.images_within_budget(table)
     assert 5 < paid < 18
     fitted = distillation.gauss_newton(model, table, dode.initial_noise(model.shape, range(images)))
@@ -205,13 +206,13 @@ def test_a_second_order_fit_stays_within_its_budget(images: int, monkeypatch: py
 
 @pytest.mark.slow
 def test_a_designer_stands_on_a_table_that_was_fitted_before(project: Path) -> None:
-    below = fits.fit(P, DATA, "cpu", "gauss-newton", 2)
-    found = fits.fit(P, DATA, "cpu", "dlms:base=gauss-newton", 2)
+    below = fits.fit(RUN, DATA, "gauss-newton", 2)
+    found = fits.fit(RUN, DATA, "dlms:base=gauss-newton", 2)
     assert isinstance(found, distillation.Designed) and isinstance(below, dode.Tableau)
     assert torch.equal(found.base.full, below.full) and torch.equal(found.base.sigmas, below.sigmas)
     assert found.metadata["cost"][0] >= min(found.metadata["cost"])
     with pytest.raises(ValueError, match="dlms designs its table for each image; a base is one table for all"):
-        fits.fit(P, DATA, "cpu", "gauss-newton:base=dlms", 2)
+        fits.fit(RUN, DATA, "gauss-newton:base=dlms", 2)
 
 
 # --- floors ----------------------------------------------------------------------------------------
@@ -220,7 +221,7 @@ def test_a_designer_stands_on_a_table_that_was_fitted_before(project: Path) -> N
 def test_floors_are_rows(project: Path) -> None:
     (row,) = learned.floor.rows(RUN, learned.floor_cells(P)).itertuples()
     aim, _ = learned.reference_moments(RUN, DATA)
-    assert row.fd_data == pytest.approx(frechet_distance(aim, fits.evaluators("cpu", DATA)[0][1]), abs=1e-5)
+    assert row.fd_data == pytest.approx(frechet_distance(aim, RUN.evaluators(DATA)[0][1]), abs=1e-5)
     assert 0 < row.fd_reference < row.fd_data and (row.n, row.preset) == (P.images, "smoke")
 
 

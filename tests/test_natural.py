@@ -19,14 +19,11 @@ from dode.experiments import run as runs
 from dode.training import TRAININGS, networks, trainings
 from dode.utils.files import FileError, load_tensors
 from tests.test_data import make
-from tests.test_training import kill_after
+from tests.test_training import NETWORKS, kill_after
 
 NAMES = ["imagenet32-noise", "imagenet32-data"]
 EYES = ["imagenet32-classifier", "imagenet32-critic", "imagenet32-observer"]
 ALL = [*EYES, *NAMES]
-UNET = dict(patch=2, widths=(8, 16), blocks=1, heads=2)
-SMALL = dict(width=4, features=8)
-TINY = dict(noise=UNET, data=UNET, classifier=SMALL, critic=dict(stem=4, widths=(4, 8)), observer=SMALL)
 P = replace(experiments.preset("smoke"), images=24, fit_images=4, learn_images=2, bf16=False)
 
 pytestmark = pytest.mark.slow  # five networks are trained
@@ -40,7 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         make(folder / "data", patch)
         for name in ALL:
             small = dict(steps=8, batch=16, warmup=2, save_every=1, ema=0.5)
-            small |= dict(rate=0.03, network=TINY[name.rsplit("-", 1)[1]])
+            small |= dict(rate=0.03, network=NETWORKS[name.rsplit("-", 1)[1]])
             patch.setitem(TRAININGS, name, replace(TRAININGS[name], **small))
         for place in (zoo, zoo.checkpoints):
             patch.setattr(place, "CHECKPOINTS", folder / "checkpoints")
@@ -98,36 +95,17 @@ def test_what_is_not_trained_yet_is_said_in_one_line(monkeypatch: pytest.MonkeyP
         networks.ship(TRAININGS["imagenet32-data"], tmp_path)
 
 
-def test_an_image_has_the_class_of_its_seed_however_the_seeds_are_cut(trained: Path) -> None:
-    model = dode.load("imagenet32-data")
-    assert model.conditions == 200 and isinstance(model.network, torch.nn.Module)
-    with torch.no_grad():  # as after a long training: the class matters
-        model.network.kinds.weight.mul_(30)  # type: ignore[union-attr, operator]
-        for block in (*model.network.down, *model.network.up):  # type: ignore[union-attr]
-            block.conv2.weight.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
-        model.network.head[2].weight.normal_(0, 0.05, generator=torch.Generator().manual_seed(1))  # type: ignore[index]
-    table, seeds = dode.solvers.ddim(model.grid(2)), [5, 1_000_003, 7, 407, 8]
-    whole = torch.cat(list(experiments.draw(model, table, seeds)))
-    cut = torch.cat(list(experiments.draw(model, table, seeds, batch_size=2)))
-    torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-4)
-    one_class = dode.sample(
-        model.of([7] * 5), table, dode.initial_noise(model.shape, seeds)
-    )  # seeds 7 and 407 differ by twice the number of classes
-    same = [(one_class[k] - whole[k]).abs().max() < 1e-3 for k in range(5)]
-    assert same == [False, False, True, True, False]
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_row_is_measured_by_the_classifier_of_its_data_set(name: str, trained: Path) -> None:
     (cell,) = experiments.fd_cells(P, {(name, "ddim"): [2]}, ["d-ode"])
     row = experiments.fd(experiments.Run(P), **cell)
     assert row["features"].startswith("imagenet32-classifier-") and row["n"] == "24" and float(row["fd"]) > 0
-    (features, data), (critic, critic_data) = fits.evaluators("cpu", name)
+    (features, data), (critic, critic_data) = experiments.Run(P).evaluators(name)
     assert features.name == row["features"] == data.features and data.n == critic_data.n == 500
     assert critic.name.startswith("imagenet32-critic-") and critic.name == critic_data.features
-    residual = fits.loss("cpu", "critic", name)(torch.rand(3, 3, 32, 32) * 2 - 1)
+    residual = fits.loss(dode.load(name), "critic")(torch.rand(3, 3, 32, 32) * 2 - 1)
     assert residual.shape == (3, critic.dim + 3 * 32 * 32)  # the critic's features, and pixels
-    learned = fits.fit(P, name, "cpu", "gauss-newton", 2)
+    learned = fits.fit(experiments.Run(P), name, "gauss-newton", 2)
     assert isinstance(learned, dode.Tableau) and learned.nfe == 2 and learned.metadata["model"] == name
 
 

@@ -6,19 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from small import MIXTURE
 from torch import Tensor
 
 from dode import schedules, solvers
-from dode.denoisers import ConsistencyPrediction, MixtureDenoiser
+from dode.denoisers import ConsistencyPrediction
 from dode.experiments import network_distillation
 from dode.sampling import initial_noise, sample
 from dode.training import Training, build_denoiser, describe
 from dode.utils.files import load_tensors, save_tensors
 from dode.utils.optimisation import Run
 
-MIXTURE = MixtureDenoiser(
-    torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).double(), torch.tensor([0.3, 0.5, 0.8, 0.2])
-)
 IMAGES = torch.randint(256, (20, 1, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 

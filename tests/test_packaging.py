@@ -109,6 +109,7 @@ def test_without_an_extra_there_is_a_line_that_names_it(bare: Callable[..., Any]
     """Bars fall silent; what cannot be done says which extra brings it."""
     program = """
 import dode
+from dode import *
 from dode import experiments, metrics, training
 from dode.utils import environment
 from dode.zoo import datasets
@@ -119,7 +120,7 @@ dode.sample(model, dode.solvers.ddim(model.grid(2)), noise, progress=True)
 dode.distillation.d_ode(model, dode.solvers.ddim(model.grid(2)), noise, scale=2, progress=True)
 experiments.Sweep("s.csv", ["a"]).run([dict(a=1)], lambda a: dict(b=2))
 picture = lambda: environment.need("PIL.Image", "cli", "sample")
-for wrong in (datasets.fashion_mnist, metrics.inception_features, picture):
+for wrong in (datasets.fashion_mnist, metrics.inception_features, picture, lambda: dode.from_diffusers):
     try:
         wrong()
     except ImportError as error:
@@ -127,8 +128,8 @@ for wrong in (datasets.fashion_mnist, metrics.inception_features, picture):
 """
     done = bare(tmp_path, "-c", program)
     assert done.returncode == 0 and not done.stderr, done.stderr[-2000:]
-    said = done.stdout.splitlines()
-    assert [re.findall(r"pip install 'dode\[(\w+)\]'", line) for line in said] == [["cli"], ["fid"], ["cli"]]
+    said = [re.findall(r"pip install 'dode\[(\w+)\]'", line) for line in done.stdout.splitlines()]
+    assert said == [["cli"], ["fid"], ["cli"], ["diffusers"]]
 
 
 # -- pyproject.toml, requirements.lock, environment.yml -----------------------------------------------

@@ -19,6 +19,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small import refusal
 from torch import nn
 
 from dode.utils.files import FileError
@@ -100,15 +101,6 @@ def small() -> nn.Module:
     return outer
 
 
-def refusal(path: Path) -> str:
-    """The message of the FileError: one line that names the file, and no trace of anything having run."""
-    with pytest.raises(FileError) as info:
-        network(path)
-    message = str(info.value)
-    assert str(path) in message and "\n" not in message
-    return message
-
-
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_what_is_in_the_file_comes_out(tmp_path: Path, nvidia: Nvidia, protocol: int) -> None:
     module = small()
@@ -126,6 +118,20 @@ def test_what_is_in_the_file_comes_out(tmp_path: Path, nvidia: Nvidia, protocol:
     for name, tensor in wanted.items():
         assert torch.equal(given_[name], tensor) and given_[name].dtype == tensor.dtype
     assert not {"torch_utils", "dnnlib"} & sys.modules.keys()
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_the_root_may_be_their_dictionary(tmp_path: Path, nvidia: Nvidia, protocol: int) -> None:
+    """EDM2's training writes ``EasyDict(encoder=..., dataset_kwargs=..., loss_fn=..., ema=...)``."""
+    root = nvidia.easy(encoder=nvidia.persistent("Encoder", {}), ema=nvidia.module(small(), "Precond", label_dim=3))
+    path, wanted = tmp_path / "n.pkl", small().state_dict()
+    found = network(nvidia.dump(path, root, protocol))
+    assert found.kind == "Precond" and found.arguments == ((), dict(label_dim=3))
+    assert found.tensors().keys() == wanted.keys() and torch.equal(found.tensors()["freqs"], wanted["freqs"])
+    for root in (nvidia.easy(net=found.kind), nvidia.easy(), nvidia.easy(ema=3)):
+        assert "holds no network of NVIDIA's under 'ema'" in refusal(nvidia.dump(path, root, protocol), network)
+    path.write_bytes(b"\x80\x02cdnnlib.util\nEasyDict\n(K\x03tR.")  # EasyDict(3)
+    assert "does not describe a network" in refusal(path, network)
 
 
 def test_numbers_views_and_shared_storages(tmp_path: Path, nvidia: Nvidia) -> None:
@@ -211,7 +217,7 @@ def test_a_malicious_pickle_runs_nothing(tmp_path: Path, sprung: Path, name: str
     raw, named = programs(sprung)[name]
     path = tmp_path / "evil.pkl"
     path.write_bytes(raw)
-    assert named in refusal(path)
+    assert named in refusal(path, network)
 
 
 @pytest.mark.parametrize("name", ["system", "eval", "path", "getattr", "old", "INST", "OBJ"])
@@ -250,7 +256,8 @@ def evil_state(nvidia: Nvidia, path: Path) -> dict[str, tuple[Any, str]]:
 @pytest.mark.parametrize("name", evil_state(Nvidia(), Path("x")))
 def test_a_malicious_part_runs_nothing(tmp_path: Path, nvidia: Nvidia, sprung: Path, name: str) -> None:
     state, named = evil_state(nvidia, sprung)[name]
-    assert named in refusal(nvidia.dump(tmp_path / "evil.pkl", dict(ema=nvidia.persistent("SongUNet", state))))
+    path = nvidia.dump(tmp_path / "evil.pkl", dict(ema=nvidia.persistent("SongUNet", state)))
+    assert named in refusal(path, network)
 
 
 def test_extension_codes_are_out_of_reach(tmp_path: Path, sprung: Path) -> None:
@@ -262,7 +269,7 @@ def test_extension_codes_are_out_of_reach(tmp_path: Path, sprung: Path) -> None:
         path = tmp_path / "evil.pkl"
         for code in (b"\x82\x4d", b"\x83\x4d\x00", b"\x84\x4d\x00\x00\x00"):
             path.write_bytes(b"\x80\x02" + code + text(f"touch {sprung}") + b"\x85R.")
-            assert "EXT" in refusal(path)
+            assert "EXT" in refusal(path, network)
     finally:
         copyreg.remove_extension(os.system.__module__, "system", 77)
 
@@ -303,22 +310,22 @@ def test_a_nest_of_shared_lists_is_read_once(tmp_path: Path, nvidia: Nvidia) -> 
         nvidia.dump(path, nvidia.persistent("Deep", dict(nest=nest)))
     finally:
         sys.setrecursionlimit(limit)
-    assert "does not describe a network" in refusal(path)
+    assert "does not describe a network" in refusal(path, network)
 
 
 def test_files_that_are_no_networks(tmp_path: Path, nvidia: Nvidia) -> None:
     path = tmp_path / "n.pkl"
-    assert "does not exist" in refusal(path)
+    assert "does not exist" in refusal(path, network)
     for raw in (b"", b"hello", b"PK\x03\x04", b"\x80\x04", b"\x80\x04N", pickle.dumps([1, 2])[:-1]):
         path.write_bytes(raw)
-        assert "not a whole pickle" in refusal(path) or "is no pickle of protocol 2" in refusal(path)
+        assert "not a whole pickle" in refusal(path, network) or "is no pickle of protocol 2" in refusal(path, network)
     for root in ([1, 2], {"ema": 3}, {"net": 1}, None):
         path.write_bytes(pickle.dumps(root))
-        assert "holds no network" in refusal(path)
+        assert "holds no network" in refusal(path, network)
     assert read(path) is None
     other = Persistent("SongUNet", {}, nvidia.rebuild)
     other.__class__ = type("Persistent", (Persistent,), {"__reduce__": lambda s: (s.rebuild, (dict(type="module"),))})
-    assert "'module', not a class" in refusal(nvidia.dump(path, other))
+    assert "'module', not a class" in refusal(nvidia.dump(path, other), network)
 
 
 @pytest.fixture(scope="module")

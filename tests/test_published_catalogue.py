@@ -6,14 +6,16 @@ import hashlib
 import http.server
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pooch
 import pytest
 from published_parts import refuses
+from small import refused
 
 import dode
 from dode.utils.files import FileError
@@ -42,29 +44,28 @@ def test_files_have_names_of_their_own() -> None:
 class Server(http.server.BaseHTTPRequestHandler):
     """Sends ``payload``; its class attributes say how it misbehaves."""
 
-    payload, cuts, ranges, status, wait = b"", list[int](), True, 200, 0.0
-    asked = list[str | None]()
+    payload, cuts, status, asked = b"", list[int](), 200, 0
 
     def do_GET(self) -> None:
         cls = type(self)
-        wanted = self.headers.get("Range")
-        cls.asked.append(wanted)
-        first = int(wanted[6:-1]) if wanted and cls.ranges else 0
-        self.send_response(cls.status if cls.status != 200 else 206 if first else 200)
-        body = cls.payload[first:]
-        self.send_header("Content-Length", str(len(body)))
+        cls.asked += 1
+        self.send_response(cls.status)
+        self.send_header("Content-Length", str(len(cls.payload)))
         self.end_headers()
-        time.sleep(cls.wait)
-        self.wfile.write(body[: cls.cuts.pop(0)] if cls.cuts else body)  # and hangs up
+        self.wfile.write(cls.payload[: cls.cuts.pop(0)] if cls.cuts else cls.payload)  # and hangs up
 
     def log_message(self, *_: Any) -> None:
         pass
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pooch.core, "time", SimpleNamespace(sleep=lambda seconds: None))
+
+
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[Server]]]:
-    monkeypatch.setattr(download, "PAUSE", 0.0)
-    own = type("Own", (Server,), dict(payload=bytes(range(256)) * 40, cuts=[], asked=[]))
+def server() -> Iterator[tuple[str, type[Server]]]:
+    own = type("Own", (Server,), dict(payload=bytes(range(256)) * 40, cuts=[]))
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), own)
     thread = threading.Thread(target=httpd.serve_forever, daemon=True)
     thread.start()
@@ -79,9 +80,8 @@ def digest(raw: bytes) -> str:
 
 def fetch_fails(card: Card, match: str) -> None:
     """One line, and nothing in the cache."""
-    with pytest.raises(FileError) as info:
+    with refused(match, FileError):
         download.fetch(card, progress=False)
-    assert match in str(info.value) and "\n" not in str(info.value)
     assert not list(download.cache().glob("*")) if download.cache().exists() else True
 
 
@@ -97,39 +97,24 @@ def test_a_download_is_checked_and_kept(served: tuple[Card, type[Server]]) -> No
     card = replace(card, size=10_240)
     path = download.fetch(card)
     assert path == download.place(card) and path.read_bytes() == own.payload
-    assert download.fetch(card) == path and len(own.asked) == 1  # the second time from the cache
-    assert [p.name for p in path.parent.iterdir()] == ["tiny.pt"]
+    assert download.fetch(card) == path and own.asked == 1  # the second time from the cache
+    assert [p.name for p in path.parent.iterdir()] == ["tiny.pt"] and path.stat().st_mode & 0o777 == 0o644
 
 
-@pytest.mark.parametrize("ranges", [True, False])
-def test_a_broken_connection_is_taken_up(served: tuple[Card, type[Server]], ranges: bool) -> None:
-    """Where it broke, or from the beginning at a server without ranges."""
+def test_a_broken_connection_is_tried_again(served: tuple[Card, type[Server]]) -> None:
     card, own = served
-    own.cuts, own.ranges = [5000, 3000 if ranges else 7000], ranges
-    assert download.fetch(card, progress=False).read_bytes() == own.payload
-    assert own.asked == [None, "bytes=5000-", f"bytes={8000 if ranges else 7000}-"]
+    own.cuts = [5000, 3000]
+    assert download.fetch(card, progress=False).read_bytes() == own.payload and own.asked == 3
 
 
 def test_a_download_that_fails_leaves_nothing(served: tuple[Card, type[Server]]) -> None:
     card, own = served
     own.cuts = [1000] * 20
-    fetch_fails(
-        card, f"the connection ended after 5,000 bytes); put the file from {card.url} at {download.place(card)}"
-    )
+    fetch_fails(card, f"; put the file from {card.url} at {download.place(card)}")
     own.cuts = []
     fetch_fails(replace(card, digest=digest(b"other")), f"{card.url} sent other bytes than expected")
     own.status = 404
     fetch_fails(card, "could not be fetched (404")
-
-
-def test_a_bar_is_shown_once_something_comes(
-    served: tuple[Card, type[Server]], capfd: pytest.CaptureFixture[str]
-) -> None:
-    card, own = served
-    own.payload, own.wait = bytes(3 << 20), 0.3
-    download.fetch(replace(card, digest=""))
-    out, err = capfd.readouterr()
-    assert not out and err.startswith("\rtiny.pt: ") and "  0%|" not in err
 
 
 def test_offline(rows: Callable[..., Card], capfd: pytest.CaptureFixture[str]) -> None:
@@ -139,7 +124,7 @@ def test_offline(rows: Callable[..., Card], capfd: pytest.CaptureFixture[str]) -
         download.fetch(row, progress=True)
     assert capfd.readouterr() == ("", "")
     fetch_fails(row, f"put the file from http://127.0.0.1:9/tiny.pt at {download.place(row)}")
-    refuses("tiny is not here and could not be fetched", "tiny")
+    refuses("tiny.pt is not here and could not be fetched", "tiny")
     by_hand = rows("other", "ddim-celeba-64", file="other.pth")
     fetch_fails(by_hand, f"save the file as {download.place(by_hand)}")
 

@@ -12,7 +12,7 @@ from diffusers import UNet2DModel
 from diffusers.models.downsampling import FirDownsample2D, downsample_2d
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import upsample_2d
-from published_parts import MAKERS, SONG, TAPS, X, images, linear, network, shapes, state
+from published_parts import MAKERS, SMALL, SONG, TAPS, X, images, linear, network, shapes, state
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,6 +49,7 @@ def in_file(name: str) -> dict[str, tuple[int, ...]]:
         ("adm-imagenet-256", 553.8), ("adm-imagenet-256-uncond", 552.814086), ("edm-lsun-bedroom-256", 526.304771),
         ("iddpm-imagenet-64-cond", 273.0), ("iddpm-cifar10-32", 52.5), ("ddpm-cifar10-32", 35.7),
         ("ddpm-lsun-bedroom-256", 113.7), ("ddim-celeba-64", 78.7), ("ldm-lsun-bedroom-256", 274),
+        ("ldm-ffhq-256", 274), ("ldm-lsun-church-256", 295), ("adm-imagenet-512", 559), ("cd-imagenet-64-l2", 295.9),
     ],
 )  # fmt: skip
 def test_published_sizes(name: str, millions: float) -> None:
@@ -95,6 +96,15 @@ NAMES: dict[str, dict[str, tuple[int, ...] | None]] = {  # by card: shapes of pa
     },
     "adm-imagenet-256-classifier": {
         "out.2.positional_embedding": (512, 65), "out.2.c_proj.weight": (1000, 512, 1), "output_blocks.0.0": None,
+    },
+    "adm-imagenet-512": {
+        "input_blocks.0.0.weight": (128, 3, 3, 3), "time_embed.0.weight": (1024, 256), "out.2.weight": (6, 128, 3, 3),
+        "label_emb.weight": (1000, 1024), "output_blocks.20.0.skip_connection.weight": (128, 256, 1, 1),
+    },
+    "ldm-lsun-church-256": {
+        "input_blocks.0.0.weight": (192, 4, 3, 3), "out.2.weight": (4, 192, 3, 3),
+        "input_blocks.1.1.qkv.weight": (576, 192, 1, 1), "input_blocks.13.1.qkv.weight": None,  # at 2 x 2 none
+        "middle_block.1.qkv.weight": (2304, 768, 1, 1), "input_blocks.3.0.emb_layers.1.weight": (384, 768),
     },
     "ddim-celeba-64": {
         "temb.dense.0.weight": (512, 128), "down.2.attn.1.q.weight": (256, 256, 1, 1),
@@ -305,6 +315,93 @@ def test_ncsn_plus_plus_adds_the_halved_image() -> None:
         assert k or torch.equal(given["pyramid1"], given["down1"])  # the sum is halved on, not the image alone
 
 
+def test_a_skip_encoder_adds_the_image_itself() -> None:
+    """Song et al. 2021, "input skip": at each resolution the filtered image, by a 1x1 convolution, unweighted."""
+    more = dict(encoder_type="skip", img_resolution=16, channel_mult=(1, 2, 2), attn_resolutions=(8,))
+    found = shapes("vp", **SMALL["vp"] | more, resample_filter=TAPS)
+    assert found["enc.8x8_aux_down.resample_filter"] == (1, 1, 4, 4) and "enc.16x16_aux_skip.weight" not in found
+    assert found["enc.4x4_aux_skip.weight"] == (64, 3, 1, 1) and found["enc.4x4_aux_skip.bias"] == (64,)
+    w, x = state("vp", **more, resample_filter=TAPS), images(side=16)
+    net = network("vp", w, **more, resample_filter=TAPS)
+    given, out = dict[str, Tensor](), dict[str, Tensor]()
+    for k in (0, 1):
+        net.shrink[k].register_forward_hook(lambda m, args, y, k=k: out.update({k: y}))
+        net.down[k + 1].register_forward_pre_hook(lambda m, args, k=k: given.update({k: args[0].clone()}))
+    net(x, torch.tensor([0.5, -1.0]))
+    for k, side in ((0, 8), (1, 4)):
+        x = downsample_2d(x, kernel=TAPS)
+        fitted = F.conv2d(x, w[f"enc.{side}x{side}_aux_skip.weight"], w[f"enc.{side}x{side}_aux_skip.bias"])
+        torch.testing.assert_close(given[k], out[k] + fitted, rtol=1e-4, atol=1e-5)
+
+
+# --- EDM2 -------------------------------------------------------------------------------------------------------------
+
+
+def unit(x: Tensor, *dims: int) -> Tensor:
+    return x / (1e-4 + x.square().mean(dims, keepdim=True).sqrt())
+
+
+def layer(x: Tensor, w: Tensor, gain: Any = 1) -> Tensor:
+    """Equations 47 and 66 as they stand: the weight is normalised, then scaled by the root of its inputs."""
+    w = gain * unit(w, *range(1, w.ndim)) / math.prod(w.shape[1:]) ** 0.5
+    return F.linear(x, w) if w.ndim == 2 else F.conv2d(x, w, padding=w.shape[-1] // 2)
+
+
+def mixed(a: Tensor, b: Tensor, t: float) -> Tensor:
+    return ((1 - t) * a + t * b) / ((1 - t) ** 2 + t**2) ** 0.5
+
+
+def edm2(w: dict[str, Tensor], x: Tensor, label: Tensor, one_hot: Tensor) -> Tensor:
+    """The small network (:data:`published_parts.EDM2`), written down from the paper's figure 21."""
+    rise = lambda x: F.silu(x) / 0.596  # noqa: E731
+
+    def block(name: str, x: Tensor) -> Tensor:
+        p = {k.removeprefix(f"{name}."): v for k, v in w.items() if k.startswith(f"{name}.")}
+        down, up, encodes = name.endswith("down"), name.endswith("up"), name.startswith("enc")
+        x = F.avg_pool2d(x, 2) if down else x.repeat_interleave(2, 2).repeat_interleave(2, 3) if up else x
+        fit = lambda x: layer(x, p["conv_skip.weight"]) if "conv_skip.weight" in p else x  # noqa: E731
+        x = unit(fit(x), 1) if encodes else x
+        y = layer(rise(x), p["conv_res0.weight"])
+        y = rise(y * (1 + layer(e, p["emb_linear.weight"], p["emb_gain"]))[:, :, None, None])
+        x = mixed(x if encodes else fit(x), layer(y, p["conv_res1.weight"]), 0.25)
+        if "attn_qkv.weight" in p:
+            b, c, h, _ = x.shape
+            q, k, v = unit(layer(x, p["attn_qkv.weight"]).reshape(b, c // 16, 16, 3, h * h), 2).unbind(3)
+            y = v @ (q.transpose(2, 3) @ k / 4).softmax(3).transpose(2, 3)
+            x = mixed(x, layer(y.reshape(x.shape), p["attn_proj.weight"]), 0.35)
+        return x.clamp(-2, 2)
+
+    def joined(a: Tensor, b: Tensor) -> Tensor:
+        whole = ((a.shape[1] + b.shape[1]) / (0.4**2 + 0.6**2)) ** 0.5
+        return torch.cat([0.4 * whole / a.shape[1] ** 0.5 * a, 0.6 * whole / b.shape[1] ** 0.5 * b], 1)
+
+    e = 2**0.5 * torch.cos(label[:, None] * w["emb_fourier.freqs"] + w["emb_fourier.phases"])
+    e = rise(mixed(layer(e, w["emb_noise.weight"]), layer(10**0.5 * one_hot, w["emb_label.weight"]), 0.4))
+    skips = [layer(torch.cat([x, torch.ones_like(x[:, :1])], 1), w["enc.8x8_conv.weight"])]
+    for name in ("enc.8x8_block0", "enc.4x4_down", "enc.4x4_block0"):
+        skips.append(block(name, skips[-1]))
+    x = block("dec.4x4_in1", block("dec.4x4_in0", skips[-1]))
+    for name in ("dec.4x4_block0", "dec.4x4_block1", "dec.8x8_up", "dec.8x8_block0", "dec.8x8_block1"):
+        x = block(name, x if name.endswith("up") else joined(x, skips.pop()))
+    return layer(x, w["out_conv.weight"], w["out_gain"])
+
+
+def test_edm2_is_the_paper_s() -> None:
+    w, label = state("edm2"), torch.tensor([0.3, -1.7])
+    net = network("edm2", w)
+    for classes, one_hot in (
+        (torch.tensor([4, 0]), F.one_hot(torch.tensor([4, 0]), 10).float()), (None, torch.zeros(2, 10))
+    ):  # fmt: skip
+        torch.testing.assert_close(net(X, label, classes), edm2(w, X, label, one_hot), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "millions"), [(128, 125), (192, 280), (256, 498), (448, 1523)])
+def test_edm2_s_sizes(channels: int, millions: int) -> None:
+    """Karras et al. 2024, table 2, from XS to XXL."""
+    found = shapes("edm2", img_resolution=64, img_channels=4, label_dim=1000, model_channels=channels)
+    assert round(sum(math.prod(s) for name, s in found.items() if "fourier" not in name) / 1e6) == millions
+
+
 @pytest.mark.parametrize("kind", ["vp", "ve", "adm"])
 def test_embeddings_are_the_formulas(kind: str) -> None:
     """Of a label, and of a class as a one-hot vector, of length ``sqrt(classes)`` in DDPM++ and NCSN++."""
@@ -326,7 +423,7 @@ def test_embeddings_are_the_formulas(kind: str) -> None:
     assert not torch.allclose(net.embedding(label, None, 2), expected, atol=1e-2)
 
 
-@pytest.mark.parametrize("kind", ["vp", "ve", "adm", "guided", "ddpm"])
+@pytest.mark.parametrize("kind", ["vp", "ve", "adm", "guided", "ddpm", "edm2"])
 def test_networks_run_in_half_precision_without_dropout_and_show_their_bottleneck(kind: str) -> None:
     net, label, seen = network(kind).train(), torch.tensor([0.3, 0.9]), list[Tensor]()
     whole = net(X, label)
@@ -334,10 +431,15 @@ def test_networks_run_in_half_precision_without_dropout_and_show_their_bottlenec
     net.bottleneck.register_forward_hook(lambda m, given, out: seen.append(out))
     half = net.to(torch.bfloat16)(X.to(torch.bfloat16), label)
     assert half.dtype == torch.bfloat16 and (half.float() - whole).norm() < 0.1 * whole.norm()
-    assert [tuple(s.shape[2:]) for s in seen] == [(4, 4)] and net.embed.frequencies.dtype == torch.float32
+    numbers = net.emb_fourier.freqs if kind == "edm2" else net.embed.frequencies
+    assert [tuple(s.shape[2:]) for s in seen] == [(4, 4)] and numbers.dtype == torch.float32
 
 
 def test_unpublished_options_are_refused() -> None:
-    for option, match in ((dict(encoder_type="skip"), "encoder 'skip'"), (dict(embedding_type="zero"), "'zero'")):
+    for option, match in (
+        (dict(encoder_type="other"), "encoder 'other'"),
+        (dict(decoder_type="skip"), "decoder 'skip'"),
+        (dict(embedding_type="zero"), "'zero'"),
+    ):
         with pytest.raises(ValueError, match=match):
             MAKERS["vp"](**SONG | option)

@@ -12,6 +12,7 @@ import pytest
 from dode import experiments
 from dode.cli import main
 from dode.experiments import measurements, plans, sweeps
+from dode.experiments.rows import typed
 
 DATA = "fashion-mnist-data"
 
@@ -57,7 +58,7 @@ def test_parts_are_listed_and_measured_into_one_file(results: Path, capsys, monk
     for block in ("0", "1"):
         assert main([*asked, "--checkpoint", DATA, "--solver", "ddim", "--block", block, "--device", "cpu"]) == 0
         assert capsys.readouterr().out.startswith("4 of 4 cells measured")
-    rows = experiments.fd.sweep(small, "figure_4").frame
+    rows = typed(experiments.fd.sweep(small, "figure_4").rows)
     assert sorted(zip(rows.nfe, rows.variant, rows.block, strict=True)) == [
         (nfe, variant, block) for nfe in small.nfes for variant in ("d-ode", "plain") for block in (0, 1)
     ]

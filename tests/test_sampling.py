@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import weakref
 from functools import partial
 
@@ -20,18 +19,6 @@ from dode.sampling import blend, combine, evaluate, initial_noise, initial_state
 MEANS = torch.tensor([[-1.5, 0.0], [1.0, 1.0], [1.0, -1.5]], dtype=torch.float64)
 MIXTURE = MixtureDenoiser(MEANS, torch.tensor([0.3, 0.5, 0.4]))
 NOISE = initial_noise((2,), range(32), dtype=torch.float64)
-
-
-def test_heun_is_edms_algorithm() -> None:
-    """Algorithm 1 of Karras et al. without churn, written out."""
-    grid = schedules.karras(6, 0.01, 20.0, final="zero")
-    x = grid[0] * NOISE
-    for s, t in itertools.pairwise(grid):
-        d = (x - MIXTURE(x, s)) / s
-        euler = x + (t - s) * d
-        x = euler if t == 0 else x + (t - s) / 2 * (d + (euler - MIXTURE(euler, t)) / t)
-    torch.testing.assert_close(sample(MIXTURE, solvers.heun(grid), NOISE), x, rtol=1e-12, atol=1e-12)
-    assert solvers.heun(grid).nfe == 11
 
 
 def test_an_image_depends_on_its_seed_alone() -> None:

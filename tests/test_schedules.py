@@ -13,6 +13,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import refused
 from torch import Tensor
 
 from dode import schedules
@@ -283,7 +284,7 @@ def test_time_aligned_teacher_meets_the_student(
     ("arguments", "message"),
     [
         (dict(n=0), "one step or more, got n = 0"),
-        (dict(n=2.5), r"one step or more, got n = 2\.5"),
+        (dict(n=2.5), "one step or more, got n = 2.5"),
         (dict(sigma_min=100, sigma_max=0.01), "0 < sigma_min < sigma_max, got 100 and 0.01"),
         (dict(sigma_min=0), "0 < sigma_min < sigma_max, got 0 and 100"),
         (dict(sigma_min=math.nan), "0 < sigma_min < sigma_max, got nan and 100"),
@@ -291,27 +292,8 @@ def test_time_aligned_teacher_meets_the_student(
     ],
 )
 def test_grid_arguments(grid: Grid, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message) as info:
+    with refused(message):
         grid(**dict(n=5, sigma_min=0.01, sigma_max=100) | arguments)
-    assert "\n" not in str(info.value)
-
-
-@pytest.mark.parametrize(
-    ("levels", "message"),
-    [
-        ([1.0, 2.0, 0.5], r"must decrease strictly, but sigma\[1\] = 2 follows 1"),
-        ([3.0, 2.0, 2.0], r"must decrease strictly, but sigma\[2\] = 2 follows 2"),
-        ([3.0, math.nan, 1.0], "non-finite noise level at index 1"),
-        ([3.0, 2.0, -1.0], "must not be negative, got -1 at the end"),
-        ([3.0], r"at least two noise levels in one dimension, got shape \(1,\)"),
-        ([[3.0, 2.0]], r"at least two noise levels in one dimension, got shape \(1, 2\)"),
-    ],
-)
-def test_bad_grids_are_named(levels: list[float], message: str) -> None:
-    for call in (schedules.check_grid, lambda grid: refine(grid, 2)):
-        with pytest.raises(ValueError, match=message) as info:
-            call(torch.tensor(levels))
-        assert "\n" not in str(info.value)
 
 
 LEADING = dict(n=4, spacing="leading")
@@ -322,6 +304,11 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (VPDiscrete, dict(steps=2, betas=(0.1, 0.2)), "got 2 for 'linear'"),
     (VPDiscrete, dict(steps=2, kind="trained", betas=(0.1, 1.0)), "trained betas must lie between 0 and 1"),
     (schedules.from_config, dict(config=dict(schedule="sde")), "unknown schedule 'sde'; known: vp_discrete, vp_contin"),
+    (schedules.check_grid, dict(sigmas=f64(1, 2, 0.5)), "must decrease strictly, but sigma[1] = 2 follows 1"),
+    (schedules.check_grid, dict(sigmas=f64(3, math.nan, 1)), "non-finite noise level at index 1"),
+    (schedules.check_grid, dict(sigmas=f64(3, 2, -1)), "must not be negative, got -1 at the end"),
+    (schedules.check_grid, dict(sigmas=f64(3)), "at least two noise levels in one dimension, got shape (1,)"),
+    (refine, dict(sigmas=f64(3, 2, 2), scale=2), "must decrease strictly, but sigma[2] = 2 follows 2"),
     (refine, dict(sigmas=EDM10, scale=1.5), "scale must be a whole number of one or more, got 1.5"),
     (refine, dict(sigmas=EDM10, scale=2, align="space"), "align must be 'time' or 'index', got 'space'"),
     (discrete, dict(n=5, final="Zero"), "final must be 'sigma_min' or 'zero', got 'Zero'"),
@@ -336,6 +323,5 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("make", "arguments", "message"), REFUSED, ids=[message for *_, message in REFUSED])
 def test_arguments_that_are_refused(make: Callable[..., Any], arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError) as info:
+    with refused(message):
         make(**arguments)
-    assert message in str(info.value) and "\n" not in str(info.value)

@@ -13,13 +13,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import refused
 
 import dode
 from dode import schedules, solvers
 from dode.denoisers import GaussianDenoiser, MixtureDenoiser
 from dode.experiments import orders
 from dode.sampling import initial_noise, sample, trajectory
-from dode.solvers.quadrature import gauss, moments
+from dode.solvers.quadrature import gauss
 from dode.tableau import Tableau
 
 MEANS = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).double()
@@ -57,12 +58,11 @@ smooth = st.builds(
     schedules.karras, st.integers(5, 12), st.floats(0.01, 0.5), st.floats(1.0, 150.0), st.floats(1.0, 9.0), ends
 )
 rough = st.builds(  # steps of any size, one after the other
-    lambda top, ratios, zero: torch.tensor([top, *(top * r for r in accumulate(ratios, mul)), *[0.0] * zero]).double(),
+    lambda top, ratios: torch.tensor([top, *(top * r for r in accumulate(ratios, mul))]).double(),
     st.floats(1.0, 150.0),
     st.lists(st.floats(0.2, 0.9), min_size=5, max_size=10),
-    st.integers(0, 1),
 )
-grids = smooth | rough
+grids = smooth | rough | rough.map(lambda grid: torch.cat([grid, torch.zeros(1).double()]))
 
 
 def make(name: str, grid, **options):
@@ -121,15 +121,6 @@ def test_one_table_under_many_names(grid) -> None:
             for variant in ("bh1", "bh2"):
                 weights = unip(3, basis=basis, variant=variant).weights[i]
                 torch.testing.assert_close(weights, exact.weights[i], rtol=1e-8, atol=1e-10)
-
-
-@pytest.mark.parametrize("h", [0.3, 1.0, 4.0])
-def test_moments_are_the_phi_functions(h) -> None:
-    s, t = 3.0, 3.0 * math.exp(-h)
-    data = [1 - math.exp(-h), 1 + math.expm1(-h) / h, 1 - 2 * (h + math.expm1(-h)) / h**2]
-    noise = [-t * math.expm1(h), -t * (math.expm1(h) / h - 1), -t * (2 * (math.expm1(h) - h) / h**2 - 1)]
-    assert moments("data", s, t) == pytest.approx(data, rel=1e-12)
-    assert moments("noise", s, t) == pytest.approx(noise, rel=1e-12)
 
 
 @pytest.mark.parametrize("schedule", [schedules.vp_linear(), schedules.cosine(), VP], ids=["linear", "cosine", "sde"])
@@ -214,11 +205,7 @@ GRIDS = {
     "log_snr": lambda n: schedules.log_snr(n, 0.3, 10.0),
     "karras": lambda n: schedules.karras(n, 0.3, 10.0),
 }
-PROBLEMS = {
-    (who, grid): orders.Problem(denoiser, NOISE, make_grid)
-    for who, denoiser in (("Gaussian", GAUSSIAN), ("mixture", MIXTURE))
-    for grid, make_grid in GRIDS.items()
-}
+PROBLEMS = {grid: orders.Problem(MIXTURE, NOISE, make_grid) for grid, make_grid in GRIDS.items()}
 LATE = dict(lower_order_final=False)
 # (solver, options, order it converges with on unequal steps)
 ORDERS = [
@@ -248,14 +235,8 @@ ORDERS = [
 @pytest.mark.parametrize("grid", ["karras", pytest.param("log_snr", marks=pytest.mark.slow)])
 def test_the_order_on_a_mixture(name, options, order, grid) -> None:
     # 110 and 218 are both even and 2 modulo 3, so that a single-step method ends with no step of lower order
-    slope = PROBLEMS["mixture", grid].order(lambda s: make(name, s, **options), (110, 218), given=4)
+    slope = PROBLEMS[grid].order(lambda s: make(name, s, **options), (110, 218), given=4)
     assert slope == pytest.approx(order, abs=0.15)
-
-
-@pytest.mark.parametrize(("name", "options", "order"), ORDERS, ids=[f"{n} {o}" for n, o, _ in ORDERS])
-def test_no_order_is_lost_on_a_gaussian(name, options, order) -> None:
-    """A straight denoiser can make a method better than its order (its leading error may vanish), never worse."""
-    assert PROBLEMS["Gaussian", "log_snr"].order(lambda s: make(name, s, **options), (110, 218), given=4) > order - 0.15
 
 
 @pytest.mark.parametrize("order", [2, 3, 4])
@@ -352,9 +333,8 @@ GRID, THREE = schedules.karras(2, 0.1, 10.0), [2.0, 1.0, 0.0]
     ],
 )
 def test_bad_input_is_one_line_that_says_what_can(call, message) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
+    with refused(message):
         call()
-    assert "\n" not in str(caught.value)
 
 
 def test_a_solver_in_one_word() -> None:
@@ -367,11 +347,3 @@ def test_steps_and_short_grids() -> None:
     """Steps may be counted instead of evaluations; a grid gets the order that it can carry."""
     assert solvers.heun(dode.load("fashion-mnist-data").grid, steps=5).nfe == 9
     assert solvers.ipndm(GRID).metadata["order"] == 2 and solvers.unipc(GRID[:2]).metadata["order"] == 1
-
-
-def test_order_costs_nothing_in_memory() -> None:
-    """Each row keeps the outputs that later rows ask for, and no other."""
-    assert all(len(row.keep) == 0 for row in solvers.ddim(schedules.karras(1000, 0.01, 80.0)).rows)
-    assert max(len(row.keep) for row in solvers.ipndm(schedules.karras(50, 0.01, 80.0)).rows) == 3
-    table = solvers.unipc(schedules.karras(50, 0.01, 80.0))
-    assert max(len(row.keep) for row in table.rows) == 3

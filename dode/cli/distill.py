@@ -15,12 +15,13 @@ from dode.cli.models import open_model
 from dode.cli.options import conditioning, pipeline_words
 from dode.denoisers import NetworkDenoiser
 from dode.distillation import losses
-from dode.experiments import comparisons, fits
+from dode.experiments import fits
+from dode.experiments import run as runs
 from dode.sampling import initial_noise
 from dode.solvers.base import OrderError
 from dode.tableau import Tableau
 
-GRIDS = {name.lower().replace(" ", "_"): name for name in comparisons.GRIDS}
+GRIDS = {name.lower().replace(" ", "_"): name for name in runs.GRIDS}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -67,7 +68,7 @@ def build(args: argparse.Namespace, model: NetworkDenoiser) -> tuple[Tableau, Ca
             raise ValueError(f"--order {args.order}: {facts.name} has only one order; leave --order out")
         options["order"] = args.order
     own = {k: v for k, v in options.items() if k not in ("nfe", "steps", "final", "afs")}
-    grid = model.grid if args.grid == "default" else comparisons.grid_function(GRIDS[args.grid], model)
+    grid = model.grid if args.grid == "default" else runs.grid_function(GRIDS[args.grid], model)
     option = f"--solver {args.solver}: order " if args.order is None else "--order "
     try:
         table = facts.make(grid, **options | {"nfe": args.nfe} | ({"afs": True} if args.afs else {}))
@@ -89,7 +90,7 @@ def loss(args: argparse.Namespace, model: NetworkDenoiser, usual: str | None) ->
         )
     if args.compare == "pixels" or not known or usual is None:
         return losses.pixels
-    return fits.loss(str(model.device), usual, model.name)
+    return fits.loss(model, usual)
 
 
 def outcome(facts: Mapping[str, Any], levels: Sequence[float]) -> str:

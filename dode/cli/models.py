@@ -72,13 +72,14 @@ def check_conditioning(args: argparse.Namespace, pipeline: Any) -> None:
     """ValueError, in terms of the options, for conditioning that the pipeline does not take or lacks."""
     from diffusers import DiTTransformer2DModel
 
-    from dode.diffusers.networks import needs, takes
+    from dode.diffusers.networks import arguments
 
     network: Any = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
     if not isinstance(network, nn.Module) or not hasattr(network, "config"):
         return  # from_diffusers says so
     kind, config = type(pipeline).__name__, cast(Mapping[str, Any], network.config)
-    can = {"--prompt": hasattr(pipeline, "encode_prompt"), "--class-label": takes(network, "class_labels")}
+    known, needed, _ = arguments(network)
+    can = {"--prompt": hasattr(pipeline, "encode_prompt"), "--class-label": "class_labels" in known}
     options = " or ".join(option for option in can if can[option])
     given = "--prompt" if args.prompt else "--class-label" if args.class_label else None
     guided = args.guidance_scale is not None and args.guidance_scale > 1
@@ -87,7 +88,7 @@ def check_conditioning(args: argparse.Namespace, pipeline: Any) -> None:
         raise ValueError(f"{given}: {kind} {what}; {f'take {options}' if options else 'leave it out'}")
     if guided and not options:
         raise ValueError(f"--guidance-scale: {kind} is unconditional; leave it out")
-    if not given and options and (guided or can["--prompt"] or needs(network)):
+    if not given and options and (guided or can["--prompt"] or needed):
         raise ValueError(f"{kind} is conditional: give {options}")
     if guided and given == "--class-label" and not isinstance(network, DiTTransformer2DModel):
         other = "leave it out, or give negative= to dode.from_diffusers"

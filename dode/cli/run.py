@@ -34,7 +34,6 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """List, or measure what was chosen; returns when each of its cells has a row."""
     from dode.experiments import measurements, plans, sweeps
-    from dode.experiments.run import Run
 
     if args.figure is None:
         for name, found in (plans.PLANS | dict(sorted(measurements.known().items()))).items():
@@ -49,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     missing = plan.sweep().missing(cells)
     if args.checkpoint or chosen:
         start = time.perf_counter()
-        plan.measurement.rows(Run(plan.preset, sweeps.device(args.device)), cells, plan.figure)
+        plan.run(sweeps.device(args.device), cells)
         print(f"{len(missing)} of {len(cells)} cells measured in {time.perf_counter() - start:.0f} s")
         return
     parts = dict[str, list[int]]()

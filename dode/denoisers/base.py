@@ -44,30 +44,15 @@ def expand(value: Any, x: Tensor) -> Any:
 
 
 class Denoiser:
-    """A callable ``D(x, sigma)`` that knows its image shape, its noise range and its cost.
+    """A callable ``D(x, sigma)`` that knows its image shape, its noise range and its cost."""
 
-    Attributes
-    ----------
-    shape : tuple
-        ``(C, H, W)`` (or any shape) of one sample.
-    prediction : str
-        What the network was trained to predict: "noise", "data", "v", "flow" or "exact".
-    schedule : Schedule
-    nfe : int
-        Calls so far; :attr:`evaluations` counts the images in them.  Set both to 0 with :meth:`reset`.
-    conditioning : Conditioning
-        The classes or prompts of a conditional network; :meth:`of` is the denoiser of a part of a run.
-    images : Images
-        What a sample is: its range, how it becomes a picture, what measures it.
-    """
-
-    prediction = "exact"
+    prediction = "exact"  # or what the network was trained to predict: "noise", "data", "v" or "flow"
     name = "denoiser"
-    conditioning = Conditioning()
-    images: Images = PICTURES
+    conditioning = Conditioning()  # the classes or prompts of a conditional network
+    images: Images = PICTURES  # what a sample is: its range, how it becomes a picture, what measures it
 
     def __init__(self, shape: Sequence[int], schedule: Schedule | None = None) -> None:
-        self.shape = tuple(shape)
+        self.shape = tuple(shape)  # (C, H, W), or any, of one sample
         self.schedule: Schedule = schedule or EDM()
         self._count = dict(nfe=0, evaluations=0)  # one for all parts
 
@@ -77,10 +62,12 @@ class Denoiser:
 
     @property
     def nfe(self) -> int:
+        """Calls so far."""
         return self._count["nfe"]
 
     @property
     def evaluations(self) -> int:
+        """Images in them."""
         return self._count["evaluations"]
 
     @property

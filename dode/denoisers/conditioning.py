@@ -57,14 +57,11 @@ class Conditioning:
     def check(self, images: int) -> None:
         """ValueError unless a run has as many images as this was made for, or a multiple of the conditions."""
         if self.images is not None and len(self.images) != images:
-            raise ValueError(
-                f"this denoiser was made for {len(self.images)} images, each with its condition, and is given {images}"
-            )
+            made = f"this denoiser was made for {len(self.images)} images"
+            raise ValueError(f"{made}, each with its condition, and is given {images}")
         if self.images is None and images % self.count:
-            raise ValueError(
-                f"this denoiser has {self.count} conditions, one an image, so it takes batches of a multiple of "
-                f"{self.count} images, got {images}; .of(seeds) tells it which images these are"
-            )
+            wanted = f"{self.count} conditions, one an image, so it takes batches of a multiple of {self.count} images"
+            raise ValueError(f"this denoiser has {wanted}, got {images}; .of(seeds) tells it which images these are")
 
     def __call__(self, images: int, device: torch.device) -> dict[str, Tensor]:
         """The arguments ``(B, ...)`` of a batch, on ``device``; errors as in :meth:`check`."""

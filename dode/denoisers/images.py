@@ -16,22 +16,13 @@ class Images:
     """Samples ``(B, ...)`` of a model; by default pictures with values from -1 (black) to 1 (white).
 
     Nothing else in dode assumes a range: what turns samples into pictures, or clips them, asks ``denoiser.images``.
-
-    Parameters
-    ----------
-    low, high
-        The values of black and white.
-    to_picture
-        From samples to pictures ``(B, C, H, W)`` with values of ``low`` to ``high``, e.g. a decoder of latents, or a
-        stretch of a telescope's flux.  None: the samples are pictures.
-    evaluators
-        The data set whose classifiers know these pictures (:data:`dode.zoo.datasets.DATA_SETS`); "" if none does.
     """
 
-    low: float = -1.0
-    high: float = 1.0
-    to_picture: Callable[[Tensor], Tensor] | None = None
-    evaluators: str = ""
+    low: float = -1.0  # the value of black,
+    high: float = 1.0  # and of white
+    # From samples to pictures (B, C, H, W) of low to high: a decoder of latents, a stretch of a telescope's flux.
+    to_picture: Callable[[Tensor], Tensor] | None = None  # None: the samples are pictures
+    evaluators: str = ""  # the data set (dode.zoo.datasets.DATA_SETS) whose classifiers know these pictures, if any
 
     def picture(self, samples: Tensor) -> Tensor:
         """``(B, C, H, W)``, ``low`` to ``high``."""

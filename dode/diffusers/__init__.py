@@ -20,7 +20,5 @@ from dode.utils.environment import need
 
 need("diffusers", "diffusers", "dode.diffusers")  # before what imports it with no such line
 
-from dode.diffusers.pipelines import decode, from_diffusers  # noqa: E402
-from dode.diffusers.scheduler import DodeScheduler  # noqa: E402
-
-__all__ = ["DodeScheduler", "decode", "from_diffusers"]
+from dode.diffusers.pipelines import decode as decode, from_diffusers as from_diffusers  # noqa: E402
+from dode.diffusers.scheduler import DodeScheduler as DodeScheduler  # noqa: E402

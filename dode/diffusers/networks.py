@@ -2,6 +2,10 @@
 
 Conditions are rows of tensors (:mod:`dode.denoisers.conditioning`) by the network's own argument names, "outer.inner"
 for an entry of a dictionary.
+
+Flux's transformer is put in the same form.  Its pipeline carries latents packed, ``(B, H W / 4, 4 C)``: a token for
+each square of four.  Packing only moves numbers, so a solver's table is the same for both, and
+:class:`~dode.diffusers.DodeScheduler` walks them as they come.
 """
 
 from __future__ import annotations
@@ -13,12 +17,13 @@ from typing import Any
 import torch
 from diffusers import DiTTransformer2DModel, SD3Transformer2DModel
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dode.denoisers.conditioning import Conditioning
-from dode.diffusers.flux import Flux
 
 Rows = Mapping[str, Tensor]
 Conditions = str | int | Sequence[str] | Sequence[int] | Tensor | Mapping[str, Tensor]
+PATCH = 2  # side of the square that is a token of Flux
 
 
 class Network(nn.Module):
@@ -55,46 +60,80 @@ def _nested(flat: Mapping[str, Tensor]) -> dict[str, Any]:
     """``{"a": x, "b.c": y}`` as ``{"a": x, "b": {"c": y}}``."""
     found = dict[str, Any]()
     for name, value in flat.items():
-        outer, _, inner = name.partition(".")
-        if inner:
-            found.setdefault(outer, {})[inner] = value
-        else:
-            found[name] = value
+        outer, _, inner = name.rpartition(".")
+        (found.setdefault(outer, {}) if outer else found)[inner] = value
     return found
 
 
-def takes(network: Any, name: str) -> bool:
-    """Whether the network has an argument of this name, and a use for it."""
-    unused = name == "class_labels" and getattr(network, "class_embedding", 0) is None
-    return name in inspect.signature(network.forward).parameters and not unused
+def pack(latents: Tensor) -> Tensor:
+    """``(B, C, H, W)``, both sides even, to tokens ``(B, H W / 4, 4 C)``."""
+    return F.pixel_unshuffle(latents, PATCH).flatten(2).mT.contiguous()
 
 
-def needs(network: Any) -> list[str]:
-    """The conditions that the network cannot do without."""
-    known, config = inspect.signature(network.forward).parameters, getattr(network, "config", {})
-    found = [k for k, p in known.items() if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD]
-    found = [k for k in found[1:] if k != "timestep"]  # the first is the sample
-    if config.get("num_class_embeds") or isinstance(network, DiTTransformer2DModel):
-        found.append("class_labels")
-    return found
+def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of :func:`pack`."""
+    return F.pixel_shuffle(tokens.mT.contiguous().unflatten(2, (height // PATCH, width // PATCH)), PATCH)
+
+
+class Flux(nn.Module):
+    """Flux's transformer as :class:`Network` calls networks: latents, labels of 0..1000, text by name.
+
+    ``guidance`` is the input of a guidance-distilled network, which is not run twice; None for the others.  ValueError
+    where there is none and it is needed.
+    """
+
+    def __init__(self, transformer: Any, guidance: float | None) -> None:
+        super().__init__()
+        embedded = bool(transformer.config.get("guidance_embeds"))
+        if embedded and guidance is None:
+            raise ValueError("this network takes its guidance as an input: give guidance_scale= (FluxPipeline has 3.5)")
+        self.transformer, self.guidance = transformer, guidance if embedded else None
+
+    @property
+    def config(self) -> Any:
+        return self.transformer.config
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, pooled_projections: Tensor,
+        return_dict: bool = False,
+    ) -> tuple[Tensor]:  # fmt: skip
+        batch, _, height, width = sample.shape
+        rows, columns = torch.arange(height // PATCH), torch.arange(width // PATCH)
+        places = torch.cartesian_prod(torch.zeros(1), rows.float(), columns.float()).to(sample)
+        guidance = None if self.guidance is None else timestep.new_full((batch,), self.guidance)
+        (found,) = self.transformer(
+            hidden_states=pack(sample), timestep=timestep / 1000, guidance=guidance,
+            encoder_hidden_states=encoder_hidden_states, pooled_projections=pooled_projections, img_ids=places,
+            txt_ids=torch.zeros(encoder_hidden_states.shape[1], 3).to(sample), return_dict=False,
+        )  # fmt: skip
+        return (unpack(found, height, width),)
+
+
+def arguments(network: Any) -> tuple[set[str], list[str], int]:
+    """The arguments that a network has a use for, the conditions it cannot do without, its classes (0: no labels)."""
+    config, known = getattr(network, "config", {}), inspect.signature(network.forward).parameters
+    classes = int(config.get("num_class_embeds") or 0)
+    if isinstance(network, DiTTransformer2DModel):
+        classes = int(config["num_embeds_ada_norm"]) + 1  # with that of no class
+    needed = [k for k, p in known.items() if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD]
+    needed = [k for k in needed[1:] if k != "timestep"] + ["class_labels"] * bool(classes)  # the first is the sample
+    unused = {"class_labels"} if getattr(network, "class_embedding", 0) is None else set[str]()
+    return known.keys() - unused, needed, classes
 
 
 def _complete(network: Any, conditions: Rows) -> None:
     """ValueError for a condition that the network cannot do without, does not know, or has no such class of."""
+    kind, (known, needed, classes) = type(network).__name__, arguments(network)
     given = {name.partition(".")[0] for name in conditions}
-    if missing := [name for name in needs(network) if name not in given]:
-        raise ValueError(f"{type(network).__name__} wants {missing[0]}: give conditions= (prompts, labels or tensors)")
-    if foreign := sorted(name for name in given if not takes(network, name)):
-        raise ValueError(f"{type(network).__name__} takes no {foreign[0]}; leave it out of the conditions")
-    labels, config, classes = conditions.get("class_labels"), getattr(network, "config", {}), 0
-    if isinstance(network, DiTTransformer2DModel):
-        classes = int(config.get("num_embeds_ada_norm") or -1) + 1  # with that of no class
-    elif config.get("num_class_embeds"):
-        classes = int(config["num_class_embeds"])
+    if missing := [name for name in needed if name not in given]:
+        raise ValueError(f"{kind} wants {missing[0]}: give conditions= (prompts, labels or tensors)")
+    if foreign := sorted(given - known):
+        raise ValueError(f"{kind} takes no {foreign[0]}; leave it out of the conditions")
+    labels = conditions.get("class_labels")
     if labels is None or not classes or labels.is_floating_point():
         return
     if wrong := [label for label in labels.flatten().tolist() if not 0 <= label < classes]:
-        raise ValueError(f"{type(network).__name__} has the classes 0 to {classes - 1}, not {wrong[0]}")
+        raise ValueError(f"{kind} has the classes 0 to {classes - 1}, not {wrong[0]}")
 
 
 def translate(
@@ -177,23 +216,16 @@ def encode(
     if three:
         options |= dict(prompt_2=None, prompt_3=None)
     elif not hasattr(network.config, "cross_attention_dim") or kind not in (None, "text_time"):
-        raise ValueError(
-            f"prompts of {type(pipeline).__name__} are not known here; "
-            "give conditions= as tensors by the network's argument names"
-        )
+        refused = f"prompts of {type(pipeline).__name__} are not known here"
+        raise ValueError(f"{refused}; give conditions= as tensors by the network's argument names")
     found = pipeline.encode_prompt(prompts, device=pipeline.device, **options)
     pairs = {"encoder_hidden_states": found[:2]}  # with it, without
     if three:
         pairs["pooled_projections"] = found[2:4]
     elif kind == "text_time":
         side, width = network.config.sample_size * pipeline.vae_scale_factor, int(found[2].shape[-1])
-        sizes = pipeline._get_add_time_ids(  # the size, where it was cropped, the size again
-            (side, side),
-            (0, 0),
-            (side, side),
-            dtype=found[0].dtype,
-            text_encoder_projection_dim=width,
-        )
+        square, told = (side, side), dict(dtype=found[0].dtype, text_encoder_projection_dim=width)
+        sizes = pipeline._get_add_time_ids(square, (0, 0), square, **told)  # cropped at the corner in between
         pairs["added_cond_kwargs.text_embeds"] = found[2:4]
         pairs["added_cond_kwargs.time_ids"] = (sizes.repeat(len(prompts), 1),) * 2
     given, without = ({name: pair[k] for name, pair in pairs.items()} for k in (0, 1))

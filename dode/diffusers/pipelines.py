@@ -12,24 +12,18 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from dode.denoisers import (
-    DataPrediction,
-    EDMPrediction,
-    FlowPrediction,
-    Images,
-    NetworkDenoiser,
-    NoisePrediction,
-    VPrediction,
-)  # fmt: skip
-from dode.diffusers import flux, support
-from dode.diffusers.networks import Conditions, Network, translate
+from dode import denoisers as kinds
+from dode.denoisers import Images, NetworkDenoiser
+from dode.diffusers import support
+from dode.diffusers.networks import PATCH, Conditions, Flux, Network, translate
 from dode.diffusers.scheduler import Process
 from dode.schedules import EDM, Flow, Schedule, VPDiscrete
 from dode.schedules.noise import Betas
 
 WRAPPERS: dict[str, type[NetworkDenoiser]] = dict(
-    epsilon=NoisePrediction, sample=DataPrediction, v_prediction=VPrediction, flow_prediction=FlowPrediction
-)
+    epsilon=kinds.NoisePrediction, sample=kinds.DataPrediction, v_prediction=kinds.VPrediction,
+    flow_prediction=kinds.FlowPrediction,
+)  # fmt: skip
 KINDS: dict[str, Betas] = dict(linear="linear", scaled_linear="scaled_linear", squaredcos_cap_v2="cosine")
 
 
@@ -64,18 +58,14 @@ def from_diffusers(
     name
         For the files of solvers made for it; by default the hub's name, or the folder's.
 
-    Raises
-    ------
-    ValueError
-        No network, a process or prediction type that is unknown, conditions that do not fit; or a pipeline, network,
-        scheduler or option that is not reproduced (:mod:`dode.diffusers.support`).
+    ValueError for no network, a process or prediction type that is unknown, conditions that do not fit; or a pipeline,
+    network, scheduler or option that is not reproduced (:mod:`dode.diffusers.support`).
     """
     alone = isinstance(pipeline, nn.Module)
     network: Any = pipeline if alone else getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
     if not isinstance(network, nn.Module) or not hasattr(network, "config"):
-        raise ValueError(
-            f"{type(pipeline).__name__} has no unet and no transformer of diffusers; give the network itself"
-        )
+        kind = type(pipeline).__name__
+        raise ValueError(f"{kind} has no unet and no transformer of diffusers; give the network itself")
     scheduler = scheduler if scheduler is not None else getattr(pipeline, "scheduler", None)
     config = getattr(scheduler, "config", scheduler)
     if not isinstance(config, Mapping):
@@ -88,8 +78,8 @@ def from_diffusers(
         raise ValueError(f"guidance_scale is 1 (none) or more, got {guidance_scale:g}")
     guided = guidance_scale is not None and guidance_scale > 1
     if isinstance(network, FluxTransformer2DModel):
-        shape = flux.latent_shape(network, pipeline, shape)
-        network, guided = flux.wrapped(network, guidance_scale)
+        shape, network = flux_shape(network, pipeline, shape), Flux(network, guidance_scale)
+        guided = guided and network.guidance is None
     shape = tuple(shape) if shape is not None else latent_shape(network)
     process = Process(config)
     given = translate(None if alone else pipeline, network, conditions, negative, guided)
@@ -98,11 +88,11 @@ def from_diffusers(
     sign = -1.0 if edm and process.prediction == "v_prediction" else 1.0  # diffusers' EDM: v is minus what EDM predicts
     inner = Network(network, shape[0], guidance_scale if guided else None, sign)
     options: dict[str, Any] = dict(conditioning=given, autocast=autocast, name=name or checkpoint_name(pipeline))
-    patch = flux.PATCH if isinstance(network, flux.Flux) else int(network.config.get("patch_size") or 1)
+    patch = PATCH if isinstance(network, Flux) else int(network.config.get("patch_size") or 1)
     own = schedule(process, config, math.prod(shape[1:]) // patch**2)
     if edm:
         options["sigma_data"] = process.sigma_data
-    found = (EDMPrediction if edm else WRAPPERS[process.prediction])(inner, shape, own, **options)
+    found = (kinds.EDMPrediction if edm else WRAPPERS[process.prediction])(inner, shape, own, **options)
     if (vae := autoencoder(pipeline)) is not None:
         found.images = Images(to_picture=functools.partial(decoded, vae))
     return found
@@ -131,18 +121,29 @@ def _shift(config: Mapping[str, Any], tokens: int) -> float:
 
 def latent_shape(network: Any) -> tuple[int, ...]:
     """``(C, H, W)`` of one sample, as the network's config has it; ValueError where that is not what it denoises."""
-    config, size = network.config, network.config.get("sample_size")
+    config, kind, size = network.config, type(network).__name__, network.config.get("sample_size")
     channels, out = config.get("in_channels"), config.get("out_channels") or config.get("in_channels")
     if size is None or channels is None:
-        raise ValueError(
-            f"the config of {type(network).__name__} gives no sample size; give shape=(channels, height, width)"
-        )
+        raise ValueError(f"the config of {kind} gives no sample size; give shape=(channels, height, width)")
     if out not in (channels, 2 * channels):
-        raise ValueError(
-            f"a network of {channels} channels in and {out} out denoises a part of what it sees; not supported"
-        )
+        raise ValueError(f"a network of {channels} channels in and {out} out denoises a part of what it sees")
     height, width = (size, size) if isinstance(size, int) else size
     return (int(channels), int(height), int(width))
+
+
+def flux_shape(transformer: Any, pipeline: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
+    """``shape``, or that of the pipeline's usual image; ValueError for a size that is unknown or odd."""
+    tokens: int = transformer.config.in_channels
+    side: Any = getattr(pipeline, "default_sample_size", None)
+    if (out := transformer.config.out_channels or tokens) != tokens:
+        raise ValueError(f"a Flux of {tokens} channels in and {out} out denoises a part of what it sees")
+    if shape is None and side is None:
+        raise ValueError("a Flux transformer alone gives no sample size; give shape=(channels, height, width)")
+    channels = tokens // PATCH**2
+    found = tuple(shape) if shape is not None else (channels, side - side % PATCH, side - side % PATCH)
+    if len(found) != 3 or found[0] != channels or found[1] % PATCH or found[2] % PATCH:
+        raise ValueError(f"this Flux takes latents of ({channels}, even, even), not {found}")
+    return found
 
 
 def checkpoint_name(pipeline: Any) -> str:

@@ -37,14 +37,11 @@ def check_pipeline(pipeline: Any) -> None:
     kind, module = type(pipeline).__name__, type(pipeline).__module__
     if not module.startswith("diffusers."):  # a subclass of theirs may do anything
         kind = f"{module}.{kind}"
-    if kind not in PIPELINES:
-        raise ValueError(_refusal(kind, PIPELINES))
+    _tested(kind, PIPELINES)
     for name in REMEMBERED:
         if value := getattr(pipeline, f"_{name}", None):
-            raise ValueError(
-                f"this pipeline was last called with {name}={value}, which from_diffusers does not reproduce; "
-                "call it once without"
-            )
+            told = f"this pipeline was last called with {name}={value}"
+            raise ValueError(f"{told}, which from_diffusers does not reproduce; call it once without")
 
 
 def check_network(network: Any, shape: Sequence[int] | None, alone: bool) -> None:
@@ -55,8 +52,7 @@ def check_network(network: Any, shape: Sequence[int] | None, alone: bool) -> Non
     kind, config = type(network).__name__, network.config
     if not type(network).__module__.startswith("diffusers."):
         return  # somebody's own: it says by its arguments what it takes
-    if kind not in NETWORKS:
-        raise ValueError(_refusal(kind, NETWORKS))
+    _tested(kind, NETWORKS)
     for option, values in OPTIONS.items():
         if (value := config.get(option)) not in values:
             raise ValueError(f"a {kind} with {option}={value!r} takes inputs that from_diffusers does not reproduce")
@@ -75,11 +71,12 @@ def check_scheduler(scheduler: Any, config: Mapping[str, Any], network: Any) -> 
     """ValueError for a scheduler of diffusers whose process is not known, or times that the network does not take."""
     own = scheduler is not config and not type(scheduler).__module__.startswith(("diffusers.", "dode."))
     kind = str(config.get("_class_name") or "") if scheduler is config else type(scheduler).__name__
-    if kind and not own and kind not in SCHEDULERS:
-        raise ValueError(_refusal(kind, SCHEDULERS))
+    if kind and not own:
+        _tested(kind, SCHEDULERS)
     if type(network).__module__.startswith("diffusers.") and config.get("num_train_timesteps") == 1:
         raise ValueError("a scheduler with times of 0..1 (num_train_timesteps=1) does not fit networks of diffusers")
 
 
-def _refusal(kind: str, names: Sequence[str]) -> str:
-    return f"from_diffusers does not reproduce {kind}; it is tested for {', '.join(names)}"
+def _tested(kind: str, names: Sequence[str]) -> None:
+    if kind not in names:
+        raise ValueError(f"from_diffusers does not reproduce {kind}; it is tested for {', '.join(names)}")

@@ -10,10 +10,11 @@ import importlib
 import pkgutil
 
 from dode.distillation.amed import AMED as AMED, amed as amed, begin_amed as begin_amed
-from dode.distillation.d_ode import (
-    Equation as Equation, FirstStep as FirstStep, corrected as corrected, d_ode as d_ode,
-    default_first_step as default_first_step, directions as directions, families as families,
+from dode.distillation.corrections import (
+    Equation as Equation, FirstStep as FirstStep, corrected as corrected, default_first_step as default_first_step,
+    directions as directions, families as families,
 )  # fmt: skip
+from dode.distillation.d_ode import Alignment as Alignment, d_ode as d_ode
 from dode.distillation.dlms import DLMS as DLMS, begin_dlms as begin_dlms, dlms as dlms, dlms_fixed as dlms_fixed
 from dode.distillation.gauss_newton import gauss_newton as gauss_newton
 from dode.distillation.gits import (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
@@ -21,110 +21,26 @@ from torch import Tensor
 
 from dode import __version__
 from dode.denoisers import Denoiser
+from dode.distillation.corrections import Plan, default_first_step, families, released_plan
 from dode.distillation.problem import Problem, distiller
 from dode.distillation.spool import Spool
 from dode.distillation.teachers import Recording, Teacher, make_teacher, target_states
 from dode.sampling import AnyDenoiser, State, advance, combine, evaluate, for_images, initial_state
-from dode.tableau import Tableau, check_model
+from dode.tableau import Tableau, TableauRow, check_model
 from dode.utils.environment import tqdm
 from dode.utils.files import one_of
 
-FirstStep = Literal["noise", "none"]
-Equation = Literal[8, 9, 10]
+Alignment = Literal["time", "index", "released"]
 VERSIONS = dict(
     dode=__version__, torch=torch.__version__, safetensors=safetensors.__version__, python=platform.python_version()
 )
 
 
-def default_first_step(tableau: Tableau) -> FirstStep:
-    """The released convention: lean on the starting noise in the noise basis, not in the data basis."""
-    return "noise" if tableau.basis == "noise" else "none"
-
-
-def _estimates(tableau: Tableau, first_step: FirstStep | None) -> tuple[Tensor, Tensor, FirstStep]:
-    """``dhat_i`` of each row as weights on the outputs ``(N, N + 1)``, their scale ``c`` ``(N, 1)``, the first step."""
-    first_step = first_step or default_first_step(tableau)
-    one_of("first_step", first_step, FirstStep)
-    full, sums = tableau.full, tableau.row_sums
-    stays = tableau.sigmas[1:] == tableau.sigmas[:-1]
-    last_call = torch.zeros_like(full)
-    last_call[:, 1:].fill_diagonal_(1.0)
-    scale = torch.where(stays, tableau.weights.diagonal(), sums)[:, None]
-    # schemes with a corrector compare raw outputs, all others their combinations
-    return last_call if stays.any() else full / scale, scale, first_step
-
-
-def directions(tableau: Tableau, first_step: FirstStep | None = None) -> Tensor:
-    """What ``lambda_i`` multiplies: ``(N, N + 1)`` float64, start column first; rows sum to zero.
-
-    Row ``i`` is ``c (dhat_i - dhat_{i-1})``, with ``dhat_i`` the solver's own combined output (its row over its row sum
-    ``c``), as eq. 10 has it for high-order solvers.  A row that stays at its level (Heun's corrector) has no such sum:
-    there ``dhat`` is the last network output, as in the released D-EDM, and ``c`` the row's weight on it, so that
-    ``lambda = -1`` takes the corrector back.  (The released code has ``c = 1`` there: another scale.)
-
-    The first row leans on the starting noise (``first_step="noise"``, the default in the noise basis) or is left alone
-    ("none", the default in the data basis).  Corrections are kept: a corrector starts from the corrected predictor,
-    where the released D-EDM starts again from the beginning of the step.
-    """
-    combined, scale, first_step = _estimates(tableau, first_step)
-    previous = torch.zeros_like(combined)
-    previous[0, 0] = 1.0
-    previous[1:] = combined[:-1]
-    result = scale * (combined - previous)
-    if first_step == "none":
-        result[0] = 0.0
-    return result
-
-
-def families(tableau: Tableau, equation: Equation = 10, first_step: FirstStep | None = None) -> list[Tensor]:
-    """The directions in which row ``i`` may move: for each row ``(K_i, N + 1)`` float64, start column first.
-
-    Equation 10 has one direction a row (:func:`directions`), or none; 9 has ``c (dhat_i - dhat_k)`` for every earlier
-    ``k``, so the weights still sum to one; 8 has ``c dhat_k`` for every ``k`` up to ``i``, which is any combination,
-    consistent or not.  The starting noise counts as an earlier estimate with ``first_step="noise"``.
-    """
-    one_of("equation", equation, Equation)
-    if equation == 10:
-        along = directions(tableau, first_step)
-        return [row[None][: int(row.any())] for row in along]
-    estimates, scale, first_step = _estimates(tableau, first_step)
-    noise = torch.zeros(1, tableau.nfe + 1, dtype=torch.float64)
-    noise[0, 0] = 1.0
-    result = []
-    for i in range(tableau.nfe):
-        earlier = torch.cat([noise[: int(first_step == "noise")], estimates[:i]])
-        here = estimates[i : i + 1]
-        result.append(scale[i] * (here - earlier if equation == 9 else torch.cat([earlier, here])))
-    return result
-
-
-def corrected(
-    tableau: Tableau,
-    lambdas: Tensor | Sequence[float] | Sequence[Sequence[float]],
-    first_step: FirstStep | None = None,
-    equation: Equation = 10,
-) -> Tableau:
-    """The D- version of ``tableau``; zeros give it back bit for bit.
-
-    ``lambdas``: one for each row (equation 10), or for each row as many as it has :func:`families`.
-    """
-    allowed = families(tableau, equation, first_step)
-    if len(lambdas) != tableau.nfe:
-        raise ValueError(f"{tableau.nfe} rows need {tableau.nfe} lambdas, got {len(lambdas)}")
-    full = tableau.full
-    for i, (value, direction) in enumerate(zip(lambdas, allowed, strict=True)):
-        value = torch.as_tensor(value, dtype=torch.float64).reshape(-1)
-        if equation != 10 and len(value) != len(direction):
-            raise ValueError(f"row {i} needs {len(direction)} lambdas with equation {equation}, got {len(value)}")
-        full[i] += value[: len(direction)] @ direction
-    return tableau.with_full(full)
-
-
 class _RowFit:
     """Row ``i`` of the fit: where the plain step leads, which ways lambda turns it, and the sums over batches."""
 
-    def __init__(self, tableau: Tableau, directions: Tensor, keep: Container[int], i: int) -> None:
-        self.index, self.ratio, self.terms = i, tableau.rows[i].ratio, tableau.rows[i].terms
+    def __init__(self, row: TableauRow, directions: Tensor, keep: Container[int], i: int) -> None:
+        self.index, self.ratio, self.terms = i, row.ratio, row.terms
         self.directions = [
             [(c - 1, float(direction[c])) for c in direction.nonzero().flatten().tolist()] for direction in directions
         ]
@@ -181,7 +97,7 @@ class _RowFit:
 )  # fmt: skip
 def d_ode(
     problem: Problem, *, teacher: Literal["ddim", "same"] | Teacher = "ddim", scale: int = 10,
-    align: Literal["time", "index"] = "time", first_step: FirstStep | None = None, equation: Equation = 10,
+    align: Alignment = "time", first_step: Literal["noise", "none"] | None = None, equation: Literal[8, 9, 10] = 10,
     basis: Literal["prediction", "own"] = "prediction",
 ) -> Tableau:  # fmt: skip
     """One number a step, in closed form, each step on its own.
@@ -198,8 +114,9 @@ def d_ode(
     scale
         Teacher steps for each step; the paper's C.
     align
-        How the teacher's noise levels are placed; time: it meets the solver's own (eq. 14), index: as in the released
-        EDM code, see :func:`dode.schedules.refine`.
+        Which of the teacher's states a row is fitted to; time: those at its own levels (eq. 14), index: those of its
+        number on a grid spaced anew (:func:`dode.schedules.refine`), released: the authors' code for D-DDIM, D-EDM and
+        D-DPM-Solver, with its teacher, levels and directions (:func:`dode.distillation.corrections.released_plan`).
     first_step
         What the first step is corrected by; None: the noise, if the network predicts noise (:func:`directions`).
     equation
@@ -207,7 +124,8 @@ def d_ode(
         the outputs (:func:`families`).
     basis
         Which estimates are corrected; prediction: those of the kind that the network predicts, own: those of the
-        tableau, as D-DPM-Solver++ has it, whose estimates are clean images whatever the network predicts.
+        tableau, as D-DPM-Solver++ has it, whose estimates are clean images whatever the network predicts, and Heun,
+        whose are noise; the last corrector of D-EDM is of use only so (:func:`directions`).
 
     The result has ``metadata["lambdas"]`` (a number a row; a list a row for equations 8 and 9), ``["fit_rmse"]`` and
     ``["plain_rmse"]`` (per row: distance to the teacher with and without lambda); its cost counts the teacher's run,
@@ -223,13 +141,18 @@ def d_ode(
     if basis == "prediction" and prediction in ("noise", "data"):
         tableau = tableau.to_basis(prediction)
     teacher = problem.family if teacher == "same" else teacher
-    guide = make_teacher(tableau, teacher, scale, align)
-    targets = target_states(tableau, guide, align)
+    one_of("align", align, Alignment)
+    if align == "released":
+        if (teacher, first_step, equation) != ("ddim", None, 10):
+            raise ValueError("align='released' has its own teacher, first step and equation; leave those options out")
+        plan = released_plan(tableau, getattr(denoiser, "schedule", None), scale)
+    else:
+        guide = make_teacher(tableau, teacher, scale, align)
+        plan = Plan(tableau, guide, target_states(tableau, guide, align), families(tableau, equation, first_step))
+    tableau, guide, targets = plan.table, plan.teacher, plan.targets
     if isinstance(teacher, Recording) and not teacher.states.keys() >= set(targets):
         raise ValueError("the teacher was recorded for a student of other levels; record it for this one")
-    directions = families(tableau, equation, first_step)
-    reach = torch.stack([direction.abs().sum(0) for direction in directions])
-    support = tableau.with_full(tableau.full.abs() + reach).rows
+    scales, support = plan.target_scales or [1.0] * tableau.nfe, plan.support.rows
     fits: list[_RowFit] = []
 
     with tempfile.TemporaryDirectory(prefix="dode-") as folder:
@@ -237,7 +160,8 @@ def d_ode(
         parts = list[AnyDenoiser]()
         for batch in noise.split(batch_size or len(noise)) if isinstance(noise, Tensor) else noise:
             check_model(tableau.metadata, getattr(denoiser, "name", None), tuple(batch.shape[1:]))
-            spool.append((initial_state(tableau.rows[0], batch), initial_state(guide.rows[0], batch)))
+            theirs = plan.teacher_start * batch
+            spool.append((initial_state(tableau.rows[0], batch), initial_state(guide.rows[0], theirs)))
             parts.append(for_images(denoiser, range(images, images + len(batch))))
             images, pixels, shape = images + len(batch), pixels + batch.numel(), tuple(batch.shape[1:])
             if isinstance(teacher, Recording) and not torch.equal(teacher.noise, batch):
@@ -258,7 +182,7 @@ def d_ode(
             while t.row < targets[fit.index]:
                 t = advance(parts[k], guide.rows[t.row], t)
                 bar.update()
-            fit.add(s, t.x)
+            fit.add(s, scales[fit.index] * t.x)
             if not fit.finite():
                 i, level = fit.index, float(guide.sigmas[t.row])
                 student = f"in row {i} at sigma = {float(tableau.sigmas[i]):g}"
@@ -267,7 +191,8 @@ def d_ode(
             return s, t
 
         for i in range(tableau.nfe):
-            fit = _RowFit(tableau, directions[i], support[i].keep, i)
+            row = plan.corrected([fit.values for fit in fits]).rows[i]
+            fit = _RowFit(row, plan.directions[i], support[i].keep, i)
             spool.update(partial(evaluate_both, fit))
             spool.update(fit.move)
             fits.append(fit)
@@ -275,7 +200,7 @@ def d_ode(
 
     lambdas = [fit.values.tolist() for fit in fits]
     plain, fitted = zip(*(fit.rmse(pixels) for fit in fits), strict=True)
-    student = corrected(tableau, lambdas, first_step, equation)
+    student = plan.corrected([fit.values for fit in fits])
     return student.with_full(
         student.full, lambdas=[sum(row, 0.0) for row in lambdas] if equation == 10 else lambdas, equation=equation,
         fit_rmse=list(fitted), plain_rmse=list(plain), shape=list(shape), images=images,

@@ -13,5 +13,5 @@ from dode.experiments.run import (
 )  # fmt: skip
 from dode.experiments.sweeps import (
     PRESETS as PRESETS, Preset as Preset, checkpoints as checkpoints, device as device, home as home, jobs as jobs,
-    origin as origin, preset as preset, processor as processor, provenance as provenance, results_file as results_file,
+    origin as origin, preset as preset, provenance as provenance,
 )  # fmt: skip

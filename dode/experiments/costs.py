@@ -19,8 +19,8 @@ from dode import distillation, solvers, zoo
 from dode.denoisers import NetworkDenoiser
 from dode.experiments import network_distillation
 from dode.experiments.measurements import Cell, Value, measurement
-from dode.experiments.run import Run, base_solver, data_moments, draw, fit_seeds, held_out_seeds, load_cached, seeded
-from dode.experiments.sweeps import Preset, autocast, home
+from dode.experiments.run import Run, base_solver, draw, fit_seeds, held_out_seeds, seeded
+from dode.experiments.sweeps import Preset, home
 from dode.metrics import measure
 from dode.sampling import initial_noise
 from dode.zoo import datasets
@@ -30,12 +30,12 @@ ROUNDS = (32, 16, 8, 4, 2, 1)  # steps of progressive distillation's students
 CALLS, DRAWN = 10, 50_000  # the unit: DDIM's steps, and images
 
 
-def unit_seconds(run: Run, checkpoint: str, images: int = 500) -> float:
-    """Seconds in which this process would draw 50,000 images with ten steps of DDIM, from a timed ``images``.
+def unit_seconds(run: Run, checkpoint: str) -> float:
+    """Seconds in which this process would draw 50,000 images with ten steps of DDIM, from the time of few.
 
     In the arithmetic that the preset samples with: bf16 only where the device has it.
     """
-    denoiser = run.fast(checkpoint)
+    denoiser, images = run.fast(checkpoint), 16 if run.preset.name == "smoke" else 500
     tableau, seeds = base_solver("ddim", denoiser, CALLS), range(images)
     next(iter(draw(denoiser, tableau, range(16))))  # warm
     started = time.perf_counter()
@@ -60,11 +60,6 @@ def stops(p: Preset) -> list[int]:
     return sorted({max(1, most * part // 100) for part in (5, 10, 25, 50, 100)})
 
 
-def folder(p: Preset) -> Path:
-    """Where the students of a preset live (not committed: 5 MB each)."""
-    return home() / "_build" / "students" / p.name
-
-
 def students(
     run: Run, checkpoint: str, method: str, where: Path, steps: int | None = None
 ) -> Iterator[network_distillation.Student]:
@@ -72,19 +67,19 @@ def students(
 
     A training that was stopped goes on.  ``steps`` of Adam in place of the preset's.
     """
-    p, images, few = run.preset, training_images(run, checkpoint), dict[str, int]()
-    if p.name == "smoke":
-        few["batch"] = 48
+    p, images = run.preset, training_images(run, checkpoint)
+    batch = 48 if p.name == "smoke" else 128
     if method == "progressive":
-        return network_distillation.progressive(checkpoint, images, where, steps or p.student_steps, run.device, **few)
+        each = steps or p.student_steps
+        return network_distillation.progressive(checkpoint, images, where, each, run.device, batch=batch)
     until = [steps] if steps else stops(p)
-    return network_distillation.consistency(checkpoint, images, where, until, run.device, **few)
+    return network_distillation.consistency(checkpoint, images, where, until, run.device, batch=batch)
 
 
 @functools.cache
 def student(run: Run, checkpoint: str, method: str, stage: int) -> network_distillation.Student:
-    """The student of a stage (its steps, or Adam's so far), with those before it."""
-    found = students(run, checkpoint, method, folder(run.preset))
+    """The student of a stage (its steps, or Adam's so far), with those before it; 5 MB each, so not committed."""
+    found = students(run, checkpoint, method, home() / "_build" / "students" / run.preset.name)
     return next(one for one in found if one.file.stem.endswith(f"-{stage}"))
 
 
@@ -105,10 +100,10 @@ def time_of_an_evaluation(run: Run, checkpoint: str, method: str) -> float:
 
     A long training shares its machine with other work; counted evaluations do not, and this makes them time.
     """
-    size, steps = (16, 2) if run.preset.name == "smoke" else (500, 20)
+    steps = 2 if run.preset.name == "smoke" else 20
     with tempfile.TemporaryDirectory() as scratch:
         tried = next(students(run, checkpoint, method, Path(scratch), steps))
-    return tried.seconds / tried.evaluations / (unit_seconds(run, checkpoint, size) / (CALLS * DRAWN))
+    return tried.seconds / tried.evaluations / (unit_seconds(run, checkpoint) / (CALLS * DRAWN))
 
 
 def fit_cost(run: Run, checkpoint: str, method: str, stage: int) -> tuple[float, int]:
@@ -131,7 +126,7 @@ def cost(run: Run, *, checkpoint: str, method: str, stage: int) -> dict[str, Val
         seconds, evaluations = made.seconds, made.evaluations
         units = evaluations / (CALLS * DRAWN) * time_of_an_evaluation(run, checkpoint, method)
     else:
-        unit = unit_seconds(run, checkpoint, 16 if run.preset.name == "smoke" else 500)
+        unit = unit_seconds(run, checkpoint)
         seconds, evaluations = fit_cost(run, checkpoint, method, stage)
         units = seconds / unit
     return dict(seconds=seconds, evaluations=evaluations, units=units)
@@ -139,13 +134,11 @@ def cost(run: Run, *, checkpoint: str, method: str, stage: int) -> dict[str, Val
 
 def student_cells(p: Preset, checkpoint: str) -> list[Cell]:
     """Each student in each block of seeds; a consistency student with one call and with two."""
-    made = [("progressive", nfe, nfe) for nfe in ROUNDS]
-    made += [("consistency", stop, calls) for stop in stops(p) for calls in (1, 2)]
+    made = [("progressive", nfe, [nfe]) for nfe in ROUNDS] + [("consistency", stop, [1, 2]) for stop in stops(p)]
     cells = list[Cell]()
     for method, stage, calls in made:
-        cells += student_fd.cells(
-            checkpoint=checkpoint, method=method, stage=stage, calls=calls, block=range(p.repeats)
-        )
+        which = dict(checkpoint=checkpoint, method=method, stage=stage, calls=calls)
+        cells += student_fd.cells(**which, block=range(p.repeats))
     return cells
 
 
@@ -166,8 +159,7 @@ def draw_student(model: NetworkDenoiser, method: str, calls: int, seeds: range) 
 def student_fd(run: Run, *, checkpoint: str, method: str, stage: int, calls: int, block: int) -> dict[str, Value]:
     """The Fréchet distance of one student's samples on the block's held-out seeds."""
     file = student(run, checkpoint, method, stage).file
-    model = load_cached(str(file), run.device, autocast(run.preset, run.device))
-    features, reference = data_moments(zoo.data_set_of(checkpoint).name, run.device)
+    model, (features, reference) = run.fast(str(file)), run.evaluator(checkpoint)
     seeds = held_out_seeds(run.preset.images, block)
     found = measure(draw_student(model, method, calls, seeds), features, reference)
     return dict(fd=found["fd"], n=found["n"], features=found["features"], seeds=seeds, network=run.arithmetic)

@@ -17,24 +17,26 @@ from torch import Tensor
 from dode import distillation, zoo
 from dode.distillation.designer_training import OnlineTeacher
 from dode.distillation.teachers import default_teacher
-from dode.experiments import papers
-from dode.experiments.fits import evaluators, solver_of
+from dode.experiments.fits import fit, initial_solver
 from dode.experiments.measurements import Cell, Value, measurement, weights_of
-from dode.experiments.papers import HANDCRAFTED as HANDCRAFTED
 from dode.experiments.rows import joined, kept
-from dode.experiments.run import GRIDS, Run, draw, grid_function, held_out_seeds, on_grid, seeded
+from dode.experiments.run import GRIDS, Run, draw, held_out_seeds, seeded
 from dode.experiments.sweeps import Preset, checkpoints, home
 from dode.metrics import Moments, frechet_distance
 from dode.metrics import moments as moments_of
 from dode.sampling import trajectory
+from dode.solvers import SOLVERS
 from dode.tableau import Tableau
 from dode.utils.files import FileError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+HANDCRAFTED = tuple(info.name for info in SOLVERS.values() if info.compared)
+METHODS = (*HANDCRAFTED, "start", *distillation.DISTILLERS)
 EVERYWHERE = (*HANDCRAFTED, "start", *(name for name, d in distillation.DISTILLERS.items() if d.everywhere))
-SMALL = {"smoke": ("deis", "start", "gits", "gauss-newton")}
+NFES = (3, 4, 5, 6, 7, 8, 9, 10)  # of the DLMS paper's table 5
+SMALL = ("deis", "start", "gits", "gauss-newton")  # of METHODS, at the preset smoke
 REFERENCE_SEEDS = 50_000_000  # the first of the reference solution's own; nothing else uses them
 SELECTION_BLOCK = 7  # whose held-out seeds choose grids, and measure nothing
 
@@ -42,37 +44,34 @@ SELECTION_BLOCK = 7  # whose held-out seeds choose grids, and measure nothing
 def asked(preset: str, checkpoint: str | None = None) -> tuple[tuple[int, ...], dict[str, list[str]]]:
     """What the book compares at a preset: numbers of calls, and for each network, the first one first, its methods.
 
-    ``checkpoint`` is a name, a data set, "all" or a file; by default both networks of Fashion-MNIST, at a small preset
-    one.
+    ``checkpoint`` is a name, a data set, "all" or a file; by default both networks of Fashion-MNIST, at "smoke" one.
     """
-    methods = SMALL.get(preset, papers.METHODS)
-    names = checkpoints(checkpoint or ("fashion-mnist-data" if preset in SMALL else "fashion-mnist"))[::-1]
-    of = {name: [m for m in methods if name == names[0] or m in EVERYWHERE] for name in names}
-    return (3,) if preset in SMALL else papers.TABLE_5, of
+    small = preset == "smoke"
+    names = checkpoints(checkpoint or ("fashion-mnist-data" if small else "fashion-mnist"))[::-1]
+    methods = SMALL if small else METHODS
+    return (3,) if small else NFES, {n: [m for m in methods if n == names[0] or m in EVERYWHERE] for n in names}
 
 
 @functools.cache
-def reference_moments(run: Run, checkpoint: str) -> tuple[Moments, Moments]:
+def reference_moments(run: Run, checkpoint: str) -> tuple[Moments, ...]:
     """Moments of the reference solution's samples in both networks' features; kept in the project's ``_build``.
 
     The reference solution is fits' own teacher, :func:`dode.distillation.teachers.default_teacher`, of more calls.
     """
-    n, calls, both = run.preset.images, run.preset.reference_calls, evaluators(run.device, checkpoint)
+    n, calls, both = run.preset.images, run.preset.reference_calls, run.evaluators(checkpoint)
     word = f"{checkpoint}-{zoo.digest(checkpoint)}-{n}-{calls}-{run.arithmetic.split()[0]}"
     folder = home() / "_build" / "references"
     files = [folder / f"moments-{word}-{features.name}.safetensors" for features, _ in both]
 
-    def read(_: Path) -> tuple[Moments, Moments]:
-        first, second = map(Moments.load, files)
-        return first, second
+    def read(_: Path) -> tuple[Moments, ...]:
+        return tuple(map(Moments.load, files))
 
-    def make(_: Path) -> tuple[Moments, Moments]:
+    def make(_: Path) -> tuple[Moments, ...]:
         model, seeds = run.fast(checkpoint), range(REFERENCE_SEEDS, REFERENCE_SEEDS + n)
         images = torch.cat([x.cpu() for x in draw(model, default_teacher(model, calls), seeds)])
-        first, second = (moments_of(images, features, source=f"{checkpoint}, {calls} calls") for features, _ in both)
-        for moments, file in zip((first, second), files, strict=True):
-            moments.save(file)
-        return first, second
+        for (features, _data), file in zip(both, files, strict=True):
+            moments_of(images, features, source=f"{checkpoint}, {calls} calls").save(file)
+        return read(file)
 
     return kept(files[0], read, make)
 
@@ -99,7 +98,7 @@ def floor(run: Run, *, checkpoint: str, n: int, reference_calls: int) -> dict[st
         Moments("normal", aim.dim).update(torch.randn(n, aim.dim, generator=draws, dtype=torch.float64) @ root.T)
         for _ in range(2)
     )
-    data = evaluators(run.device, checkpoint)[0][1]
+    data = run.evaluator(checkpoint)[1]
     return dict(
         fd_reference=frechet_distance(one, other), fd_data=frechet_distance(aim, data),
         seeds=range(REFERENCE_SEEDS, REFERENCE_SEEDS + n), network=run.arithmetic,
@@ -112,10 +111,10 @@ def floor(run: Run, *, checkpoint: str, n: int, reference_calls: int) -> dict[st
 @measurement(name="grids", gives=["fd_reference"], adds=["preset"])
 def grid_distance(run: Run, *, checkpoint: str, solver: str, grid: str, nfe: int) -> dict[str, Value]:
     """Fréchet distance to the reference solution's samples, from few seeds that choose the grid and measure nothing."""
-    table = on_grid(solver, grid_function(grid, run.model(checkpoint), to_zero=False), nfe)
+    table = run.on_grid(checkpoint, solver, grid, nfe, to_zero=False)
     n = min(500, max(run.preset.images // 5, 64))
     seeds = held_out_seeds(n, SELECTION_BLOCK)
-    found = moments_of(draw(run.fast(checkpoint), table, seeds), evaluators(run.device, checkpoint)[0][0])
+    found = moments_of(draw(run.fast(checkpoint), table, seeds), run.evaluator(checkpoint)[0])
     aim, _ = reference_moments(run, checkpoint)
     return dict(fd_reference=frechet_distance(found, aim), n=n, seeds=seeds)
 
@@ -133,11 +132,12 @@ def best_grid(p: Preset, checkpoint: str, solver: str, nfe: int) -> str:
 
 
 def compared_solver(run: Run, checkpoint: str, method: str, nfe: int) -> Tableau | distillation.Designed:
-    """A handcrafted solver on its best grid, the start, or a learned one (fitted if not there)."""
+    """A handcrafted solver on its best grid, "start", where LMS distillation begins, or a learned one."""
+    if method == "start":
+        return initial_solver(run, checkpoint, "dlms", nfe)[0]
     if method not in HANDCRAFTED:
-        return solver_of(run.preset, checkpoint, run.device, method, nfe)
-    grid = best_grid(run.preset, checkpoint, method, nfe)
-    return on_grid(method, grid_function(grid, run.model(checkpoint), to_zero=False), nfe)
+        return fit(run, checkpoint, method, nfe)
+    return run.on_grid(checkpoint, method, best_grid(run.preset, checkpoint, method, nfe), nfe, to_zero=False)
 
 
 @measurement(gives=["fd_data", "fd_reference"])
@@ -150,7 +150,7 @@ def learned(run: Run, *, checkpoint: str, method: str, nfe: int, block: int) -> 
     seeds = held_out_seeds(p.images, block)
     images = torch.cat([x.cpu() for x in draw(run.fast(checkpoint), solver, seeds)])
     aims, found = reference_moments(run, checkpoint), dict[str, Value]()
-    for (features, data), aim, word in zip(evaluators(run.device, checkpoint), aims, ("", "_critic"), strict=True):
+    for (features, data), aim, word in zip(run.evaluators(checkpoint), aims, ("", "_critic"), strict=True):
         seen = moments_of(images, features)
         found[f"fd_data{word}"] = frechet_distance(seen, data)
         found[f"fd_reference{word}"] = frechet_distance(seen, aim)
@@ -214,7 +214,7 @@ def paths(run: Run, *, checkpoint: str, method: str, nfe: int, n: int) -> dict[s
 
 def table_of(run: Run, made_for: str, method: str, nfe: int) -> Tableau:
     """The table that a method, or "start", makes for a network; ValueError if it designs one for each image."""
-    found = solver_of(run.preset, made_for, run.device, method, nfe)
+    found = compared_solver(run, made_for, method, nfe)
     if not isinstance(found, Tableau):
         raise ValueError(f"{method} designs its table for each image of {made_for}; no other network can be given it")
     return found
@@ -238,7 +238,7 @@ def transfer(
     """Fréchet distances to the training images and to the reference's samples, RMSE to the reference's images."""
     p, table = run.preset, table_of(run, made_for, method, made_nfe)
     table = (table if nfe == made_nfe else distillation.resampled(table, nfe)).unbind()
-    features, data = evaluators(run.device, checkpoint)[0]
+    features, data = run.evaluator(checkpoint)
     aim, _critic = reference_moments(run, checkpoint)
     seeds = held_out_seeds(n)
     found = moments_of(draw(run.fast(checkpoint), table, seeds), features)

@@ -27,14 +27,9 @@ ALLOWED = 3  # spreads
 
 
 class Live:
-    """The live share of one page.  At other presets than "quick" nothing is recomputed: there all rows are measured.
+    """The live share of the page called ``page``, in the sizes of ``p.live``, ``p`` being the page's preset.
 
-    Parameters
-    ----------
-    page
-        Its name.
-    p
-        The page's preset; ``p.live`` has the sizes that are computed with.
+    At other presets than "quick" nothing is recomputed: there all rows are measured.
     """
 
     def __init__(self, page: str, p: Preset, device_name: str) -> None:
@@ -52,23 +47,13 @@ class Live:
         rounding: float = ROUNDING,
         **changes: Any,
     ) -> None:
-        """Measure one cell again.
+        """Measure the cell of ``committed``, a row of the standard run, again, and compare ``column``.
 
-        Parameters
-        ----------
-        committed
-            The row of the standard run that the page shows.
-        measurement
-            What measures it.
-        column
-            The number to compare.
-        preset
-            The sizes; by default the page's live ones.
-        rounding
-            The relative spread that is expected of a cell without a block; 0 of a number that is counted.
-        changes
-            In what the cell differs from ``committed``, at the live size.  With a "block" in the cell, the expected
-            value has a spread over blocks of seeds; the live one is of block 0.
+        ``preset`` has the sizes, by default the page's live ones; ``changes`` is in what the cell differs from
+        ``committed`` there.  With a "block" in the cell, the expected value has a spread over blocks of seeds, and the
+        live one is of block 0; without, ``rounding`` is the relative spread, 0 of a number that is counted.
+
+        FileError if nothing is expected of this cell yet; ``DODE_RECORD=1`` measures that.
         """
         if not self.active:
             return
@@ -82,7 +67,7 @@ class Live:
             again = [float(measurement(run, **cell | {"block": b})[column]) for b in blocks]
             self._record(where, [float(row[column]), *again], rounding)
         found = self._expected(where)
-        if found is None:
+        if "expected" not in found:
             raise FileError(f"{self.expected.path} has no value of {self.page}: {word}; DODE_RECORD=1 measures it")
         value, expected, spread = (float(v) for v in (row[column], found["expected"], found["spread"]))
         short = re.sub(r"\b(checkpoint|solver|variant|method) ", "", found["cell"]).replace("nfe ", "NFE ")
@@ -95,36 +80,25 @@ class Live:
             }
         )  # fmt: skip
 
-    def _expected(self, where: Mapping[str, str]) -> dict[str, str] | None:
-        """The row of what is expected, in whatever order it names the cell."""
-        for row in self.expected.rows:
-            words = [set(one["cell"].split(", ")) for one in (row, where)]
-            if words[0] == words[1] and all(row[k] == where[k] for k in ("page", "column", "n")):
-                return row
-        return None
+    def _expected(self, where: dict[str, str]) -> dict[str, str]:
+        """The row of what is expected, in whatever order it names the cell; ``where`` if there is none."""
+        words = lambda row: [row["page"], set(row["cell"].split(", ")), row["column"], row["n"]]  # noqa: E731
+        return next((row for row in self.expected.rows if words(row) == words(where)), where)
 
     def _record(self, where: dict[str, str], values: list[float], rounding: float) -> None:
         """Replace the expected value of a cell by mean and spread of ``values``."""
         mean = statistics.fmean(values)
         found = dict(expected=mean, spread=statistics.stdev(values) if len(values) > 1 else rounding * abs(mean))
         numbers = {k: text(k, v) for k, v in found.items()}
-        named = where | {"cell": (self._expected(where) or where)["cell"]}
+        named = where | {"cell": self._expected(where)["cell"]}
         self.expected.add({**named, **numbers, "blocks": len(values), **provenance(self.device)}, replace=True)
 
     def show(self, drawn: str = "Pictures", committed: str = "Curves and tables") -> None:
         """One line that says what is live and what is committed, and the checks as a table.
 
-        Parameters
-        ----------
-        drawn
-            What else the page computed now; empty: nothing.
-        committed
-            What it drew from the committed rows.
+        ``drawn`` is what else the page computed now, if anything, ``committed`` what it drew from the committed rows.
 
-        Raises
-        ------
-        ValueError
-            A number is more than three spreads from the expected one; the build ends with this.
+        ValueError if a number is more than three spreads from the expected one; the build ends with this.
         """
         if not self.active:
             return

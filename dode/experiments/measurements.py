@@ -13,16 +13,18 @@ import functools
 import importlib
 import inspect
 import itertools
+import os
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dode import zoo
 from dode.experiments import sweeps
 from dode.experiments.rows import Sweep
 from dode.experiments.run import Run
-from dode.experiments.sweeps import Preset, provenance, results_file
+from dode.experiments.sweeps import Preset, home, provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,8 +98,14 @@ class Measurement:
         return {k: text(k, v) for k, v in row.items()}
 
     def sweep(self, preset: Preset, file: str = "") -> Sweep:
-        """The rows in ``results/FILE.PRESET.csv``, the measurement's name by default; frozen if only shown."""
-        return Sweep(results_file(file or self.name, preset.name), self.keys, bool(preset.rows_of), self.gives)
+        """The rows in ``results/FILE.PRESET.csv`` in the project (or in the folder named by ``DODE_RESULTS``).
+
+        FILE is by default the measurement's name, PRESET the one whose rows are shown: "standard" for "quick", whose
+        rows are frozen.
+        """
+        name = f"{file or self.name}.{preset.rows_of or preset.name}.csv"
+        path = Path(os.environ.get("DODE_RESULTS") or home() / "results") / name
+        return Sweep(path, self.keys, bool(preset.rows_of), self.gives)
 
     def rows(
         self, run: Run, cells: Iterable[Mapping[str, Any]], file: str = "", jobs: int | None = None

@@ -130,6 +130,7 @@ def _pair(
     assert isinstance(found.network, nn.Module)
     found.network.requires_grad_(True).train()
     student = wrapper(found.network, found.shape, found.schedule, sigma_data=found.sigma_data, name=found.name)
+    student.images = guide.images
     student.autocast = guide.autocast = torch.bfloat16 if recipe.bf16 else None
     return student, guide
 
@@ -141,6 +142,7 @@ def _students(
 
     ``start`` is the student of no steps, with what it cost.
     """
+    known = datasets.DATA_SETS.get(student.images.evaluators)
     run = Run(recipe, student.network, next(iter(files.values())).parent)  # type: ignore[arg-type]
     for steps, file in files.items():
         if file.is_file():
@@ -150,6 +152,7 @@ def _students(
             run.train(loss, until=steps)
             spent = start.evaluations + steps * recipe.batch * PASSES[method]
             facts = dict(method=method, nfe=start.nfe, seconds=start.seconds + run.seconds, evaluations=spent)
+            facts["data"] = known.source if known else ""
             run.publish(file, describe(student) | facts)
         yield Student(file, facts["nfe"], facts["seconds"], facts["evaluations"])
     if run.state_file:

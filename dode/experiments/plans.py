@@ -1,19 +1,26 @@
-"""What figures 3 and 4 measure: known before, and outside of, the notebooks that draw it.
+"""What figures measure, known before, and outside of, the notebooks that draw them; and the papers' own experiments.
 
-So many processes or machines can measure it, each a part (``dode run``).  At the preset "paper": 2 to 250 calls,
-50,000 images, three blocks of seeds, and FID for networks that do not ship with dode (:mod:`.papers` has the rows of
-the papers).  Its price is counted, not measured: figure 3 asks one network for 1.4e9 evaluations, figure 4 the two that
-ship for 0.8e9 (:attr:`Plan.evaluations`).  A GPU that does 10,000 a second takes 39 and 22 hours, and the longest part,
-which no second GPU shortens, 111 minutes.
+So many processes or machines can measure a figure, each a part (``dode run``).  At the preset "paper": 2 to 250 calls,
+50,000 images, three blocks of seeds.  Its price is counted, not measured: figure 3 asks one network for 1.4e9
+evaluations, figure 4 the two that ship for 0.8e9 (:attr:`Plan.evaluations`).  A GPU that does 10,000 a second takes 39
+and 22 hours, and the longest part, which no second GPU shortens, 111 minutes.
+
+A row of :data:`ROWS` is what a notebook takes at that preset to run a row of the papers':
+
+    papermill NOTEBOOK OUT.ipynb -p preset paper -p checkpoint CHECKPOINT -p device cuda
+
+All have FID with the resizing of the original implementation, for networks that do not ship with dode.  The statistics
+of the training images are the user's to make, once (:meth:`dode.experiments.Run.evaluator` says how and where).  The
+grid is the checkpoint's own (:meth:`dode.denoisers.Denoiser.grid`): uniform in time on a VP chain, Karras's from 80 to
+0 with rho = 7 for EDM's networks.  The notebook ``learned`` gives each handcrafted solver the best of four.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dode.experiments import papers, sweeps
+from dode.experiments import learned, sweeps
 from dode.experiments.measurements import Cell, Measurement, known
 from dode.experiments.quality import OWN, fd, fd_cells
 from dode.experiments.rows import Sweep
@@ -26,6 +33,8 @@ if TYPE_CHECKING:
 FOUR = ("ddim", "ipndm", "dpm_solver", "deis:order=4")  # of the D-ODE paper's figure 3
 LATER = ("dpm_solver_pp:order=2", "dpm_solver_pp", "unipc")  # published after its four, and not in its figures
 STAGES = ("dpm_solver:order=2", "heun")  # distilled in the paper too, but not in its figure 3
+KIM, LIANG = "Kim et al. 2024", "Liang et al. 2025"
+DDIM = (2, 5, 10, 25, 50, 100, 250)
 
 
 @dataclass(frozen=True)
@@ -45,53 +54,48 @@ class Plan:
     @property
     def calls(self) -> dict[tuple[str, str], tuple[int, ...]]:
         """For each checkpoint and solver the NFEs, from few to many."""
-        found = dict[tuple[str, str], dict[int, None]]()
-        for cell in sorted(self.cells, key=lambda cell: cell["nfe"]):
-            found.setdefault((cell["checkpoint"], cell["solver"]), {})[cell["nfe"]] = None
-        return {key: tuple(nfes) for key, nfes in found.items()}
-
-    def sweep(self) -> Sweep:
-        """The rows there are, in the results of the project."""
-        return self.measurement.sweep(self.preset, self.figure)
-
-    def run(self, device_name: str) -> pd.DataFrame:
-        """The rows of all cells; what has none yet is measured."""
-        return self.measurement.rows(Run(self.preset, device_name), self.cells, self.figure)
+        found = dict[tuple[str, str], set[int]]()
+        for cell in self.cells:
+            found.setdefault((cell["checkpoint"], cell["solver"]), set()).add(cell["nfe"])
+        return {key: tuple(sorted(nfes)) for key, nfes in found.items()}
 
     @property
     def evaluations(self) -> int:
         """Network evaluations of all cells' samples; the fits add a fraction (of 100 images, not of 50,000)."""
         return sum(cell.get("nfe", 0) for cell in self.cells) * self.preset.images
 
+    def sweep(self) -> Sweep:
+        """The rows there are, in the results of the project."""
+        return self.measurement.sweep(self.preset, self.figure)
 
-def figure_3(preset: str, checkpoint: str = "fashion-mnist-noise", seeds: int | None = None) -> Plan:
+    def run(self, device_name: str, cells: list[Cell] | None = None) -> pd.DataFrame:
+        """The rows of ``cells``, by default of all; what has none yet is measured."""
+        return self.measurement.rows(Run(self.preset, device_name), self.cells if cells is None else cells, self.figure)
+
+
+def figure_3(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     """Every solver and its distilled version, the paper's four followed to more calls than the later ones."""
-    p, names = _sizes(preset, seeds), checkpoints(checkpoint)
-    if preset == "paper":
-        p = replace(p, fit_images=papers.fit_images(checkpoint, p.fit_images))
-    most = 5 if preset == "smoke" else 250
+    most = 5 if p.name == "smoke" else 250
     calls: dict[tuple[str, str], tuple[int, ...]] = {}
-    for name in names:
+    for name in checkpoints(checkpoint or "fashion-mnist-noise"):
         for solver in FOUR + LATER + STAGES:  # a third order wants three calls
-            fewest = 2 if preset == "paper" and solver in ("ddim", "ipndm") else 3
+            fewest = 2 if p.name == "paper" and solver in ("ddim", "ipndm") else 3
             calls[name, solver] = tuple(possible_nfe(solver, max(fewest, nfe)) for nfe in p.nfes if nfe <= most)
-    own = {key: found for key, found in calls.items() if key[1] in LATER}
-    cells = fd_cells(p, calls) + fd_cells(p, own, [OWN])
-    return Plan("figure_3", p, tuple(cells))
+    return fd_cells(p, calls) + fd_cells(p, {key: found for key, found in calls.items() if key[1] in LATER}, [OWN])
 
 
-def figure_4(preset: str, checkpoint: str = "fashion-mnist", seeds: int | None = None) -> Plan:
+def figure_4(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     """DDIM on every network; Heun and the later solvers on those that predict clean images."""
-    p, names = _sizes(preset, seeds), checkpoints(checkpoint)
+    names = checkpoints(checkpoint or "fashion-mnist")
     clean = [name for name in names if load_cached(name, "cpu").prediction == "data"]
-    most = 10 if preset == "smoke" else 250
+    most = 10 if p.name == "smoke" else 250
     calls: dict[tuple[str, str], tuple[int, ...]] = {(name, "ddim"): p.nfes for name in names}
     calls |= {(name, "heun"): p.heun_nfes for name in clean}
     calls |= {(name, solver): tuple(n for n in p.nfes if 5 <= n <= most) for solver in LATER for name in clean}
-    return Plan("figure_4", p, tuple(fd_cells(p, calls)))
+    return fd_cells(p, calls)
 
 
-PLANS: dict[str, Callable[..., Plan]] = {"figure_3": figure_3, "figure_4": figure_4}
+PLANS = {"figure_3": figure_3, "figure_4": figure_4}  # of :func:`~dode.experiments.quality.fd`, each in a file
 
 
 def plan(figure: str, preset: str, checkpoint: str | None = None, seeds: int | None = None) -> Plan:
@@ -101,26 +105,49 @@ def plan(figure: str, preset: str, checkpoint: str | None = None, seeds: int | N
     number of blocks of seeds, by default the preset's.  ValueError for an unknown figure, preset or checkpoint, with
     those there are; FileError for a file that is not there, or holds no network.
     """
-    if figure in PLANS:
-        return PLANS[figure](preset, *([] if checkpoint is None else [checkpoint]), seeds=seeds)
-    planned = {name: found for name, found in known().items() if found.planned}
+    planned = {m.name: (m.planned, m) for m in known().values() if m.planned}
+    planned = {name: (cells, fd) for name, cells in PLANS.items()} | planned
     if figure not in planned:
-        raise ValueError(f"no plan named {figure!r}; there are: {', '.join([*PLANS, *planned])}")
-    p, found = _sizes(preset, seeds), planned[figure]
-    assert found.planned
-    return Plan(figure, p, tuple(found.planned(p, checkpoint)), found)
+        raise ValueError(f"no plan named {figure!r}; there are: {', '.join(planned)}")
+    p, (cells, measurement) = sweeps.preset(preset), planned[figure]
+    p = replace(p, repeats=seeds or p.repeats)
+    if preset == "paper":
+        p = replace(p, fit_images=next((r.fit_images for r in ROWS if r.checkpoint == checkpoint), p.fit_images))
+    return Plan(figure, p, tuple(cells(p, checkpoint)), measurement)
 
 
-def price(row: papers.Parameters) -> int:
+@dataclass(frozen=True)
+class Parameters:
+    """One row of a paper's figure or table."""
+
+    source: str  # paper, figure or table
+    notebook: str  # what runs it
+    data: str  # the paper's name for it: the statistics of FID are of these training images
+    checkpoint: str  # a name of :data:`dode.zoo.CATALOGUE`; with "@SCALE", guided by its classifier
+    nfes: tuple[int, ...]  # third-order solvers begin at 3, Heun takes odd numbers
+    fit_images: int = 100  # |B|, the noises that D-ODE solvers are fitted on
+    blocks: int = 3  # of 50,000 seeds each
+
+
+ROWS = (
+    Parameters(f"{KIM}, figure 3", "figure_3", "CIFAR-10", "ddpm-cifar10-32", DDIM),
+    Parameters(f"{KIM}, figure 3", "figure_3", "CelebA-64", "ddim-celeba-64", DDIM),
+    Parameters(f"{KIM}, figure 3", "figure_3", "ImageNet-64", "iddpm-imagenet-64", DDIM),
+    Parameters(f"{KIM}, figure 3", "figure_3", "ImageNet-128", "adm-imagenet-128@1.25", DDIM),
+    Parameters(f"{KIM}, figure 3", "figure_3", "LSUN-Bedroom", "adm-lsun-bedroom", DDIM, fit_images=25),
+    Parameters(f"{KIM}, figure 4", "figure_4", "CIFAR-10", "edm-cifar10-32x32-uncond-vp", DDIM),
+    Parameters(f"{KIM}, figure 4", "figure_4", "FFHQ-64", "edm-ffhq-64x64-uncond-vp", DDIM),
+    Parameters(f"{KIM}, figure 4", "figure_4", "ImageNet-64", "edm-imagenet-64x64-cond-adm", DDIM),
+    Parameters(f"{LIANG}, table 5", "learned", "CIFAR-10", "edm-cifar10-32x32-uncond-vp", learned.NFES, blocks=1),
+    Parameters(f"{LIANG}, table 5", "learned", "FFHQ-64", "edm-ffhq-64x64-uncond-vp", learned.NFES, blocks=1),
+    Parameters(f"{LIANG}, table 5", "learned", "ImageNet-64", "edm-imagenet-64x64-cond-adm", learned.NFES, blocks=1),
+)
+
+
+def price(row: Parameters) -> int:
     """Network evaluations of the samples that a row of a paper takes, without fits: counted, for no file is opened."""
-    p = sweeps.preset("paper")
     if row.notebook == "learned":  # distances, the reference solution they are to, and RMSE
-        calls = len(papers.METHODS) * sum(row.nfes)
+        p, calls = sweeps.preset("paper"), len(learned.METHODS) * sum(row.nfes)
         return p.images * (calls + p.reference_calls) + p.zoo_images * (calls + p.reference_steps)
     stands_in = "fashion-mnist-noise" if row.notebook == "figure_3" else "fashion-mnist-data"
-    return PLANS[row.notebook]("paper", stands_in).evaluations
-
-
-def _sizes(preset: str, seeds: int | None) -> Preset:
-    p = sweeps.preset(preset)
-    return replace(p, repeats=seeds) if seeds else p
+    return plan(row.notebook, "paper", stands_in).evaluations

@@ -25,9 +25,6 @@ COLOURS = dict(
     zip(("ddim", "heun", "ipndm", "teacher"), [*sns.color_palette("colorblind", 3), (0.25, 0.25, 0.25)], strict=True)
 )
 NAMES = {name: info.title for name, info in SOLVERS.items()} | {
-    "ddim": "DDIM",
-    "heun": "EDM (Heun)",
-    "ipndm": "iPNDM",
     "dpm_solver": "DPM-Solver-3",
     "deis:order=4": "DEIS-3",
     "dpm_solver_pp:order=2": "DPM-Solver++(2M)",
@@ -37,7 +34,7 @@ NAMES = {name: info.title for name, info in SOLVERS.items()} | {
 NAMES |= {f"d-{solver}": f"D-{name}" for solver, name in NAMES.items()}
 MARKERS = {"ddim": "o", "heun": "s", "ipndm": "^"}
 LEARNED = {name: method.title for name, method in DISTILLERS.items()}
-NAMES |= {"deis": "DEIS", "start": "the start"} | LEARNED
+NAMES |= {"start": "the start"} | LEARNED
 LEARNED_LOOKS = {
     method: dict(color=colour, marker=marker)
     for method, colour, marker in zip(

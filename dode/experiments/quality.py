@@ -1,22 +1,30 @@
-"""What several figures measure: the Fréchet distance of plain and distilled solvers, on held-out seeds."""
+"""What several pages measure of handcrafted and distilled solvers, on held-out seeds: Fréchet distance, RMSE, greed.
+
+:func:`fd` is to the training images, :func:`rmse` to the images of a reference solution from the same seeds.  Eq. (14)
+of the D-ODE paper brings each state nearest to the teacher's, one after the other.  Three distances of
+:func:`greedy_error` tell what comes of that: of each step to the teacher (what is fitted), of the last state to the
+teacher (greed may lose there), and of the last state to the reference solution (the teacher may lose there).
+"""
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from dode import distillation, solvers
+from dode import distillation, metrics, solvers, zoo
 from dode.denoisers import Denoiser
 from dode.denoisers.networks import is_compiled
-from dode.distillation import Align
+from dode.distillation import Align, Alignment
 from dode.experiments.measurements import Cell, Value, measurement
 from dode.experiments.rows import Sweep, joined, typed
-from dode.experiments.run import Run, base_solver, draw, fit_seeds, held_out_seeds, seeded
-from dode.experiments.sweeps import Preset, home
-from dode.metrics import measure
+from dode.experiments.run import GRIDS, Run, base_solver, draw, fit_seeds, held_out_seeds, possible_nfe, seeded
+from dode.experiments.sweeps import Preset, checkpoints, home
+from dode.sampling import trajectory
 from dode.tableau import Tableau
 
 if TYPE_CHECKING:
@@ -24,21 +32,22 @@ if TYPE_CHECKING:
 
 OWN = "d-ode:basis=own"  # the variant for solvers whose own basis is not the network's
 VARIANT_OPTIONS = ("images", "scale", "teacher", "align", "first_step", "equation", "basis", "model")
+# What a page calls an entry -> the solver, as one word.  No order: its usual one, or what a short grid carries.
+ENTRIES = {
+    label: info.name + ":" * bool(options) + ",".join(f"{k}={v}" for k, v in options.items())
+    for info in solvers.SOLVERS.values()
+    for label, options in info.entries.items()
+}
 
 
 def distilled(
-    denoiser: Denoiser,
-    tableau: Tableau,
-    images: int,
-    block: int = 0,
-    align: Align = "time",
-    scale: int = 10,
+    denoiser: Denoiser, tableau: Tableau, images: int, block: int = 0, align: Alignment = "time", scale: int = 10,
     **more: Any,
-) -> Tableau:
+) -> Tableau:  # fmt: skip
     """The D- version of ``tableau``, fitted on the block's seeds; ``more`` goes to :func:`dode.distillation.d_ode`."""
     seeds = fit_seeds(images, block)
     conditioned, noise = seeded(denoiser, seeds)
-    if more.get("teacher", "ddim") == "ddim":
+    if align != "released" and more.get("teacher", "ddim") == "ddim":
         more["teacher"] = _recorded(denoiser, tuple(tableau.levels.tolist()), images, block, align, scale)
     return distillation.d_ode(conditioned, tableau, noise, align=align, scale=scale, seeds=seeds, **more)
 
@@ -92,7 +101,7 @@ def fd(run: Run, *, checkpoint: str, solver: str, variant: str, nfe: int, block:
     tableau = variant_of(run, checkpoint, solver, variant, nfe, block)
     seeds = held_out_seeds(run.preset.images, block)
     model = run.compiled(checkpoint)
-    found = measure(draw(model, tableau, seeds), features, reference)
+    found = metrics.measure(draw(model, tableau, seeds), features, reference)
     per_row = (row if isinstance(row, list) else [row] for row in tableau.metadata.get("lambdas", []))
     return dict(
         fd=found["fd"], n=found["n"], features=found["features"], seeds=seeds,
@@ -117,3 +126,99 @@ def committed(*pages: str) -> pd.DataFrame:
     """
     sweeps = (Sweep(home() / "results" / f"{page}.standard.csv", fd.keys) for page in pages)
     return typed({tuple(row[k] for k in fd.keys): row for sweep in sweeps for row in sweep.rows}.values())
+
+
+# --- how far from the reference solution -----------------------------------------------------------
+
+
+def rmse_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
+    """Every entry on every grid; an NFE that a solver cannot make is replaced by the next one below."""
+    cells = {
+        (name, entry, grid, possible_nfe(spec, nfe)): None
+        for name in checkpoints(checkpoint or "fashion-mnist")
+        for nfe in sorted(p.zoo_nfes)
+        for entry, spec in ENTRIES.items()
+        for grid in GRIDS
+    }
+    sizes = dict(n=p.zoo_images, reference_calls=p.reference_steps)
+    named = (dict(zip(("checkpoint", "solver", "grid", "nfe"), cell, strict=True)) for cell in cells)
+    return [rmse.cell(values, **sizes) for values in named]
+
+
+@measurement(name="solver_zoo", gives=["rmse"], adds=["network"], planned=rmse_cells)
+def rmse(
+    run: Run, *, checkpoint: str, solver: str, grid: str, nfe: int, n: int, reference_calls: int
+) -> dict[str, Value]:
+    """Root mean squared distance of a solver's images to the reference solution's, in pixels of -1..1."""
+    table = run.on_grid(checkpoint, ENTRIES[solver], grid, nfe)
+    return dict(rmse=run.rmse(checkpoint, table, n, reference_calls), seeds=held_out_seeds(n))
+
+
+def greedy_error_cells(
+    names: Iterable[str], solvers: Iterable[str], nfes: Iterable[int], n: int, reference_calls: int
+) -> list[Cell]:
+    """Cells of every variant; those that share a teacher stand together.
+
+    Plain, distilled, and in its own basis too where a noise-predicting network meets a solver of clean images.
+    """
+    cells = list[Cell]()
+    for name in names:
+        model = zoo.load_denoiser(name)
+        for nfe, solver in itertools.product(nfes, solvers):
+            own = model.prediction == "noise" and base_solver(solver, model, 5).basis == "data"
+            which = dict(solver=solver, nfe=possible_nfe(solver, nfe), variant=["plain", "d-ode"] + [OWN] * own)
+            cells += greedy_error.cells(checkpoint=name, **which, n=n, reference_calls=reference_calls)
+    return cells
+
+
+def _batches(model: Denoiser, n: int) -> list[tuple[Denoiser, Tensor]]:
+    return [seeded(model, held_out_seeds(n)[k : k + 100]) for k in range(0, n, 100)]
+
+
+@functools.lru_cache(maxsize=4)
+def _teacher(model: Denoiser, n: int, levels: tuple[float, ...]) -> dict[float, Tensor]:
+    """States ``(n, C, H, W)`` of the fit's teacher at each level after the first, on the first ``n`` held-out seeds."""
+    student = solvers.ddim(torch.tensor(levels, dtype=torch.float64))  # as any solver through these levels
+    runs = [distillation.record(conditioned, student, noise) for conditioned, noise in _batches(model, n)]
+    rows = distillation.target_states(student, runs[0].tableau, "time")
+    return {
+        level: torch.cat([run.states[row].cpu() for run in runs]) for level, row in zip(levels[1:], rows, strict=True)
+    }
+
+
+def distances(run: Run, checkpoint: str, tableau: Tableau, n: int, reference_calls: int) -> dict[str, Value]:
+    """How far a run on the first ``n`` held-out seeds is from the teacher's run, and from the long one.
+
+    Each is the RMSE of an image in pixels of -1..1, averaged over images; ``path`` is that of the state after each row
+    to the teacher's there, both as ``x / sqrt(1 + sigma^2)``.
+    """
+    model = run.model(checkpoint)
+    states = torch.cat(
+        [trajectory(conditioned, tableau, noise).cpu() for conditioned, noise in _batches(model, n)], dim=1
+    )[1:]
+    teacher = _teacher(model, n, tuple(tableau.levels.tolist()))
+    aims = torch.stack([teacher[sigma] for sigma in tableau.sigmas[1:].tolist()])
+    truth = run.reference_images(checkpoint, n, reference_calls)
+    path = metrics.trajectory_distance(states, aims) / (1 + tableau.sigmas[1:] ** 2).sqrt()
+    return dict(
+        rmse=metrics.rmse(states[-1], truth), rmse_teacher=metrics.rmse(states[-1], aims[-1]),
+        teacher_rmse=metrics.rmse(aims[-1], truth), path=joined(path, ".6g"),
+    )  # fmt: skip
+
+
+@measurement(name="limits", gives=["rmse", "rmse_teacher", "path"])
+def greedy_error(
+    run: Run, *, checkpoint: str, solver: str, variant: str, nfe: int, n: int, reference_calls: int
+) -> dict[str, Value]:
+    """:func:`distances`: fit on the first block's seeds, run on held-out ones.
+
+    The row keeps what the fit found, so that a page needs no second fit.
+    """
+    tableau = variant_of(run, checkpoint, solver, variant, nfe)
+    fit = tableau.metadata
+    used = fit.get("seeds") or []
+    lists = {key: joined(fit.get(key, []), ".6g") for key in ("lambdas", "plain_rmse", "fit_rmse")}
+    return dict(
+        **distances(run, checkpoint, tableau, n, reference_calls), levels=joined(tableau.sigmas, ".6g"), **lists,
+        fit_seeds=f"{used[0]}-{used[-1]}" if used else "", seeds=held_out_seeds(n),
+    )  # fmt: skip

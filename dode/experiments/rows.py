@@ -11,8 +11,8 @@ import csv
 import functools
 import io
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,20 +25,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 T = TypeVar("T")
-# These stay text where every other column of numbers is read as numbers: names, digests, and lists of numbers.
+# Text, though it may look like a number: digests, and lists of numbers of which there is one.
 TEXT = {
-    "weights", "made_for_weights", "solver", "seeds", "fit_seeds", "features", "device", "torch", "python", "commit",
+    "weights", "made_for_weights", "solver", "commit",
     "lambdas", "plain_rmse", "fit_rmse", "path", "levels", "distances",
 }  # fmt: skip
+MARKS = ("<<<<<<<", "=======", ">>>>>>>")  # of a merge conflict
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keep other processes out of what concerns ``path`` while the block runs; who is killed lets go."""
+def locked(path: Path) -> contextlib.AbstractContextManager[Any]:
+    """Keeps other processes out of what concerns ``path`` while a block runs; who is killed lets go."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = need("filelock", "book", "a file that several processes write")
-    with lock.FileLock(path.with_name(f".{path.name}.lock")):
-        yield
+    lock: Any = need("filelock", "book", "a file that several processes write")
+    return lock.FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def kept(path: Path, read: Callable[[Path], T], make: Callable[[Path], T]) -> T:
@@ -46,15 +45,12 @@ def kept(path: Path, read: Callable[[Path], T], make: Callable[[Path], T]) -> T:
 
     Two processes never make one file at the same time: the second waits and reads what the first has made.
     """
-    try:
+    with contextlib.suppress(FileError):
         return read(path)
-    except FileError:
-        pass
     with locked(path):
-        try:
+        with contextlib.suppress(FileError):
             return read(path)
-        except FileError:
-            return make(path)
+        return make(path)
 
 
 def numbers(text: str) -> list[float]:
@@ -73,12 +69,9 @@ def typed(rows: Iterable[Mapping[str, str]]) -> pd.DataFrame:
 
     frame = pd.DataFrame(list(rows), dtype=object)
     for column in frame.columns.difference([*TEXT]):
-        values = frame[column]
         with contextlib.suppress(ValueError):
-            found = values.replace("", "nan").astype(float)
-            if values.str.fullmatch(r"-?\d+").all():
-                frame[column] = values.astype(int)
-            elif found.notna().any():
+            found = pd.to_numeric(frame[column].mask(frame[column].isin(["", "nan"])))
+            if found.notna().any():
                 frame[column] = found
     return frame
 
@@ -110,11 +103,6 @@ class Sweep:
     def rows(self) -> list[dict[str, str]]:
         """All rows, as they are written."""
         return list(self._rows.values())
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """All rows, :func:`typed`."""
-        return typed(self._rows.values())
 
     def select(self, cells: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         """The rows of ``cells``, in their order: what this run is about, whatever else the file holds."""
@@ -154,19 +142,16 @@ class Sweep:
         if self.frozen and todo:
             missing = ", ".join(f"{k} {v}" for k, v in todo[0].items())
             raise FileError(f"{self.path} has no row of {missing}; the preset quick shows rows, standard measures them")
-        bar = functools.partial(tqdm, total=len(todo), desc=self.path.name, disable=not todo)
-        if jobs == 1:
-            for cell in bar(todo):
-                self._measure(work, cell)
-            return self
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            try:
-                for future in bar(as_completed([pool.submit(self._measure, work, cell) for cell in todo])):
-                    future.result()
-            finally:  # each has written its rows itself
-                pool.shutdown(wait=True, cancel_futures=True)
-                self._rows = self._read()
+        with contextlib.ExitStack() as stack:
+            each: Any = map
+            if jobs > 1:
+                spawn = multiprocessing.get_context("spawn")
+                pool = ProcessPoolExecutor(jobs, spawn, initializer=torch.set_num_threads, initargs=(1,))
+                each = stack.enter_context(pool).map  # an error cancels what waits
+            measured = each(functools.partial(self._measure, work), todo)
+            for _ in tqdm(measured, total=len(todo), desc=self.path.name, disable=not todo):
+                pass  # who has measured a row has written it
+        self._rows = self._read()  # also what others have
         return self
 
     def _measure(self, work: Callable[..., Mapping[str, Any]], cell: Mapping[str, Any]) -> None:
@@ -177,42 +162,33 @@ class Sweep:
         return tuple(str(row[k]) for k in self.keys)
 
     def _read(self) -> dict[tuple[str, ...], dict[str, str]]:
-        """The whole rows of the file, by cell."""
-        rows, lines = dict[tuple[str, ...], dict[str, str]](), dict[tuple[str, ...], int]()
-        header = list[str]()
-        for line, fields in self._lines() if self.path.is_file() else ():
+        """The whole rows of the file, by cell; what follows the last end of a line was cut short."""
+        rows, lines, header = dict[tuple[str, ...], dict[str, str]](), dict[tuple[str, ...], int](), list[str]()
+        content = self.path.read_bytes() if self.path.is_file() else b""
+        if content and b"\n" not in content:
+            raise self._damaged(1, "is cut short")
+        for number, line in enumerate(content.split(b"\n")[:-1], 1):
+            try:
+                text = line.decode().removesuffix("\r")
+                fields = next(csv.reader([text], strict=True), [])
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise self._damaged(number, f"cannot be read ({error})") from None
+            if "\0" in text or text.startswith(MARKS):
+                raise self._damaged(number, "holds zero bytes" if "\0" in text else "is the mark of a merge conflict")
             if not header:
                 header = fields
                 if missing := [k for k in self.keys if k not in header]:
                     raise FileError(f"{self.path} has no column {missing[0]!r}; it is of another sweep: move it away")
-            elif len(fields) > len(header):
-                raise self._damaged(line, f"has {len(fields)} fields, and the head {len(header)}")
-            else:
-                row = dict(zip(header, fields, strict=False))
-                if len(fields) < len(header) or not all(row.get(k) for k in self.gives):
-                    continue
-                if (key := self._key(row)) in rows:
-                    raise self._damaged(line, f"is another row of the cell in line {lines[key]}")
-                rows[key], lines[key] = row, line
+                continue
+            if len(fields) > len(header):
+                raise self._damaged(number, f"has {len(fields)} fields, and the head {len(header)}")
+            row = dict(zip(header, fields, strict=False))
+            if len(fields) < len(header) or not all(row.get(k) for k in self.gives):
+                continue
+            if (key := self._key(row)) in rows:
+                raise self._damaged(number, f"is another row of the cell in line {lines[key]}")
+            rows[key], lines[key] = row, number
         return rows
-
-    def _lines(self) -> Iterator[tuple[int, list[str]]]:
-        """The fields of each line, with its number; what follows the last end of a line was cut short."""
-        raw = self.path.read_bytes()
-        try:
-            *lines, cut = raw.decode().split("\n")
-        except UnicodeDecodeError as error:
-            raise self._damaged(raw.count(b"\n", 0, error.start) + 1, "is not UTF-8") from None
-        if cut and not lines:
-            raise self._damaged(1, "is cut short")
-        for number, line in enumerate(lines, 1):
-            if "\0" in line or line.startswith(("<<<<<<<", "=======", ">>>>>>>")):
-                raise self._damaged(number, "holds zero bytes" if "\0" in line else "is the mark of a merge conflict")
-            try:
-                if fields := next(csv.reader([line.removesuffix("\r")], strict=True)):
-                    yield number, fields
-            except csv.Error as error:
-                raise self._damaged(number, f"cannot be read ({error})") from None
 
     def _damaged(self, line: int, what: str) -> FileError:
         return FileError(f"{self.path}, line {line}, {what}; correct it, or remove the line and measure its cell again")

@@ -16,10 +16,11 @@ from torch import Tensor
 from dode import schedules, solvers, zoo
 from dode.denoisers import Denoiser, NetworkDenoiser
 from dode.experiments.rows import kept
-from dode.experiments.sweeps import ARITHMETIC, Preset, autocast, home
+from dode.experiments.sweeps import Preset, home
 from dode.metrics import Features, Mode, Moments, cache_folder, classifier_features, inception_features, rmse
 from dode.sampling import Walker, initial_noise, sample
 from dode.tableau import Tableau
+from dode.utils.environment import has_bf16
 from dode.utils.files import FileError, load_tensors, save_tensors
 from dode.zoo.unet import UNet
 
@@ -126,9 +127,14 @@ class Run:
     device: str = "cpu"
 
     @property
+    def autocast(self) -> torch.dtype | None:
+        """What the FD sweeps run a network in: bf16 if the preset and the device have it, None for float32."""
+        return torch.bfloat16 if self.preset.bf16 and has_bf16(self.device) else None
+
+    @property
     def arithmetic(self) -> str:
-        """That of :meth:`fast`, as rows call it."""
-        return ARITHMETIC[autocast(self.preset, self.device)]
+        """:attr:`autocast` as rows call it."""
+        return "bf16 autocast" if self.autocast else "float32"
 
     def model(self, checkpoint: str) -> NetworkDenoiser:
         """The network in float32, as fits and pixels want it."""
@@ -136,7 +142,7 @@ class Run:
 
     def fast(self, checkpoint: str) -> NetworkDenoiser:
         """The network in the arithmetic that the preset samples with."""
-        return load_cached(checkpoint, self.device, autocast(self.preset, self.device))
+        return load_cached(checkpoint, self.device, self.autocast)
 
     @functools.cache  # noqa: B019 (a few runs a process)
     def compiled(self, checkpoint: str) -> NetworkDenoiser:
@@ -148,18 +154,26 @@ class Run:
         compiled.network = torch.compile(found.network)
         return compiled
 
-    def evaluator(self, checkpoint: str) -> tuple[Features, Moments]:
+    def on_grid(self, checkpoint: str, spec: str, grid: str, nfe: int, to_zero: bool = True) -> Tableau:
+        """The solver ``spec`` with ``nfe`` evaluations on the network's :func:`grid_function` called ``grid``."""
+        return on_grid(spec, grid_function(grid, self.model(checkpoint), to_zero), nfe)
+
+    def evaluator(self, checkpoint: str, critic: bool = False) -> tuple[Features, Moments]:
         """What samples are measured with: features, and their moments on the training images.
 
-        That is :func:`data_moments` of the checkpoint's data set, but for a network that does not ship with dode where
-        the preset has a mode of FID.  There it is Inception, and the moments are those in
-        ``NAME.inception-MODE.safetensors`` in :func:`dode.metrics.cache_folder`, NAME being the network's; a FileError
-        says how to make them.
+        The features are those of the classifier that knows the network's images; the ``critic`` is what enters fits.
+        For images that neither knows: Inception's, resized as in the papers' tables (or as clean-fid does it; fits see
+        neither).  Their moments are in ``NAME.inception-MODE.safetensors`` in :func:`dode.metrics.cache_folder`, NAME
+        being the network's; a FileError says how to make them.
         """
-        name = self.model(checkpoint).name
-        if self.preset.fid is None or name in zoo.NAMES:
-            return data_moments(zoo.data_set_of(checkpoint).name, self.device)
-        return inception_moments(self.preset.fid, name, self.device)
+        model = self.model(checkpoint)
+        if known := model.images.evaluators:
+            return data_moments(known, self.device, "critic" if critic else "classifier")
+        return inception_moments("clean" if critic else "legacy_tensorflow", model.name, self.device)
+
+    def evaluators(self, checkpoint: str) -> tuple[tuple[Features, Moments], tuple[Features, Moments]]:
+        """:meth:`evaluator`, and its critic."""
+        return self.evaluator(checkpoint), self.evaluator(checkpoint, critic=True)
 
     def reference_images(self, checkpoint: str, n: int, calls: int) -> Tensor:
         """Images of the first ``n`` held-out seeds, ``(n, C, H, W)``, with ``calls`` evaluations each.
@@ -171,7 +185,7 @@ class Run:
 
         def make(file: Path) -> Tensor:
             model, noise = seeded(self.model(checkpoint), held_out_seeds(n))
-            table = on_grid("dpm_solver_pp:order=2", grid_function("Karras", model), calls)
+            table = self.on_grid(checkpoint, "dpm_solver_pp:order=2", "Karras", calls)
             images = sample(model, table, noise, batch_size=100, progress=True).cpu()
             save_tensors(file, dict(images=images), "images", facts)
             return images

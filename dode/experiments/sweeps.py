@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dode import zoo
-from dode.metrics import Mode
-from dode.utils.environment import has_bf16
 from dode.utils.files import FileError, names_a_file, nearest, present
 from dode.zoo.datasets import DATA_SETS, data_set
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preset:
-    """How much is run.  The same notebook serves all of them; "paper" is for those of :mod:`.papers`."""
+    """How much is run.  The same notebook serves all of them; "paper" is for those of :data:`.plans.ROWS`."""
 
     name: str
     images: int  # samples behind each FD
@@ -43,8 +42,6 @@ class Preset:
     trajectories: int  # noises that a designer is trained on
     reference_calls: int  # of the reference solution whose samples FDs are taken to
     fit_steps: int = 10  # of a Gauss-Newton fit, at most
-    fid: Mode | None = None  # measure networks that do not ship with dode by Inception's features, resized so
-    anew: bool = False  # fit solvers each time, whatever is kept
     rows_of: str = ""  # the preset whose committed rows and solvers its pages show; none: its own, measured if missing
 
     @property
@@ -60,11 +57,10 @@ class Preset:
     @property
     def again(self) -> Preset:
         """``live``, but its solvers are those of the preset whose rows are shown, not fitted anew."""
-        return replace(self.live, name=self.name, rows_of=self.rows_of, anew=False)
+        return replace(self.live, name=self.name, rows_of=self.rows_of)
 
 
 DDIM_NFES, HEUN_NFES, ZOO_NFES = (2, 5, 10, 25, 50), (3, 5, 9, 25, 49), (3, 5, 8, 10, 20)
-ARITHMETIC = {None: "float32", torch.bfloat16: "bf16 autocast"}  # as rows call it
 _SMOKE = Preset(
     name="smoke", images=64, repeats=1, fit_images=16, reference_steps=50, path_images=16, nfes=(2, 5),
     heun_nfes=(3, 5), bf16=False, zoo_images=4, zoo_nfes=(3, 5), student_steps=1, downloads=False, learn_images=4,
@@ -82,11 +78,12 @@ _FULL = replace(
 )  # fmt: skip
 LIVE = replace(
     _SMOKE, name="live", images=200, fit_images=32, reference_steps=100, zoo_images=16, learn_images=16,
-    trajectories=160, reference_calls=20, fit_steps=10, anew=True,
+    trajectories=160, reference_calls=20, fit_steps=10,
 )  # fmt: skip
 _QUICK = replace(_STANDARD, name="quick", rows_of="standard")  # shows rows; computes with LIVE's sizes
-# Kim et al. 2024: FID of 50,000 images, three blocks of seeds, 2 to 250 calls (figures 3 and 4)
-_PAPER = replace(_FULL, name="paper", fid="legacy_tensorflow")
+_PAPER = replace(
+    _FULL, name="paper"
+)  # Kim et al. 2024: figures 3 and 4 from 2 calls on, and from three blocks of seeds
 PRESETS = {p.name: p for p in (_SMOKE, _QUICK, _STANDARD, _FULL, _PAPER)}
 
 
@@ -100,16 +97,6 @@ def preset(name: str) -> Preset:
 def device(name: str = "auto") -> str:
     """ "auto" is CUDA where there is one."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
-def autocast(p: Preset, device_name: str) -> torch.dtype | None:
-    """The type that the FD sweeps run a network in: bf16 if the preset and the device have it, None for float32."""
-    return torch.bfloat16 if p.bf16 and has_bf16(device_name) else None
-
-
-def file_stem(checkpoint: str) -> str:
-    """A checkpoint in the names of files: its own name, or that of its file."""
-    return Path(checkpoint).stem if names_a_file(checkpoint) else checkpoint
 
 
 def checkpoints(name: str) -> list[str]:
@@ -133,42 +120,29 @@ def home() -> Path:
     return next((p for p in (here, *here.parents) if (p / "_toc.yml").is_file()), Path(__file__).parents[2])
 
 
-def results_file(name: str, preset_name: str) -> Path:
-    """``results/NAME.PRESET.csv`` in the project (or in the folder named by ``DODE_RESULTS``).
-
-    PRESET is the one whose rows are shown: "standard" for "quick".
-    """
-    shown = PRESETS[preset_name].rows_of if preset_name in PRESETS else ""
-    return Path(os.environ.get("DODE_RESULTS") or home() / "results") / f"{name}.{shown or preset_name}.csv"
-
-
 @functools.cache
 def _commit() -> str:
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=home(), capture_output=True, text=True, check=True).stdout.strip()
-
     if value := os.environ.get("DODE_COMMIT"):  # a copy of the tree without its history
         return value
+    git = functools.partial(subprocess.check_output, cwd=home(), text=True, stderr=subprocess.DEVNULL)
     try:
-        return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "--", "dode") else "")
+        head, changed = git(["git", "rev-parse", "--short=10", "HEAD"]), git(["git", "status", "--porcelain", "dode"])
+        return head.strip() + "+" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
 @functools.cache
-def processor() -> str:
-    """A name for this machine's processor."""
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-        return next(line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.*)", info.read_text() if info.is_file() else "", re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def provenance(device_name: str) -> dict[str, Any]:
     """Where and with what a number was made; a "+" after the commit marks uncommitted changes."""
     cuda = device_name.startswith("cuda")
-    what = torch.cuda.get_device_name(device_name) if cuda else f"{processor()}, {os.cpu_count()} cores"
+    what = torch.cuda.get_device_name(device_name) if cuda else f"{_processor()}, {os.cpu_count()} cores"
     return dict(device=what, torch=torch.__version__, python=platform.python_version(), commit=_commit())
 
 

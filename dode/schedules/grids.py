@@ -167,9 +167,10 @@ def refine(sigmas: Tensor, scale: int, align: Align = "time", rho: float = 7) ->
     ``align="time"``: every interval is divided in ``scale``, so teacher level ``scale * i`` *is*
     student level ``i`` (eq. 14 of the D-ODE paper read by time).  ``align="index"``: the levels
     above zero are re-spaced over the same span, and teacher level ``scale * i`` only meets student level
-    ``i`` by its index; it is noisier.  On EDM's grid that is the released code (ten steps: 45.0 against
-    42.4 after the first); on a VP chain the released code does the same on labels counted from below,
-    a grid that is not offered here.  The two agree on grids that do not end at zero.
+    ``i`` by its index; it is noisier (EDM's grid of ten steps: 45.0 against 42.4 after the first).  The two
+    agree on grids that do not end at zero.  On EDM's grid the second is that of the released D-DDIM; the released
+    D-EDM has ``scale`` levels for each call, and on a VP chain the released code counts labels from below and compares
+    states in other coordinates (``alpha x``): :func:`dode.distillation.corrections.released_plan`.
 
     New levels are uniform in ``sigma^(1/rho)``, which maps a Karras grid to a Karras grid; in a last
     interval that ends at 0 they go far below ``sigma_min``, where a denoiser only returns its input.

@@ -4,11 +4,12 @@ A run is a :class:`Training` (what), a loss (:mod:`dode.training.losses`) and a 
 which resumes; :func:`train` puts them together for the networks that dode ships, by the rows of :data:`TRAININGS`.
 """
 
-from dode.training.losses import classifier_loss, denoiser_loss, denoising_loss, draw_sigma, prediction_loss
-from dode.training.networks import describe, train
-from dode.training.recipes import TRAININGS, Training, build_classifier, build_denoiser, trainings
-
-__all__ = [
-    "TRAININGS", "Training", "build_classifier", "build_denoiser", "classifier_loss", "denoiser_loss", "denoising_loss",
-    "describe", "draw_sigma", "prediction_loss", "train", "trainings",
-]  # fmt: skip
+from dode.training.losses import (
+    classifier_loss as classifier_loss, denoiser_loss as denoiser_loss, denoising_loss as denoising_loss,
+    draw_sigma as draw_sigma, prediction_loss as prediction_loss,
+)  # fmt: skip
+from dode.training.networks import describe as describe, train as train
+from dode.training.recipes import (
+    TRAININGS as TRAININGS, Training as Training, build_classifier as build_classifier,
+    build_denoiser as build_denoiser, trainings as trainings,
+)  # fmt: skip

@@ -49,14 +49,8 @@ def train(recipe: Training, folder: Path, device: str = "cpu") -> Run:
     Writes its state into ``folder`` and, when it is finished, ``NAME.safetensors``, ``NAME.csv`` and the moments of a
     classifier's features.
 
-    Raises
-    ------
-    ValueError
-        The state in ``folder`` is another recipe's.
-    FileError
-        The training images or the state cannot be read.
-    FloatingPointError
-        A loss was not finite; the last saved state is as it was.
+    ValueError if the state in ``folder`` is another recipe's, FileError if it or the training images cannot be read,
+    FloatingPointError for a loss that is not finite; the last saved state is as it was.
     """
     model, loss, info = _begin(recipe, device)
     run = Run(recipe, model, folder, device)

@@ -86,9 +86,8 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
             header = f.metadata() or {}
             tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
-        raise FileError(
-            f"{path} is not a readable safetensors file ({error}); it may be truncated: make it again"
-        ) from None
+        message = f"{path} is not a readable safetensors file ({error}); it may be truncated: make it again"
+        raise FileError(message) from None
     if "dode" not in header:
         raise FileError(f"{path} was not written by dode (no 'dode' in its header)")
     try:

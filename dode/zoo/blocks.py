@@ -36,7 +36,8 @@ class Style:
     resampling: Literal["convolution", "padded", "block"] = "convolution"
     taps: Sequence[float] = (1, 1)  # of such a block's filter: (1, 1) averages and repeats, (1, 3, 3, 1) is NCSN++'s
     project: bool = False  # such a block has a 1x1 convolution in its skip
-    pyramid: bool = False  # the noisy image is halved along and added at each resolution (NCSN++)
+    # The noisy image is halved along and added at each resolution: convolved as it goes (NCSN++), or when it is added.
+    pyramid: Literal["", "residual", "skip"] = ""
     sides: Sequence[int] = ()  # of the maps that get attention after each block; the middle always does
     last_only: bool = False  # going up, only after the last block of a resolution
     head_width: int = 0  # channels of an attention head; 0 for a fixed number of heads

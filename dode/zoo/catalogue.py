@@ -75,6 +75,19 @@ def family(name: str, *cards: Card, suffix: str = "", classifies: bool = False) 
     return register
 
 
+def varied(card: Card, name: str, network: Mapping[str, Any]) -> Card:
+    """A card for somebody's own network: the same program, schedule and settings, with other arguments.
+
+    ValueError for a card whose files say the network's arguments themselves, or whose network is not in a file.
+    """
+    if not card.network:
+        raise ValueError(f"{card.name} has no arguments that could be others; leave out network=")
+    arguments = {**card.network, **network}
+    side, channels = arguments["image_size"], arguments.get("in_channels", card.shape[0])
+    classes = arguments.get("num_classes", 0)
+    return replace(card, name=name, network=arguments, shape=(channels, side, side), classes=classes)
+
+
 def find(name: str) -> Card:
     """The card of a name.  ValueError with the nearest names if there is none."""
     if name not in CATALOGUE:

@@ -1,7 +1,12 @@
-"""Classifiers that ship with dode: one measures (:class:`Classifier`), the features of the others may enter fits."""
+"""Classifiers that ship with dode: one measures (:class:`Classifier`), the features of the others may enter fits.
+
+Each takes pixel values 0..255, uint8 or float ``(B, channels, H, W)``, in any range, neither rounded nor clipped.
+``forward`` gives logits ``(B, classes)``; ``features`` gives ``(B, F)``, an image's from that image alone.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +19,10 @@ from dode.zoo.blocks import group_count
 class _Averaging(nn.Module):
     """A classifier by the mean over pixels of what its convolutions (:attr:`body`) find."""
 
-    body: nn.Module
-    head: nn.Linear
+    def __init__(self, channels: int, classes: int, width: int, features: int, body: list[nn.Module]) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = dict(channels=channels, classes=classes, width=width, features=features)
+        self.body, self.head = nn.Sequential(*body), nn.Linear(features, classes)
 
     def features(self, x: Tensor) -> Tensor:
         return self.body(x.float() / 127.5 - 1).mean(dim=(2, 3))
@@ -24,25 +31,21 @@ class _Averaging(nn.Module):
         return self.head(self.features(x))
 
 
-class Classifier(_Averaging):
-    """A small convolutional classifier; its features stand in for Inception's offline.
+def _stage(
+    c_in: int, c_out: int, side: int = 3, stride: int = 1, activation: type[nn.Module] = nn.SiLU
+) -> list[nn.Module]:
+    return [nn.Conv2d(c_in, c_out, side, stride, side // 2, bias=False), nn.BatchNorm2d(c_out), activation()]
 
-    Takes pixel values 0..255 (uint8 or float, ``(B, channels, H, W)``); :meth:`features` gives the
-    ``(B, features)`` activations before the last layer.
-    """
+
+class Classifier(_Averaging):
+    """A small convolutional classifier; its features, before the last layer, stand in for Inception's offline."""
 
     def __init__(self, channels: int = 1, classes: int = 10, width: int = 24, features: int = 64) -> None:
-        super().__init__()
-        self.config: dict[str, Any] = dict(channels=channels, classes=classes, width=width, features=features)
-
-        def stage(c_in: int, c_out: int, stride: int) -> list[nn.Module]:
-            return [nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), nn.SiLU()]
-
-        self.body = nn.Sequential(
-            *stage(channels, width, 1), *stage(width, 2 * width, 2), *stage(2 * width, 2 * width, 1),
-            *stage(2 * width, 4 * width, 2), *stage(4 * width, features, 1),
-        )  # fmt: skip
-        self.head = nn.Linear(features, classes)
+        body = [
+            *_stage(channels, width), *_stage(width, 2 * width, stride=2), *_stage(2 * width, 2 * width),
+            *_stage(2 * width, 4 * width, stride=2), *_stage(4 * width, features),
+        ]  # fmt: skip
+        super().__init__(channels, classes, width, features, body)
 
 
 class CriticBlock(nn.Module):
@@ -64,17 +67,8 @@ class CriticBlock(nn.Module):
 class Critic(nn.Module):
     """A second classifier, unlike :class:`Classifier`: its features may enter a fit, the other's measure the result.
 
-    Takes pixel values 0..255 (uint8 or float, ``(B, channels, H, W)``) in any range, neither
-    rounded nor clipped: :meth:`features` is smooth in them, and an image's features depend on that image alone.
-    :meth:`forward` gives logits ``(B, classes)``.
-
-    Parameters
-    ----------
-    stem
-        Channels of the 5 x 5 convolution at full resolution; average pooling halves its maps.
-    widths
-        Channels of the residual blocks at half and at a quarter of the resolution; their sum is the
-        number of features.
+    :meth:`features` is smooth in the pixels.  ``stem`` is the channels of the 5 x 5 convolution at full resolution,
+    whose maps average pooling halves; ``widths`` those of the residual blocks at half and at a quarter of it.
     """
 
     def __init__(
@@ -105,19 +99,13 @@ class Observer(_Averaging):
     """A third classifier, unlike both others: its features may enter fits beside the critic's.
 
     Two convolutions at full resolution, where the critic averages at once: it sees grain and edges that few-step
-    solvers get wrong.  Takes and gives what :class:`Critic` does; :meth:`features` ``(B, features)`` has kinks, so it
-    serves fits by differences better than fits by gradient.
+    solvers get wrong.  :meth:`features` has kinks, so it serves fits by differences better than fits by gradient.
     """
 
     def __init__(self, channels: int = 1, classes: int = 10, width: int = 20, features: int = 80) -> None:
-        super().__init__()
-        self.config: dict[str, Any] = dict(channels=channels, classes=classes, width=width, features=features)
-
-        def stage(c_in: int, c_out: int, side: int = 3) -> list[nn.Module]:
-            return [nn.Conv2d(c_in, c_out, side, padding=side // 2, bias=False), nn.BatchNorm2d(c_out), nn.ReLU()]
-
-        self.body = nn.Sequential(
+        stage = partial(_stage, activation=nn.ReLU)
+        body = [
             *stage(channels, width), *stage(width, width), nn.MaxPool2d(2), *stage(width, 2 * width), nn.MaxPool2d(2),
             *stage(2 * width, 4 * width), *stage(4 * width, features, 1),
-        )  # fmt: skip
-        self.head = nn.Linear(features, classes)
+        ]  # fmt: skip
+        super().__init__(channels, classes, width, features, body)

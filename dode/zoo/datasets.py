@@ -1,11 +1,10 @@
 """Training images.  Needed to train and to measure against the data, never to sample.
 
-Fashion-MNIST (Xiao et al. 2017, MIT licence) comes from the directory named by ``DODE_DATA``
-(``fashion_mnist.npz`` with ``x_train``, ``y_train``, ``x_test``, ``y_test``) or, without it, from
-the originals, whose published digests are checked.
+Fashion-MNIST (Xiao et al. 2017, MIT licence) comes from the directory named by ``DODE_DATA`` (``fashion_mnist.npz``
+with ``x_train``, ``y_train``, ``x_test``, ``y_test``) or, without it, from the originals.
 
-Tiny ImageNet 32x32, 200 classes of ImageNet (Deng et al. 2009), is under ImageNet's terms: research
-without commerce.  It comes from that directory alone; dode neither holds nor fetches it.
+Tiny ImageNet 32x32, 200 classes of ImageNet (Deng et al. 2009), is under ImageNet's terms: research without commerce.
+It comes from that directory alone; dode neither holds nor fetches it.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from torch import Tensor
 from dode.denoisers import PICTURES
 from dode.utils.environment import need
 from dode.utils.files import FileError, first_line
+from dode.zoo.download import cache, fetched
 
 FASHION_MNIST_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 # file -> md5 of the published archive
@@ -47,8 +47,8 @@ def fashion_mnist(split: Split = "train") -> tuple[Tensor, Tensor]:
 
     Downloads are checked against the published digests, a local copy's training images too.
 
-    FileError if ``DODE_DATA`` is set but holds no such file, or the images are not the published ones; ImportError if
-    it is not set, and pooch, which fetches the originals, is not installed.
+    FileError if ``DODE_DATA`` is set but holds no such file, or the images are not the published ones or cannot be
+    fetched; ImportError if it is not set, and pooch, which fetches them, is not installed.
     """
     if folder := os.environ.get("DODE_DATA"):
         path = Path(folder) / "fashion_mnist.npz"
@@ -59,8 +59,9 @@ def fashion_mnist(split: Split = "train") -> tuple[Tensor, Tensor]:
                 images, labels = f[f"x_{split}"], f[f"y_{split}"]
         except (KeyError, ValueError, OSError, EOFError):
             raise FileError(f"{path} is not the Fashion-MNIST archive with x_{split} and y_{split}") from None
-        if split == "train":
-            _check(images, str(path))
+        header = np.array([2051, len(images), 28, 28], dtype=">i4").tobytes()
+        if split == "train" and hashlib.md5(header + images.tobytes()).hexdigest() != TRAIN_IDX_MD5:
+            raise FileError(f"{path} does not hold the published Fashion-MNIST training images")
     else:
         stem = "train" if split == "train" else "t10k"
         images = _idx(f"{stem}-images-idx3-ubyte.gz").reshape(-1, 28, 28)
@@ -68,20 +69,9 @@ def fashion_mnist(split: Split = "train") -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images.copy())[:, None], torch.from_numpy(labels.astype(np.int64))
 
 
-def _check(images: np.ndarray, where: str) -> None:
-    header = np.array([2051, len(images), 28, 28], dtype=">i4").tobytes()
-    if hashlib.md5(header + images.tobytes()).hexdigest() != TRAIN_IDX_MD5:
-        raise FileError(f"{where} does not hold the published Fashion-MNIST training images")
-
-
 def _idx(name: str) -> np.ndarray:
     """Download (once, digest checked) and decode one idx file; uint8, flat."""
-    pooch = need("pooch", "cli", "fetching training images")
-    path = pooch.retrieve(
-        FASHION_MNIST_URL + name, f"md5:{FASHION_MNIST_FILES[name]}", fname=name,
-        path=pooch.os_cache("dode"), progressbar=True,
-    )  # fmt: skip
-    with gzip.open(path) as f:
+    with gzip.open(fetched(cache() / name, FASHION_MNIST_URL + name, f"md5:{FASHION_MNIST_FILES[name]}")) as f:
         raw = f.read()
     return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * raw[3])
 

@@ -37,10 +37,7 @@ class ClassifierGuidance(NoisePrediction):
     scale
         1 is Bayes' rule; a conditional denoiser usually takes about 1, an unconditional one up to 10.
 
-    Raises
-    ------
-    ValueError
-        Another kind of denoiser, no labels, or labels that the network does not know.
+    ValueError for another kind of denoiser, no labels, or labels that the network does not know.
     """
 
     def __init__(
@@ -57,9 +54,7 @@ class ClassifierGuidance(NoisePrediction):
         else:
             conditioning = Conditioning({"classes": torch.as_tensor(labels).reshape(-1).to(torch.int64)})
         if not conditioning.rows:
-            raise ValueError(
-                f"{denoiser.name} has no class to draw; give labels=, one for all images or several in turn"
-            )
+            raise ValueError(f"{denoiser.name} has no class to draw; give labels=, one for all or several in turn")
         super().__init__(
             denoiser.network, denoiser.shape, denoiser.schedule, conditioning=conditioning, autocast=denoiser.autocast,
             name=f"{denoiser.name}, guided {scale:g}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import dode.zoo.families  # noqa: F401  each registers itself
 from dode.denoisers import NetworkDenoiser, NoisePrediction
 from dode.denoisers.conditioning import Labels, class_labels
 from dode.utils.files import FileError, first_line, load_tensors
-from dode.zoo.catalogue import CATALOGUE, FAMILIES, Card, find
+from dode.zoo.catalogue import CATALOGUE, FAMILIES, Card, find, varied
 from dode.zoo.checkpoints import EVALUATORS, Evaluator, checkpoint_file, published
 from dode.zoo.download import fetch
 from dode.zoo.guidance import ClassifierGuidance
@@ -30,19 +31,11 @@ def load_denoiser(
     class ``i mod K`` (``model.of(seeds)``: by seed); :func:`dode.zoo.load_published` takes other labels.
     "NAME@1.25" is guided by the classifier that goes with the network, scaled so.
 
-    Parameters
-    ----------
-    dtype
-        Of the network's parameters and arithmetic (stored in half precision, widened here).
-    autocast
-        e.g. ``torch.bfloat16``: faster and less exact; the states stay as they are.
+    ``dtype`` is that of the network's parameters and arithmetic (stored in half precision, widened here); ``autocast``,
+    e.g. ``torch.bfloat16``, is faster and less exact, and the states stay as they are.
 
-    Raises
-    ------
-    ValueError
-        Unknown name, a pipeline of diffusers, or a guidance that cannot be.
-    FileError
-        Missing, truncated or foreign file.
+    ValueError for an unknown name, a pipeline of diffusers, or a guidance that cannot be; FileError for a missing,
+    truncated or foreign file.
     """
     if card := published(name):
         guidance = _guidance(card, str(name))  # before anything is fetched
@@ -59,7 +52,8 @@ def load_denoiser(
 
 def load_published(
     name_or_file: str | Path, device: str | torch.device = "cpu", *, labels: Labels = None, like: str | None = None,
-    dtype: torch.dtype = torch.float32, autocast: torch.dtype | None = None, progress: bool = True,
+    network: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float32, autocast: torch.dtype | None = None,
+    progress: bool = True,
 ) -> NetworkDenoiser:  # fmt: skip
     """A published network as a denoiser, frozen and in eval mode.  No file is ever executed.
 
@@ -67,7 +61,7 @@ def load_published(
     ----------
     name_or_file
         A name of :data:`dode.zoo.CATALOGUE` (its file is downloaded once, into ``DODE_CACHE``), or a file:
-        one of NVIDIA's pickles (``.pkl``, any of that format), or a state dictionary (``.pt``, ``.pth``, ``.ckpt``;
+        one of NVIDIA's pickles (``.pkl``, of EDM or EDM2), or a state dictionary (``.pt``, ``.pth``, ``.ckpt``;
         of latent diffusion a training state, or the ``.zip`` that has one) with the name of a catalogue file, or
         with ``like``.
     labels
@@ -75,21 +69,24 @@ def load_published(
         (:mod:`dode.denoisers.conditioning`).
     like
         The card whose network and schedule a file has.
+    network
+        What an own run of the program of ``like`` has for the card's arguments (:attr:`dode.zoo.Card.network`), by the
+        names there: ``dict(num_channels=64, channel_mult=(1, 2, 2))``. ``num_classes`` stands for ``class_cond``.
     dtype, autocast
         As in :func:`dode.load`.  NVIDIA's networks that say ``use_fp16`` run in ``dtype`` all the same.
 
-    Raises
-    ------
-    ValueError
-        Unknown name, wrong labels, or a device that is not there.
-    FileError
-        Missing, unfetchable, altered, damaged, foreign or malicious file.
+    ValueError for an unknown name, wrong labels, arguments for a file that says its own, or a device that is not there;
+    FileError for a missing, unfetchable, altered, damaged, foreign or malicious file.
     """
     path, card = locate(name_or_file, like, progress)
     family = next((f for f in FAMILIES.values() if f.suffix and f.suffix == path.suffix), None)
     if family is None and card is None:
         several = ", ".join(c.name for c in CATALOGUE.values() if c.file and not FAMILIES[c.family].classifies)
         raise ValueError(f"say which network {path} holds with like=, one of: {several}")
+    if network is not None:
+        if card is None:
+            raise ValueError(f"{path} says its network's arguments itself; leave out network=")
+        card = varied(card, path.stem, network)
     found: NetworkDenoiser = (family or FAMILIES[card.family]).read(path, card)  # type: ignore[union-attr]
     if card:
         classes: Any = found.network.classes  # type: ignore[union-attr]

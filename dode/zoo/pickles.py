@@ -229,18 +229,20 @@ def read(path: str | Path) -> Any:
 
 
 def network(path: str | Path) -> Module:
-    """The module in a checkpoint of NVIDIA's: the entry "ema" of a dictionary, or a module alone.
+    """The module in a checkpoint of NVIDIA's: the entry "ema" of a dictionary or ``EasyDict``, or a module alone.
 
     Parameters and buffers are CPU tensors in the file's dtype.
     FileError as of :func:`read`, and for a file that holds no module.
     """
-    root = read(path)
-    node = root.get("ema") if isinstance(root, dict) else root
-    if not isinstance(node, Record) or node.name != PERSISTENT:
-        raise FileError(f"{path} is a pickle, but holds no network of NVIDIA's under 'ema'")
+    node = read(path)
     try:
-        return Tree().value(node)
+        if isinstance(node, Record) and READERS[node.name] is Tree.mapping:  # of a training state only this is read
+            node = dict(*node.args) | node.items
+        node = node.get("ema") if isinstance(node, dict) else node
+        if isinstance(node, Record) and node.name == PERSISTENT:
+            return Tree().value(node)
     except Refused as refusal:
         raise FileError(f"{path} is refused: it {refusal}; nothing in it was run") from None
     except Exception as error:
         raise FileError(f"{path} does not describe a network ({first_line(error)}); get it again") from None
+    raise FileError(f"{path} is a pickle, but holds no network of NVIDIA's under 'ema'")

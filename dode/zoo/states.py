@@ -18,7 +18,7 @@ from dode.utils.files import FileError, present
 
 
 class Ignored:
-    """In the place of an object of the training program."""
+    """In the place of an object of the training program, or of a type that it names."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -27,8 +27,16 @@ class Ignored:
         pass
 
 
+def filled(*args: Any) -> dict[Any, Any]:
+    """In the place of a dictionary that torch does not know: a plain one, which may be filled."""
+    return {}
+
+
 def load(path: Path, ignored: tuple[str, ...] = ()) -> Any:
-    """What torch finds in a file; objects whose names begin with one of ``ignored`` may be there, as :class:`Ignored`.
+    """What torch finds in a file.
+
+    Objects whose names are among ``ignored``, or begin with one of them that ends with a dot, may be there, as
+    :class:`Ignored`.
 
     FileError for a file that is missing, a folder, not torch's, damaged, or asks for more than tensors.
     """
@@ -36,7 +44,11 @@ def load(path: Path, ignored: tuple[str, ...] = ()) -> Any:
     try:
         # files of the older format, which are no zip files, cannot be asked for their names
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if ignored and whole else []
-        stand_ins: list[Any] = [(Ignored, name) for name in names if name.startswith(ignored)]
+        modules = tuple(name for name in ignored if name.endswith("."))
+        stand_ins: list[Any] = [
+            (filled if name == "collections.defaultdict" else Ignored, name)
+            for name in names if name in ignored or name.startswith(modules)
+        ]  # fmt: skip
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
     except Exception as error:

@@ -41,10 +41,7 @@ class UNet(nn.Module):
     style
         Everything else; :attr:`config` holds what rebuilds a network of the default one.
 
-    Raises
-    ------
-    ValueError
-        A size that the patch does not divide.
+    ValueError for a size that the patch does not divide.
     """
 
     def __init__(
@@ -71,7 +68,9 @@ class UNet(nn.Module):
         for level, width in enumerate(self.widths):
             if level:
                 self.shrink.append(self._resampling(c, up=False))
-                if style.pyramid:
+                if style.pyramid == "skip":
+                    self.pyramid.append(nn.Sequential(Resample(style.taps, up=False), nn.Conv2d(channels, c, 1)))
+                elif style.pyramid:
                     fit = nn.Conv2d(image, c, 3, padding=1 + (len(style.taps) - 1) // 2)
                     self.pyramid.append(nn.Sequential(fit, Resample(style.taps, up=False, pad=False)))
                     image = c
@@ -131,7 +130,11 @@ class UNet(nn.Module):
             if level:
                 shrink = self.shrink[level - 1]
                 h = shrink(h, e) if isinstance(shrink, ResidualBlock) else shrink(h)
-                if len(self.pyramid):
+                if self.style.pyramid == "skip":
+                    step: Any = self.pyramid[level - 1]
+                    image = step[0](image)
+                    h = h + step[1](image)
+                elif self.style.pyramid:
                     h = image = self.style.sum(h, self.pyramid[level - 1](image))
                 skips.append(h)
             for k in range(self.blocks):

@@ -64,8 +64,12 @@ CARDS = (
           source="Song et al. 2021 (DDIM)", page="https://drive.google.com/file/d/1R_H-fJYXSH79wfSKs9D-fuKQVan5L-GR/view"),
     _card("ddpm-cifar10-32", 32, (1, 2, 2, 2), file="ema_diffusion_cifar10_model-790000.ckpt",
           url=f"{HEIBOX}2e4f01e2d9ee49bab1d5/?dl=1", digest="md5:1fa350b952534ae442b1d5235cce5cd3"),
-    _card("ddpm-lsun-bedroom-256", 256, (1, 1, 2, 2, 4, 4), file="ema_diffusion_lsun_bedroom_model-2388000.ckpt",
-          url=f"{HEIBOX}b95206528f384185889b/?dl=1", digest="md5:1921fa46b66a3665e450e42f36c2720f"),
+    *(_card(f"ddpm-lsun-{what}-256", 256, (1, 1, 2, 2, 4, 4), file=f"ema_diffusion_lsun_{what}_model-{step}.ckpt",
+            url=f"{HEIBOX}{place}/?dl=1", digest=f"md5:{digest}")
+      for what, step, place, digest in (
+          ("bedroom", 2388000, "b95206528f384185889b", "1921fa46b66a3665e450e42f36c2720f"),
+          ("cat", 1761000, "0701aac3aa69457bbe34", "646f23f4821f2459b8bafc57fd824558"),
+          ("church", 4432000, "44ccb50ef3c6436db52e", "fdc68a23938c2397caba4a260bc2445f"))),
 )  # fmt: skip
 
 

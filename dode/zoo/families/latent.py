@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -20,7 +21,13 @@ from dode.zoo.states import is_state, load
 
 MEMBER = "model.ckpt"  # in the zip files
 PLAIN, AVERAGED = "model.diffusion_model.", "model_ema."
-LIGHTNING = ("pytorch_lightning.", "lightning.", "omegaconf.")  # whose classes a training state may name
+# What a training state may name: Lightning's and OmegaConf's classes, the types in every container of OmegaConf's, and
+# numpy's scalars, which schedulers of the learning rate leave behind.
+TYPES = ("dict", "list", "tuple", "str", "bytes", "bool", "int", "float", "type", "object")
+TRAINING = (
+    "pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "typing.", "numpy.",
+    "collections.defaultdict", *(f"builtins.{name}" for name in TYPES),
+)  # fmt: skip
 
 
 def tensors_of(path: Path) -> dict[str, Tensor]:
@@ -29,13 +36,15 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     The weights are the averaged ones, with which the authors sample, if they are there: they are stored under the
     parameter's name without its dots.  FileError for a file that holds no such denoiser, or is none of torch's.
     """
-    found = load(unpacked(path), LIGHTNING)
+    found = load(unpacked(path), TRAINING)
     state = found.get("state_dict") if isinstance(found, dict) else None
     if state is None or not is_state(state):
         raise FileError(f"{path} is no training state of latent diffusion: it has no 'state_dict' of tensors")
     names = [name.removeprefix(PLAIN) for name in state if name.startswith(PLAIN)]
     if not names:
         raise FileError(f"{path} holds no denoiser: none of its names begins with {PLAIN!r}")
+    if any(".transformer_blocks." in name for name in names):
+        raise FileError(f"{path} holds a network with cross-attention, which draws a class or a text; not readable yet")
     averaged = {name: AVERAGED + ("diffusion_model." + name).replace(".", "") for name in names}
     return {name: state.get(averaged[name], state[PLAIN + name]) for name in names}
 
@@ -63,18 +72,30 @@ def unpacked(path: Path) -> Path:
     return state
 
 
-BEDROOM = Card(
-    name="ldm-lsun-bedroom-256", file="lsun_bedrooms.zip", licence="MIT", source="Rombach et al. 2022",
-    url="https://ommer-lab.com/files/latent-diffusion/lsun_bedrooms.zip",
-    shape=(3, 64, 64),  # latents of a VQ autoencoder, a quarter of the image's side
-    schedule=VPDiscrete(kind="scaled_linear", beta_min=0.0015, beta_max=0.0195),
-    network=dict(image_size=64, num_channels=224, num_res_blocks=2, channel_mult=(1, 2, 3, 4), learn_sigma=False,
-                 attention_resolutions=(32, 16, 8), num_head_channels=32, use_scale_shift_norm=False),
-    settings=dict(steps=200),
+def _card(name: str, file: str, beta_max: float = 0.0195, channels: int = 3, side: int = 64, *,
+          steps: int = 200, **network: Any) -> Card:  # fmt: skip
+    """An unconditional network: latents of a quarter of the image's side (VQ), or an eighth (KL)."""
+    own: dict[str, Any] = dict(image_size=side, in_channels=channels, num_res_blocks=2, learn_sigma=False)
+    return Card(
+        name=name, file=file, licence="MIT", source="Rombach et al. 2022",
+        url=f"https://ommer-lab.com/files/latent-diffusion/{file}", shape=(channels, side, side),
+        schedule=VPDiscrete(kind="scaled_linear", beta_min=0.0015, beta_max=beta_max),
+        network=own | network, settings=dict(steps=steps),
+    )  # fmt: skip
+
+
+VQ: dict[str, Any] = dict(num_channels=224, channel_mult=(1, 2, 3, 4), attention_resolutions=(32, 16, 8),
+                          num_head_channels=32, use_scale_shift_norm=False)  # fmt: skip
+CARDS = (
+    _card("ldm-lsun-bedroom-256", "lsun_bedrooms.zip", **VQ),
+    _card("ldm-celebahq-256", "celeba.zip", **VQ),
+    _card("ldm-ffhq-256", "ffhq.zip", **VQ),
+    _card("ldm-lsun-church-256", "lsun_churches.zip", 0.0155, 4, 32, steps=400, num_channels=192,
+          channel_mult=(1, 2, 2, 4, 4), attention_resolutions=(32, 16, 8, 4), num_heads=8, resblock_updown=True),
 )  # fmt: skip
 
 
-@family("latent", BEDROOM)
+@family("latent", *CARDS)
 def read(path: Path, card: Card) -> NetworkDenoiser:
     """As :func:`.openai.read`, from a training state or the zip file that has one."""
     return openai.read(path, card, tensors_of(path))

@@ -1,4 +1,4 @@
-"""NVIDIA's pickles: DDPM++, NCSN++ (Song et al. 2021) and ADM as Karras et al. 2022 train and wrap them."""
+"""NVIDIA's pickles: DDPM++, NCSN++ (Song et al. 2021) and ADM as Karras et al. 2022 train and wrap them, and EDM2."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import torch
 from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction, VEPrediction
 from dode.schedules import EDM, VPContinuous, cosine
 from dode.utils.files import FileError
-from dode.zoo import pickles
+from dode.zoo import edm2, pickles
 from dode.zoo.blocks import Style
 from dode.zoo.catalogue import Card, family
 from dode.zoo.keys import Key, build, halves_swapped, keys_of, unused
 from dode.zoo.unet import UNet
 
 HEAD = 64  # channels of an attention head of ADM
+ENCODERS: dict[str, Any] = dict(standard="", residual="residual", skip="skip")  # by what their halved image is here
 USUAL: dict[str, dict[str, Any]] = dict(
     SongUNet=dict(model_channels=128, channel_mult=(1, 2, 2, 2), num_blocks=4, attn_resolutions=(16,)),
     DhariwalUNet=dict(model_channels=192, channel_mult=(1, 2, 3, 4), num_blocks=3, attn_resolutions=(32, 16, 8)),
@@ -40,19 +41,19 @@ def unet(
     ValueError for options that none of the published networks has.
     """
     song = kind == "SongUNet"
-    if encoder_type not in ("standard", "residual") or decoder_type != "standard":
+    if encoder_type not in ENCODERS or decoder_type != "standard":
         raise ValueError(f"encoder {encoder_type!r} with decoder {decoder_type!r} is in no published network")
     if embedding_type not in ("positional", "fourier") or out_channels < in_channels:
         raise ValueError(f"embedding {embedding_type!r}, {in_channels} to {out_channels} channels: not published")
-    base, residual, taps = model_channels, encoder_type == "residual", tuple(resample_filter)
+    base, taps = model_channels, tuple(resample_filter)
     common: dict[str, Any] = dict(
         embedding=base * channel_mult_emb, resampling="block", groups=lambda channels: min(32, channels // 4),
         sides=attn_resolutions,
     )  # fmt: skip
     style = Style(features=base, head_width=HEAD, **common) if not song else Style(
         features=base * channel_mult_noise, stem=base, classes_first=True, adaptive=False, weight=math.sqrt(0.5),
-        frequencies="stored" if embedding_type == "fourier" else "closed", taps=taps, project=True, pyramid=residual,
-        last_only=True, eps=1e-6, **common,
+        frequencies="stored" if embedding_type == "fourier" else "closed", taps=taps, project=True, last_only=True,
+        pyramid=ENCODERS[encoder_type], eps=1e-6, **common,
     )  # fmt: skip
     widths = [base * mult for mult in channel_mult]
     net = UNet(in_channels, img_resolution, 1, widths, num_blocks, 1, label_scale, label_dim, style)
@@ -81,6 +82,7 @@ def places(net: UNet, song: bool) -> dict[str, str]:
         found |= {f"down.{level * net.blocks + k}": f"{enc}_block{k}" for k in range(net.blocks)}
         found |= {f"up.{up * (net.blocks + 1) + k}": f"{dec}_block{k}" for k in range(net.blocks + 1)}
         found |= {f"shrink.{level - 1}": f"{enc}_down", f"pyramid.{level - 1}.0": f"{enc}_aux_residual"}
+        found |= {f"pyramid.{level - 1}.1": f"{enc}_aux_skip"}
         found |= {f"grow.{up - 1}": f"{dec}_up"}
     return found
 
@@ -102,13 +104,16 @@ def own(net: UNet, song: bool, where: Mapping[str, str], augment_dim: int) -> It
         yield from unused(["map_augment.weight"], (features, augment_dim))
     blocks = [where[f"{way}.{k}"] for way in ("shrink", "grow") for k in range(len(net.shrink))]
     filters = [f"{block}.{part}" for block in blocks for part in ("conv0", "skip")]
-    filters += [where[f"pyramid.{k}.0"] for k in range(len(net.pyramid))]
+    skips = net.style.pyramid == "skip"  # there a layer of its own halves the image
+    filters += [where[f"pyramid.{k}.{int(skips)}"].replace("_skip", "_down") for k in range(len(net.pyramid))]
     taps = len(net.style.taps)
     yield from unused([f"{name}.resample_filter" for name in filters], (1, 1, taps, taps))
 
 
 def preconditioned(network: Any, kind: str, shape: tuple[int, ...], facts: Mapping[str, Any]) -> NetworkDenoiser:
-    """Karras et al. 2022, table 1.  ValueError for another kind, KeyError without the facts that it needs."""
+    """Karras et al. 2022, table 1, and 2024.  ValueError for another kind, KeyError without the facts that it needs."""
+    if kind == "Precond":
+        return EDMPrediction(network, shape, EDM(0.002, 80.0), sigma_data=float(facts["sigma_data"]))
     if kind == "EDMPrecond":  # the range is that of their sampler, inside what the network takes
         span = EDM(max(0.002, float(facts["sigma_min"])), min(80.0, float(facts["sigma_max"])))
         return EDMPrediction(network, shape, span, sigma_data=float(facts["sigma_data"]))
@@ -136,6 +141,15 @@ def _edm(stem: str, steps: int, digest: str = "", size: int = 0, **stochastic: f
     )  # fmt: skip
 
 
+def _edm2(name: str, file: str) -> Card:
+    """EDM2's networks of ImageNet, with the averages of best FID; those of 512 x 512 draw latents."""
+    return Card(
+        name=name, file=file, url=f"https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/{file}",
+        licence=NON_COMMERCIAL, source="Karras et al. 2024", shape=(4 if "512" in name else 3, 64, 64), classes=1000,
+        settings=dict(solver="heun", steps=32, sigma_min=0.002, sigma_max=80.0, rho=7.0),
+    )  # fmt: skip
+
+
 def _baseline(stem: str, side: int, origin: str, classes: int = 0) -> Card:
     """The networks that EDM compares with (config A), in the same wrapping."""
     return Card(
@@ -158,6 +172,10 @@ CARDS = (
     _baseline("baseline-cifar10-32x32-uncond-vp", 32, "Song et al. 2021 (Apache 2.0)"),
     _baseline("baseline-cifar10-32x32-uncond-ve", 32, "Song et al. 2021 (Apache 2.0)"),
     _baseline("baseline-imagenet-64x64-cond-adm", 64, "Dhariwal and Nichol 2021 (MIT)", 1000),
+    *(_edm2(f"edm2-img{stem.rsplit('-', 2)[0]}-fid", f"edm2-img{stem}.pkl") for stem in (
+        "512-xs-2147483-0.135", "512-s-2147483-0.130", "512-m-2147483-0.100", "512-l-1879048-0.085",
+        "512-xl-1342177-0.085", "512-xxl-0939524-0.070", "64-s-1073741-0.075", "64-m-2147483-0.060",
+        "64-l-1073741-0.040", "64-xl-0671088-0.040")),
 )  # fmt: skip
 
 
@@ -165,14 +183,16 @@ CARDS = (
 def read(path: Path, card: Card | None) -> NetworkDenoiser:
     """Any pickle of theirs: it says everything itself."""
     outer = pickles.network(path)
-    facts = outer.state
+    facts, newer = outer.state, outer.kind == "Precond"  # EDM2's
     try:
-        inner, side = outer.children["model"], int(facts["img_resolution"])
-        if inner.kind not in USUAL:
+        inner, side = outer.children["unet" if newer else "model"], int(facts["img_resolution"])
+        if inner.kind not in (["UNet"] if newer else USUAL):
             raise ValueError(f"network {inner.kind!r}")
         scale = (facts["M"] - 1) / 999 if outer.kind == "VPPrecond" else 1.0
         positional, named = inner.arguments
-        make = partial(unet, inner.kind, scale, *positional, **USUAL[inner.kind] | named)
+        make: Any = partial(edm2.unet, *positional, **named)
+        if not newer:
+            make = partial(unet, inner.kind, scale, *positional, **USUAL[inner.kind] | named)
         network = build(inner.kind, make, inner.tensors(), path)
         found = preconditioned(network, outer.kind, (int(facts["img_channels"]), side, side), facts)
     except FileError:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dode.denoisers import EDMPrediction, NetworkDenoiser, NoisePrediction
+from dode.denoisers import ConsistencyPrediction, EDMPrediction, NetworkDenoiser, NoisePrediction
 from dode.schedules import EDM, Schedule, VPDiscrete
 from dode.zoo.blocks import Style, attend
 from dode.zoo.catalogue import Card, family
@@ -53,14 +53,14 @@ class AttentionPool(nn.Module):
 
 
 def unet(
-    label_scale: float, image_size: int, num_channels: int, num_res_blocks: int, channel_mult: Sequence[int], *,
+    label_scale: float, image_size: int, num_channels: int, num_res_blocks: int, channel_mult: Sequence[float], *,
     attention_resolutions: Sequence[int] = (16, 8), num_heads: int = 4, num_head_channels: int = 0,
     use_scale_shift_norm: bool = True, resblock_updown: bool = False, use_new_attention_order: bool = False,
     learn_sigma: bool = True, num_classes: int = 0, in_channels: int = 3, classifies: bool = False,
 ) -> tuple[UNet, Iterator[Key]]:  # fmt: skip
     """A network by the flags of their scripts; ``learn_sigma``: three channels more, which no ODE solver needs.
 
-    ``attention_resolutions`` are sides of maps.
+    ``attention_resolutions`` are sides of maps; a first ``channel_mult`` of 0.5 is that of their 512 x 512 networks.
     """
     style = Style(
         features=num_channels, embedding=4 * num_channels, adaptive=use_scale_shift_norm, sides=attention_resolutions,
@@ -68,7 +68,7 @@ def unet(
         resampling="block" if resblock_updown else "convolution",
     )  # fmt: skip
     common: dict[str, Any] = dict(
-        channels=in_channels, size=image_size, patch=1, widths=[num_channels * mult for mult in channel_mult],
+        channels=in_channels, size=image_size, patch=1, widths=[int(num_channels * mult) for mult in channel_mult],
         blocks=num_res_blocks, heads=num_heads, style=style,
     )  # fmt: skip
     outputs = 0 if classifies else in_channels + (3 if learn_sigma else 0)
@@ -119,7 +119,8 @@ JULY, MARCH = "diffusion/jul-2021/", "diffusion/march-2021/"
 COSINE = VPDiscrete(steps=4000, kind="cosine")
 ADM: dict[str, Any] = dict(attention_resolutions=(32, 16, 8), resblock_updown=True)
 HEADS: dict[str, Any] = dict(num_head_channels=64)
-MULTIPLES = {32: (1, 2, 2, 2), 64: (1, 2, 3, 4), 128: (1, 1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4)}
+MULTIPLES = {32: (1, 2, 2, 2), 64: (1, 2, 3, 4), 128: (1, 1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4),
+             512: (0.5, 1, 1, 2, 2, 4, 4)}  # fmt: skip
 
 
 def _card(
@@ -141,6 +142,21 @@ def _guidance(side: int, scale: float) -> dict[str, Any]:
     return dict(classifier=f"adm-imagenet-{side}-classifier", classifier_scale=scale)
 
 
+HEUN: dict[str, Any] = dict(solver="heun", steps=40)
+
+
+def _consistency(name: str, stem: str, digest: str = "", size: int = 0, **settings: Any) -> Card:
+    """A network of their program for consistency models, which has EDM's noise levels."""
+    shape: dict[str, Any] = dict(side=256, channels=256, blocks=2, use_scale_shift_norm=False)
+    if "imagenet" in name:
+        shape = dict(side=64, channels=192, blocks=3, classes=1000)
+    return _card(
+        name, f"consistency/{stem}.pt", source="Song et al. 2023", digest=digest, size=size, schedule=EDM(),
+        label_scale=1000.0, learn_sigma=False, use_new_attention_order=True, **ADM, **HEADS, **shape,
+        settings=settings | dict(sigma_min=0.002, sigma_max=80.0, rho=7.0),
+    )  # fmt: skip
+
+
 CARDS = (
     _card("adm-imagenet-64", f"{JULY}64x64_diffusion.pt", 64, 192, 3, classes=1000, settings=_guidance(64, 1.0),
           schedule=VPDiscrete(kind="cosine"), use_new_attention_order=True, **ADM, **HEADS),
@@ -152,13 +168,14 @@ CARDS = (
     _card("adm-imagenet-256-uncond", f"{JULY}256x256_diffusion_uncond.pt", 256, 256, 2, settings=_guidance(256, 10.0),
           digest="sha256:a37c32fffd316cd494cf3f35b339936debdc1576dad13fe57c42399a5dbc78b1", size=2_211_383_297,
           **ADM, **HEADS),
-    *(_card(f"adm-lsun-{what}", f"{JULY}lsun_{what}.pt", 256, 256, 2, settings=dict(steps=1000), **ADM, **HEADS)
-      for what in ("bedroom", "cat", "horse")),
-    _card("edm-lsun-bedroom-256", "consistency/edm_bedroom256_ema.pt", 256, 256, 2, source="Song et al. 2023",
-          digest="sha256:5947bb5ae7b664feef1796ebe0a531efcf689d76e81d03ba88159dd8019b674f", size=2_105_395_349,
-          schedule=EDM(), label_scale=1000.0, learn_sigma=False, use_scale_shift_norm=False,
-          use_new_attention_order=True, **ADM, **HEADS,
-          settings=dict(solver="heun", steps=40, sigma_min=0.002, sigma_max=80.0, rho=7.0)),
+    _card("adm-imagenet-512", f"{JULY}512x512_diffusion.pt", 512, 256, 2, classes=1000, settings=_guidance(512, 4.0),
+          **ADM, **HEADS),
+    *(_card(f"adm-lsun-{what}", f"{JULY}lsun_{what.replace('-', '_')}.pt", 256, 256, 2, settings=dict(steps=1000),
+            **ADM, **HEADS) for what in ("bedroom", "cat", "horse", "horse-nodropout")),
+    _consistency("edm-imagenet-64", "edm_imagenet64_ema", **HEUN),
+    _consistency("edm-lsun-bedroom-256", "edm_bedroom256_ema", **HEUN, size=2_105_395_349,
+                 digest="sha256:5947bb5ae7b664feef1796ebe0a531efcf689d76e81d03ba88159dd8019b674f"),
+    _consistency("edm-lsun-cat-256", "edm_cat256_ema", **HEUN),
     # Labels run over 0..1000 whatever the number of steps, but for the class-conditional network.
     _card("iddpm-imagenet-64", f"{MARCH}imagenet64_uncond_100M_1500K.pt", 64, 128, 3, source=IDDPM, schedule=COSINE,
           label_scale=0.25),
@@ -173,8 +190,13 @@ CLASSIFIERS = (
     _card("adm-imagenet-64-classifier", f"{JULY}64x64_classifier.pt", 64, 128, 4, classes=1000,
           schedule=VPDiscrete(kind="cosine"), **ADM),
     *(_card(f"adm-imagenet-{side}-classifier", f"{JULY}{side}x{side}_classifier.pt", side, 128, 2, classes=1000, **ADM)
-      for side in (128, 256)),
+      for side in (128, 256, 512)),
 )  # fmt: skip
+CONSISTENCY = tuple(
+    _consistency(f"{way}-{name}{loss and '-'}{loss}", f"{way}_{file}{loss and '_'}{loss}", steps=1)
+    for name, file in (("imagenet-64", "imagenet64"), ("lsun-bedroom-256", "bedroom256"), ("lsun-cat-256", "cat256"))
+    for way, loss in (("cd", "l2"), ("cd", "lpips"), ("ct", ""))
+)
 
 
 @family("openai", *CARDS)
@@ -185,6 +207,13 @@ def read(path: Path, card: Card, tensors: Mapping[str, Tensor] | None = None) ->
     wrapper = EDMPrediction if isinstance(card.schedule, EDM) else NoisePrediction
     assert card.schedule is not None
     return wrapper(network, card.shape, card.schedule)
+
+
+@family("openai-consistency", *CONSISTENCY)
+def read_consistency(path: Path, card: Card) -> ConsistencyPrediction:
+    """A state dictionary of a distilled or trained consistency model, the identity at ``sigma_min``."""
+    assert card.schedule is not None
+    return ConsistencyPrediction(read(path, card).network, card.shape, card.schedule)
 
 
 @family("openai-classifier", *CLASSIFIERS, classifies=True)
