@@ -98,7 +98,7 @@ def runs(method: str, nfe: int, seed: int, trajectories: int, batch: int, device
         start = AMED(solvers.ddim(levels), Designer(steps, 2, feature_size(model)), dict(afs=bool(nfe % 2)))
         train(problem, start, rate=5e-3, trajectories=trajectories, batch_size=batch, checks=checks, seed=seed)
     every = max(1, rounds // checks)
-    return {batch * min(k * every, rounds): rmse for k, rmse in enumerate(problem.trace)}
+    return {min(batch, trajectories) * min(k * every, rounds): rmse for k, rmse in enumerate(problem.trace)}
 
 
 def main() -> None:
