@@ -95,7 +95,7 @@ for dataset in table5.columns.levels[0]:
 # |---|---|---|---|
 # | D-DDIM {cite:p}`kim2024dode` | one number a step | least squares, step by step | DDIM |
 # | GITS (Chen et al., ICML 2024) | the levels | dynamic programming, no gradient | iPNDM |
-# | AMED (Zhou et al., CVPR 2024) | one level and one length a step, for each image | gradient, from a bottleneck feature | DPM-Solver-2 |
+# | AMED (Zhou et al., CVPR 2024), trained as released | one level and one length a step, for each image | gradient, each step from the teacher's state, from a bottleneck feature | random numbers, on a grid uniform in VP time |
 # | LD3 (Tong et al., ICLR 2025) | levels, levels told | gradient through the sampler | UniPC |
 # | S4S (Frankel et al., ICML 2025) | the weights | gradient through the sampler | the start |
 # | S4S-Alt (the same) | weights, then levels, in turn | gradient through the sampler | the start |

@@ -20,8 +20,8 @@ import dode
 from dode import distillation, schedules, solvers
 from dode.denoisers import Denoiser, MixtureDenoiser, NoisePrediction
 from dode.distillation import AMED, DISTILLERS, DLMS, Designed, Problem, designer_training, pixels, train
-from dode.distillation.amed import begin_amed
-from dode.distillation.designer import bottleneck, feature_size, watched
+from dode.distillation.amed import begin_amed, vp_time
+from dode.distillation.designer import Designer, bottleneck, feature_size, watched
 from dode.distillation.designer_training import OnlineTeacher
 from dode.distillation.dlms import begin_dlms
 from dode.distillation.teachers import Examples
@@ -64,8 +64,10 @@ def karras(n: int) -> Tensor:
     return schedules.karras(n, 0.02, 20.0)
 
 
-def amed(nfe: int) -> AMED:
-    return begin_amed(MIXTURE, karras, nfe, features=False)
+def amed(nfe: int, levels: Any = karras) -> AMED:
+    """As files had it before, and Algorithm 1 trains it: without a scale."""
+    grid = levels((nfe + 1) // 2)
+    return AMED(solvers.ddim(grid), Designer(len(grid) - 1, 2), dict(afs=bool(nfe % 2)))
 
 
 def near(found: Tensor, wanted: Tensor, rtol: float = 1e-12, atol: float = 1e-12) -> None:
@@ -184,36 +186,63 @@ def test_images_at_levels_of_their_own_do_not_mix() -> None:
 # --- AMED -----------------------------------------------------------------------------------------
 
 
-def two_stages(grid: Tensor, afs: bool, share: Tensor, length: Tensor) -> Tensor:
-    """AMED written out: (AFS,) a middle level and a length for each step."""
+def two_stages(grid: Tensor, first: Tensor | None, share: Tensor, length: Tensor) -> Tensor:
+    """AMED written out: a middle level and a length for each step; ``first``: the noise of an analytical first step."""
     x = grid[0] * NOISE
     for n, (s, t) in enumerate(pairwise(grid)):
-        noise = NOISE if afs and n == 0 else (x - MIXTURE(x, s)) / s
+        noise = first if first is not None and n == 0 else (x - MIXTURE(x, s)) / s
         middle = s ** share[n] * t ** (1 - share[n])
         there = x + (middle - s) * noise
         x = x + length[n] * (t - s) * (there - MIXTURE(there, middle)) / middle
-    return x
+    return x.detach()
 
 
 @pytest.mark.parametrize("nfe", [2, 3, 4, 5, 8])
 def test_amed_is_its_two_stages(nfe: int) -> None:
     """Fresh, the geometric middle and the whole length; with other numbers, the paper's formula."""
-    solver, steps = amed(nfe), (nfe + 1) // 2
+    solver, steps, first = amed(nfe), (nfe + 1) // 2, NOISE if nfe % 2 else None
     half, one = torch.full((steps,), 0.5).double(), torch.ones(steps).double()
     MIXTURE.reset()
     found = sample(MIXTURE, solver, NOISE)
     assert MIXTURE.nfe == solver.nfe == nfe and MIXTURE.evaluations == nfe * len(NOISE)
-    near(found, two_stages(karras(steps), nfe % 2 == 1, half, one))
+    near(found, two_stages(karras(steps), first, half, one))
     if nfe % 2 == 0:
         near(found, sample(MIXTURE, solvers.dpm_2(karras(steps)), NOISE))
     numbers = shaken(solver, 1.0).designer.table.detach()
     share, length = numbers[:, 0].sigmoid(), 1 + numbers[:, 1].tanh() / 2
-    near(sample(MIXTURE, solver, NOISE), two_stages(karras(steps), nfe % 2 == 1, share, length), 1e-9, 1e-9)
+    near(sample(MIXTURE, solver, NOISE), two_stages(karras(steps), first, share, length), 1e-9, 1e-9)
+
+
+def numbers_of(solver: AMED, feature: Tensor | None, n: int) -> tuple[Tensor, Tensor]:
+    """``r`` and ``c`` of step ``n``."""
+    found = solver.designer(feature, torch.zeros(len(NOISE) if feature is None else len(feature)), n).double()
+    return found[:, 0].sigmoid(), 1 + solver.options["scale"] * (2 * found[:, 1].sigmoid() - 1)
+
+
+@pytest.mark.parametrize("nfe", [2, 3, 4, 5, 8])
+def test_amed_as_released_is_its_two_stages(nfe: int) -> None:
+    """From numbers that are random at first; without a call, the first noise is ``x / sqrt(1 + sigma^2)``."""
+    solver, steps = begin_amed(MIXTURE, karras, nfe, features=False, scale=0.2), (nfe + 1) // 2
+    first = 20.0 * NOISE / math.sqrt(1 + 20.0**2) if nfe % 2 else None
+    share, length = torch.tensor(
+        [[k[0].item() for k in numbers_of(solver, None, n)] for n in range(steps)], dtype=torch.float64
+    ).T
+    found = sample(MIXTURE, solver, NOISE)
+    near(found, two_stages(karras(steps), first, share, length), 1e-9, 1e-9)
+    assert (abs(length - 1) < 0.2).all() and (abs(share - 0.5) > 1e-3).all()
+    other = begin_amed(MIXTURE, karras, nfe, features=False, scale=0.2, seed=1)
+    assert not torch.equal(sample(MIXTURE, other, NOISE), found)
+
+
+def test_ameds_grid_is_uniform_in_the_time_of_a_vp_process() -> None:
+    grid = vp_time(3, 0.002, 80.0)  # numbers of the released program
+    near(grid, torch.tensor([80.0, 6.9502, 1.2867, 0.002]).double(), rtol=1e-4)
+    near(vp_time(6, 0.002, 80.0)[::2], grid, rtol=1e-9)
 
 
 def test_what_amed_cannot_do() -> None:
     with pytest.raises(ValueError, match=r"two calls a step.*got 1 in all, take 2"):
-        amed(1)
+        begin_amed(MIXTURE, karras, 1, features=False)
     with pytest.raises(ValueError, match=r"none lies between one and 0; end at sigma_min"):
         begin_amed(MIXTURE, lambda n: schedules.karras(n, 0.02, 20.0, final="zero"), 4, features=False)
 
@@ -325,10 +354,46 @@ def test_a_few_steps_bring_it_nearer(whole: Designed) -> None:
 
 
 def test_amed_comes_nearer_too() -> None:
-    learned = fit(solver=begin_amed(MIXTURE, lambda n: schedules.karras(n, 0.002, 80.0), 5, features=False))
+    learned = fit(solver=amed(5, lambda n: schedules.karras(n, 0.002, 80.0)))
     assert learned.metadata["teacher_nfe"] == 5 * 3  # five to each of its three whole steps
     cost = learned.metadata["cost"]
     assert min(cost) < 0.95 * cost[0] and isinstance(learned, AMED) and len(learned.metadata["losses"][0]) == 3
+
+
+@pytest.mark.parametrize("nfe", [4, 5])
+def test_ameds_batch_is_an_update_a_step(nfe: int, model: Denoiser) -> None:
+    """The released training written out: two batches of it, on a network whose bottleneck is read."""
+    images, steps, rate = 6, (nfe + 1) // 2, 5e-3
+    problem = Problem(model, solvers.ddim(model.grid, nfe=nfe), noise_of(model, range(4)), method="amed")
+    found = DISTILLERS["amed"].fit(problem, trajectories=2 * images, batch=images)
+    solver = begin_amed(model, lambda n: vp_time(n, model.sigma_min, model.sigma_max), nfe)
+    adam = torch.optim.Adam(solver.designer.parameters(), lr=rate)  # betas 0.9 and 0.999
+    grid, fine = (vp_time(n, model.sigma_min, model.sigma_max) for n in (steps, 2 * steps))
+    shape = lambda numbers: numbers.float()[:, None, None, None]  # noqa: E731
+    eps = lambda x, s: (x - model(x, s)) / (shape(s) if s.ndim else float(s))  # noqa: E731
+    for batch in range(2):
+        noise = torch.randn((images, *model.shape), generator=torch.Generator().manual_seed(batch))
+        states = [80.0 * noise]
+        for s, t in pairwise(fine):  # Heun
+            slope = eps(states[-1], s)
+            ahead = states[-1] + float(t - s) * slope
+            states.append(states[-1] + float(t - s) / 2 * (slope + eps(ahead, t)))
+        for n, (s, t) in enumerate(pairwise(grid)):
+            x, aim = states[2 * n], states[2 * n + 2]  # the teacher's
+            with watched(model, True) as seen:
+                slope = x / math.sqrt(1 + float(s) ** 2) if nfe % 2 and n == 0 else eps(x, s)
+            share, length = numbers_of(solver, seen[-1] if seen else torch.zeros(images, 16), n)
+            middle = s**share * t ** (1 - share)
+            mean = eps(x + shape(middle - s) * slope, middle)
+            loss = (x + shape(length * (t - s)) * mean - aim).square().sum((1, 2, 3)).mean()
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+    before = begin_amed(model, lambda n: vp_time(n, model.sigma_min, model.sigma_max), nfe).designer.state_dict()
+    for name, wanted in solver.designer.state_dict().items():
+        assert name.startswith("time") or float((wanted - before[name]).abs().max()) > rate
+        near(found.designer.state_dict()[name], wanted, rtol=0, atol=0.02 * rate)
+    assert found.metadata["kept"] == found.metadata["cost"][-1] and found.metadata["teacher_nfe"] == 4 * steps
 
 
 class Killed(BaseException):
@@ -413,7 +478,10 @@ def reading(model: Denoiser, kind: str, size: float = 0.05) -> Any:
         table = solvers.deis(model.grid, nfe=4, variable="log_rho", basis="data", afs=True)
         solver: Designed = begin_dlms(model, table)
     else:
-        solver = begin_amed(model, lambda n: schedules.karras(n, model.sigma_min, model.sigma_max), 5)
+        solver, size = (
+            begin_amed(model, lambda n: vp_time(n, model.sigma_min, model.sigma_max), 5, scale=0.2),
+            10 * size,
+        )
     generator = torch.Generator().manual_seed(3)
     for weight in solver.designer.requires_grad_(False).parameters():
         weight.copy_(size * torch.randn(weight.shape, generator=generator))
@@ -596,12 +664,14 @@ def test_a_method_gives_a_designer(name: str, model: Denoiser, tmp_path: Path) -
     name = name.split()[0]
     given = task(model, 4, folder=tmp_path)
     found = checked(name, given, tmp_path, **options)
-    usual = schedules.karras(2, model.sigma_min, model.sigma_max)
+    usual = vp_time(2, model.sigma_min, model.sigma_max)
     levels = options["levels"](2) if options else given.table.sigmas if name == "dlms" else usual
     near(found.base.sigmas, levels)
     assert type(found) is {"dlms": DLMS, "amed": AMED}[name] and found.reads
     assert found.metadata["trajectories"] == 64 and found.metadata["check_seeds"] == [0, 1, 2, 3]
-    assert len(found.metadata["cost"]) == 3 and any(file.name.startswith(f"{name}-3-") for file in tmp_path.iterdir())
+    assert len(found.metadata["cost"]) == (3 if name == "dlms" else 2) and any(
+        file.name.startswith(f"{name}-3-") for file in tmp_path.iterdir()
+    )
 
 
 def test_what_is_trained_long_is_trained_on_the_fast_model(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def loss(args: argparse.Namespace, model: NetworkDenoiser, usual: str | None) ->
 def outcome(facts: Mapping[str, Any], levels: Sequence[float]) -> str:
     """How well the fit did, in one line."""
     if "cost" in facts:
-        first, best = facts["cost"][0], min(facts["cost"])
+        first, best = facts["cost"][0], facts.get("kept", min(facts["cost"]))
         return f"error to the teacher's images, on seeds held back from the fit: {best:.4g} ({first:.4g} before)"
     if "fit_rmse" in facts:
         end, without = facts["fit_rmse"][-1], facts["plain_rmse"][-1]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -147,6 +147,7 @@ class Designed:
     designer: Designer
     options: dict[str, Any] = field(default_factory=dict)  # of the kind of solver, for :meth:`save`
     metadata: dict[str, Any] = field(default_factory=dict)
+    network: ClassVar[Callable[..., Designer]] = Designer  # of the config that a file has
 
     @property
     def nfe(self) -> int:
@@ -174,17 +175,26 @@ class Designed:
         """The outputs that rows after ``row`` may use."""
         raise NotImplementedError
 
-    def walk(self, denoiser: Denoiser, noise: Tensor) -> Iterator[tuple[State, DesignedRow | None]]:
-        """:func:`dode.sampling.walk` over the rows of a run from ``noise``: what :func:`dode.sample` asks for."""
-        return walk(denoiser, self._rows(denoiser, noise), noise)
+    def initial(self, noise: Tensor) -> State | None:
+        """Where a run starts; None: at its first level times the noise."""
+        return None
 
-    def _rows(self, denoiser: Denoiser, noise: Tensor) -> Iterator[DesignedRow]:
+    def walk(
+        self, denoiser: Denoiser, noise: Tensor, start: State | None = None, until: int | None = None
+    ) -> Iterator[tuple[State, DesignedRow | None]]:
+        """:func:`dode.sampling.walk` over the rows of a run from ``noise``: what :func:`dode.sample` asks for.
+
+        Or from ``start``, at its level, and before row ``until``.
+        """
+        self.designer.to(noise.device)
+        return walk(denoiser, self._rows(denoiser, noise, start, until), noise, start or self.initial(noise))
+
+    def _rows(self, denoiser: Denoiser, noise: Tensor, start: State | None, until: int | None) -> Iterator[DesignedRow]:
         """Each is designed when its network evaluation is done."""
         memory: Memory = {}
-        self.designer.to(noise.device)
-        sigma, sigma_in = self.begin(noise, memory)
+        sigma, sigma_in = (torch.as_tensor(start.level),) * 2 if start else self.begin(noise, memory)
         with watched(denoiser, self.reads) as seen:
-            for index in range(self.nfe):
+            for index in range(start.row if start else 0, until or self.nfe):
                 design = partial(self.plan, index, level=sigma, memory=memory)
                 row = DesignedRow(self.base.basis, sigma, sigma_in, self.keep(index), seen, design)
                 yield row
@@ -214,11 +224,11 @@ class Designed:
         try:
             full = tensors["base.full"]
             base = Tableau(facts["basis"], tensors["base.sigmas"], full[:, 1:], full[:, 0], tensors["base.sigmas_in"])
-            designer = Designer(**facts["config"])
+            style = next(c for c in Designed.__subclasses__() if c.__name__ == facts["style"])
+            designer = style.network(**facts["config"])
             own = {k.removeprefix("designer."): v for k, v in tensors.items() if k.startswith("designer.")}
             designer.load_state_dict(own)
             designer.eval().requires_grad_(False)
-            style = next(c for c in Designed.__subclasses__() if c.__name__ == facts["style"])
             return style(base, designer, facts["options"], facts["metadata"])
         except (KeyError, TypeError, ValueError, RuntimeError, StopIteration):
             raise FileError(f"{path} does not hold a valid designed solver; distil it again") from None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,9 @@ from dode.denoisers import Denoiser
 from dode.distillation.designer import Designed, row_of_shares
 from dode.distillation.losses import Residual
 from dode.distillation.problem import Problem
+from dode.distillation.teachers import record, target_states
 from dode.sampling import State, advance, next_x
+from dode.tableau import Tableau
 from dode.utils.optimisation import BACKWARD, Run, Settings
 
 ORDER = 3
@@ -97,9 +100,28 @@ def losses(
     return found
 
 
+def step_losses(solver: Designed, denoiser: Denoiser, noise: Tensor, teacher: Tableau) -> Iterator[Tensor]:
+    """AMED's, as released: of each step for itself, from state to state of ``teacher``; squares, summed over pixels."""
+    stops = target_states(solver.base, teacher, "time")
+    states, start = record(denoiser, solver.base, noise, teacher).states, None
+    for level, stop, row in zip(solver.base.sigmas[1:], stops, filter(solver.matched, range(solver.nfe)), strict=True):
+        *_, (end, _) = solver.walk(denoiser, noise, start, row + 1)
+        yield (end.x - states[stop]).square().flatten(1).sum(1).mean()
+        start = State(states[stop], {}, row + 1, level.to(noise.device).expand(len(noise)))
+
+
+class Steady(Settings):
+    """Adam as AMED was released: at one rate, with the gradient as it is."""
+
+    betas, clip = (0.9, 0.999), math.inf
+
+    def rate_at(self, step: int) -> float:
+        return 1.0
+
+
 def train(
     problem: Problem, solver: Designed, *, rate: float, trajectories: int = 2_000, batch_size: int = 32,
-    checks: int = 20, points: int = 5, seed: int = 0,
+    checks: int = 20, points: int = 5, seed: int = 0, released: Tableau | None = None,
 ) -> Designed:  # fmt: skip
     """Train a designer (``solver``, left as it is), and return it as it was when the images held back were best.
 
@@ -109,15 +131,19 @@ def train(
     each of the student's.  The result has ``metadata["cost"]`` (on the noise held back; first the start's),
     ``["losses"]`` (each row's, at each check) and ``["network_evaluations"]``, a backward pass counted as two calls,
     all teachers' included.  FloatingPointError if a loss is not finite.
+
+    With ``released``, a teacher's table, each of :func:`step_losses` is an update of its own, the rate constant, and
+    the last designer kept (``metadata["kept"]`` is its cost).
     """
     denoiser, residual, method = problem.denoiser, problem.residual, problem.method
     before, steps = denoiser.evaluations, max(1, trajectories // batch_size)
     facts: list[Any] = [type(solver).__name__, solver.base.full.tolist(), solver.base.sigmas.tolist(), solver.options]
     facts += [solver.base.sigmas_in.tolist(), getattr(denoiser, "name", None), points]
+    facts += [released.digest] if released else []
     word = hashlib.sha256(json.dumps([*facts, solver.designer.config]).encode()).hexdigest()[:8]
-    recipe = Settings(
-        f"{method}-{solver.nfe}-{word}", steps, batch_size, rate, max(1, steps // 20), ema=0.98, seed=seed,
-        save_every=max(1, steps // checks),
+    recipe = (Steady if released else Settings)(
+        f"{method}-{solver.nfe}-{word}", steps, batch_size, rate, max(1, steps // 20), ema=0 if released else 0.98,
+        seed=seed, save_every=max(1, steps // checks),
     )  # fmt: skip
     learner = _copy(solver).to(denoiser.device)
     run = Run(recipe, learner, problem.folder)
@@ -131,19 +157,22 @@ def train(
         raise ValueError(f"{run.state_file} is of another residual, teacher or check; choose another folder")
     notes, spent = run.notes, run.notes["network_evaluations"]
 
-    def of_rows(noise: Tensor, first: int) -> list[Tensor]:
+    def of_rows(noise: Tensor, first: int) -> Iterable[Tensor]:
         these = denoiser.of(first + torch.arange(len(noise)))
+        if released:
+            return step_losses(noisy, these, noise, released)
         return losses(noisy, these, noise, residual, denoiser.sigma_max, points)
 
-    def loss(generator: torch.Generator) -> Tensor:
+    def loss(generator: torch.Generator) -> Iterable[Tensor]:
         noise = torch.randn((batch_size, *denoiser.shape), generator=generator).to(denoiser.device)
-        return torch.stack([value.float() for value in of_rows(noise, batch_size * run.step)]).sum()
+        found = of_rows(noise, batch_size * run.step)
+        return found if released else [torch.stack([value.float() for value in found]).sum()]
 
     @torch.no_grad()
     def select() -> None:
         notes["cost"].append(examples.check(denoiser, average))
         notes["losses"].append([float(value) for value in of_rows(examples.held_noise[:batch_size], 0)])
-        if notes["cost"][-1] == min(notes["cost"]):
+        if released or notes["cost"][-1] == min(notes["cost"]):
             run.best = {k: v.clone() for k, v in averaged.state_dict().items()}
         notes["network_evaluations"] = spent + denoiser.evaluations - before
 
@@ -155,6 +184,8 @@ def train(
         network_evaluations=training_evaluations, teacher="deis, online",
         teacher_nfe=points * sum(map(solver.matched, range(solver.nfe))),
     )  # fmt: skip
+    if released:
+        metadata |= dict(kept=notes["cost"][-1], teacher=released.metadata["solver"], teacher_nfe=released.nfe)
     return replace(solver, designer=found_designer, metadata=metadata)
 
 

@@ -105,7 +105,7 @@ def task(run: Run, checkpoint: str, method: str, nfe: int) -> tuple[DistillerInf
         raise ValueError(f"no method named {name!r}; there are: {', '.join(DISTILLERS)}")
     info = DISTILLERS[name]
     given = solvers.parse_options(method, (*CELL_OPTIONS, *info.options))[1]
-    sizes = dict(steps=p.fit_steps, trajectories=p.trajectories)
+    sizes = dict(steps=p.fit_steps, trajectories=(p.kept and info.trajectories) or p.trajectories)
     own = {k: v for k, v in (sizes | given).items() if k in info.options}
     if "trajectories" in own and not p.kept:
         own["trajectories"] = min(own["trajectories"], p.trajectories)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,8 @@ from dode.utils.files import load_tensors, save_tensors
 LOG_EVERY = 100  # steps behind each row of the log
 BACKWARD = 2  # a backward pass is counted as this many network calls
 FORMAT = 2  # of a state; one of another is refused
-Loss = Callable[[torch.Generator], Tensor]  # draws all its random numbers from the generator
+# Draws all its random numbers from the generator.  Of several losses each is an update of its own.
+Loss = Callable[[torch.Generator], Tensor | Iterable[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Settings:
     ema: float = 0.999
     seed: int = 0
     save_every: int = 500
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
+    clip: ClassVar[float] = 1.0  # the longest gradient
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -72,7 +75,7 @@ class Run:
         self.average = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
         self.average.update_parameters(model)  # the first copies, all others average
         weights = dict(params=list(model.parameters()), initial_lr=recipe.rate)  # where LambdaLR looks when it goes on
-        self.optimizer = torch.optim.Adam([weights], lr=recipe.rate, betas=(0.9, 0.99))
+        self.optimizer = torch.optim.Adam([weights], lr=recipe.rate, betas=recipe.betas)
         if self.state_file and self.state_file.is_file():
             self._resume(self.state_file)
         self.rates = LambdaLR(self.optimizer, recipe.rate_at, last_epoch=self.step - 1)
@@ -120,11 +123,12 @@ class Run:
         bar.close()
 
     def _step(self, loss: Loss) -> float:
-        value = loss(torch.Generator(self.device).manual_seed(self.recipe.seed * 1_000_003 + self.step))
-        self.optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        values = loss(torch.Generator(self.device).manual_seed(self.recipe.seed * 1_000_003 + self.step))
+        for value in [values] if isinstance(values, Tensor) else values:
+            self.optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+            self.optimizer.step()
         self.average.update_parameters(self.model)
         self.rates.step()
         self.step += 1
