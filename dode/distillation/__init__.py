@@ -29,6 +29,7 @@ from dode.distillation.losses import (
     Residual as Residual, clipped as clipped, features as features, pixels as pixels,
     random_features as random_features, stack as stack,
 )  # fmt: skip
+from dode.distillation.own_features import own_features as own_features
 from dode.distillation.problem import DISTILLERS as DISTILLERS, Problem as Problem, distiller as distiller
 from dode.distillation.space import GridSpace as GridSpace, Space as Space, resampled as resampled
 from dode.distillation.teachers import (

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from dode.denoisers import Denoiser
+from dode.distillation.losses import bound, evaluations
 from dode.distillation.problem import Problem
 from dode.distillation.space import Kind, Space
 from dode.sampling import walk
@@ -103,7 +104,7 @@ def descend(
     are explained in :func:`dode.distillation.ld3`.  The result has ``metadata["cost"]``: on the held-back images, the
     start's, then after each epoch; a backward pass is counted as two calls.  ValueError for fewer than four images.
     """
-    denoiser, tableau, residual = problem.denoiser, problem.table, problem.residual
+    denoiser, tableau = problem.denoiser, problem.table
     before = denoiser.evaluations
     examples = problem.examples(held_back)
     relaxed, generator = _Relaxed(examples.noise, radius), torch.Generator().manual_seed(0)
@@ -116,9 +117,10 @@ def descend(
     for epoch in range(epochs):
         moving = torch.tensor([kind in phases[epoch % len(phases)] for kind in space.kinds])
         for pick in torch.randperm(len(examples.noise), generator=generator).split(minibatch):
-            start, goal = relaxed.start(pick), examples.goal[pick]
-            error = lambda x, goal=goal: (residual(x) - goal).square().sum(1).mean()  # noqa: E731
-            _, slope = gradient(fitted.of(pick), space, vector, start, error)
+            start, goal, model = relaxed.start(pick), examples.goal[pick], fitted.of(pick)
+            seen = bound(examples.residual, model)
+            error = lambda x, seen=seen, goal=goal: (seen(x) - goal).square().sum(1).mean()  # noqa: E731
+            _, slope = gradient(model, space, vector, start, error)
             relaxed.follow(pick, start.grad)
             slope = torch.where(moving, slope, 0.0)
             vector.grad = slope / max(1.0, float(slope.norm()))
@@ -134,5 +136,6 @@ def descend(
     bar.close()
 
     found = space.table(best) if min(history) < history[0] else tableau
-    spent = denoiser.evaluations - before + BACKWARD * tableau.nfe * len(examples.noise) * epochs
+    behind = BACKWARD * (tableau.nfe + evaluations(examples.residual)) * len(examples.noise) * epochs
+    spent = denoiser.evaluations - before + behind
     return found.with_full(found.full, cost=history, network_evaluations=spent, **examples.facts)

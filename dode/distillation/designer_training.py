@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dode.denoisers import Denoiser
 from dode.distillation.designer import Designed, row_of_shares
-from dode.distillation.losses import Residual
+from dode.distillation.losses import Residual, bound, evaluations
 from dode.distillation.problem import Problem
 from dode.distillation.teachers import record, target_states
 from dode.sampling import State, advance, next_x
@@ -135,7 +135,7 @@ def train(
     With ``released``, a teacher's table, each of :func:`step_losses` is an update of its own, the rate constant, and
     the last designer kept (``metadata["kept"]`` is its cost).
     """
-    denoiser, residual, method = problem.denoiser, problem.residual, problem.method
+    denoiser, method = problem.denoiser, problem.method
     before, steps = denoiser.evaluations, max(1, trajectories // batch_size)
     facts: list[Any] = [type(solver).__name__, solver.base.full.tolist(), solver.base.sigmas.tolist(), solver.options]
     facts += [solver.base.sigmas_in.tolist(), getattr(denoiser, "name", None), points]
@@ -161,7 +161,7 @@ def train(
         these = denoiser.of(first + torch.arange(len(noise)))
         if released:
             return step_losses(noisy, these, noise, released)
-        return losses(noisy, these, noise, residual, denoiser.sigma_max, points)
+        return losses(noisy, these, noise, bound(examples.residual, these), denoiser.sigma_max, points)
 
     def loss(generator: torch.Generator) -> Iterable[Tensor]:
         noise = torch.randn((batch_size, *denoiser.shape), generator=generator).to(denoiser.device)
@@ -177,7 +177,8 @@ def train(
         notes["network_evaluations"] = spent + denoiser.evaluations - before
 
     run.train(loss, progress=problem.progress, check=select)
-    training_evaluations = spent + denoiser.evaluations - before + BACKWARD * solver.nfe * batch_size * steps
+    differentiated = solver.nfe + (0 if released else evaluations(examples.residual))
+    training_evaluations = spent + denoiser.evaluations - before + BACKWARD * differentiated * batch_size * steps
     found_designer = _copy(solver, run.best).requires_grad_(False)
     metadata = dict(
         cost=notes["cost"], losses=notes["losses"], trajectories=steps * batch_size,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dode.denoisers import Denoiser
-from dode.distillation.losses import pixels
+from dode.distillation.losses import Residual, bound, evaluations, pixels
 from dode.distillation.problem import Problem, distiller
 from dode.distillation.space import Space
 from dode.distillation.teachers import TEACHER_STEPS, Examples, batches, on_path
@@ -59,8 +59,11 @@ class _Equations:
             table = self.space.table(vector)
         except ValueError:
             return float("inf")
-        runs = ((trajectory(model, table, noise)[1:], goal, path) for model, (noise, goal, path) in self._batches())
-        found = self.examples.norm((self._residuals(table, *batch) for batch in runs), len(self.examples.noise))
+        missed = (
+            self._residuals(model, table, trajectory(model, table, noise)[1:], goal, path)
+            for model, (noise, goal, path) in self._batches()
+        )
+        found = self.examples.norm(missed, len(self.examples.noise))
         return found if found == found else float("inf")
 
     def normal(self, vector: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,9 +75,10 @@ class _Equations:
         for model, (noise, goal, path) in self._batches():
             seen = list[Step]()
             end = sample(model, base, noise, callback=seen.append)
-            r = self._residuals(base, [*(step.x for step in seen[1:]), end], goal, path).double()
+            r = self._residuals(model, base, [*(step.x for step in seen[1:]), end], goal, path).double()
             columns = [
-                self._residuals(table, self._again(model, table, noise, seen, row, kept), goal, path).double() - r
+                self._residuals(model, table, self._again(model, table, noise, seen, row, kept), goal, path).double()
+                - r
                 for table, row, kept in zip(tables, self.space.rows, self.space.moves_only, strict=True)
             ]
             j = torch.stack(columns) / DIFFERENCE
@@ -88,9 +92,11 @@ class _Equations:
     def _batches(self) -> Iterator[tuple[Denoiser, tuple[Tensor, ...]]]:
         return batches(self.denoiser, self.batch_size, self.examples.noise, self.examples.goal, self.path)
 
-    def _residuals(self, table: Tableau, states: Sequence[Tensor] | Tensor, goal: Tensor, path: Tensor) -> Tensor:
+    def _residuals(
+        self, model: Denoiser, table: Tableau, states: Sequence[Tensor] | Tensor, goal: Tensor, path: Tensor
+    ) -> Tensor:
         """``(b, R)``: what the last of a walk's ``states`` 1..N, and with a path the others too, are off."""
-        missed = [self.examples.residual(states[-1]) - goal]
+        missed = [bound(self.examples.residual, model)(states[-1]) - goal]
         if self.weight:
             levels, on_the_way = self.examples.teacher.sigmas, table.sigmas[1:-1].tolist()
             for x, level in zip(states[:-1], on_the_way, strict=True):
@@ -111,10 +117,16 @@ class _Equations:
 CALLS = 16_000  # the budget for each of a solver's, of ten steps
 
 
-def images_within_budget(table: Tableau) -> int:
+def jacobian_evaluations(space: Space, residual: Residual) -> int:
+    """Network evaluations of a Jacobian for each image: the walks, and the residuals at their ends."""
+    return space.jacobian_calls + (len(space.rows) + 1) * evaluations(residual)
+
+
+def images_within_budget(table: Tableau, residual: Residual = pixels) -> int:
     """How many images the budget of a fit pays for; a step is a Jacobian and some one and a half walks."""
-    step = Space(table, first_level=True).jacobian_calls * 7 / 8 + table.nfe * 3 / 2  # an eighth is held back
-    return int(CALLS * table.nfe / (TEACHER_STEPS + 10 * step))
+    space, own = Space(table, first_level=True), evaluations(residual)
+    step = jacobian_evaluations(space, residual) * 7 / 8 + (table.nfe + own) * 3 / 2  # an eighth is held back
+    return int(CALLS * table.nfe / (TEACHER_STEPS + 2 * own + 10 * step))
 
 
 @distiller(
@@ -162,7 +174,7 @@ def gauss_newton(
     before = denoiser.evaluations
     space = space or Space(tableau, first_level=problem.afs if first_level is None else first_level)
     if budget is None:
-        budget = round(CALLS * tableau.nfe * max(1.0, images / images_within_budget(tableau)))
+        budget = round(CALLS * tableau.nfe * max(1.0, images / images_within_budget(tableau, problem.residual)))
     examples = problem.examples(held_back, bias)
     if limit := 5.0 * (images < 128) if limit is None else limit:
         examples = examples.with_limit(denoiser, tableau, limit)
@@ -171,7 +183,10 @@ def gauss_newton(
     vector = best = space.pack(tableau)
     cost, history, damping, idle = fit.cost(vector), [examples.check(denoiser, tableau)], 1e-2, 0
     for _ in tqdm(range(steps), desc="Levenberg-Marquardt", disable=not problem.progress):
-        if denoiser.evaluations - before + space.jacobian_calls * len(examples.noise) > budget:
+        if (
+            denoiser.evaluations - before + jacobian_evaluations(space, examples.residual) * len(examples.noise)
+            > budget
+        ):
             break
         jj, jr = fit.normal(vector)
         for _ in range(8):  # the trust region: more damping until the cost falls, and nothing is lost on other images

@@ -89,7 +89,7 @@ def gits_grid(
 
 @distiller(
     "GITS", source="Chen et al. 2024", cite="chen2024gits", place=2, start="ipndm", grid=None, moves=("levels",),
-    loss=None, images=lambda table: 256,
+    loss=None, images=lambda table, residual: 256,
 )  # fmt: skip
 def gits(
     problem: Problem, *, points: int = 60, growth: float = 1.15, cost: Cost = "dev", teacher: Guide = "ipndm"

@@ -7,12 +7,15 @@ All here are smooth, so they serve Gauss-Newton and gradient descent alike.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dode.denoisers import PICTURES, Images
+from dode.denoisers import PICTURES, Denoiser, Images
+from dode.distillation.own_features import own_features
 
 Residual = Callable[[Tensor], Tensor]
 
@@ -53,18 +56,48 @@ def random_features(channels: int, seed: int = 0, mesh: int = 4) -> Residual:
     return residual
 
 
+@dataclass(frozen=True)
+class Mix:
+    """Several residuals side by side, so that the error is the sum of ``weight * error``."""
+
+    terms: tuple[tuple[float, Residual], ...]
+    images: Images | None = None  # whose range images are clipped to first; None: they are not
+
+    def __call__(self, images: Tensor) -> Tensor:
+        images = images if self.images is None else self.images.clip(images)
+        return torch.cat([r(images).to(images.dtype) * weight**0.5 for weight, r in self.terms], dim=1)
+
+    def bound(self, denoiser: Denoiser, images: Tensor | None = None) -> Mix:
+        """Each residual that depends on the denoiser (:class:`.OwnFeatures`) with this one; ``images``: a teacher's."""
+        seen = images if images is None or self.images is None else self.images.clip(images)
+        return replace(self, terms=tuple((weight, bound(r, denoiser, seen)) for weight, r in self.terms))
+
+
+def bound(residual: Residual, denoiser: Denoiser, images: Tensor | None = None) -> Residual:
+    """``residual`` for the images of ``denoiser``: with its conditions, and in units of the spread of ``images``."""
+    make = getattr(residual, "bound", None)
+    return residual if make is None else make(denoiser, images)
+
+
+def evaluations(residual: Residual) -> int:
+    """Network evaluations that a residual takes for each image."""
+    if isinstance(residual, Mix):
+        return sum(evaluations(r) for _, r in residual.terms)
+    return int(getattr(residual, "evaluations", 0))
+
+
 def clipped(residual: Residual, kind: Images = PICTURES) -> Residual:
     """``residual`` of the image that a file would hold (``kind``: the model's ``images``), as evaluation clips it.
 
     A few steps leave black at -1.1 as easily as at -0.9.  Only the second changes the file; a fit to both spends its
     few numbers on values that no file can hold.  Not for latents, which no file clips.
     """
-    return lambda images: residual(kind.clip(images))
+    return Mix(((1.0, residual),), kind)
 
 
 def stack(*weighted: tuple[float, Residual]) -> Residual:
     """Several residuals side by side, so that the error is the sum of ``weight * error``."""
-    return lambda images: torch.cat([r(images).to(images.dtype) * weight**0.5 for weight, r in weighted], dim=1)
+    return Mix(weighted)
 
 
 OURS = dict(pixels=0.1, averaged=0.5, critic=0.5, observer=1.0)
@@ -72,35 +105,42 @@ OURS = dict(pixels=0.1, averaged=0.5, critic=0.5, observer=1.0)
 LOSSES: dict[str, dict[str, float]] = {
     "all": dict(pixels=0.1, random=3.0, critic=1.0), "seen": OURS, "raw": OURS, "pixels": dict(pixels=1.0),
     "random": dict(pixels=0.1, random=3.0), "averaged": dict(pixels=0.1, averaged=1.0),
-    **{word: {"pixels": 0.1, word: 1.0} for word in ("critic", "observer", "judge")},
+    **{word: {"pixels": 0.1, word: 1.0} for word in ("critic", "observer", "judge", "own")},
+}  # fmt: skip
+# Ways to read the network's own blocks (:func:`own_features`), besides the usual one, "own".
+OWN: dict[str, dict[str, Any]] = {
+    "own-low": dict(levels=(0.3,)), "own-still": dict(draws=0), "own-middle": dict(blocks="middle"),
+    "own-output": dict(blocks="output"), "own-mesh": dict(mesh=4), "own-draws": dict(draws=3),
 }  # fmt: skip
 
 
-def named_loss(
-    kind: str, channels: int, trained: Callable[[str], Residual] | None, images: Images = PICTURES
-) -> Residual:
-    """One of :data:`LOSSES` for ``images`` of so many ``channels``.
+def named_loss(kind: str, model: Denoiser, trained: Callable[[str], Residual] | None = None) -> Residual:
+    """One of :data:`LOSSES` for the images of ``model``.
 
-    "all" is what every method but Gauss-Newton compares.  "seen" is what that does: clipped images (:func:`clipped`)
-    in more features; "raw" is the same of images as they are, "seen-KIND" another mix of clipped ones.  "judge",
-    the features that measure, no honest fit may use: it shows what the others miss.
+    "own": clipped images (:func:`clipped`) in the features of the model's own network; it needs nothing else.  "all"
+    is what every method but Gauss-Newton compares.  "seen" is of clipped images in more features; "raw" is the same of
+    images as they are, "seen-KIND" another mix of clipped ones.  "judge", the features that measure, no honest fit may
+    use: it shows what the others miss.  :data:`OWN` has variants of "own".
 
     ``trained`` goes from "critic", "observer" or "judge" to the features of that classifier; None, where none knows the
     images: pixels and random features are what is left of a mix.  ValueError for another mix, or one of a classifier's
     features alone where there is none.
     """
     if kind.startswith("seen-"):
-        return clipped(named_loss(kind.removeprefix("seen-"), channels, trained), images)
-    if kind not in LOSSES:
-        raise ValueError(f"no residual named {kind!r}; there are {', '.join(LOSSES)}, and seen-KIND")
+        return clipped(named_loss(kind.removeprefix("seen-"), model, trained), model.images)
+    name = "own" if kind in OWN else kind
+    if name not in LOSSES:
+        raise ValueError(f"no residual named {kind!r}; there are {', '.join([*LOSSES, *OWN])}, and seen-KIND")
     if trained is None and kind in ("critic", "observer", "judge"):
-        raise ValueError(f"no {kind} knows these images; take the residual pixels, random or all")
+        raise ValueError(f"no {kind} knows these images; take the residual own, pixels, random or all")
     terms = list[tuple[float, Residual]]()
-    for word, weight in LOSSES[kind].items():
+    for word, weight in LOSSES[name].items():
         if word == "pixels":
             terms.append((weight, pixels))
+        elif word == "own":
+            terms.append((weight, own_features(model, **OWN.get(kind, {}))))
         elif word in ("random", "averaged"):
-            terms.append((weight, random_features(channels, mesh=4 if word == "random" else 1)))
+            terms.append((weight, random_features(model.shape[0], mesh=4 if word == "random" else 1)))
         elif trained:
             terms.append((weight, trained(word)))
-    return clipped(stack(*terms), images) if kind == "seen" else stack(*terms)
+    return Mix(tuple(terms), model.images if name in ("own", "seen") else None)

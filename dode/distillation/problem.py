@@ -126,7 +126,7 @@ class DistillerInfo(Generic[Result]):
     everywhere: bool = False  # compared on every network, not on the first alone
     prefix: str = ""  # of its solvers' names; by default its own name
     trajectories: int = 0  # noises that its authors train on, taken in place of what a kept preset has
-    images: Callable[[Tableau], int] | None = None  # how many its budget pays for; None: what the others have
+    images: Callable[[Tableau, Residual], int] | None = None  # that its budget pays for; None: what the others have
     options: dict[str, Any] = field(default_factory=dict)  # its own, with their defaults
     call: Any = None  # the :class:`Distiller`
 

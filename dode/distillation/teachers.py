@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dode import solvers
 from dode.denoisers import Denoiser
-from dode.distillation.losses import Residual
+from dode.distillation.losses import Residual, bound
 from dode.sampling import AnyDenoiser, State, Walker, sample, walk
 from dode.schedules import Align, refine
 from dode.tableau import Tableau
@@ -135,11 +135,16 @@ class Examples:
         cls, denoiser: Denoiser, noise: Tensor, teacher: Tableau, residual: Residual, held_back: float,
         bias: float = 0.0, size: int = 100,
     ) -> Examples:  # fmt: skip
-        """Run the teacher once; the first images are held back (all for 1).  ValueError for fewer than four."""
+        """Run the teacher once; the first images are held back (all for 1).  ValueError for fewer than four.
+
+        A residual that wants it gets the spread of its numbers over the teacher's images.
+        """
         if len(noise) < 4:
             raise ValueError(f"a fit needs four images or more, got {len(noise)}")
         denoiser.conditioning.check(len(noise))
-        goal = torch.cat([residual(sample(model, teacher, part)) for model, (part,) in batches(denoiser, size, noise)])
+        images = torch.cat([sample(model, teacher, part) for model, (part,) in batches(denoiser, size, noise)])
+        residual = bound(residual, denoiser, images)
+        goal = torch.cat([bound(residual, model)(part) for model, (part,) in batches(denoiser, size, images)])
         kept = max(1, min(len(noise) - (held_back < 1), round(held_back * len(noise))))
         return cls(residual, teacher, noise[kept:], goal[kept:], noise[:kept], goal[:kept], bias, size=size)
 
@@ -155,7 +160,7 @@ class Examples:
     def residuals(self, denoiser: Denoiser, table: Tableau | Walker, noise: Tensor, goal: Tensor) -> Iterator[Tensor]:
         """The residuals of a table's images less their goals, ``(b, R)`` a piece."""
         for model, (x, aim) in batches(denoiser, self.size, noise, goal):
-            yield self.residual(sample(model, table, x)) - aim
+            yield bound(self.residual, model)(sample(model, table, x)) - aim
 
     def with_limit(self, denoiser: Denoiser, table: Tableau, medians: float) -> Examples:
         """The same, where an image counts so many medians of the errors of ``table`` at most."""

@@ -38,7 +38,7 @@ def loss(model: NetworkDenoiser, kind: str = "all") -> losses.Residual:
         spread = Moments.load(zoo.CHECKPOINTS / zoo.moments_file(name)).cov.trace()
         return losses.features(network, float(spread) ** -0.5)
 
-    return losses.named_loss(kind, model.shape[0], trained if model.images.evaluators else None)
+    return losses.named_loss(kind, model, trained if model.images.evaluators else None)
 
 
 def solver_file(p: Preset, checkpoint: str, method: str, nfe: int) -> Path:
@@ -119,13 +119,12 @@ def task(run: Run, checkpoint: str, method: str, nfe: int) -> tuple[DistillerInf
         made = fit(run, checkpoint, learned, calls)
         assert isinstance(made, Tableau)
         table = distillation.resampled(made, nfe) if calls != nfe else made
-    count = min(2 * p.learn_images, max(32, info.images(table))) if info.images else p.learn_images
+    residual = loss(run.model(checkpoint), given.get("residual", info.loss)) if info.loss else losses.pixels
+    count = min(2 * p.learn_images, max(32, info.images(table, residual))) if info.images else p.learn_images
     seeds = fit_seeds(given.get("images", count))
     model, noise = seeded(run.model(checkpoint), seeds)
     problem = Problem(
-        model, table, noise, make, seeds=seeds, autocast=run.fast(checkpoint).of(seeds),  # each seed has its class
+        model, table, noise, make, residual, seeds, autocast=run.fast(checkpoint).of(seeds),  # each seed has its class
         folder=home() / "_build" / "training" / p.name / solver_file(p, checkpoint, method, nfe).stem,
     )  # fmt: skip
-    if info.loss:
-        problem.residual = loss(run.model(checkpoint), given.get("residual", info.loss))
     return info, problem, own

@@ -1,0 +1,194 @@
+"""A loss from the network that is sampled: the outputs of its own blocks when it sees an image again.
+
+The network that is sampled knows its images better than any classifier that is trained on others.  An image goes back
+into it with a little noise, told that level; the outputs of its blocks, averaged over the image, are what is compared.
+Perceptual losses do so with classifiers (Johnson et al. 2016, Zhang et al. 2018).  Never measure with the same network.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dode.denoisers import Denoiser
+from dode.denoisers.networks import is_compiled
+from dode.distillation.designer import bottleneck
+
+
+class _Enough(Exception):
+    """All blocks that are read have answered."""
+
+
+def blocks_of(network: nn.Module) -> dict[str, nn.Module]:
+    """The blocks of a network by their names: its outermost modules that have parts of their own, within its lists.
+
+    Where one of them is the whole network (a wrapper), its blocks; where there are none, the layers with weights.
+    """
+
+    def within(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+        for name, child in module.named_children():
+            if isinstance(child, nn.ModuleList | nn.ModuleDict | nn.Sequential):
+                yield from within(child, f"{prefix}{name}.")
+            elif next(child.children(), None) is not None:
+                yield f"{prefix}{name}", child
+
+    size = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
+    found = dict(within(network, ""))
+    for name, module in found.items():
+        if size(module) > 0.9 * size(network):
+            inner = blocks_of(module)
+            return {f"{name}.{k}": v for k, v in inner.items()} or found
+    layers = {k: m for k, m in network.named_modules() if k and not [*m.children()] and [*m.parameters()]}
+    return found or layers
+
+
+def maps(output: Any, images: int) -> list[Tensor]:
+    """The maps ``(B, C, ...)`` or tokens ``(B, T, C)`` in what a block returns; none in an embedding ``(B, C)``.
+
+    Guidance may have each image several times in a batch; then there are as many.
+    """
+    parts = output if isinstance(output, tuple | list) else [output]
+    found = [t for t in parts if isinstance(t, Tensor) and t.ndim > 2 and t.is_floating_point()]
+    return [part for t in found if len(t) and len(t) % images == 0 for part in t.split(images)]
+
+
+def averaged(found: Tensor, mesh: int) -> Tensor:
+    """Each channel's mean in ``mesh x mesh`` parts of the image, ``(B, C mesh^2)`` float32; of tokens, in as many."""
+    found = found.float()
+    if found.ndim == 4:
+        return F.adaptive_avg_pool2d(found, mesh).flatten(1)
+    flat = found.transpose(1, 2) if found.ndim == 3 else found.flatten(2)
+    return F.adaptive_avg_pool1d(flat, mesh**2).flatten(1)
+
+
+@dataclass(frozen=True, eq=False)
+class OwnFeatures:
+    """A residual ``(B, ...)`` to ``(B, R)``, made by :func:`own_features`; a mean over its numbers is one."""
+
+    denoiser: Denoiser
+    modules: tuple[nn.Module, ...]  # whose outputs are read; none: the denoised image itself
+    levels: tuple[float, ...]
+    mesh: int
+    noise: Tensor  # (draws, *shape), added to every image
+    spreads: Tensor | None = None  # of each number, over the images of a teacher
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations for each image."""
+        return len(self.levels) * max(1, len(self.noise))
+
+    @torch.no_grad()
+    def bound(self, denoiser: Denoiser, images: Tensor | None = None) -> OwnFeatures:
+        """With the conditions of ``denoiser``; each number in units of its spread over ``images`` if they are given."""
+        same = replace(self, denoiser=denoiser)
+        if images is None:
+            return same
+        pieces = torch.arange(len(images)).split(100)
+        found = torch.cat([replace(same, denoiser=denoiser.of(piece))._raw(images[piece]) for piece in pieces])
+        spread = found.std(0)
+        return replace(same, spreads=spread.clamp(min=1e-3 * float(spread.mean())))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if self.spreads is None:
+            raise ValueError("own features are compared in units of their spread; bound(denoiser, images) measures it")
+        found = self._raw(images) / self.spreads.to(images.device)
+        return (found / found.shape[1] ** 0.5).to(images.dtype)
+
+    def _raw(self, images: Tensor) -> Tensor:
+        noises = self.noise.to(images) if len(self.noise) else [torch.zeros_like(images[0])]
+        return torch.cat([self._at(images + level * z, level) for level in self.levels for z in noises], dim=1)
+
+    def _at(self, x: Tensor, level: float) -> Tensor:
+        if not self.modules:
+            return self.denoiser(x, level).float().flatten(1)
+        with _reading(self.modules, len(x)) as seen:
+            self.denoiser.affine(x, level)
+        return torch.cat([averaged(found, self.mesh) for found in seen], dim=1)
+
+
+@contextmanager
+def _reading(modules: Sequence[nn.Module], images: int) -> Iterator[list[Tensor]]:
+    """The maps that come out of ``modules``; the network is left as soon as all have answered."""
+    seen, waiting = list[Tensor](), set(modules)
+
+    def look(module: nn.Module, inputs: Any, output: Any) -> None:
+        seen.extend(maps(output, images))
+        waiting.discard(module)
+        if not waiting:
+            raise _Enough
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_hook(look).remove)
+        with suppress(_Enough):
+            yield seen
+
+
+def own_features(
+    denoiser: Denoiser, *, levels: Sequence[float] = (0.1, 0.5, 2.0), blocks: str | Sequence[str] = "all",
+    mesh: int = 1, draws: int = 1, seed: int = 0,
+) -> OwnFeatures:  # fmt: skip
+    """What the blocks of the denoiser's own network make of an image, as a loss for a fit.
+
+    Gradients pass.  A fit measures the spread of each number over the images of its teacher
+    (:meth:`OwnFeatures.bound`).  Each level is one network evaluation an image, counted with the denoiser's; it ends
+    after the last block that is read.
+
+    Parameters
+    ----------
+    levels
+        The noise levels at which an image is put back.
+    blocks
+        "all" (:func:`blocks_of`), "middle", "output" (the denoised image in place of features, as for a denoiser that
+        is no network), or names of modules.
+    mesh
+        Each channel is averaged over ``mesh x mesh`` parts of the image.
+    draws, seed
+        How many noises are added, the same to all images; 0: none.
+
+    ValueError for a name that the network does not have, or a compiled network, which calls no hook.
+    """
+    network = getattr(denoiser, "network", None)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(draws, *denoiser.shape, generator=generator)
+    modules: list[nn.Module] = []
+    if isinstance(network, nn.Module) and blocks != "output":
+        if is_compiled(network):
+            raise ValueError("a compiled network has no blocks to read; give the network as it was, or blocks='output'")
+        if blocks == "middle":
+            modules = [bottleneck(denoiser)]
+        elif isinstance(blocks, str):
+            modules = _answering(denoiser, list(blocks_of(network).values()))
+        else:
+            named = dict(network.named_modules())
+            if unknown := [name for name in blocks if name not in named]:
+                raise ValueError(f"{type(network).__name__} has no module {unknown[0]!r}; its blocks: "
+                                 f"{', '.join(blocks_of(network))}")  # fmt: skip
+            modules = [named[name] for name in blocks]
+    return OwnFeatures(denoiser, tuple(modules), tuple(levels), mesh, noise)
+
+
+@torch.no_grad()
+def _answering(denoiser: Denoiser, modules: list[nn.Module]) -> list[nn.Module]:
+    """Those of ``modules`` that return a map when the network runs, found by one call on two images (not counted)."""
+    two, asked, answering = copy.copy(denoiser.of(range(2))), list[Callable[[], None]](), list[nn.Module]()
+    two._count = dict(nfe=0, evaluations=0)
+
+    def look(module: nn.Module, inputs: Any, output: Any) -> None:
+        if maps(output, 2) and module not in answering:
+            answering.append(module)
+
+    try:
+        asked += [module.register_forward_hook(look).remove for module in modules]
+        two(torch.zeros(2, *denoiser.shape, device=denoiser.device), torch.tensor(1.0))
+    finally:
+        for remove in asked:
+            remove()
+    return answering
