@@ -277,10 +277,11 @@ def test_latent_diffusion_with_classes_is_that_of_diffusers(head: int) -> None:
             tensors[name] = tensors[name][:, :, None, None]  # as in the files
     embedding = tensors["cond_stage_model.embedding.weight"]
     theirs.load_state_dict(to_diffusers("latent", {k: v for k, v in tensors.items() if v is not embedding}))
-    net, label = network("latent", tensors, **more), torch.tensor([3.0, 871.5])
+    theirs, net = theirs.eval().double(), network("latent", tensors, **more).double()  # whose sinusoids stay float32
+    x, label = X.double(), torch.tensor([3.0, 871.5], dtype=torch.float64)
     for classes, rows in ((torch.tensor([3, 9]), [3, 9]), (torch.tensor([10, 2]), [10, 2]), (None, [10, 10])):
-        expected = theirs.eval()(X, label, encoder_hidden_states=embedding[rows][:, None]).sample
-        torch.testing.assert_close(net(X, label, classes), expected, rtol=1e-4, atol=1e-5)
+        expected = theirs(x, label, encoder_hidden_states=embedding[rows][:, None].double()).sample
+        torch.testing.assert_close(net(x, label, classes), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_nvidia_s_adm_is_that_of_diffusers() -> None:
