@@ -40,7 +40,7 @@ where = experiments.device(device)
 # ## The checkpoints
 #
 # `dode.zoo.load_published(name)` fetches a file once, checks it, keeps it in a cache folder (`DODE_CACHE`) and gives a denoiser. **No pickle is executed**: NVIDIA's files are read by an unpickler that knows tensors and arguments and refuses the rest, and the numbers go into networks
-# that are written here. Where a digest is published the file must have it; the others are checked by their format, each parameter's name and shape. (NVIDIA's baselines carry the licences of the networks that they are derived from, too; `published.CATALOGUE` has all of it.)
+# that are written here. Where a digest is published the file must have it; the others are checked by their format, each parameter's name and shape. (NVIDIA's baselines carry the licences of the networks that they are derived from, too; `dode.zoo.CATALOGUE` has all of it.)
 
 # %% tags=["hide-input"]
 listed = [
@@ -67,10 +67,29 @@ print(f"{len(zoo.CATALOGUE)} checkpoints, {digests} of them with a published dig
 # learned.save("cifar10-5.safetensors")
 # ```
 #
+# ### Which files are read
+#
+# Each name below is one of `load_published(name)`. A path in its place is a file of your own: a pickle says everything itself, for the others `like=` names the card with the same program and noise schedule, and `network=` has the flags that differ, for example
+# `load_published("ema_0.9999_200000.pt", like="iddpm-cifar10-32", network=dict(image_size=64, channel_mult=(1, 2, 3, 4)))`.
+# Flags have the names of the program's scripts; `attention_resolutions` are sides of maps, and `num_classes` stands for `class_cond`.
+#
+# | networks | file | by name | files of your own |
+# |---|---|---|---|
+# | EDM: DDPM++, NCSN++ (encoder standard, residual or skip), ADM, in VP, VE, EDM or iDDPM form | pickle: a `dict`, an `EasyDict`, or the network alone | `edm-cifar10-*`, `edm-ffhq-*`, `edm-afhqv2-*`, `edm-imagenet-64x64-*`, `baseline-*` | path |
+# | EDM2 | the same | `edm2-*` (`edm2-img512-*` draws latents) | path |
+# | guided-diffusion, to 512 x 512, and its noisy classifiers | state dictionary | `adm-*` | `like=`, `network=` |
+# | improved-diffusion | state dictionary | `iddpm-*` | `like=`, `network=` |
+# | consistency models, and the EDM networks they were distilled from | state dictionary | `cd-*`, `ct-*`, `edm-imagenet-64`, `edm-lsun-*` | `like=`, `network=` |
+# | DDPM in PyTorch: DDIM's CelebA, pesser's conversions | state dictionary, or DDIM's list of states | `ddim-*`, `ddpm-*` | `like=`, `network=` |
+# | latent diffusion, unconditional or of classes (the autoencoder is left in the file) | training state of Lightning, also with OmegaConf's containers; the `.zip` that has one | `ldm-*` | `like=`, `network=` |
+# | `dode train` | `.safetensors` | the four that ship | path, with `dode.load` |
+#
+# Everything else is refused in one line. Not read are: upsamplers, which take a small image too; latent diffusion of a text or a layout, and Stable Diffusion, which diffusers converts (`dode.from_diffusers`); NCSN++ with a decoder other than standard; a training state of Lightning in torch's format before 1.6.
+#
 # Without a network the error says which file to put where. Models of diffusers come by `dode.from_diffusers` ([Your own model](your_model)).
 #
 # A class-conditional network is swept with all its classes: `dode.load(name)` tells image $k$ a class that depends on the seed $k$ alone, as its noise does, however the run is cut into batches or over machines; `model.of(seeds)` is the denoiser for these images. `NAME@1.25` is guided by the classifier that is
-# published with the network.
+# published with the network, or where it was trained without classes too (`ldm-imagenet-256`), by the difference that the class makes. `load_published(name, labels=)` draws one class, several in turn, or with `"none"` any.
 
 # %% [markdown]
 # ## What it costs

@@ -34,6 +34,9 @@ GUIDED: dict[str, Any] = dict(
     num_head_channels=16,
 )  # fmt: skip
 CLASSIFIER: dict[str, Any] = GUIDED | dict(num_classes=10, resblock_updown=True)
+CLASSES: dict[str, Any] = GUIDED | dict(
+    num_classes=10, n_classes=11, context_dim=24, learn_sigma=False, use_scale_shift_norm=False
+)
 DDPM = dict(image_size=8, ch=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,))
 EDM2: dict[str, Any] = dict(
     img_resolution=8, img_channels=3, label_dim=10, model_channels=32, channel_mult=[1, 2], num_blocks=1,
@@ -44,10 +47,10 @@ EDM2: dict[str, Any] = dict(
 MAKERS: dict[str, Any] = dict(
     vp=partial(nvidia.unet, "SongUNet", 1.0), ve=partial(nvidia.unet, "SongUNet", 1.0),
     adm=partial(nvidia.unet, "DhariwalUNet", 1.0), guided=partial(openai.unet, 1.0), ddpm=ddpm.unet,
-    classifier=partial(openai.unet, 1.0, classifies=True), edm2=edm2.unet,
+    classifier=partial(openai.unet, 1.0, classifies=True), edm2=edm2.unet, latent=partial(openai.unet, 1.0),
 )  # fmt: skip
 SMALL: dict[str, dict[str, Any]] = dict(
-    vp=VP, ve=VE, adm=ADM, guided=GUIDED, ddpm=DDPM, classifier=CLASSIFIER, edm2=EDM2
+    vp=VP, ve=VE, adm=ADM, guided=GUIDED, ddpm=DDPM, classifier=CLASSIFIER, edm2=EDM2, latent=CLASSES
 )
 
 

@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +37,16 @@ def test_rows_are_whole(row: Card) -> None:
 def test_files_have_names_of_their_own() -> None:
     files = [row.file for row in CATALOGUE.values() if row.file]
     assert len(set(files)) == len(files)
+
+
+def test_the_page_lists_every_network() -> None:
+    """Each row of the table of files has the names that it reads, and no other."""
+    page = (Path(__file__).parents[1] / "notebooks" / "papers_scale.py").read_text()
+    listed = re.findall(r"^# \|[^|]*\|[^|]*\|([^|]*)\|[^|]*\|$", page, re.MULTILINE)
+    patterns = [pattern for names in listed for pattern in re.findall(r"`([^`]+)`", names)]
+    names = [card.name for card in CATALOGUE.values() if card.file]
+    assert [name for name in names if not any(fnmatch(name, pattern) for pattern in patterns)] == []
+    assert [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in names)] == []
 
 
 # --- downloads ----------------------------------------------------------------------------------------------------

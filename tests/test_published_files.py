@@ -21,7 +21,8 @@ from torch import nn
 import dode
 from dode.denoisers import ConsistencyPrediction, EDMPrediction, NoisePrediction, VEPrediction
 from dode.schedules import cosine
-from dode.zoo import Card, download, load_noisy_classifier, load_published
+from dode.zoo import Card, ClassifierFreeGuidance, download, load_noisy_classifier, load_published
+from dode.zoo.families.openai import EMBEDDING
 from dode.zoo.unet import UNet
 
 
@@ -35,9 +36,10 @@ def test_an_edm_pickle(tmp_path: Path, nvidia: Nvidia, kind: str) -> None:
     assert isinstance(model, EDMPrediction) and model.shape == (3, 8, 8) and model.name == "tiny"
     assert (model.sigma_min, model.sigma_max, model.sigma_data) == (0.002, 80.0, 0.5)
     s = expand(SIGMA)
-    raw = body(X / (s**2 + 0.25).sqrt(), SIGMA.log().float() / 4, torch.tensor([3, 9]))
-    expected = 0.25 / (s**2 + 0.25) * X + 0.5 * s / (s**2 + 0.25).sqrt() * raw
-    torch.testing.assert_close(model(X, SIGMA), expected, rtol=1e-4, atol=1e-5)
+    for labels, classes in (("none", None), ([3, 9], torch.tensor([3, 9]))):  # no class: zeros
+        raw = body(X / (s**2 + 0.25).sqrt(), SIGMA.log().float() / 4, classes)
+        expected = 0.25 / (s**2 + 0.25) * X + 0.5 * s / (s**2 + 0.25).sqrt() * raw
+        torch.testing.assert_close(load_published(path, labels=labels)(X, SIGMA), expected, rtol=1e-4, atol=1e-5)
     assert not any(p.requires_grad for p in model.network.parameters()) and not model.network.training
     alone = load_published(path, labels=3)
     torch.testing.assert_close(alone(X, 0.3)[0], expected[0], rtol=1e-4, atol=1e-5)
@@ -290,6 +292,33 @@ def test_a_training_state_with_omegaconf_s_containers(
     refuses("GLOBAL eval", tiny.file.with_name("more.pt"), like="tiny")
 
 
+def test_latent_diffusion_with_classes(tiny: Folder, rows: Callable[..., Card]) -> None:
+    """Its embedding of classes is beside the denoiser; its last row is that of none, and guides."""
+    card = rows("tiny", "ldm-imagenet-256", network=SMALL["latent"], file="tiny.ckpt", classes=10)
+    found = {("" if k == EMBEDDING else "model.diffusion_model.") + k: v for k, v in state("latent").items()}
+    download.cache().mkdir()
+    torch.save(dict(state_dict=found | {"first_stage_model.a": torch.ones(1)}), download.place(card))
+    model, body = load_published("tiny", labels=[3, 9]), network("latent")
+    level = float(model.schedule.sigmas[250])
+    drawn, none = (
+        X - level * body(X / (1 + level**2) ** 0.5, torch.full((2,), 250.0), classes)
+        for classes in (torch.tensor([3, 9]), None)
+    )
+    torch.testing.assert_close(model(X, level), drawn, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(load_published("tiny", labels="none")(X, level), none, rtol=1e-4, atol=1e-4)
+    guided = ClassifierFreeGuidance(model, scale=1.5)
+    torch.testing.assert_close(guided(X, level), 1.5 * drawn - 0.5 * none, rtol=1e-4, atol=1e-4)
+    named = dode.load("tiny@1.5")
+    assert isinstance(named, ClassifierFreeGuidance) and (named.name, named.conditions) == ("tiny@1.5", 10)
+    place = next(k for k in range(10) if named.of([k]).conditioning(1, named.device)["classes"] == 3)
+    torch.testing.assert_close(named.of([place])(X[:1], level), guided(X, level)[:1])
+    assert (guided.nfe, guided.scale, guided.shape) == (2, 1.5, (3, 8, 8)) and model.nfe == 1
+    own = load_published(download.place(card), like="ldm-imagenet-256", labels=3, network=SMALL["latent"])
+    torch.testing.assert_close(own(X, level)[0], drawn[0], rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="classifier-free guidance shifts the noise that a class has; tiny has none"):
+        ClassifierFreeGuidance(NoisePrediction(body, (3, 8, 8), model.schedule, name="tiny"), scale=2)
+
+
 def test_training_states_that_do_not_fit(
     tmp_path: Path, rows: Callable[..., Card], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,7 +330,7 @@ def test_training_states_that_do_not_fit(
         (saved(one), "has no 'state_dict' of tensors"), (saved(dict(state_dict=one)), "holds no denoiser"),
         (saved(dict(state_dict={"model.diffusion_model.a": torch.ones(1)})), "does not fit UNetModel: no "),
         (saved(dict(state_dict={"model.diffusion_model.middle_block.1.transformer_blocks.0.norm1.bias": one["a"]})),
-         "holds a network with cross-attention, which draws a class or a text; not readable yet"),
+         "attends to a text or a layout, whose encoder is not read here; diffusers converts such files"),
         (saved(dict(state_dict=one, callbacks=Trap(Path.touch, tmp_path / "sprung"))), "GLOBAL"),
     ):  # fmt: skip
         zipped(path, model_ckpt=raw)

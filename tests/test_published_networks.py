@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DModel
+from diffusers import UNet2DConditionModel, UNet2DModel
 from diffusers.models.downsampling import FirDownsample2D, downsample_2d
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import upsample_2d
@@ -50,6 +50,7 @@ def in_file(name: str) -> dict[str, tuple[int, ...]]:
         ("iddpm-imagenet-64-cond", 273.0), ("iddpm-cifar10-32", 52.5), ("ddpm-cifar10-32", 35.7),
         ("ddpm-lsun-bedroom-256", 113.7), ("ddim-celeba-64", 78.7), ("ldm-lsun-bedroom-256", 274),
         ("ldm-ffhq-256", 274), ("ldm-lsun-church-256", 295), ("adm-imagenet-512", 559), ("cd-imagenet-64-l2", 295.9),
+        ("ldm-imagenet-256", 401), ("ldm-imagenet-256-vq8", 395), ("iddpm-lsun-bedroom-256-2400k", 114),
     ],
 )  # fmt: skip
 def test_published_sizes(name: str, millions: float) -> None:
@@ -105,6 +106,14 @@ NAMES: dict[str, dict[str, tuple[int, ...] | None]] = {  # by card: shapes of pa
         "input_blocks.0.0.weight": (192, 4, 3, 3), "out.2.weight": (4, 192, 3, 3),
         "input_blocks.1.1.qkv.weight": (576, 192, 1, 1), "input_blocks.13.1.qkv.weight": None,  # at 2 x 2 none
         "middle_block.1.qkv.weight": (2304, 768, 1, 1), "input_blocks.3.0.emb_layers.1.weight": (384, 768),
+    },
+    "ldm-imagenet-256": {
+        "cond_stage_model.embedding.weight": (1001, 512), "label_emb.weight": None,
+        "middle_block.1.norm.weight": (960,), "out.2.weight": (3, 192, 3, 3),
+        "input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight": (384, 384), "input_blocks.2.1.norm.weight": None,
+        "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (384, 512),
+        "output_blocks.8.1.transformer_blocks.0.ff.net.0.proj.weight": (3072, 384),
+        "output_blocks.0.1.transformer_blocks.0.attn2.to_out.0.bias": (960,),
     },
     "ddim-celeba-64": {
         "temb.dense.0.weight": (512, 128), "down.2.attn.1.q.weight": (256, 256, 1, 1),
@@ -174,6 +183,11 @@ PLACES: dict[str, dict[str, str]] = dict(
         "map_label": "class_embedding",
     },
 )  # fmt: skip
+
+
+# Latent diffusion's transformers have the same names there.
+PARTS["latent"] = {ours: theirs for ours, theirs in PARTS["guided"].items() if ours not in ("norm", "proj_out")}
+PLACES["latent"] = PLACES["guided"]
 
 
 def to_diffusers(form: str, tensors: dict[str, Tensor], order: str = "", head: int = 0) -> dict[str, Tensor]:
@@ -246,6 +260,28 @@ def test_guided_is_that_of_diffusers(scale_shift: bool, new_order: bool, flat: b
     if flat:  # 1x1 convolutions over a row of pixels
         tensors = {k: v.flatten(2) if v.shape[2:] == (1, 1) and "skip" not in k else v for k, v in tensors.items()}
     agrees("guided", tensors, theirs, classes=True, **more)
+
+
+@pytest.mark.parametrize("head", [16, 0])
+def test_latent_diffusion_with_classes_is_that_of_diffusers(head: int) -> None:
+    """Whose cross-attention has queries and keys; to one token, they change nothing."""
+    more: dict[str, Any] = dict(num_heads=1, num_head_channels=head)
+    theirs = UNet2DConditionModel(
+        **BLOCKS, in_channels=3, out_channels=3, attention_head_dim=(32 // head, 64 // head) if head else 1,
+        cross_attention_dim=24, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    tensors = state("latent", **more)
+    for name in tensors:
+        if name.endswith(("proj_in.weight", "proj_out.weight")):
+            tensors[name] = tensors[name][:, :, None, None]  # as in the files
+    embedding = tensors["cond_stage_model.embedding.weight"]
+    theirs.load_state_dict(to_diffusers("latent", {k: v for k, v in tensors.items() if v is not embedding}))
+    theirs, net = theirs.eval().double(), network("latent", tensors, **more).double()  # whose sinusoids stay float32
+    x, label = X.double(), torch.tensor([3.0, 871.5], dtype=torch.float64)
+    for classes, rows in ((torch.tensor([3, 9]), [3, 9]), (torch.tensor([10, 2]), [10, 2]), (None, [10, 10])):
+        expected = theirs(x, label, encoder_hidden_states=embedding[rows][:, None].double()).sample
+        torch.testing.assert_close(net(x, label, classes), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_nvidia_s_adm_is_that_of_diffusers() -> None:
@@ -423,7 +459,7 @@ def test_embeddings_are_the_formulas(kind: str) -> None:
     assert not torch.allclose(net.embedding(label, None, 2), expected, atol=1e-2)
 
 
-@pytest.mark.parametrize("kind", ["vp", "ve", "adm", "guided", "ddpm", "edm2"])
+@pytest.mark.parametrize("kind", ["vp", "ve", "adm", "guided", "ddpm", "edm2", "latent"])
 def test_networks_run_in_half_precision_without_dropout_and_show_their_bottleneck(kind: str) -> None:
     net, label, seen = network(kind).train(), torch.tensor([0.3, 0.9]), list[Tensor]()
     whole = net(X, label)

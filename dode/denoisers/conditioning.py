@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 ImageNumbers = slice | Iterable[int] | Tensor
-Labels = int | Sequence[int] | Tensor | Literal["all"] | None
+Labels = int | Sequence[int] | Tensor | Literal["all", "none"] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ def spread(count: int) -> list[int]:
 def class_labels(classes: int, labels: Labels) -> Conditioning:
     """Of a network of ``classes`` classes (0: unconditional): one label for all images, or several in turn.
 
-    "all" is every class once, in the order of :func:`spread`.
+    "all" is every class once, in the order of :func:`spread`; "none" is any, for networks that learned that.
 
     ValueError for labels of an unconditional network, none of a conditional one, or labels out of range.
     """
@@ -95,6 +95,8 @@ def class_labels(classes: int, labels: Labels) -> Conditioning:
         return Conditioning()
     if labels is None:
         raise ValueError(f"the network draws one of {classes} classes; give labels=, one, several or 'all'")
+    if labels == "none":
+        return Conditioning({"classes": torch.tensor([classes])})
     if isinstance(labels, str):
         labels = spread(classes) if labels == "all" else []
     found = torch.as_tensor(labels).reshape(-1)

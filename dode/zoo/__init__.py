@@ -19,7 +19,9 @@ from dode.zoo.checkpoints import (
 )  # fmt: skip
 from dode.zoo.download import fetch as fetch
 from dode.zoo.families.shipped import WRAPPERS as WRAPPERS
-from dode.zoo.guidance import ClassifierGuidance as ClassifierGuidance
+from dode.zoo.guidance import (
+    ClassifierFreeGuidance as ClassifierFreeGuidance, ClassifierGuidance as ClassifierGuidance,
+)  # fmt: skip
 from dode.zoo.loading import (
     load_denoiser as load_denoiser, load_evaluator as load_evaluator, load_noisy_classifier as load_noisy_classifier,
     load_published as load_published,

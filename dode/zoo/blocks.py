@@ -41,6 +41,7 @@ class Style:
     sides: Sequence[int] = ()  # of the maps that get attention after each block; the middle always does
     last_only: bool = False  # going up, only after the last block of a resolution
     head_width: int = 0  # channels of an attention head; 0 for a fixed number of heads
+    context: int = 0  # channels of the class's token; with it, attention is a :class:`Transformer`'s
     groups: Callable[[int], int] = group_count  # of a group norm of so many channels,
     eps: float = 1e-5  # and the constant under its root
 
@@ -135,12 +136,46 @@ class Attention(nn.Module):
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero(nn.Conv2d(channels, channels, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         return self.style.sum(x, self.out(attend(self.qkv(self.norm(x)), self.heads).reshape(x.shape)))
 
 
+class Transformer(nn.Module):
+    """Self-attention over pixels, cross-attention to the class, a gated layer, residual (Rombach et al. 2022).
+
+    The class is one token.  The only weight that a softmax gives is 1, whatever query and key, so what
+    cross-attention finds is the value of that token, at each pixel.
+    """
+
+    def __init__(self, channels: int, heads: int, style: Style) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(style.groups(channels), channels, eps=1e-6)
+        self.norm_mix, self.norm_widen = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.enter, self.out = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        self.qkv, self.mix = nn.Linear(channels, 3 * channels, bias=False), nn.Linear(channels, channels)
+        self.value, self.tell = nn.Linear(style.context, channels, bias=False), nn.Linear(channels, channels)
+        self.widen, self.narrow = nn.Linear(channels, 8 * channels), nn.Linear(4 * channels, channels)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.enter(self.norm(x).flatten(2).mT)
+        h = h + self.mix(attend(self.qkv(self.norm_mix(h)).mT, self.heads).mT)
+        h = h + self.tell(self.value(embedding[:, -self.value.in_features :]))[:, None]
+        wide, gate = self.widen(self.norm_widen(h)).chunk(2, dim=2)
+        h = h + self.narrow(wide * F.gelu(gate))
+        return x + self.out(h).mT.reshape(x.shape)
+
+
+def attention(channels: int, heads: int, style: Style) -> Attention | Transformer:
+    """What follows a residual block, with the embedding that the block sees."""
+    return (Transformer if style.context else Attention)(channels, heads, style)
+
+
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, convolution twice, residual, conditioned on the noise level in between; then, perhaps, attention."""
+    """Norm, SiLU, convolution twice, residual, conditioned on the noise level in between; then, perhaps, attention.
+
+    The embedding is ``(B, width)``, followed by the class's token if the style has one.
+    """
 
     def __init__(
         self, c_in: int, c_out: int, width: int, style: Style, resample: Resample | None = None, heads: int = 0
@@ -155,15 +190,15 @@ class ResidualBlock(nn.Module):
         project = c_in != c_out or (resample is not None and style.project)
         self.skip = nn.Conv2d(c_in, c_out, 1) if project else nn.Identity()
         self.resample = resample or nn.Identity()
-        self.attention = Attention(c_out, heads, style) if heads else None
+        self.attention = attention(c_out, heads, style) if heads else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h, x = self.resample(F.silu(self.norm1(x))), self.resample(x)
-        h, modulation = self.conv1(h), self.affine(embedding)[:, :, None, None]
+        h, modulation = self.conv1(h), self.affine(embedding[:, : self.affine.in_features])[:, :, None, None]
         if self.style.adaptive:
             scale, shift = modulation.chunk(2, dim=1)
             h = torch.addcmul(shift, self.norm2(h), 1 + scale)
         else:
             h = self.norm2(h + modulation)
         x = self.style.sum(self.skip(x), self.conv2(F.silu(h)))
-        return x if self.attention is None else self.attention(x)
+        return x if self.attention is None else self.attention(x, embedding)

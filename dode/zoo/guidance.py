@@ -1,4 +1,4 @@
-"""Classifier guidance (Dhariwal and Nichol 2021, section 4.2), as one more noise-predicting denoiser."""
+"""Guidance by a classifier, or without one, as one more noise-predicting denoiser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from dode.denoisers.networks import first_parameter
 
 
 class ClassifierGuidance(NoisePrediction):
-    """``eps - sqrt(1 - alpha_bar) * scale * grad log p(y | x_t)`` instead of ``eps`` (their algorithm 2).
+    """``eps - sqrt(1 - alpha_bar) * scale * grad log p(y | x_t)`` instead of ``eps``.
+
+    Dhariwal and Nichol 2021, section 4.2, algorithm 2.
 
     ``x_t = alpha x`` is what both networks see, ``sqrt(1 - alpha_bar) = alpha sigma``; so ``D`` grows by
     ``alpha sigma^2 scale`` times the gradient.  ``nfe`` counts calls of the denoising network, as papers do; each of
@@ -84,3 +86,25 @@ class ClassifierGuidance(NoisePrediction):
         label = torch.as_tensor(c.label, dtype=torch.float32, device=x.device).expand(len(x))
         slope = self.gradient((x * expand(c.inp, x)).to(first_parameter(self.classifier).dtype), label)
         return noise - (self.scale * expand(-c.out * c.inp, x) * slope).to(noise.dtype)
+
+
+class ClassifierFreeGuidance(NoisePrediction):
+    """``eps(any) + scale * (eps(class) - eps(any))`` (Ho and Salimans 2022), of a network trained with both.
+
+    ``nfe`` counts the two passes of the network as one, as papers do; ``scale`` 1 guides nothing.
+
+    ValueError for another kind of denoiser than a class-conditional one that predicts the noise.
+    """
+
+    def __init__(self, denoiser: NoisePrediction, *, scale: float) -> None:
+        if not isinstance(denoiser, NoisePrediction) or "classes" not in denoiser.conditioning.rows:
+            raise ValueError(f"classifier-free guidance shifts the noise that a class has; {denoiser.name} has none")
+        super().__init__(
+            denoiser.network, denoiser.shape, denoiser.schedule, conditioning=denoiser.conditioning,
+            autocast=denoiser.autocast, name=f"{denoiser.name}, guided {scale:g}",
+        )  # fmt: skip
+        self.scale, self.images = scale, denoiser.images
+
+    def raw(self, x: Tensor, c: Coefficients, given: Mapping[str, Tensor] | None = None) -> Tensor:
+        without, drawn = super().raw(x, c, {}), super().raw(x, c, given)
+        return without + self.scale * (drawn - without)

@@ -58,7 +58,7 @@ def keys_of(
         name, shape = renamed(ours, places, parts), tuple(t.shape)
         join: Callable[..., Tensor] = _same
         if ".qkv." in ours and not order:
-            names, third = tuple(name.replace(".qkv.", f".{part}.") for part in "qkv"), (len(t) // 3, *shape[1:])
+            names, third = tuple(name.replace("qkv.", f"{part}.") for part in "qkv"), (len(t) // 3, *shape[1:])
             yield Key(ours, names, (third, third, third), lambda *found: torch.cat(found))
             continue
         if ".qkv." in ours:

@@ -18,7 +18,7 @@ from dode.utils.files import FileError, first_line, load_tensors
 from dode.zoo.catalogue import CATALOGUE, FAMILIES, Card, find, varied
 from dode.zoo.checkpoints import EVALUATORS, Evaluator, checkpoint_file, published
 from dode.zoo.download import fetch
-from dode.zoo.guidance import ClassifierGuidance
+from dode.zoo.guidance import ClassifierFreeGuidance, ClassifierGuidance
 
 
 def load_denoiser(
@@ -29,7 +29,7 @@ def load_denoiser(
 
     A name of :data:`dode.zoo.CATALOGUE` does too: a class-conditional network draws all its classes, image ``i``
     class ``i mod K`` (``model.of(seeds)``: by seed); :func:`dode.zoo.load_published` takes other labels.
-    "NAME@1.25" is guided by the classifier that goes with the network, scaled so.
+    "NAME@1.25" is guided as its authors do, by the classifier that goes with it or by no class, scaled so.
 
     ``dtype`` is that of the network's parameters and arithmetic (stored in half precision, widened here); ``autocast``,
     e.g. ``torch.bfloat16``, is faster and less exact, and the states stay as they are.
@@ -42,8 +42,12 @@ def load_denoiser(
         labels: Any = "all" if card.classes else None
         found = load_published(card.name, device, labels=labels, dtype=dtype, autocast=autocast)
         if guidance:
-            assert isinstance(found, NoisePrediction)  # all that have a classifier are
-            found = ClassifierGuidance(found, load_noisy_classifier(guidance[0], found.device), scale=guidance[1])
+            assert isinstance(found, NoisePrediction)  # all that have a guidance are
+            classifier, scale = guidance
+            if classifier:
+                found = ClassifierGuidance(found, load_noisy_classifier(classifier, found.device), scale=scale)
+            else:
+                found = ClassifierFreeGuidance(found, scale=scale)
             found.name = str(name)
         return found
     found = FAMILIES["dode"].read(checkpoint_file(name), None)
@@ -65,8 +69,8 @@ def load_published(
         of latent diffusion a training state, or the ``.zip`` that has one) with the name of a catalogue file, or
         with ``like``.
     labels
-        Of a class-conditional network: one class for all images, several in turn or "all"
-        (:mod:`dode.denoisers.conditioning`).
+        Of a class-conditional network: one class for all images, several in turn, "all" or "none"
+        (:func:`dode.denoisers.conditioning.class_labels`).
     like
         The card whose network and schedule a file has.
     network
@@ -151,12 +155,15 @@ def _settled(network: nn.Module, device: str | torch.device, dtype: torch.dtype)
 
 
 def _guidance(card: Card, name: str) -> tuple[str, float] | None:
-    """Classifier and scale of "NAME@1.25", None of a name alone; ValueError if there is none, or it is no number."""
+    """Classifier ("" for none) and scale of "NAME@1.25", None of a name alone.
+
+    ValueError if the network has no guidance, or the scale is no number.
+    """
     _, at, text = name.partition("@")
     if not at:
         return None
-    if "classifier" not in card.settings:
-        raise ValueError(f"{name}: no classifier is published with {card.name}; leave out @{text}")
+    if not {"classifier", "guidance_scale"} & card.settings.keys():
+        raise ValueError(f"{name}: no guidance is published with {card.name}; leave out @{text}")
     if not card.classes:
         raise ValueError(f"{name}: {card.name} has no class to draw; dode.zoo.ClassifierGuidance guides it to labels=")
     try:
@@ -165,7 +172,7 @@ def _guidance(card: Card, name: str) -> tuple[str, float] | None:
         scale = math.nan
     if not math.isfinite(scale):
         raise ValueError(f"{name}: {text!r} is no scale of a guidance; write a number, as in {card.name}@1.0")
-    return card.settings["classifier"], scale
+    return card.settings.get("classifier", ""), scale
 
 
 def load_evaluator(name: str | Path, device: str | torch.device = "cpu") -> tuple[Evaluator, str]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dode.zoo.blocks import OURS, Attention, NoiseEmbedding, Resample, ResidualBlock, Style, zero
+from dode.zoo.blocks import OURS, NoiseEmbedding, Resample, ResidualBlock, Style, attention, zero
 
 
 class UNet(nn.Module):
@@ -37,7 +37,8 @@ class UNet(nn.Module):
     label_scale
         Multiplies the noise label before the sinusoids: 1 for labels 0..1000, 1000 for ln(sigma)/4.
     classes
-        Of images; an embedding of each, and one of "any" (label ``classes``), is added to that of the noise.
+        Of images; an embedding of each, and one of "any" (label ``classes``), is added to that of the noise, or with
+        ``style.context`` attended to.
     style
         Everything else; :attr:`config` holds what rebuilds a network of the default one.
 
@@ -60,7 +61,7 @@ class UNet(nn.Module):
         features, self.width = style.features or 2 * widths[0], style.embedding or 4 * widths[0]
         self.embed = NoiseEmbedding(self.width, features, label_scale, style.frequencies)
         if classes:
-            self.kinds = nn.Embedding(classes + 1, features if style.classes_first else self.width)
+            self.kinds = nn.Embedding(classes + 1, style.context or (features if style.classes_first else self.width))
         c, image, deep = style.stem or widths[0], channels, channels * patch**2
         self.stem = nn.Sequential(nn.PixelUnshuffle(patch), nn.Conv2d(deep, c, 3, padding=1))
         self.down, self.shrink, self.pyramid = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
@@ -79,8 +80,8 @@ class UNet(nn.Module):
                 self.down.append(self._block(c, width, self.sides[level] in style.sides))
                 c = width
                 skips.append(c)
-        first, attention = self._block(c, c), Attention(c, self._heads(c), style)
-        self.middle = nn.ModuleList([first, attention, self._block(c, c)])
+        first, between = self._block(c, c), attention(c, self._heads(c), style)
+        self.middle = nn.ModuleList([first, between, self._block(c, c)])
         self.up, self.grow = nn.ModuleList(), nn.ModuleList()
         for level, width in reversed(list(enumerate(self.widths))):
             for k in range(blocks + 1):
@@ -112,7 +113,7 @@ class UNet(nn.Module):
         return self.middle[-1]
 
     def embedding(self, label: Tensor, classes: Tensor | None, images: int) -> Tensor:
-        """What every block sees of noise label and class, ``(images, width)``."""
+        """What every block sees of noise label and class, ``(images, width)``, or the two side by side."""
         found = self.embed(label.expand(images))
         if not self.classes:
             return F.silu(self.embed.mlp(found))
@@ -120,6 +121,8 @@ class UNet(nn.Module):
         if self.style.classes_first:
             return F.silu(self.embed.mlp(found + kind.to(found.dtype)))
         found = self.embed.mlp(found)
+        if self.style.context:
+            return torch.cat([F.silu(found), kind.to(found.dtype).expand(images, -1)], dim=1)
         return F.silu(found + kind.to(found.dtype))
 
     def encode(self, x: Tensor, e: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -140,7 +143,9 @@ class UNet(nn.Module):
             for k in range(self.blocks):
                 h = self.down[level * self.blocks + k](h, e)
                 skips.append(h)
-        return self.middle[2](self.middle[1](self.middle[0](h, e)), e), skips
+        for block in self.middle:
+            h = block(h, e)
+        return h, skips
 
     def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
         """``classes``, int64 ``(B,)``, are those to draw; :attr:`classes` for any, and None for any of all images."""

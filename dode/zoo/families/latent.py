@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from dode.zoo.states import is_state, load
 
 MEMBER = "model.ckpt"  # in the zip files
 PLAIN, AVERAGED = "model.diffusion_model.", "model_ema."
+CONVERT = "diffusers converts such files, and dode.from_diffusers takes its pipelines"
 # What a training state may name: Lightning's and OmegaConf's classes, the types in every container of OmegaConf's, and
 # numpy's scalars, which schedulers of the learning rate leave behind.
 TYPES = ("dict", "list", "tuple", "str", "bytes", "bool", "int", "float", "type", "object")
@@ -31,7 +33,7 @@ TRAINING = (
 
 
 def tensors_of(path: Path) -> dict[str, Tensor]:
-    """The denoiser in a training state, or in the zip file that has one.
+    """The denoiser in a training state, or in the zip file that has one, with its embedding of classes.
 
     The weights are the averaged ones, with which the authors sample, if they are there: they are stored under the
     parameter's name without its dots.  FileError for a file that holds no such denoiser, or is none of torch's.
@@ -43,10 +45,13 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     names = [name.removeprefix(PLAIN) for name in state if name.startswith(PLAIN)]
     if not names:
         raise FileError(f"{path} holds no denoiser: none of its names begins with {PLAIN!r}")
-    if any(".transformer_blocks." in name for name in names):
-        raise FileError(f"{path} holds a network with cross-attention, which draws a class or a text; not readable yet")
     averaged = {name: AVERAGED + ("diffusion_model." + name).replace(".", "") for name in names}
-    return {name: state.get(averaged[name], state[PLAIN + name]) for name in names}
+    tensors = {name: state.get(averaged[name], state[PLAIN + name]) for name in names}
+    if any(f".{openai.INNER}." in name for name in names):
+        if openai.EMBEDDING not in state:
+            raise FileError(f"{path} attends to a text or a layout, whose encoder is not read here; {CONVERT}")
+        tensors[openai.EMBEDDING] = state[openai.EMBEDDING]
+    return tensors
 
 
 def unpacked(path: Path) -> Path:
@@ -72,26 +77,33 @@ def unpacked(path: Path) -> Path:
     return state
 
 
-def _card(name: str, file: str, beta_max: float = 0.0195, channels: int = 3, side: int = 64, *,
-          steps: int = 200, **network: Any) -> Card:  # fmt: skip
-    """An unconditional network: latents of a quarter of the image's side (VQ), or an eighth (KL)."""
+def _card(name: str, file: str, beta_max: float = 0.0195, channels: int = 3, side: int = 64, *, url: str = "",
+          settings: Mapping[str, Any] | None = None, **network: Any) -> Card:  # fmt: skip
+    """Latents of a quarter or an eighth of the image's side."""
     own: dict[str, Any] = dict(image_size=side, in_channels=channels, num_res_blocks=2, learn_sigma=False)
     return Card(
         name=name, file=file, licence="MIT", source="Rombach et al. 2022",
-        url=f"https://ommer-lab.com/files/latent-diffusion/{file}", shape=(channels, side, side),
+        url=f"https://ommer-lab.com/files/latent-diffusion/{url or file}", shape=(channels, side, side),
         schedule=VPDiscrete(kind="scaled_linear", beta_min=0.0015, beta_max=beta_max),
-        network=own | network, settings=dict(steps=steps),
+        network=own | network, settings=settings or dict(steps=200), classes=network.get("num_classes", 0),
     )  # fmt: skip
 
 
 VQ: dict[str, Any] = dict(num_channels=224, channel_mult=(1, 2, 3, 4), attention_resolutions=(32, 16, 8),
                           num_head_channels=32, use_scale_shift_norm=False)  # fmt: skip
+CLASSES: dict[str, Any] = dict(num_classes=1000, context_dim=512, attention_resolutions=(32, 16, 8),
+                               use_scale_shift_norm=False)  # fmt: skip
 CARDS = (
     _card("ldm-lsun-bedroom-256", "lsun_bedrooms.zip", **VQ),
     _card("ldm-celebahq-256", "celeba.zip", **VQ),
     _card("ldm-ffhq-256", "ffhq.zip", **VQ),
-    _card("ldm-lsun-church-256", "lsun_churches.zip", 0.0155, 4, 32, steps=400, num_channels=192,
+    _card("ldm-lsun-church-256", "lsun_churches.zip", 0.0155, 4, 32, settings=dict(steps=400), num_channels=192,
           channel_mult=(1, 2, 2, 4, 4), attention_resolutions=(32, 16, 8, 4), num_heads=8, resblock_updown=True),
+    # Without guidance "any" is no class that the second of them knows: its file has 1000 rows, the first's 1001.
+    _card("ldm-imagenet-256", "cin256-v2.ckpt", url="nitro/cin/model.ckpt", num_channels=192, channel_mult=(1, 2, 3, 5),
+          num_heads=1, n_classes=1001, settings=dict(steps=250, guidance_scale=1.5), **CLASSES),
+    _card("ldm-imagenet-256-vq8", "cin.zip", 0.0195, 4, 32, num_channels=256, channel_mult=(1, 2, 4),
+          num_head_channels=32, **CLASSES),
 )  # fmt: skip
 
 

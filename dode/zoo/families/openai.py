@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from dode.denoisers import ConsistencyPrediction, EDMPrediction, NetworkDenoiser, NoisePrediction
 from dode.schedules import EDM, Schedule, VPDiscrete
-from dode.zoo.blocks import Style, attend
+from dode.zoo.blocks import Style, Transformer, attend
 from dode.zoo.catalogue import Card, family
-from dode.zoo.keys import Key, build, keys_of
+from dode.zoo.keys import Key, build, keys_of, unused
 from dode.zoo.states import tensors_of
 from dode.zoo.unet import UNet
 
@@ -57,15 +57,17 @@ def unet(
     attention_resolutions: Sequence[int] = (16, 8), num_heads: int = 4, num_head_channels: int = 0,
     use_scale_shift_norm: bool = True, resblock_updown: bool = False, use_new_attention_order: bool = False,
     learn_sigma: bool = True, num_classes: int = 0, in_channels: int = 3, classifies: bool = False,
+    context_dim: int = 0, n_classes: int = 0,
 ) -> tuple[UNet, Iterator[Key]]:  # fmt: skip
     """A network by the flags of their scripts; ``learn_sigma``: three channels more, which no ODE solver needs.
 
     ``attention_resolutions`` are sides of maps; a first ``channel_mult`` of 0.5 is that of their 512 x 512 networks.
+    ``context_dim`` and ``n_classes`` are latent diffusion's: of its embedding of classes, which may hold "none" too.
     """
     style = Style(
         features=num_channels, embedding=4 * num_channels, adaptive=use_scale_shift_norm, sides=attention_resolutions,
         head_width=num_head_channels or (64 if classifies else 0), groups=lambda channels: 32,
-        resampling="block" if resblock_updown else "convolution",
+        resampling="block" if resblock_updown else "convolution", context=context_dim,
     )  # fmt: skip
     common: dict[str, Any] = dict(
         channels=in_channels, size=image_size, patch=1, widths=[int(num_channels * mult) for mult in channel_mult],
@@ -77,11 +79,31 @@ def unet(
         net = NoisyClassifier(num_classes, **common)
     else:
         net = UNet(**common, label_scale=label_scale, classes=num_classes)
-    kinds = Key("kinds.weight", ("label_emb.weight",), ((num_classes, net.width),), lambda w: torch.cat([w, 0 * w[:1]]))
-    order = "thc" if use_new_attention_order else "htc"
-    return net, keys_of(net, places(net), PARTS, [kinds] * bool(net.classes), order=order, outputs=outputs)
+    where, order = places(net), "" if context_dim else "thc" if use_new_attention_order else "htc"
+    parts = PARTS | TRANSFORMER if context_dim else PARTS
+    return net, keys_of(net, where, parts, own(net, where, n_classes or num_classes), order=order, outputs=outputs)
 
 
+def own(net: UNet, where: Mapping[str, str], rows: int) -> Iterator[Key]:
+    """The embedding of classes, and what nothing needs of cross-attention to one token: its query and key."""
+    context = net.style.context
+    if net.classes:  # without a row for "any" there are zeros
+        join = lambda w: torch.cat([w, 0 * w[:1]])[: net.classes + 1]  # noqa: E731
+        name = EMBEDDING if context else "label_emb.weight"
+        yield Key("kinds.weight", (name,), ((rows, context or net.width),), join)
+    for name, module in net.named_modules():
+        if isinstance(module, Transformer):
+            at, c = f"{where[name]}.{INNER}", module.out.out_features
+            yield from unused([f"{at}.norm2.weight", f"{at}.norm2.bias"], (c,))
+            yield from unused([f"{at}.attn2.to_q.weight"], (c, c)) + unused([f"{at}.attn2.to_k.weight"], (c, context))
+
+
+EMBEDDING, INNER = "cond_stage_model.embedding.weight", "transformer_blocks.0"  # latent diffusion's
+TRANSFORMER = {
+    "enter": "proj_in", "norm_mix": f"{INNER}.norm1", "qkv": f"{INNER}.attn1.to_qkv", "mix": f"{INNER}.attn1.to_out.0",
+    "value": f"{INNER}.attn2.to_v", "tell": f"{INNER}.attn2.to_out.0", "norm_widen": f"{INNER}.norm3",
+    "widen": f"{INNER}.ff.net.0.proj", "narrow": f"{INNER}.ff.net.2",
+}  # fmt: skip
 PARTS = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "affine": "emb_layers.1", "norm2": "out_layers.0",
     "conv2": "out_layers.3", "skip": "skip_connection", "out": "proj_out",
@@ -177,14 +199,16 @@ CARDS = (
                  digest="sha256:5947bb5ae7b664feef1796ebe0a531efcf689d76e81d03ba88159dd8019b674f"),
     _consistency("edm-lsun-cat-256", "edm_cat256_ema", **HEUN),
     # Labels run over 0..1000 whatever the number of steps, but for the class-conditional network.
-    _card("iddpm-imagenet-64", f"{MARCH}imagenet64_uncond_100M_1500K.pt", 64, 128, 3, source=IDDPM, schedule=COSINE,
-          label_scale=0.25),
+    *(_card(f"iddpm-{name}", f"{MARCH}{file}.pt", side, 128, 3, source=IDDPM, schedule=COSINE, label_scale=0.25)
+      for name, side, file in (
+          ("imagenet-64", 64, "imagenet64_uncond_100M_1500K"),
+          ("imagenet-64-vlb", 64, "imagenet64_uncond_vlb_100M_1500K"),
+          ("cifar10-32", 32, "cifar10_uncond_50M_500K"), ("cifar10-32-vlb", 32, "cifar10_uncond_vlb_50M_500K"))),
     _card("iddpm-imagenet-64-cond", f"{MARCH}imagenet64_cond_270M_250K.pt", 64, 192, 3, source=IDDPM, schedule=COSINE,
           classes=1000),
-    _card("iddpm-cifar10-32", f"{MARCH}cifar10_uncond_50M_500K.pt", 32, 128, 3, source=IDDPM, schedule=COSINE,
-          label_scale=0.25),
-    _card("iddpm-lsun-bedroom-256", f"{MARCH}lsun_uncond_100M_1200K_bs128.pt", 256, 128, 2, source=IDDPM,
-          num_heads=1, use_scale_shift_norm=False, attention_resolutions=(16,)),
+    *(_card(name, f"{MARCH}lsun_uncond_100M_{file}.pt", 256, 128, 2, source=IDDPM, num_heads=1,
+            use_scale_shift_norm=False, attention_resolutions=(16,)) for name, file in (
+                ("iddpm-lsun-bedroom-256", "1200K_bs128"), ("iddpm-lsun-bedroom-256-2400k", "2400K_bs64"))),
 )  # fmt: skip
 CLASSIFIERS = (
     _card("adm-imagenet-64-classifier", f"{JULY}64x64_classifier.pt", 64, 128, 4, classes=1000,
