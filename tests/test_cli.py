@@ -23,6 +23,7 @@ import dode
 from dode import cli, distillation, solvers, zoo
 from dode.cli import distill, methods, models, options
 from dode.cli import sample as drawing
+from dode.distillation import losses
 from dode.distillation.problem import DistillerInfo
 from dode.experiments import fits
 from dode.experiments.run import grid_function
@@ -133,7 +134,7 @@ def test_the_file_is_the_one_the_library_makes(
     assert run(f"{sample.removeprefix('sample with it: dode ')} --seeds 1000") == 0 and Path("new/d.png").is_file()
 
 
-@pytest.mark.parametrize("compare", ["auto", "pixels"])
+@pytest.mark.parametrize("compare", ["auto", "pixels", "own"])
 @pytest.mark.parametrize("name", [name for name, method in distillation.DISTILLERS.items() if method.loss])
 def test_a_method_is_given_what_the_options_say(
     name: str, compare: str, small: Networks, here: Path, monkeypatch: pytest.MonkeyPatch
@@ -152,8 +153,9 @@ def test_a_method_is_given_what_the_options_say(
     assert torch.equal(problem.table.full, start.full) and problem.seeds == [5, 6, 7, 8] and problem.progress
     assert torch.equal(problem.make(start.sigmas).full, start.full) and problem.batch_size == 100
     assert torch.equal(problem.noise, dode.initial_noise(model.shape, range(5, 9)))
-    loss = distillation.pixels if compare == "pixels" else fits.loss(model, distillation.DISTILLERS[name].loss)
-    assert torch.equal(problem.residual(problem.noise), loss(problem.noise))
+    kind = distillation.DISTILLERS[name].loss if compare == "auto" else compare
+    found, wanted = (losses.bound(r, model, problem.noise) for r in (problem.residual, fits.loss(model, kind)))
+    assert torch.equal(found(problem.noise), wanted(problem.noise))
 
 
 def test_an_older_file_is_replaced_and_a_checkpoint_is_not(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -413,7 +415,7 @@ def test_the_critic_looks_only_at_what_it_knows(
     tensors, facts = load_tensors(small[NOISE], "network")
     save_tensors("mine.safetensors", tensors, "network", facts | dict(name="mine"))
     mine = f"{FIT} --checkpoint mine.safetensors --method s4s"
-    wanted = "--compare features: no feature extractor knows the images of mine; take --compare pixels"
+    wanted = "--compare features: no feature extractor knows the images of mine; take --compare own or pixels"
     assert refused(f"{mine} --compare features", here, capsys) == wanted
     assert run(mine) == 0
     by_itself = Path("o.safetensors").read_bytes()

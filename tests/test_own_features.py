@@ -74,7 +74,7 @@ def test_the_blocks_of_a_network_are_read_by_their_type(kind: str) -> None:
     residual = own_features(model)
     x = images(model)
     values = residual.bound(model, x)(x)
-    assert len(residual.modules) >= min(len(wanted), 2) and values.shape[0] == len(x) and values.isfinite().all()
+    assert len(residual.blocks) >= min(len(wanted), 2) and values.shape[0] == len(x) and values.isfinite().all()
     spread = float(values.detach().var(0).sum())
     assert spread == pytest.approx(1, rel=0.05)  # a number each of unit spread, and their mean
 
@@ -94,7 +94,7 @@ def test_it_is_what_hooks_see_in_whole_evaluations_of_the_network() -> None:
     residual, x = own_features(model, levels=(0.3, 2.0), draws=2), images(model)
     handles = [
         module.register_forward_hook(lambda module, inputs, output: seen.append(output.mean((2, 3))))
-        for module in residual.modules
+        for module in map(model.network.get_submodule, residual.blocks)
     ]
     with torch.no_grad():
         for level in (0.3, 2.0):
@@ -115,6 +115,7 @@ def test_the_network_is_left_after_the_last_block_and_each_level_is_an_evaluatio
         module.register_forward_hook(lambda module, inputs, output, name=name: ran.append(name))
     x, before = images(model), model.evaluations
     residual = own_features(model, blocks="middle", levels=(0.1, 1.0))
+    ran.clear()  # of the call that finds what answers
     bound = residual.bound(model, x)
     assert set(ran) == {"middle.2"} and model.evaluations - before == 2 * len(x) == residual.evaluations * len(x)
     named = own_features(model, blocks=["middle.2"], levels=(0.1, 1.0)).bound(model, x)
@@ -154,7 +155,7 @@ def test_a_denoiser_that_is_no_network_is_its_own_feature() -> None:
     wanted = wanted / wanted.std(0) / MIXTURE.shape[0] ** 0.5
     torch.testing.assert_close(residual(x), wanted.to(x.dtype))
     network = denoiser(small_unet())
-    assert own_features(network, blocks="output").modules == ()
+    assert own_features(network, blocks="output").blocks == ()
 
 
 def test_pictures_are_clipped_and_latents_are_not() -> None:

@@ -82,15 +82,17 @@ def build(args: argparse.Namespace, model: NetworkDenoiser) -> tuple[Tableau, Ca
 
 
 def loss(args: argparse.Namespace, model: NetworkDenoiser, usual: str | None) -> losses.Residual:
-    """``--compare``: for images that classifiers of dode know, the loss of the book's fits; otherwise pixels."""
-    known = model.name in zoo.NAMES
-    if args.compare == "features" and not known:
+    """``--compare``: what ``usual``, the method's own loss, is by default if it can be had, otherwise pixels."""
+    known, kind = model.name in zoo.NAMES, args.compare
+    if kind == "features" and not known:
         raise ValueError(
-            f"--compare features: no feature extractor knows the images of {model.name}; take --compare pixels"
+            f"--compare features: no feature extractor knows the images of {model.name}; take --compare own or pixels"
         )
-    if args.compare == "pixels" or not known or usual is None:
+    if kind == "own" and usual is not None:
+        return fits.loss(model, "own")
+    if kind == "pixels" or usual is None or not (known or usual == "own"):
         return losses.pixels
-    return fits.loss(model, usual)
+    return fits.loss(model, "seen" if kind == "features" and usual == "own" else usual)
 
 
 def outcome(facts: Mapping[str, Any], levels: Sequence[float]) -> str:

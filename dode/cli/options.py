@@ -195,6 +195,7 @@ def distill_options(command: argparse.ArgumentParser) -> None:
     group = command.add_mutually_exclusive_group()
     group.add_argument("--images", type=count, default=100, metavar="N", help=f"fit on seeds 0 to N - 1 {DEFAULT}")
     group.add_argument("--seeds", type=seeds, metavar="0-99", help="fit on these seeds instead")
-    add("--compare", choices=("auto", "pixels", "features"), default="auto", help="the loss on final images; auto: "
-        f"features of classifiers if they know the images {DEFAULT}")  # fmt: skip
+    add("--compare", choices=("auto", "own", "pixels", "features"), default="auto",
+        help="the loss on final images: own: features of the network itself; features: of classifiers of dode that "
+        f"know the images; auto: the method's, or pixels where no classifier knows them {DEFAULT}")  # fmt: skip
     add_options(command)

@@ -8,9 +8,10 @@ Perceptual losses do so with classifiers (Johnson et al. 2016, Zhang et al. 2018
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ class OwnFeatures:
     """A residual ``(B, ...)`` to ``(B, R)``, made by :func:`own_features`; a mean over its numbers is one."""
 
     denoiser: Denoiser
-    modules: tuple[nn.Module, ...]  # whose outputs are read; none: the denoised image itself
+    blocks: tuple[str, ...]  # modules of its network whose outputs are read; none: the denoised image itself
     levels: tuple[float, ...]
     mesh: int
     noise: Tensor  # (draws, *shape), added to every image
@@ -106,9 +107,10 @@ class OwnFeatures:
         return torch.cat([self._at(images + level * z, level) for level in self.levels for z in noises], dim=1)
 
     def _at(self, x: Tensor, level: float) -> Tensor:
-        if not self.modules:
+        if not self.blocks:
             return self.denoiser(x, level).float().flatten(1)
-        with _reading(self.modules, len(x)) as seen:
+        network: Any = self.denoiser.network  # type: ignore[attr-defined]
+        with _reading([network.get_submodule(name) for name in self.blocks], len(x)) as seen:
             self.denoiser.affine(x, level)
         return torch.cat([averaged(found, self.mesh) for found in seen], dim=1)
 
@@ -156,39 +158,41 @@ def own_features(
     ValueError for a name that the network does not have, or a compiled network, which calls no hook.
     """
     network = getattr(denoiser, "network", None)
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(draws, *denoiser.shape, generator=generator)
-    modules: list[nn.Module] = []
+    noise = torch.randn(draws, *denoiser.shape, generator=torch.Generator().manual_seed(seed))
+    names: list[str] = []
     if isinstance(network, nn.Module) and blocks != "output":
         if is_compiled(network):
             raise ValueError("a compiled network has no blocks to read; give the network as it was, or blocks='output'")
+        every = dict(network.named_modules())
         if blocks == "middle":
-            modules = [bottleneck(denoiser)]
-        elif isinstance(blocks, str):
-            modules = _answering(denoiser, list(blocks_of(network).values()))
+            middle = bottleneck(denoiser)
+            names = [name for name, module in every.items() if module is middle]
         else:
-            named = dict(network.named_modules())
-            if unknown := [name for name in blocks if name not in named]:
-                raise ValueError(f"{type(network).__name__} has no module {unknown[0]!r}; its blocks: "
-                                 f"{', '.join(blocks_of(network))}")  # fmt: skip
-            modules = [named[name] for name in blocks]
-    return OwnFeatures(denoiser, tuple(modules), tuple(levels), mesh, noise)
+            names = list(blocks_of(network)) if isinstance(blocks, str) else list(blocks)
+        if unknown := [name for name in names if name not in every]:
+            known = ", ".join(blocks_of(network))
+            raise ValueError(f"{type(network).__name__} has no module {unknown[0]!r}; its blocks: {known}")
+        answering = _answering(denoiser, {name: every[name] for name in names})
+        if names and not answering:
+            raise ValueError(
+                f"no block of {type(network).__name__} returns a map; name others, or take blocks='output'"
+            )
+        names = answering
+    return OwnFeatures(denoiser, tuple(names), tuple(levels), mesh, noise)
 
 
 @torch.no_grad()
-def _answering(denoiser: Denoiser, modules: list[nn.Module]) -> list[nn.Module]:
+def _answering(denoiser: Denoiser, modules: Mapping[str, nn.Module]) -> list[str]:
     """Those of ``modules`` that return a map when the network runs, found by one call on two images (not counted)."""
-    two, asked, answering = copy.copy(denoiser.of(range(2))), list[Callable[[], None]](), list[nn.Module]()
+    two, answering = copy.copy(denoiser.of(range(2))), list[str]()
     two._count = dict(nfe=0, evaluations=0)
 
-    def look(module: nn.Module, inputs: Any, output: Any) -> None:
-        if maps(output, 2) and module not in answering:
-            answering.append(module)
+    def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if maps(output, 2) and name not in answering:
+            answering.append(name)
 
-    try:
-        asked += [module.register_forward_hook(look).remove for module in modules]
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            stack.callback(module.register_forward_hook(partial(look, name)).remove)
         two(torch.zeros(2, *denoiser.shape, device=denoiser.device), torch.tensor(1.0))
-    finally:
-        for remove in asked:
-            remove()
     return answering

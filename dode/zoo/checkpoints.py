@@ -9,14 +9,16 @@ from typing import Any
 
 from dode.utils.files import FileError, load_tensors, names_a_file, nearest
 from dode.zoo.catalogue import CATALOGUE, FAMILIES, Card
-from dode.zoo.classifiers import Classifier, Critic, Observer
+from dode.zoo.classifiers import Classifier, Critic, Observer, PatchTransformer
 from dode.zoo.datasets import DATA_SETS, DataSet, data_set, described
 from dode.zoo.download import fetch
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
-Evaluator = Classifier | Critic | Observer
+Evaluator = Classifier | Critic | Observer | PatchTransformer
 DENOISERS = ("noise", "data")
-EVALUATORS: dict[str, type[Evaluator]] = {"classifier": Classifier, "critic": Critic, "observer": Observer}
+EVALUATORS: dict[str, type[Evaluator]] = {
+    "classifier": Classifier, "critic": Critic, "observer": Observer, "transformer": PatchTransformer,
+}  # fmt: skip
 
 
 def known(kinds: Iterable[str]) -> list[str]:

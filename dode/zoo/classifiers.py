@@ -109,3 +109,40 @@ class Observer(_Averaging):
             *stage(2 * width, 4 * width), *stage(4 * width, features, 1),
         ]  # fmt: skip
         super().__init__(channels, classes, width, features, body)
+
+
+class PatchTransformer(nn.Module):
+    """A vision transformer of small patches (Dosovitskiy et al. 2021); it only measures.
+
+    No fit, no choice of a grid or a setting uses it, and it has no convolution over the image in common with the
+    others.  ``size`` is the side of the images, a multiple of ``patch``.
+    """
+
+    def __init__(
+        self, channels: int = 1, classes: int = 10, size: int = 28, patch: int = 4, width: int = 64, layers: int = 4
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = dict(
+            channels=channels, classes=classes, size=size, patch=patch, width=width, layers=layers
+        )
+        self.patches = nn.Conv2d(channels, width, patch, patch)
+        self.places = nn.Parameter(0.02 * torch.randn(1, (size // patch) ** 2, width))
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, 4, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(layers)
+        )
+        self.norm, self.head = nn.LayerNorm(2 * width), nn.Linear(2 * width, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """``(B, 2 width)``: the mean tokens after the middle and the last layer."""
+        x = self.patches(x.to(self.head.weight.dtype) / 127.5 - 1).flatten(2).transpose(1, 2) + self.places
+        seen = list[Tensor]()
+        for layer in self.layers:
+            x = layer(x)
+            seen.append(x.mean(1))
+        return torch.cat([seen[len(seen) // 2 - 1], seen[-1]], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.features(x)))
