@@ -56,7 +56,7 @@ def _in_sigma(s: np.ndarray, i: int, p: int) -> np.ndarray:
     return lagrange(s[i - p + 1 : i + 1][::-1], x) @ w
 
 
-@solver("Gradient estimation", "noise", [1], "Permenter and Yuan 2024, arXiv:2306.04848, algorithm 1", entries={})
+@solver("Gradient estimation", "noise", [1], "Permenter and Yuan 2024, arXiv:2306.04848, algorithm 1")
 def gradient_estimation(sigmas: Tensor, gamma: float = 2.0) -> Tableau:
     """DDIM with the noise estimate extrapolated: ``gamma d_i + (1 - gamma) d_{i-1}``, the first step plain.
 
@@ -124,6 +124,7 @@ def _time(schedule: Schedule, sigma: np.ndarray) -> np.ndarray:
     entries={
         "DEIS tAB2": {}, "DEIS log-rho": dict(variable="log_rho"),
         "DEIS data": dict(variable="log_rho", basis="data"),
+        "RES multistep": dict(order=2, variable="log_rho", basis="data"),
     },
 )  # fmt: skip
 def deis(
