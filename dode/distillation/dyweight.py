@@ -53,7 +53,7 @@ class UntiedSpace(Space):
     grid="Karras", moves=("first level", "levels", "input levels", "weights"), needs_gradient=True,
 )  # fmt: skip
 def dyweight(problem: Problem, *, window: int = 3, epochs: int = 20, rate: float = 0.03) -> Tableau:
-    """Weights that need not sum to the step, the levels where their sums lead, and the levels given to the network.
+    """Weights whose sums move the levels, and the levels given to the network, by gradient.
 
     As released: the noise basis, iPNDM as the start, an analytical first step, a window of three outputs (12 numbers
     at 3 evaluations, 20 at 5), each level's own factor on the level given to the network, Adam through the sampler.

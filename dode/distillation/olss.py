@@ -63,14 +63,14 @@ def path_within(limit: float, steps: int, vectors: Tensor, states: Tensor, scale
     moves=("first level", "levels", "weights"), loss=None,
 )  # fmt: skip
 def olss(problem: Problem, *, points: int = 100, search: bool = True) -> Tableau:
-    """Levels between a teacher's with equal errors, and the weights that come nearest to its states there.
+    """Levels of equal error on a teacher's path, and the weights nearest to its states.
 
     Each next state is any combination of the starting noise and of all outputs so far, in the noise basis, whatever
     that of the start: a table holds it exactly, its rows do not sum to the step.  D-ODE's equation 8 with
     ``first_step="noise"`` has the same combinations and the same goal; there the outputs are those that the solver
     itself makes, step after step, here the teacher's, all known at once.  The first row is the same.
 
-    As released (DiffSynth-Studio): DDIM as the teacher, squared errors in VP's coordinates ``x / sqrt(1 + sigma^2)``,
+    As released (alibaba/EasyNLP): DDIM as the teacher, squared errors in VP's coordinates ``x / sqrt(1 + sigma^2)``,
     the search for levels, in which the state at the start of a step stands for the noise.  What differs: the limit is
     halved to float64's end, not 30 times; sums over images are taken in batches; a path that arrives early, where the
     released program ends with an error, gets levels in the middle of its longest steps.
