@@ -141,7 +141,8 @@ def deis(
     default the linear VP chain), "rho" (rhoAB, sigma), "log_rho" (ln sigma, what diffusers calls DEIS).
     tAB-r of the paper is order ``r + 1``.  ``basis="data"`` integrates clean-image estimates in
     ``log_rho``: the multistep exponential integrator, of which DPM-Solver++(2M) is a midpoint variant
-    and UniP-3 the same table.  In ``log_rho`` a step to 0 is of order 1.
+    and UniP-3 the same table; its order 2 is RES multistep (Zhang, Song and Chen 2023, arXiv:2308.02157), which
+    ComfyUI has under that name.  In ``log_rho`` a step to 0 is of order 1.
 
     ValueError for "t" on a schedule whose time has no end at sigma = 0 (EDM), and for the data basis in
     another variable.
