@@ -162,7 +162,7 @@ listed = [
 plots.listing(pd.DataFrame(listed))
 
 # %% [markdown]
-# `figure_3` and `figure_4` are those of the D-ODE paper {cite:p}`kim2024dode`, `learned` is table 5 of the paper on DLMS {cite:p}`liang2025lms`: five handcrafted solvers, each on the best of four grids, the start and nine learned ones. A row is one command:
+# `figure_3` and `figure_4` are those of the D-ODE paper {cite:p}`kim2024dode`, `learned` is table 5 of the paper on DLMS {cite:p}`liang2025lms`: five handcrafted solvers, each on the best of four grids, the start and eleven learned ones. A row is one command:
 #
 #     .venv/bin/jupytext --to ipynb notebooks/figure_4.py -o f.ipynb
 #     .venv/bin/papermill f.ipynb out.ipynb -p preset paper \

@@ -12,6 +12,8 @@ import torch
 import dode
 from dode import schedules, solvers
 from dode.denoisers import MixtureDenoiser
+from dode.distillation import d_ode, olss
+from dode.distillation.dyweight import UntiedSpace
 from dode.experiments import orders
 from dode.sampling import initial_noise
 
@@ -160,3 +162,83 @@ def test_the_order_that_unipc_keeps(order, options, measured) -> None:
     problem = orders.Problem(MIXTURE, NOISE, lambda n: schedules.karras(n, 1.0, 10.0))
     make = lambda grid: solvers.unipc(grid, order=order, lower_order_final=False, **options)  # noqa: E731
     assert problem.order(make, (158, 314), given=4) == pytest.approx(measured, abs=0.2)
+
+
+def test_olss_as_released() -> None:
+    """The search for levels, the least squares and the walk of a scheduler, written out on the whole path."""
+    fine, n, noise = MIXTURE.grid(100), 4, NOISE
+    x, states, outputs = fine[0] * noise, [fine[0] * noise], list[torch.Tensor]()
+    for s, t in pairwise(fine.tolist()):
+        outputs.append((x - MIXTURE(x, s)) / s)
+        x = x + (t - s) * outputs[-1]
+        states.append(x)
+    small = [x / (1 + s**2) ** 0.5 for x, s in zip(states, fine.tolist(), strict=True)]  # VP's coordinates
+
+    def solved(known: list[torch.Tensor], goal: torch.Tensor) -> tuple[torch.Tensor, float]:
+        columns = torch.stack([k.flatten() for k in known], dim=1)
+        weights = torch.linalg.lstsq(columns, goal.flatten()).solution
+        return weights, float((columns @ weights - goal.flatten()).square().mean())
+
+    def searched(limit: float) -> list[int] | None:
+        path = [0]
+        for _ in range(n):
+            low, high = path[-1] + 1, 100
+            while high > low:
+                middle = (low + high + 1) // 2
+                left = solved([small[path[-1]], *(outputs[k] for k in path)], small[middle])[1]
+                low, high = (low, middle - 1) if left > limit else (middle, high)
+            if low == 100:
+                return path
+            path.append(low)
+        return None
+
+    low, high = 0.0, 10.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if searched(middle) else (middle, high)
+    path, walked, student = searched(high), fine[0] * noise, list[torch.Tensor]()
+    assert path is not None and len(path) == n
+    for i, goal in enumerate([*path[1:], 100]):
+        weights, _ = solved([states[0], *(outputs[k] for k in path[: i + 1])], states[goal])
+        student.append((walked - MIXTURE(walked, fine[path[i]])) / fine[path[i]])
+        walked = weights[0] * states[0] + sum(w * d for w, d in zip(weights[1:], student, strict=True))
+    found = olss(MIXTURE, solvers.ddim, noise, nfe=n)
+    assert torch.equal(found.levels, fine[[*path, 100]])
+    torch.testing.assert_close(dode.sample(MIXTURE, found, noise), walked, rtol=1e-5, atol=1e-6)
+    assert not found.metadata["afs"] and found.metadata["network_evaluations"] == 100 * len(noise)
+
+
+def test_olss_on_given_levels_begins_as_equation_8_of_d_ode() -> None:
+    """Its first output is the teacher's, too; the later ones are not."""
+    start = solvers.ddim(KARRAS)
+    found = olss(MIXTURE, start, NOISE, points=70, search=False)
+    equation_8 = d_ode(MIXTURE, start, NOISE, equation=8, basis="own")
+    assert torch.equal(found.sigmas, start.sigmas) and found.inconsistency() > 1e-3
+    torch.testing.assert_close(found.full[0], equation_8.full[0], rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(found.full[1:], equation_8.full[1:], rtol=0.01)
+    assert olss(MIXTURE, solvers.ddim, NOISE, nfe=6, points=6).levels.tolist() == MIXTURE.grid(6).tolist()
+    with pytest.raises(ValueError, match="a teacher of 7 steps has no levels for 8"):
+        olss(MIXTURE, solvers.ddim, NOISE, nfe=8, teacher=start)
+
+
+@pytest.mark.parametrize("afs", [False, True])
+def test_dyweight_as_released(afs) -> None:
+    """Its loop: weights over the step to the nominal next level, a level that their sums lead to, a factor on it."""
+    base = solvers.ipndm(schedules.karras(4 + afs, 0.1, 40.0), order=3, afs=afs)
+    space = UntiedSpace(base, window=3, first_level=afs)
+    vector = space.pack(base)
+    assert len(vector) == (16 if afs else 15)  # of the weights, the first three are the noise's
+    torch.testing.assert_close(space.table(vector).full, base.full)
+    vector = vector + 0.1 * torch.randn(len(vector), generator=torch.Generator().manual_seed(2)).double()
+    table = space.table(vector)
+    torch.testing.assert_close(space.pack(table), vector)
+    assert table.inconsistency() < 1e-12 and table.sigmas[-1] != base.sigmas[-1]
+    level = float(base.sigmas[0] * (vector[11].exp() if afs else 1))
+    x, factors, weights, known = level * NOISE, vector[-4:].exp(), vector[:11].tolist(), [NOISE]
+    for nominal, factor in zip(base.sigmas[1:].tolist(), factors.tolist(), strict=True):
+        known = [*known, (x - MIXTURE(x, factor * level)) / level][-3:]
+        now, weights = weights[: len(known)], weights[len(known) :]
+        x = x + (nominal - level) * sum(w * d for w, d in zip(now, known, strict=True))
+        level = level + sum(now) * (nominal - level)
+    torch.testing.assert_close(dode.sample(MIXTURE, table, NOISE), x)
+    assert float(table.sigmas[-1]) == pytest.approx(level)

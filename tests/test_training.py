@@ -231,7 +231,7 @@ def test_natural_recipes_build_networks_that_may_be_shipped() -> None:
             if not r.denoises:
                 images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
                 assert model(images).shape == (2, 200)
-                assert model.features(images).shape[1] == (224 if r.kind == "critic" else 128)
+                assert model.features(images).shape[1] == dict(critic=224, transformer=256).get(r.kind, 128)
 
 
 # --- the loss ------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Distillation of solvers: a many-step teacher into a table of a few numbers, or into a small network that writes one.
 
-A file a method.  :func:`d_ode` fits one number a step in closed form; :func:`gauss_newton` all numbers of a multistep
-solver at once; :func:`gits` a grid by dynamic programming; :func:`ld3`, :func:`s4s` and :func:`s4s_alt` go by
-gradient; :func:`dlms` and :func:`amed` train a small network that designs each step.  :data:`DISTILLERS` lists them.
+A file a method.  :func:`d_ode` fits one number a step in closed form, :func:`olss` levels and whole rows;
+:func:`gauss_newton` all numbers of a multistep solver at once; :func:`gits` a grid by dynamic programming;
+:func:`ld3`, :func:`s4s`, :func:`s4s_alt` and :func:`dyweight` go by gradient; :func:`dlms` and :func:`amed` train a
+small network that designs each step.  :data:`DISTILLERS` lists them.
 All files of this folder are searched: a new method is one file here, and stands in no other.
 """
 
@@ -16,11 +17,13 @@ from dode.distillation.corrections import (
 )  # fmt: skip
 from dode.distillation.d_ode import Alignment as Alignment, d_ode as d_ode
 from dode.distillation.dlms import DLMS as DLMS, begin_dlms as begin_dlms, dlms as dlms, dlms_fixed as dlms_fixed
+from dode.distillation.dyweight import dyweight as dyweight
 from dode.distillation.gauss_newton import gauss_newton as gauss_newton
 from dode.distillation.gits import (
     cheapest_path as cheapest_path, gits as gits, gits_grid as gits_grid, step_costs as step_costs,
 )  # fmt: skip
 from dode.distillation.ld3 import ld3 as ld3
+from dode.distillation.olss import olss as olss
 from dode.distillation.s4s import s4s as s4s, s4s_alt as s4s_alt
 from dode.distillation.descent import descend as descend
 from dode.distillation.designer import Designed as Designed, Designer as Designer, load_solver as load_solver

@@ -6,7 +6,12 @@ to take by differences, and Gauss-Newton's step then moves all rows, levels and 
     min_theta  sum_images | R(x_N(theta)) - R(teacher) |^2 ,
 
 where R is any map of an image (pixels, features).  Nothing is greedy: the error of an early row counts by
-what becomes of it at the end.  (No paper's; the papers fit step by step, or by gradient descent.)
+what becomes of it at the end.
+
+Known before: a trust region for the grid alone (DMN, Xue et al., CVPR 2024); least squares of weights, step by step
+(IIA, Zhang et al., ICLR 2024; OLSS, Duan et al., CIKM 2023; D-ODE); Levenberg and Marquardt's damping within a step
+of sampling (LML, Wang et al., ICCV 2025).  Ours: Gauss-Newton steps on the error of the last image in all numbers of
+a table at once, levels and input levels too, with the network evaluated and never differentiated.
 """
 
 from __future__ import annotations

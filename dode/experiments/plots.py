@@ -39,7 +39,7 @@ LEARNED_LOOKS = {
     method: dict(color=colour, marker=marker)
     for method, colour, marker in zip(
         LEARNED,
-        itertools.cycle(("C8", "C2", "C3", "C1", "C5", "C4", "C0", "C9", "#AA1155", "C6", "C7")),
+        itertools.cycle(("C8", "C2", "C3", "C1", "C5", "C4", "C0", "C9", "#AA1155", "C6", "C7", "#225544")),
         itertools.cycle("PX*^v<sDop"),
     )
 }

@@ -56,7 +56,7 @@ def _in_sigma(s: np.ndarray, i: int, p: int) -> np.ndarray:
     return lagrange(s[i - p + 1 : i + 1][::-1], x) @ w
 
 
-@solver("Gradient estimation", "noise", [1], "Permenter and Yuan 2024, arXiv:2306.04848, algorithm 1", entries={})
+@solver("Gradient estimation", "noise", [1], "Permenter and Yuan 2024, arXiv:2306.04848, algorithm 1")
 def gradient_estimation(sigmas: Tensor, gamma: float = 2.0) -> Tableau:
     """DDIM with the noise estimate extrapolated: ``gamma d_i + (1 - gamma) d_{i-1}``, the first step plain.
 
@@ -124,6 +124,7 @@ def _time(schedule: Schedule, sigma: np.ndarray) -> np.ndarray:
     entries={
         "DEIS tAB2": {}, "DEIS log-rho": dict(variable="log_rho"),
         "DEIS data": dict(variable="log_rho", basis="data"),
+        "RES multistep": dict(order=2, variable="log_rho", basis="data"),
     },
 )  # fmt: skip
 def deis(
@@ -140,7 +141,8 @@ def deis(
     default the linear VP chain), "rho" (rhoAB, sigma), "log_rho" (ln sigma, what diffusers calls DEIS).
     tAB-r of the paper is order ``r + 1``.  ``basis="data"`` integrates clean-image estimates in
     ``log_rho``: the multistep exponential integrator, of which DPM-Solver++(2M) is a midpoint variant
-    and UniP-3 the same table.  In ``log_rho`` a step to 0 is of order 1.
+    and UniP-3 the same table; its order 2 is RES multistep (Zhang, Song and Chen 2023, arXiv:2308.02157), which
+    ComfyUI has under that name.  In ``log_rho`` a step to 0 is of order 1.
 
     ValueError for "t" on a schedule whose time has no end at sigma = 0 (EDM), and for the data basis in
     another variable.
