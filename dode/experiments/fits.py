@@ -20,8 +20,8 @@ from dode.solvers.base import Grid
 from dode.tableau import Tableau
 from dode.utils.files import FileError, names_a_file
 
-# Options of any method in a cell, beside its own: where it starts, what it compares, on how many images.
-CELL_OPTIONS = ("afs", "grid", "base", "near", "residual", "images")
+# Options of any method in a cell, beside its own: where it starts, what it compares, on how many images of which block.
+CELL_OPTIONS = ("afs", "grid", "base", "near", "residual", "images", "fit")
 BASES = {"deis": "deis:variable=log_rho,basis=data", "ddim": "ddim:basis=data"}  # others as they are
 EXTRACTORS = {"critic": "critic", "observer": "observer", "judge": "classifier"}
 
@@ -121,7 +121,7 @@ def task(run: Run, checkpoint: str, method: str, nfe: int) -> tuple[DistillerInf
         table = distillation.resampled(made, nfe) if calls != nfe else made
     residual = loss(run.model(checkpoint), given.get("residual", info.loss)) if info.loss else losses.pixels
     count = min(2 * p.learn_images, max(32, info.images(table, residual))) if info.images else p.learn_images
-    seeds = fit_seeds(given.get("images", count))
+    seeds = fit_seeds(given.get("images", count), given.get("fit", 0))
     model, noise = seeded(run.model(checkpoint), seeds)
     problem = Problem(
         model, table, noise, make, residual, seeds, autocast=run.fast(checkpoint).of(seeds),  # each seed has its class

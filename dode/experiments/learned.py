@@ -20,7 +20,7 @@ from dode.distillation.teachers import default_teacher
 from dode.experiments.fits import fit, initial_solver
 from dode.experiments.measurements import Cell, Value, measurement, weights_of
 from dode.experiments.rows import joined, kept
-from dode.experiments.run import GRIDS, Run, draw, held_out_seeds, seeded
+from dode.experiments.run import EVALUATION, GRIDS, Run, draw, held_out_seeds, seeded
 from dode.experiments.sweeps import Preset, checkpoints, home
 from dode.metrics import Moments, frechet_distance
 from dode.metrics import moments as moments_of
@@ -53,15 +53,15 @@ def asked(preset: str, checkpoint: str | None = None) -> tuple[tuple[int, ...], 
 
 
 @functools.cache
-def reference_moments(run: Run, checkpoint: str) -> tuple[Moments, ...]:
-    """Moments of the reference solution's samples in both networks' features; kept in the project's ``_build``.
+def reference_moments(run: Run, checkpoint: str, kinds: tuple[str, ...] = EVALUATION) -> tuple[Moments, ...]:
+    """Moments of the reference solution's samples in the features of networks; kept in the project's ``_build``.
 
     The reference solution is fits' own teacher, :func:`dode.distillation.teachers.default_teacher`, of more calls.
     """
-    n, calls, both = run.preset.images, run.preset.reference_calls, run.evaluators(checkpoint)
+    n, calls, evaluators = run.preset.images, run.preset.reference_calls, run.evaluators(checkpoint, kinds)
     word = f"{checkpoint}-{zoo.digest(checkpoint)}-{n}-{calls}-{run.arithmetic.split()[0]}"
     folder = home() / "_build" / "references"
-    files = [folder / f"moments-{word}-{features.name}.safetensors" for features, _ in both]
+    files = [folder / f"moments-{word}-{features.name}.safetensors" for features, _ in evaluators]
 
     def read(_: Path) -> tuple[Moments, ...]:
         return tuple(map(Moments.load, files))
@@ -69,11 +69,12 @@ def reference_moments(run: Run, checkpoint: str) -> tuple[Moments, ...]:
     def make(_: Path) -> tuple[Moments, ...]:
         model, seeds = run.fast(checkpoint), range(REFERENCE_SEEDS, REFERENCE_SEEDS + n)
         images = torch.cat([x.cpu() for x in draw(model, default_teacher(model, calls), seeds)])
-        for (features, _data), file in zip(both, files, strict=True):
+        for (features, _data), file in zip(evaluators, files, strict=True):
             moments_of(images, features, source=f"{checkpoint}, {calls} calls").save(file)
         return read(file)
 
-    return kept(files[0], read, make)
+    missing = [file for file in files if not file.is_file()]
+    return kept((missing or files)[0], read, make)
 
 
 # --- floors ----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from dode.utils.files import FileError, load_tensors, save_tensors
 from dode.zoo.unet import UNet
 
 # Each from a noise range to a grid function.
+EVALUATION = ("classifier", "critic")  # the networks whose features distances of learned solvers are in
 GRIDS: dict[str, Callable[..., Tensor]] = {
     "time": schedules.time_uniform,
     "quadratic": schedules.time_quadratic,
@@ -158,22 +159,23 @@ class Run:
         """The solver ``spec`` with ``nfe`` evaluations on the network's :func:`grid_function` called ``grid``."""
         return on_grid(spec, grid_function(grid, self.model(checkpoint), to_zero), nfe)
 
-    def evaluator(self, checkpoint: str, critic: bool = False) -> tuple[Features, Moments]:
+    def evaluator(self, checkpoint: str, kind: str = "classifier") -> tuple[Features, Moments]:
         """What samples are measured with: features, and their moments on the training images.
 
-        The features are those of the classifier that knows the network's images; the ``critic`` is what enters fits.
-        For images that neither knows: Inception's, resized as in the papers' tables (or as clean-fid does it; fits see
-        neither).  Their moments are in ``NAME.inception-MODE.safetensors`` in :func:`dode.metrics.cache_folder`, NAME
-        being the network's; a FileError says how to make them.
+        The features are those of the classifier that knows the network's images; a "critic" enters fits, and
+        the "transformer" measures alone. For images that neither knows: Inception's, resized as in the papers'
+        tables (or as clean-fid does it; fits see neither). Their moments are in ``NAME.inception-
+        MODE.safetensors`` in :func:`dode.metrics.cache_folder`, NAME being the network's; a FileError says how
+        to make them.
         """
         model = self.model(checkpoint)
         if known := model.images.evaluators:
-            return data_moments(known, self.device, "critic" if critic else "classifier")
-        return inception_moments("clean" if critic else "legacy_tensorflow", model.name, self.device)
+            return data_moments(known, self.device, kind)
+        return inception_moments("legacy_tensorflow" if kind == "classifier" else "clean", model.name, self.device)
 
-    def evaluators(self, checkpoint: str) -> tuple[tuple[Features, Moments], tuple[Features, Moments]]:
-        """:meth:`evaluator`, and its critic."""
-        return self.evaluator(checkpoint), self.evaluator(checkpoint, critic=True)
+    def evaluators(self, checkpoint: str, kinds: Sequence[str] = EVALUATION) -> list[tuple[Features, Moments]]:
+        """:meth:`evaluator` of each kind."""
+        return [self.evaluator(checkpoint, kind) for kind in kinds]
 
     def reference_images(self, checkpoint: str, n: int, calls: int) -> Tensor:
         """Images of the first ``n`` held-out seeds, ``(n, C, H, W)``, with ``calls`` evaluations each.

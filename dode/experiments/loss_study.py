@@ -1,0 +1,57 @@
+"""Which loss a fit should have: one Gauss-Newton fit a loss, measured on seeds that no other page measures.
+
+Every fit has the same budget of network evaluations, so a loss that costs evaluations has fewer images.  Distances are
+taken in two networks: the classifier that the book measures with, and a transformer that nothing was tuned on.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from dode.experiments import fits
+from dode.experiments.learned import SELECTION_BLOCK, reference_moments
+from dode.experiments.measurements import Cell, Value, measurement
+from dode.experiments.run import Run, draw, held_out_seeds
+from dode.experiments.sweeps import Preset, checkpoints
+from dode.metrics import frechet_distance
+from dode.metrics import moments as moments_of
+
+EVALUATION = ("classifier", "transformer")
+LOSSES = {  # what pages call them; all of images clipped to what a file holds
+    "seen-pixels": "pixels", "seen-averaged": "random features", "seen": "two classifiers and random features",
+    "own": "own features, three levels", "own-low": "own features, one level", "own-still": "without noise",
+    "own-middle": "middle block alone", "own-mesh": "4 x 4 parts of the image", "own-draws": "three noises",
+    "own-output": "denoised images",
+}  # fmt: skip
+
+
+def loss_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
+    """The cells of :func:`loss_study`, those of few evaluations and the first fits first."""
+    small = p.name == "smoke"
+    names = checkpoints(checkpoint or "fashion-mnist")[: 1 if small else None]
+    cells = list[Cell]()
+    for block in range(1 if small else 2):
+        for nfe in (3,) if small else (3, 5, 8):
+            cells += loss_study.cells(checkpoint=names, nfe=nfe, loss=list(LOSSES)[: 4 if small else None], fit=block)
+    return cells
+
+
+@measurement(gives=["fd_reference", "fd_data"], planned=loss_cells)
+def loss_study(run: Run, *, checkpoint: str, nfe: int, loss: str, fit: int) -> dict[str, Value]:
+    """The distances of the Gauss-Newton solver fitted with a loss of :data:`LOSSES` to the seeds of block ``fit``."""
+    solver = fits.fit(run, checkpoint, f"gauss-newton:residual={loss},fit={fit}", nfe)
+    n = min(2_000, max(run.preset.images * 2 // 5, 64))
+    seeds = held_out_seeds(n, SELECTION_BLOCK)
+    images = torch.cat([x.cpu() for x in draw(run.fast(checkpoint), solver, seeds)])
+    found, aims = dict[str, Value](), reference_moments(run, checkpoint, EVALUATION)
+    evaluators = run.evaluators(checkpoint, EVALUATION)
+    for (features, data), aim, word in zip(evaluators, aims, ("", "_transformer"), strict=True):
+        seen = moments_of(images, features)
+        found[f"fd_reference{word}"] = frechet_distance(seen, aim)
+        found[f"fd_data{word}"] = frechet_distance(seen, data)
+    facts = solver.metadata
+    return found | dict(
+        rmse=run.rmse(checkpoint, solver, run.preset.zoo_images, run.preset.reference_steps), n=n, seeds=seeds,
+        n_rmse=run.preset.zoo_images, network=run.arithmetic, images=facts["images"], seconds=facts["seconds"],
+        evaluations=facts["network_evaluations"], steps=len(facts["cost"]) - 1,
+    )  # fmt: skip
