@@ -88,7 +88,8 @@ for name in names:
     cells += experiments.fd_cells(p, {(name, "ddim"): [NFE]}, variants)
     teachers = ["plain", spec(), spec(teacher="same")]
     cells += experiments.fd_cells(p, {(name, solver): [NFE] for solver in SOLVERS[name]}, teachers)
-    fits_of = {solver: ["plain", spec(), spec(align="released")] for solver in RELEASED[name]}
+    plain = ["plain", "plain:align=released"] if name.endswith("-noise") else ["plain"]
+    fits_of = {solver: [*plain, spec(), spec(align="released")] for solver in RELEASED[name]}
     for solver, variants in fits_of.items():
         more = [spec(basis="own")] if solver == "heun" else []
         calls = [NFE] if small else [NFE, experiments.possible_nfe(solver, 10)]
@@ -172,7 +173,10 @@ plots.listing(pd.DataFrame(compared))
 
 # %% tags=["hide-input"]
 authors = everything.groupby(["checkpoint", "solver", "nfe", "variant"]).fd.agg(["mean", "std"])
-FITS = {"plain": "plain", "ours": spec(), "ours, of noise": spec(basis="own"), "released": spec(align="released")}
+FITS = {
+    "plain": "plain", "ours": spec(), "ours, of noise": spec(basis="own"), "plain, released levels": "plain:align=released",
+    "released": spec(align="released"),
+}  # fmt: skip
 listed = [
     {"network": name.rsplit("-", 1)[1], "solver": title, "NFE": nfe}
     | {

@@ -100,6 +100,13 @@ def test_the_path_is_measured_level_by_level_in_unit_variance(project: Path) -> 
         assert path[i] == pytest.approx(rmse(states[i + 1], aim) / (1 + sigma**2) ** 0.5, rel=1e-3)
 
 
+def test_the_authors_levels_can_be_had_without_their_fit() -> None:
+    found = experiments.variant_of(FEW, NOISE, "ddim", "plain:align=released", 5)
+    chain = dode.load(NOISE).schedule
+    assert torch.equal(found.sigmas, torch.cat([chain.sigmas[[800, 600, 400, 200, 0]], torch.zeros(1).double()]))
+    assert torch.equal(found.full, dode.solvers.ddim(found.sigmas).full)
+
+
 def test_a_plain_row_has_no_fit_and_keeps_its_distances(project: Path) -> None:
     row = row_of(NAME, "ddim", "plain", 3)
     table = experiments.base_solver("ddim", dode.load(NAME), 3)

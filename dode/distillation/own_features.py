@@ -78,7 +78,7 @@ class OwnFeatures:
     levels: tuple[float, ...]
     mesh: int
     noise: Tensor  # (draws, *shape), added to every image
-    spreads: Tensor | None = None  # of each number, over the images of a teacher
+    spreads: Tensor | None = None  # of each number's channel, over the images of a teacher and their pixels
 
     @property
     def evaluations(self) -> int:
@@ -87,32 +87,40 @@ class OwnFeatures:
 
     @torch.no_grad()
     def bound(self, denoiser: Denoiser, images: Tensor | None = None) -> OwnFeatures:
-        """With the conditions of ``denoiser``; each number in units of its spread over ``images`` if they are given."""
+        """With the conditions of ``denoiser``; if ``images`` are given, a channel's unit is its spread over them.
+
+        That is the standard deviation over all images and all of their pixels, or tokens.
+        """
         same = replace(self, denoiser=denoiser)
         if images is None:
             return same
         pieces = torch.arange(len(images)).split(100)
-        found = torch.cat([replace(same, denoiser=denoiser.of(piece))._raw(images[piece]) for piece in pieces])
-        spread = found.std(0)
+        each = [replace(same, denoiser=denoiser.of(piece))._raw(images[piece], (1, 2)) for piece in pieces]
+        mean, square = torch.cat(each, dim=1).double().mean(1)
+        spread = (square - mean**2).clamp(min=0).sqrt().float()
         return replace(same, spreads=spread.clamp(min=1e-3 * float(spread.mean())))
 
     def __call__(self, images: Tensor) -> Tensor:
         if self.spreads is None:
             raise ValueError("own features are compared in units of their spread; bound(denoiser, images) measures it")
-        found = self._raw(images) / self.spreads.to(images.device)
+        found = self._raw(images)[0] / self.spreads.to(images.device)
         return (found / found.shape[1] ** 0.5).to(images.dtype)
 
-    def _raw(self, images: Tensor) -> Tensor:
+    def _raw(self, images: Tensor, powers: Sequence[int] = (1,)) -> Tensor:
+        """The averages of these powers of all maps, ``(powers, B, R)``."""
         noises = self.noise.to(images) if len(self.noise) else [torch.zeros_like(images[0])]
-        return torch.cat([self._at(images + level * z, level) for level in self.levels for z in noises], dim=1)
+        every = [(images + level * z, level) for level in self.levels for z in noises]
+        seen = [found for x, level in every for found in self._maps(x, level)]
+        reduce = (lambda found: averaged(found, self.mesh)) if self.blocks else (lambda found: found.flatten(1))
+        return torch.stack([torch.cat([reduce(found.float() ** k) for found in seen], dim=1) for k in powers])
 
-    def _at(self, x: Tensor, level: float) -> Tensor:
+    def _maps(self, x: Tensor, level: float) -> list[Tensor]:
         if not self.blocks:
-            return self.denoiser(x, level).float().flatten(1)
+            return [self.denoiser(x, level)]
         network: Any = self.denoiser.network  # type: ignore[attr-defined]
         with _reading([network.get_submodule(name) for name in self.blocks], len(x)) as seen:
             self.denoiser.affine(x, level)
-        return torch.cat([averaged(found, self.mesh) for found in seen], dim=1)
+        return seen
 
 
 @contextmanager

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import torch
 
+from dode.distillation import Designed
+from dode.distillation.losses import bound, named_loss
 from dode.experiments import fits
 from dode.experiments.learned import SELECTION_BLOCK, reference_moments
 from dode.experiments.measurements import Cell, Value, measurement
-from dode.experiments.run import Run, draw, held_out_seeds
+from dode.experiments.run import Run, draw, held_out_seeds, seeded
 from dode.experiments.sweeps import Preset, checkpoints
 from dode.metrics import frechet_distance
 from dode.metrics import moments as moments_of
+from dode.sampling import sample
+from dode.tableau import Tableau
 
 EVALUATION = ("classifier", "transformer")
 LOSSES = {  # what pages call them; all of images clipped to what a file holds
@@ -49,9 +53,18 @@ def loss_study(run: Run, *, checkpoint: str, nfe: int, loss: str, fit: int) -> d
         seen = moments_of(images, features)
         found[f"fd_reference{word}"] = frechet_distance(seen, aim)
         found[f"fd_data{word}"] = frechet_distance(seen, data)
-    facts = solver.metadata
+    facts, p = solver.metadata, run.preset
     return found | dict(
-        rmse=run.rmse(checkpoint, solver, run.preset.zoo_images, run.preset.reference_steps), n=n, seeds=seeds,
-        n_rmse=run.preset.zoo_images, network=run.arithmetic, images=facts["images"], seconds=facts["seconds"],
-        evaluations=facts["network_evaluations"], steps=len(facts["cost"]) - 1,
+        rmse=run.rmse(checkpoint, solver, p.zoo_images, p.reference_steps), n_rmse=p.zoo_images,
+        own_error=own_error(run, checkpoint, solver), n=n, seeds=seeds, network=run.arithmetic, images=facts["images"],
+        seconds=facts["seconds"], evaluations=facts["network_evaluations"], steps=len(facts["cost"]) - 1,
     )  # fmt: skip
+
+
+@torch.no_grad()
+def own_error(run: Run, checkpoint: str, solver: Tableau | Designed) -> float:
+    """The error in the loss "own" to the reference solution of the same seeds: what some of the fits made small."""
+    n, (model, noise) = run.preset.zoo_images, seeded(run.model(checkpoint), held_out_seeds(run.preset.zoo_images))
+    truth = run.reference_images(checkpoint, n, run.preset.reference_steps)
+    loss = bound(named_loss("own", model), model, truth)
+    return float((loss(sample(model, solver, noise, batch_size=100).cpu()) - loss(truth)).square().sum(1).mean())

@@ -20,6 +20,7 @@ from dode import distillation, metrics, solvers, zoo
 from dode.denoisers import Denoiser
 from dode.denoisers.networks import is_compiled
 from dode.distillation import Align, Alignment
+from dode.distillation.corrections import released_plan
 from dode.experiments.measurements import Cell, Value, measurement
 from dode.experiments.rows import Sweep, joined, typed
 from dode.experiments.run import GRIDS, Run, base_solver, draw, fit_seeds, held_out_seeds, possible_nfe, seeded
@@ -65,6 +66,8 @@ def _recorded(
 def variant_of(run: Run, checkpoint: str, solver: str, variant: str, nfe: int, block: int = 0) -> Tableau:
     """``solver`` as ``variant`` has it: "plain", or "d-ode" with options, ``"d-ode:scale=20,teacher=same"``.
 
+    "plain:align=released" is the solver on the levels of the authors' fit, which may be others than the network's own.
+
     ``images`` is |B| (default: the preset's), ``teacher`` "ddim" or "same", ``model`` the checkpoint that is
     fitted on in place of the one that samples (on this one's grid); the others are those of
     :func:`dode.distillation.d_ode`.
@@ -73,7 +76,7 @@ def variant_of(run: Run, checkpoint: str, solver: str, variant: str, nfe: int, b
     tableau = base_solver(solver, model, nfe)
     method, options = solvers.parse_options(variant, VARIANT_OPTIONS)
     if method == "plain":
-        return tableau
+        return released_plan(tableau, model.schedule, 10).table if options.get("align") == "released" else tableau
     if method != "d-ode":
         raise ValueError(f"no variant named {method!r}; there are plain and d-ode")
     if options.get("teacher") == "same":
