@@ -94,22 +94,22 @@ for dataset in table5.columns.levels[0]:
 #
 # The handcrafted solvers run on four grids (uniform in time, quadratic in time, Karras's, uniform in log SNR); the grid is chosen at each NFE by the distance of 500 images of other seeds. The learned ones:
 #
-# | solver | what is learned | how | begins at |
-# |---|---|---|---|
-# | D-DDIM {cite:p}`kim2024dode` | one number a step | least squares, step by step | DDIM |
-# | OLSS {cite:p}`duan2023olss` | levels and weights, the starting noise's too | bisection of the error, then least squares on the teacher's path | DDIM |
-# | GITS {cite:p}`chen2024gits`, as released | the levels | dynamic programming, no gradient | iPNDM |
-# | AMED {cite:p}`zhou2024amed`, as released | one level and one length a step, for each image | gradient, each step from the teacher's state, from a bottleneck feature | random numbers, on a grid uniform in VP time |
-# | LD3 (Tong et al., ICLR 2025) | levels, levels told | gradient through the sampler | UniPC |
-# | S4S (Frankel et al., ICML 2025) | the weights | gradient through the sampler | the start |
-# | S4S-Alt (the same) | weights, then levels, in turn | gradient through the sampler | the start |
-# | DyWeight {cite:p}`zhao2026dyweight` | weights whose sums move the levels, the last one too, levels told | gradient through the sampler | iPNDM |
-# | DLMS {cite:p}`liang2025lms` | weights, levels, levels told, for each image | gradient over two steps, from a bottleneck feature | the start |
-# | DLMS, no feature | the same, one table for all images | gradient over two steps | the start |
-# | second order | weights, levels, levels told, the first level | Levenberg-Marquardt on the whole sampler | the start |
+# | solver | what is learned | how | begins at | beside its authors' program |
+# |---|---|---|---|---|
+# | D-DDIM {cite:p}`kim2024dode` | one number a step | least squares, step by step | DDIM | states of one level are compared; [released](ablations): of one index |
+# | OLSS {cite:p}`duan2023olss` | levels and weights, the starting noise's too | bisection of the error, then least squares on the teacher's path | DDIM | as released |
+# | GITS {cite:p}`chen2024gits` | the levels | dynamic programming, no gradient | iPNDM | as released |
+# | AMED {cite:p}`zhou2024amed` | one level and one length a step, for each image | gradient, each step from the teacher's state, from a bottleneck feature | random numbers, on a grid uniform in VP time | as released |
+# | LD3 {cite:p}`tong2025ld3` | levels, input levels | gradient through the sampler | UniPC | another loss (theirs: LPIPS) |
+# | S4S {cite:p}`frankel2025s4s` | the weights | gradient through the sampler | the start | from the paper; another start and loss |
+# | S4S-Alt (the same) | weights, then levels, in turn | gradient through the sampler | the start | the same |
+# | DyWeight {cite:p}`zhao2026dyweight` | weights whose sums move the levels, the last one too, input levels | gradient through the sampler | iPNDM | the same noise in each epoch, another loss (theirs: Inception features) |
+# | DLMS {cite:p}`liang2025lms` | weights, levels, input levels, for each image | gradient over two steps, from a bottleneck feature | the start | from a reimplementation's description; 1,600 noises (theirs: 20,000), a lower rate |
+# | DLMS, no feature | the same, one table for all images | gradient over two steps | the start | ours |
+# | second order | weights, levels, input levels, the first level | Gauss-Newton steps on the whole sampler | the start | ours |
 #
 # *The start* is a handcrafted solver too: Adams-Bashforth in $\ln \sigma$ on clean images, uniform in time, with an analytical first step that saves a call. (It is not among the five, because nobody publishes it as a solver of its own.)
-# Each is set as its paper has it, scaled down to seconds or minutes (`dode.distillation.problem`). The fits compare images in the features of another classifier, the *critic*, in random features and in pixels; D-DDIM and GITS compare pixels alone.
+# The fits compare images in the features of another classifier, the *critic*, in random features and in pixels; D-DDIM, OLSS, GITS and AMED compare pixels alone.
 # The second-order fit compares images *clipped* to the range that a file holds, and looks through a third classifier, the *observer*, as well; [its page](second_order) says what each is worth, and [DLMS's](dlms) what that makes of the same eyes.
 #
 # Not among them is Dual-Solver {cite:p}`park2026dualsolver`: its published formulas were not at hand. By its abstract it interpolates between prediction types and between domains of integration, scales the residual, and learns these numbers through a frozen classifier;
