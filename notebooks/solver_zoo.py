@@ -225,7 +225,7 @@ for row in measured:
 #
 # | what | the released program | here |
 # |---|---|---|
-# | order of the last steps of DPM-Solver++ and UniPC | falls only below ten steps | falls always; `lower_order_final="below_10"` is theirs, `False` never |
+# | order of the last steps of multistep DPM-Solver and DPM-Solver++ | falls only below ten steps | falls always; `lower_order_final="below_10"` is theirs, `False` never |
 # | grid of single-step solvers, uniform in log SNR | cut into equal outer steps, whatever their order | in proportion to the order; `outer="log_snr"` is theirs |
 # | UniPC | up to any order, `bh1`, `bh2`, `vary_coeff` | the same, to order 5 |
 # | DPM-Solver++ and UniPC in diff-sampler | always threshold images dynamically | never |
