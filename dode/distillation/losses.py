@@ -109,7 +109,7 @@ LOSSES: dict[str, dict[str, float]] = {
 }  # fmt: skip
 # Ways to read the network's own blocks (:func:`own_features`), besides the usual one, "own".
 OWN: dict[str, dict[str, Any]] = {
-    "own-low": dict(levels=(0.3,)), "own-still": dict(draws=0), "own-middle": dict(blocks="middle"),
+    "own-levels": dict(levels=(0.1, 0.5, 2.0)), "own-still": dict(draws=0), "own-middle": dict(blocks="middle"),
     "own-output": dict(blocks="output"), "own-mesh": dict(mesh=4), "own-draws": dict(draws=3),
 }  # fmt: skip
 

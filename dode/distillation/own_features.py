@@ -142,7 +142,7 @@ def _reading(modules: Sequence[nn.Module], images: int) -> Iterator[list[Tensor]
 
 
 def own_features(
-    denoiser: Denoiser, *, levels: Sequence[float] = (0.1, 0.5, 2.0), blocks: str | Sequence[str] = "all",
+    denoiser: Denoiser, *, levels: Sequence[float] = (0.3,), blocks: str | Sequence[str] = "all",
     mesh: int = 1, draws: int = 1, seed: int = 0,
 ) -> OwnFeatures:  # fmt: skip
     """What the blocks of the denoiser's own network make of an image, as a loss for a fit.
@@ -154,7 +154,7 @@ def own_features(
     Parameters
     ----------
     levels
-        The noise levels at which an image is put back.
+        The noise levels at which an image is put back; more cost more, and leave a fit's budget fewer images.
     blocks
         "all" (:func:`blocks_of`), "middle", "output" (the denoised image in place of features, as for a denoiser that
         is no network), or names of modules.

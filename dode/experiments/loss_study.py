@@ -23,9 +23,9 @@ from dode.tableau import Tableau
 EVALUATION = ("classifier", "transformer")
 LOSSES = {  # what pages call them; all of images clipped to what a file holds
     "seen-pixels": "pixels", "seen-averaged": "random features", "seen": "two classifiers and random features",
-    "own": "own features, three levels", "own-low": "own features, one level", "own-still": "without noise",
-    "own-middle": "middle block alone", "own-mesh": "4 x 4 parts of the image", "own-draws": "three noises",
-    "own-output": "denoised images",
+    "own": "own features", "own-levels": "at three levels", "own-still": "without noise",
+    "own-middle": "of the middle block alone", "own-mesh": "in 4 x 4 parts of the image",
+    "own-draws": "with three noises", "own-output": "the denoised image itself",
 }  # fmt: skip
 
 
