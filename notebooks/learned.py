@@ -16,7 +16,7 @@
 # **The paper claims** that a solver learned by its method, DLMS, is nearer to the data than every handcrafted one with the same calls, and needs about half the calls for the same quality
 # {cite:p}`liang2025lms`. Its measure is FID: on CIFAR-10 with 5 calls 3.23, where the best handcrafted solver of its table has 14.39.
 #
-# **Measured here**, on Fashion-MNIST: five handcrafted solvers, each on the best of four grids, and eleven learned ones, all fitted on the same seeds by the same package. The measure is **not** FID but the Fréchet distance in the features of a small
+# **Measured here**, on Fashion-MNIST: five handcrafted solvers, each on the best of four grids, and eleven learned ones, all fitted by the same package. The measure is **not** FID but the Fréchet distance in the features of a small
 # classifier. Its bias falls with about $1/n$, so $n$ stands beside it. No number here can be compared with a paper's.
 
 # %% tags=["parameters"]
