@@ -32,7 +32,7 @@ PATCH, CHANNELS, HIDDEN, BLOCKS = 4, 64, 512, 4  # of all seven
 
 def perceptron(features: int) -> nn.Sequential:
     """From so many features to as many."""
-    return nn.Sequential(nn.Linear(features, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, features))
+    return nn.Sequential(nn.Linear(features, HIDDEN), nn.ReLU(inplace=True), nn.Linear(HIDDEN, features))
 
 
 class MixerBlock(nn.Module):
