@@ -138,7 +138,12 @@ def filled(network: ScoreMixer, path: Path) -> ScoreMixer:
 
 SOFTENING = 0.05  # the flux around which a picture goes from linear to logarithmic
 WHITE = 1.0  # the flux above the sky that is white
-SKY = {"lsst-60": 1.0, "roman-120": 1.0}  # flux of an empty pixel, as the samples have it; of the other networks 0
+SKY = {"galaxies-lsst-60": 1.0, "galaxies-roman-120": 1.0}  # flux of an empty pixel, as samples have it; of others 0
+
+
+def sky_of(checkpoint: str) -> float:
+    """The flux of an empty pixel of a network's images: the total flux and pictures count from there."""
+    return SKY.get(checkpoint, 0.0)
 
 
 def flux(y: Tensor) -> Tensor:
@@ -164,7 +169,7 @@ def stretched(y: Tensor, sky: float = 0.0) -> Tensor:
 
 def _card(name: str, file: str, size: int, digest: str) -> Card:
     side = int(name.rpartition("-")[2])
-    images = Images(low=0.0, high=1.0, to_picture=partial(stretched, sky=SKY.get(name, 0.0)), to_values=flux)
+    images = Images(low=0.0, high=1.0, to_picture=partial(stretched, sky=sky_of(f"galaxies-{name}")), to_values=flux)
     return Card(
         name=f"galaxies-{name}", file=f"eqx_{file}.eqx", package="galaxygrad==0.2.1", size=size,
         digest=f"sha256:{digest}", licence="no licence stated", source="Sampson et al. 2024", shape=(1, side, side),
