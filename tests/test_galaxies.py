@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import pickle
+import re
 import shlex
 import sys
 import zipfile
@@ -34,6 +35,7 @@ from dode.zoo import CATALOGUE, Card, load_published
 from dode.zoo.download import fetch, packaged, place
 from dode.zoo.families.galaxies import ScoreMixer, arrays, flux, from_flux, stored
 
+ROOT = Path(__file__).parents[1]
 NAMES = [name for name, card in CATALOGUE.items() if card.family == "galaxies"]
 
 
@@ -53,6 +55,14 @@ published = pytest.mark.skipif(not have(), reason="not here: pip install --no-de
 def test_the_cards_are_those_of_the_original() -> None:
     assert {name: f"eqx_{file}.eqx" for name, file in original.FILES.items()} == {n: CATALOGUE[n].file for n in NAMES}
     assert all(CATALOGUE[name].size and CATALOGUE[name].licence == "no licence stated" for name in NAMES)
+
+
+def test_the_package_is_pinned_by_its_hash() -> None:
+    """And from whatever index pip has: none is named."""
+    (line,) = (row for row in (ROOT / "requirements-galaxies.lock").read_text().splitlines() if row[0] != "#")
+    assert re.fullmatch(r"galaxygrad==0\.2\.1 --hash=sha256:[0-9a-f]{64}", line)
+    assert {CATALOGUE[name].package for name in NAMES} == {line.split()[0]} and line.split()[0] in REQUIRED
+    assert "-r requirements-galaxies.lock" in (ROOT / "Makefile").read_text()
 
 
 def scores(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -268,6 +278,7 @@ def test_a_folder_or_a_wheel_may_be_named(
     ("make", "why"),
     [
         (lambda wheel: wheel(as_bytes(content(seed=1))), "is not the published file"),
+        (lambda wheel: wheel(bytes(1_000_000)), "is not the published file"),
         (lambda wheel: wheel(member="galaxygrad/other.eqx"), "holds no galaxygrad/tiny.eqx"),
         (lambda wheel: cut(wheel(), 0.5), "is no whole wheel"),
         (lambda wheel: cut(wheel(), 0.0), "is no whole wheel"),

