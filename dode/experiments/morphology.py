@@ -122,18 +122,18 @@ def solver_of(run: Run, checkpoint: str, solver: str, grid: str, nfe: int) -> Ta
     return run.on_grid(checkpoint, solver, grid, nfe)  # to 0: at sigma_min much noise is left
 
 
-LEARNED = "gauss-newton:residual=pixels,base=deis,grid=own,afs=False"
+HANDCRAFTED = ("ddim", "dpm_solver_pp:order=3", "unipc:order=3", "deis:variable=log_rho,basis=data")
+LEARNED = "gauss-newton:residual=pixels,base=deis,grid=time,afs=False"  # from the best of these, on its best grid
 
 
 def morphology_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
-    """Of one network or three: handcrafted solvers on Karras's grid and a learned one, 5 evaluations."""
+    """Of one network or three, with 5 evaluations: handcrafted solvers on two grids, and a learned one."""
     names = [checkpoint] if checkpoint else [f"galaxies-{name}" for name in ("hsc-64", "ztf-64", "lsst-60")]
-    small, solvers = p.name == "smoke", ("ddim", "dpm_solver_pp:order=3", "unipc:order=3", LEARNED)
-    cells = list[Cell]()
-    for solver in solvers[: 1 if small else None]:
-        grid = "own" if solver == LEARNED else "Karras"
-        cells += morphology.cells(checkpoint=names, solver=solver, grid=grid, nfe=5, block=range(p.repeats))
-    return cells
+    axes = dict(checkpoint=names, nfe=5, block=range(p.repeats))
+    if p.name == "smoke":
+        return morphology.cells(**axes, solver="ddim", grid="time")
+    plain = morphology.cells(**axes, solver=HANDCRAFTED, grid=("time", "Karras"))
+    return plain + morphology.cells(**axes, solver=LEARNED, grid="time")
 
 
 @measurement(gives=["rmse", "flux_error", "failed"], planned=morphology_cells)
