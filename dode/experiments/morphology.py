@@ -123,7 +123,7 @@ def solver_of(run: Run, checkpoint: str, solver: str, grid: str, nfe: int) -> Ta
 
 
 HANDCRAFTED = ("ddim", "dpm_solver_pp:order=3", "unipc:order=3", "deis:variable=log_rho,basis=data")
-LEARNED = "gauss-newton:residual=pixels,base=deis,grid=time,afs=False"  # from the best of these, on its best grid
+LEARNED = "gauss-newton:residual=pixels,base=deis,grid=time,afs=False"  # from the last of these
 
 
 def morphology_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
