@@ -61,11 +61,13 @@ clean: ## remove what make built, except .venv
 	@rm -rf _build .snakemake build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The stamp is written last: an interrupted installation is taken up again.
-$(READY): pyproject.toml requirements.lock
+$(READY): pyproject.toml requirements.lock requirements-galaxies.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "dode needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1 || true). Try: make PYTHON=python3.12"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "creating .venv"; $(PYTHON) -m venv --clear .venv; }
 	@echo "installing into .venv (once; some minutes, torch is large)"
 	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -r requirements.lock | $(BIG)
 	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -q --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -q --no-deps -r requirements-galaxies.lock || \
+	  echo "galaxygrad cannot be had here: what needs its networks of galaxies is skipped"
 	@touch $@

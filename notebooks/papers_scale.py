@@ -82,6 +82,7 @@ print(f"{len(zoo.CATALOGUE)} checkpoints, {digests} of them with a published dig
 # | consistency models, and the EDM networks they were distilled from | state dictionary | `cd-*`, `ct-*`, `edm-imagenet-64`, `edm-lsun-*` | `like=`, `network=` |
 # | DDPM in PyTorch: DDIM's CelebA, pesser's conversions | state dictionary, or DDIM's list of states | `ddim-*`, `ddpm-*` | `like=`, `network=` |
 # | latent diffusion, unconditional or of classes (the autoencoder is left in the file) | training state of Lightning, also with OmegaConf's containers; the `.zip` that has one | `ldm-*` | `like=`, `network=` |
+# | score networks of galaxies (MLP-Mixer in jax), from the wheel of `galaxygrad` 0.2.1: `pip install --no-deps galaxygrad==0.2.1` | arrays of equinox (`.eqx`) | `galaxies-*` | `like=`, also the wheel or its folder |
 # | `dode train` | `.safetensors` | the four that ship | path, with `dode.load` |
 #
 # Everything else is refused in one line. Not read are: upsamplers, which take a small image too; latent diffusion of a text or a layout, and Stable Diffusion, which diffusers converts (`dode.from_diffusers`); NCSN++ with a decoder other than standard; a training state of Lightning in torch's format before 1.6.

@@ -28,7 +28,7 @@ def test_rows_are_whole(row: Card) -> None:
     assert row.licence and row.source and len(row.shape) == 3 and row.shape[1] == row.shape[2]
     assert bool(row.hub) == (row.family == "diffusers") != bool(row.file)
     assert not row.url or re.fullmatch(r"https://[\w.-]+/[\w./?=-]+", row.url)
-    assert bool(row.url) + bool(row.page) + bool(row.hub) == 1
+    assert bool(row.url) + bool(row.page) + bool(row.hub) + bool(row.package) == 1
     assert re.fullmatch("|sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", row.digest)
     assert row.family in ("nvidia", "diffusers") or row.schedule is not None
     assert row.settings.get("classifier", row.name) in CATALOGUE

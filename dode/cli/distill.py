@@ -55,7 +55,7 @@ def sample_command(args: argparse.Namespace) -> str:
     words = [*args.prog.split(), "sample", "--solver", str(args.out), "--seeds", f"1000-{999 + images}"]
     if args.diffusers:
         words += pipeline_words(args)
-    elif args.checkpoint not in zoo.NAMES:
+    elif not zoo.local(args.checkpoint):
         words += ["--checkpoint", args.checkpoint]
     return shlex.join([*words, "--out", str(args.out.with_suffix(".png"))])
 

@@ -45,7 +45,8 @@ dyweight and gauss-newton less than a minute; dlms and dlms-fixed a minute and a
   dode distill --diffusers my-pipeline --prompt "a red fox" --guidance-scale 7.5 --solver dpm_solver_pp \\
     --order 2 --nfe 6 --images 16 --batch-size 4 --out fox.safetensors
 """
-SAMPLE = """Draw one image for each seed and write them as one PNG, row by row. An image depends on its seed alone.
+SAMPLE = """Draw one image for each seed and write them as one PNG, row by row; FILE.npy and FILE.fits hold numbers. An
+image depends on its seed alone.
 
   dode sample --solver d-ddim-5.safetensors --seeds 1000-1063 --out d-ddim-5.png
   dode sample --solver ddim --nfe 10 --checkpoint fashion-mnist-noise --seeds 0-15 --out ddim-10.png"""
@@ -82,11 +83,12 @@ def seeds(text: str) -> list[int]:
     return found
 
 
-def output(suffix: str, text: str) -> Path:
+def output(suffixes: tuple[str, ...], text: str) -> Path:
     """A path of a file that can be written, as far as can be checked before the work is done."""
     path = Path(text)
-    if path.suffix.lower() != suffix:
-        raise argparse.ArgumentTypeError(f"{text!r} must end in {suffix}, the only format")
+    if path.suffix.lower() not in suffixes:
+        only = ", the only format" if len(suffixes) == 1 else ""
+        raise argparse.ArgumentTypeError(f"{text!r} must end in {' or '.join(suffixes)}{only}")
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
     parent = next(p for p in path.parents if p.exists())
@@ -165,9 +167,12 @@ def parser(prog: str = "dode") -> Parser:
     add("--seeds", type=seeds, required=True, metavar="0-63", help="one image each: 0-63, or 1,5,8-11")
     add("--nfe", type=count, metavar="N", help="network evaluations for one image, for a solver by its name")
     add("--columns", type=count, default=8, metavar="N", help=f"images in a row {DEFAULT}")
-    for command, suffix in ((distil, ".safetensors"), (draw, ".png")):
-        add, path = command.add_argument, functools.partial(output, suffix)
-        add("--out", required=True, type=path, metavar=f"FILE{suffix}", help="an older file is replaced")
+    for command, suffixes, what in (
+        (distil, (".safetensors",), "an older file is replaced"),
+        (draw, (".png", ".npy", ".fits"), "one picture, or numbers: an image for each seed, of galaxies their flux"),
+    ):
+        add, path = command.add_argument, functools.partial(output, suffixes)
+        add("--out", required=True, type=path, metavar=f"FILE{'|'.join(suffixes)}", help=what)
         add("--order", type=count, metavar="N", help="(default: the solver's usual one, or what the steps allow)")
         add("--grid", choices=("default", *GRIDS), default="default", help="noise levels (default: uniform in time for "
             "discrete VP schedules, as of fashion-mnist-noise; otherwise karras)")  # fmt: skip

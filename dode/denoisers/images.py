@@ -22,11 +22,16 @@ class Images:
     high: float = 1.0  # and of white
     # From samples to pictures (B, C, H, W) of low to high: a decoder of latents, a stretch of a telescope's flux.
     to_picture: Callable[[Tensor], Tensor] | None = None  # None: the samples are pictures
+    to_values: Callable[[Tensor], Tensor] | None = None  # to what is measured, a flux for instance; None: the samples
     evaluators: str = ""  # the data set (dode.zoo.datasets.DATA_SETS) whose classifiers know these pictures, if any
 
     def picture(self, samples: Tensor) -> Tensor:
         """``(B, C, H, W)``, ``low`` to ``high``."""
         return samples if self.to_picture is None else self.to_picture(samples)
+
+    def values(self, samples: Tensor) -> Tensor:
+        """The quantity that the samples stand for, of their shape: what files of numbers hold."""
+        return samples if self.to_values is None else self.to_values(samples)
 
     def clip(self, samples: Tensor) -> Tensor:
         """To what a file can hold, as evaluation clips; what is no picture yet no file clips: it stays as it is."""

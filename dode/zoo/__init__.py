@@ -15,7 +15,7 @@ from dode.zoo.catalogue import CATALOGUE as CATALOGUE, FAMILIES as FAMILIES, Car
 from dode.zoo.checkpoints import (
     CHECKPOINTS as CHECKPOINTS, CLASSIFIERS as CLASSIFIERS, DENOISERS as DENOISERS, EVALUATORS as EVALUATORS,
     NAMES as NAMES, checkpoint_file as checkpoint_file, data_set_of as data_set_of, digest as digest, known as known,
-    metadata as metadata, moments_file as moments_file, published as published, shipped as shipped,
+    local as local, metadata as metadata, moments_file as moments_file, published as published, shipped as shipped,
 )  # fmt: skip
 from dode.zoo.download import fetch as fetch
 from dode.zoo.families.shipped import WRAPPERS as WRAPPERS

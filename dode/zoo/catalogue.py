@@ -36,6 +36,7 @@ class Card:
     file: str = ""
     url: str = ""
     page: str = ""  # where a person finds it, if a program cannot fetch it
+    package: str = ""  # the Python package that holds it: "name==version"
     digest: str = ""  # "sha256:..." or "md5:...", or "" if it is not known
     size: int = 0  # in bytes, 0 if it is not known
     classes: int = 0  # 0 for an unconditional network

@@ -41,6 +41,11 @@ def published(name: str | Path) -> Card | None:
     return CATALOGUE.get(str(name).partition("@")[0])
 
 
+def local(name: str | None) -> bool:
+    """Whether a network by this name is had without a download: it ships with dode, or is in a Python package."""
+    return name in NAMES or (name in CATALOGUE and bool(CATALOGUE[name].package))
+
+
 def checkpoint_file(name: str | Path, kinds: Iterable[str] = DENOISERS) -> Path:
     """The file of a name of :func:`known`, of a published checkpoint, or a path to a ``.safetensors`` file.
 

@@ -1,13 +1,15 @@
-"""Files that others publish: fetched once (by pooch), checked, and never half there."""
+"""Files that others publish: fetched once (by pooch) or in an installed package, checked, and never half there."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
+from importlib import metadata
 from pathlib import Path
 
 from dode.utils.environment import need
-from dode.utils.files import FileError
+from dode.utils.files import FileError, atomic, present
 from dode.zoo.catalogue import Card
 
 RETRIES = 3  # after a broken connection, each from the beginning, 1, 2 and 3 seconds later
@@ -24,13 +26,15 @@ def place(card: Card) -> Path:
 
 
 def fetch(card: Card, *, progress: bool = True) -> Path:
-    """The file of a card: :func:`fetched`, with its errors.
+    """The file of a card: :func:`fetched` or :func:`packaged`, with their errors.
 
     ValueError for a pipeline of diffusers, which has no file of its own.
     """
     if card.hub:
         pipeline = f"diffusers.DiffusionPipeline.from_pretrained({card.hub!r})"
         raise ValueError(f"{card.name} is a pipeline of diffusers: dode.from_diffusers({pipeline})")
+    if card.package:
+        return packaged(card)
     path = place(card)
     if not card.url and not path.is_file():
         raise FileError(f"{card.name} has to be fetched by hand: open {card.page} and save the file as {path}")
@@ -72,3 +76,49 @@ def checked(path: Path, digest: str, size: int = 0) -> Path:
         if expected and hashlib.file_digest(file, algorithm).hexdigest() != expected:
             raise FileError(f"{path} is not the published file ({digest}); delete it and fetch it again")
     return path
+
+
+def packaged(card: Card, where: str | Path = "") -> Path:
+    """The file of a card that is in a Python package, which is not imported.
+
+    ``where`` it is: the package's folder or wheel; by default what ``DODE_GALAXYGRAD`` names (for ``galaxygrad``), else
+    the cache, else the installed package.  The file in a wheel is stored in the cache.
+
+    FileError for a package that is not there or is another version, a damaged wheel, or a file of other bytes.
+    """
+    name, _, version = card.package.partition("==")
+    variable, get = f"DODE_{name.upper()}", f"pip install --no-deps {card.package}"
+    if given := where or os.environ.get(variable):
+        path = Path(given).expanduser()
+        if path.is_dir():
+            inside = path / name / card.file
+            return checked(present(inside if inside.is_file() else path / card.file), card.digest, card.size)
+        return unpacked(present(path), f"{name}/{card.file}", card)
+    if place(card).is_file():
+        return checked(place(card), card.digest, card.size)
+    try:
+        found = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        other = f"name its wheel or folder in {variable}"
+        raise FileError(f"{card.name} is in the package {name}, which is not here: {get}, or {other}") from None
+    if found.version != version:
+        raise FileError(f"{name} {found.version} is installed, and {card.name} is in {version}: {get}")
+    return checked(present(str(found.locate_file(f"{name}/{card.file}"))), card.digest, card.size)
+
+
+def unpacked(wheel: Path, member: str, card: Card) -> Path:
+    """A card's file out of a wheel, in the cache.  FileError for a damaged wheel, or one that lacks it as published."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            whole = archive.getinfo(member).file_size == card.size
+            raw = archive.read(member) if whole else b""
+    except KeyError:
+        raise FileError(f"{wheel} holds no {member}; {card.name} is in {card.package}") from None
+    except (zipfile.BadZipFile, zipfile.zlib.error, EOFError, OSError, RuntimeError) as error:  # type: ignore[attr-defined]
+        raise FileError(f"{wheel} is no whole wheel ({error}); get it again") from None
+    algorithm, _, expected = card.digest.partition(":")
+    if hashlib.new(algorithm, raw).hexdigest() != expected:
+        raise FileError(f"{member} in {wheel} is not the published file ({card.digest}); get {card.package}")
+    with atomic(place(card)) as temporary:
+        temporary.write_bytes(raw)
+    return place(card)

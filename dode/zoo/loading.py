@@ -17,7 +17,7 @@ from dode.denoisers.conditioning import Labels, class_labels
 from dode.utils.files import FileError, first_line, load_tensors
 from dode.zoo.catalogue import CATALOGUE, FAMILIES, Card, find, varied
 from dode.zoo.checkpoints import EVALUATORS, Evaluator, checkpoint_file, published
-from dode.zoo.download import fetch
+from dode.zoo.download import fetch, packaged
 from dode.zoo.guidance import ClassifierFreeGuidance, ClassifierGuidance
 
 
@@ -64,10 +64,11 @@ def load_published(
     Parameters
     ----------
     name_or_file
-        A name of :data:`dode.zoo.CATALOGUE` (its file is downloaded once, into ``DODE_CACHE``), or a file:
+        A name of :data:`dode.zoo.CATALOGUE` (its file is downloaded once, into ``DODE_CACHE``, or read from the package
+        that has it), or a file:
         one of NVIDIA's pickles (``.pkl``, of EDM or EDM2), or a state dictionary (``.pt``, ``.pth``, ``.ckpt``;
-        of latent diffusion a training state, or the ``.zip`` that has one) with the name of a catalogue file, or
-        with ``like``.
+        of latent diffusion a training state, or the ``.zip`` that has one; of galaxies the package's wheel or folder)
+        with the name of a catalogue file, or with ``like``.
     labels
         Of a class-conditional network: one class for all images, several in turn, "all" or "none"
         (:func:`dode.denoisers.conditioning.class_labels`).
@@ -131,6 +132,8 @@ def locate(name: str | Path, like: str | None, progress: bool, classifier: bool 
     if classifier and not classifies:
         several = ", ".join(c.name for c in CATALOGUE.values() if FAMILIES[c.family].classifies)
         raise ValueError(f"{name} is not known as a classifier; the classifiers: {several}")
+    if card and card.package and (path.is_dir() or path.suffix == ".whl") and not named:
+        return packaged(card, path), card
     return (fetch(card, progress=progress) if named and card else path), card
 
 
