@@ -341,8 +341,9 @@ plt.show()
 # From the committed run (`results/solver_zoo.standard.csv`, 128 seeds, both networks), in pixels to the exact solution; what that means for the look of the
 # images is the matter of {numref}`figure-4`.
 #
-# - **3 to 5 calls**: UniPC or DEIS on clean images, steps equal in *time*. They are the best or within 3% of it on both networks. Both
-#   extrapolate in the data basis. In the noise basis the same orders can do harm: on the noise-predicting network iPNDM-4 is behind DDIM at 3, 5 and 8 calls, tAB2 at 3.
+# - **3 to 5 calls**: UniPC or DEIS on clean images, steps equal in *time*. With 3 they are the best or within 3% of it on both networks, with 5 on the noise-predicting one.
+#   On the data-predicting one gradient estimation is nearest with 5 calls: D-DDIM with every $\lambda = 1$, fitted to nothing. On the other network it is behind plain DDIM there.
+#   UniPC and DEIS extrapolate in the data basis. In the noise basis the same orders can do harm: on the noise-predicting network iPNDM-4 is behind DDIM at 3, 5 and 8 calls, tAB2 at 3.
 # - **8 calls**: DEIS tAB2 on steps equal in time, ahead on both networks.
 # - **10 calls**: tAB2 on time for the noise-predicting network, UniPC on *quadratic* time for the data-predicting one.
 # - **20 calls**: the steps want to be finer at low noise: UniPC-3 on equal steps of log SNR is first on one network and third on the other.
