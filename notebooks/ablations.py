@@ -190,7 +190,7 @@ listed = [
 plots.listing(pd.DataFrame(listed).assign(n=int(table.n.max())))
 
 # %% [markdown]
-# - **D-DDIM** as released is farther from the data than plain DDIM, on both networks and with 5 and 10 calls: its states are fitted to a teacher's at other noise levels. The same levels are what makes D-DDIM work.
+# - **D-DDIM** as released is farther from the data than plain DDIM, on both networks and with 5 and 10 calls, on its own levels too: its states are fitted to a teacher's at other noise levels.
 # - **D-EDM** with clean images spends its last corrector on nothing with 5 calls: the best $\lambda$ is $-1$, which takes the correction back, so the next call sees the same image. Fitted with noise estimates it uses the call, and is nearest with 5 calls; with 9 it is the other way round.
 # - **D-DPM-Solver** as released is far ahead of the plain solver with 5 calls, and behind ours with 5 and 10.
 #

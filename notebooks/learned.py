@@ -473,7 +473,7 @@ for name in names:
 #   all five with 5 calls and with 6. It is held to the path step by step, in pixels. And the training is short.
 # - **Others.** With 6 to 9 calls LD3 is next on the data-predicting network. Of the neighbours with no loss on the final image none is ahead of every handcrafted solver at any number of calls:
 #   AMED comes nearest to it, with 8; GITS, as released, is ahead of iPNDM on its best grid with 4 calls alone; OLSS, whose steps are DDIM's, is ahead of DDIM from 6 calls on.
-#   The released settings of GITS, made for other images, are not the best ones here (the table above). What limits AMED is its teacher, not its training (the figure above). DyWeight, which starts on Karras's grid, is level with the best handcrafted solver with 8 calls and 10.
+#   The released settings of GITS, made for other images, are not the best ones here (the table above). What limits AMED is its teacher, not its training (the figure above). DyWeight, which starts on Karras's grid and compares final images, is ahead of every handcrafted solver from 6 calls on.
 # - **Which to use**: the second-order fit, where its evaluations can be paid. On the data-predicting network S4S-Alt, for 0.4 to 0.6 of them, is ahead of every handcrafted solver with 3 to 7 calls as well.
 # - **Differences of setting**: the data set is easy and the networks are small; the distances are those of a small classifier, and two others, which enter the fits, are relatives of it.
 

@@ -247,7 +247,7 @@ bases = {entry: on_grid(spec, karras, 8).basis for entry, spec in quality.ENTRIE
 STYLE = {}  # one colour for each solver of a basis; dashed in the noise basis, solid in the data basis
 for basis, dash in (("noise", "--"), ("data", "-")):
     members = [entry for entry in quality.ENTRIES if bases[entry] == basis]
-    for entry, colour, mark in zip(members, sns.color_palette("colorblind", 10), "os^vD*XPd", strict=False):
+    for entry, colour, mark in zip(members, sns.color_palette("colorblind", 13), "os^vD*XPd<>hp", strict=False):
         STYLE[entry] = dict(color=colour, marker=mark, linestyle=dash, linewidth=1.5, markersize=5, label=entry)
 calls = [4, 6, 8, 12, 16, 24, 32, 48]
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)

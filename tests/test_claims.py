@@ -113,6 +113,9 @@ CLAIMS: list[tuple[str, str, Callable[[], object]]] = [
      lambda: all((gain()[GN].xs(n, level="nfe") <= most).all() for n, most in ((3, 0.2), (5, 0.4)))),
     ("learned", "AMED and GITS as released are behind the best handcrafted solver at every NFE",
      lambda: (gain().loc["data", ["amed", "gits"]] > 1).all().all()),
+    ("learned", "OLSS is nearer than DDIM, and DyWeight nearer than every handcrafted solver, from 6 calls on",
+     lambda: all(learned().olss["data", n] < learned().ddim["data", n] and gain().dyweight["data", n] < 1
+                 for n in range(6, 11))),
     ("learned", "GITS by the distance to DDIM's states, costs not growing, is nearer than as released at NFE 5 and 8",
      lambda: all(learned()["gits:cost=l2,teacher=ddim,growth=1"]["data", n] < learned().gits["data", n]
                  for n in (5, 8))),
