@@ -96,7 +96,7 @@ for dataset in table5.columns.levels[0]:
 #
 # | solver | what is learned | how | begins at | beside its authors' program |
 # |---|---|---|---|---|
-# | D-DDIM {cite:p}`kim2024dode` | one number a step | least squares, step by step | DDIM | states of one level are compared; [released](ablations): of one index |
+# | D-DDIM {cite:p}`kim2024dode` | one number a step | least squares, step by step | DDIM | states of one level are compared; [released](ablations.ipynb): of one index |
 # | OLSS {cite:p}`duan2023olss` | levels and weights, the starting noise's too | bisection of the error, then least squares on the teacher's path | DDIM | as released |
 # | GITS {cite:p}`chen2024gits` | the levels | dynamic programming, no gradient | iPNDM | as released |
 # | AMED {cite:p}`zhou2024amed` | one level and one length a step, for each image | gradient, each step from the teacher's state, from a bottleneck feature | random numbers, on a grid uniform in VP time | as released |
