@@ -22,11 +22,11 @@ from tests.test_data import make
 from tests.test_training import NETWORKS, kill_after
 
 NAMES = ["imagenet32-noise", "imagenet32-data"]
-EYES = ["imagenet32-classifier", "imagenet32-critic", "imagenet32-observer"]
+EYES = [f"imagenet32-{kind}" for kind in ("classifier", "critic", "observer", "transformer")]
 ALL = [*EYES, *NAMES]
 P = replace(experiments.preset("smoke"), images=24, fit_images=4, learn_images=2, bf16=False)
 
-pytestmark = pytest.mark.slow  # five networks are trained
+pytestmark = pytest.mark.slow  # six networks are trained
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for place in (zoo, zoo.checkpoints):
             patch.setattr(place, "CHECKPOINTS", folder / "checkpoints")
         command = ["train", "imagenet32", "--out", str(folder / "runs"), "--device", "cpu", "--ship"]
-        statuses = [call(command) for _ in range(14)]  # every call has time for three of the 40 steps
-        assert statuses == [130] * 13 + [0]
+        statuses = [call(command) for _ in range(16)]  # every call has time for three of the 48 steps
+        assert statuses == [130] * 15 + [0]
         patch.setattr(zoo, "NAMES", tuple(zoo.shipped(zoo.DENOISERS)))
         forget()
         patch.setattr(fits, "home", lambda: folder)

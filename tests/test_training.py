@@ -26,7 +26,14 @@ from dode.zoo.unet import UNet
 TINY = dict(steps=6, batch=4, warmup=2, save_every=2, rate=1e-2, ema=0.9)
 UNET = dict(widths=(8, 16), heads=2)
 EYES = dict(width=4, features=8)
-NETWORKS = dict(noise=UNET, data=UNET, classifier=EYES, critic=dict(stem=4, widths=(4, 8)), observer=EYES)
+NETWORKS = dict(
+    noise=UNET,
+    data=UNET,
+    classifier=EYES,
+    critic=dict(stem=4, widths=(4, 8)),
+    observer=EYES,
+    transformer=dict(width=8, layers=2),
+)
 DATA = "fashion-mnist-data"
 SLOW = ("fashion-mnist-noise", "fashion-mnist-critic", "fashion-mnist-observer", "imagenet32-data")
 

@@ -53,7 +53,7 @@ class Training(Settings):
 SMALL = dict(widths=(32, 64, 128))  # 2.7 M parameters, an hour on one core
 MEDIUM = dict(widths=(48, 96, 160))  # 4.7 M parameters, 9.4 MB in half precision, an hour on one core
 EYES, CRITIC = dict(width=32, features=128), dict(stem=24, widths=(64, 160))
-PATCHES = dict(size=32, width=128, layers=6)
+PATCHES = dict(width=128, layers=6)
 LARGE = dict(patch=1, widths=(64, 112, 160), blocks=2, heads=5)  # 7.8 M parameters, 15.5 MB, for a GPU
 
 TRAININGS = {
@@ -106,4 +106,6 @@ def build_denoiser(recipe: Training) -> NetworkDenoiser:
 
 def build_classifier(recipe: Training) -> nn.Module:
     """The untrained classifier or critic of a recipe."""
-    return NETWORKS[recipe.kind](channels=recipe.data.shape[0], classes=recipe.data.classes, **recipe.network)
+    (channels, size, _), classes = recipe.data.shape, recipe.data.classes
+    sized = dict(size=size) if recipe.kind == "transformer" else {}
+    return NETWORKS[recipe.kind](channels=channels, classes=classes, **sized, **recipe.network)

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import torch
@@ -115,7 +116,7 @@ def arrays(path: Path, network: ScoreMixer) -> dict[str, Tensor]:
                 found[name] = torch.from_numpy(np.lib.format.read_array(file, allow_pickle=False))
             except FileError:
                 raise
-            except (ValueError, EOFError, OSError) as error:
+            except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:
                 where = f"at {name!r} ({first_line(error)})"
                 raise FileError(f"{path} is no whole sequence of .npy arrays {where}; nothing in it was run") from None
         if file.read(1):
