@@ -60,7 +60,10 @@ word = lambda name: name.rsplit("-", 1)[1]  # noqa: E731  "noise" or "data"
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "learned-published", "caption": "Published FIDs against network calls. Grey: the handcrafted solvers of the DLMS paper's table. Nothing in this figure was measured here."}}
 published = pd.read_csv(experiments.home() / "results" / "published_dlms.csv")
-OTHERS = {"LD3 (best)": "ld3", "S4S-Alt": "s4s-alt", "iPNDM + GITS": "gits", "iPNDM + AMED-Plugin": "amed"}
+OTHERS = {
+    "LD3 (best)": "ld3", "S4S-Alt": "s4s-alt", "iPNDM + GITS": "gits", "iPNDM + AMED-Plugin": "amed",
+    "DyWeight": "dyweight",
+}  # fmt: skip
 figure, axes = plt.subplots(1, 3, figsize=(11, 3.9), sharey=True)
 for ax, dataset in zip(axes, ("CIFAR-10", "FFHQ-64", "ImageNet-64"), strict=True):
     for (solver, part), mark in zip(
@@ -413,7 +416,7 @@ if preset != "smoke" and "gits" in methods:
 # %% [markdown]
 # **AMED.** Is its training unsteady? RMSE to a 40-call solution on 128 noises held back, as the training sees more noises (`benchmarks/amed_stability.py`). Its teacher is Heun's method on the same grid, with two steps to each of the student's.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "learned-amed", "caption": "AMED's error as its training goes on, five calls, on the data-predicting network. Solid: as released; dashed: by Algorithm 1 of DLMS, from DPM-Solver-2 on Karras's grid. Two seeds each; dotted: AMED's own teacher."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "learned-amed", "caption": "AMED's error as its training goes on, five calls, on the data-predicting network. Solid: as released; dashed: by Algorithm 1 of DLMS, from DPM-Solver-2 on Karras's grid. A line a seed; dotted: AMED's own teacher."}}
 steadiness = pd.read_csv(experiments.home() / "results" / "amed_stability.csv")
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
 for ax, (total, part) in zip(
@@ -428,7 +431,7 @@ for ax, (total, part) in zip(
     ax.set(xlabel="noises seen", title=f"{total:,} noises (batches: {batch})", ylim=(0, None))
     ax.title.set_fontsize(9)
 axes[0].set_ylabel("RMSE, n = 128")
-axes[1].legend(fontsize=8)
+axes[0].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
