@@ -173,6 +173,10 @@ def test_what_cannot_be_read_is_refused() -> None:
     model = denoiser(small_unet())
     with pytest.raises(ValueError, match=r"UNet has no module 'mid'; its blocks: embed, down\.0"):
         own_features(model, blocks=["mid"])
+    with pytest.raises(ValueError, match="blocks must be .*, got 'al'"):
+        own_features(model, blocks="al")
+    with pytest.raises(ValueError, match="MixtureDenoiser has no network whose blocks could be read"):
+        own_features(MIXTURE, blocks="middle")
     with pytest.raises(ValueError, match="units of their spread"):
         own_features(model)(images(model))
     compiled = NoisePrediction(torch.compile(small_unet()), (1, 8, 8), vp_linear())

@@ -25,7 +25,7 @@ from dode.schedules import VPContinuous, time_uniform
 class Predictor(Designer):
     """The released network: from the bottleneck and the levels at a step's ends to two numbers, random at first.
 
-    ``levels`` are the grid's; where nothing is seen (an analytical first step) the bottleneck is told as 0.
+    ``levels`` are the grid's; at an analytical first step, where no network ran, the bottleneck is 0.
     """
 
     def __init__(self, levels: list[float], features: int = 0, seed: int = 0) -> None:
@@ -46,10 +46,10 @@ class Predictor(Designer):
         weight, count = self.read.weight, len(level)
         levels = self.levels[row : row + 2].to(weight)
         angles = levels[:, None] / 10_000 ** (torch.arange(4).to(weight) / 3)
-        told = F.silu(self.time(torch.cat([angles.sin(), angles.cos()], 1))).flatten()
+        ends = F.silu(self.time(torch.cat([angles.sin(), angles.cos()], 1))).flatten()
         feature = weight.new_zeros(count, weight.shape[1]) if feature is None else feature.to(weight)
         seen = self.narrow(F.silu(self.read(feature)))
-        return self.ends(torch.cat([seen, told.expand(count, -1)], 1))
+        return self.ends(torch.cat([seen, ends.expand(count, -1)], 1))
 
 
 class AMED(Designed):

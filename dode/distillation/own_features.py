@@ -1,8 +1,8 @@
 """A loss from the network that is sampled: the outputs of its own blocks when it sees an image again.
 
-The network that is sampled knows its images better than any classifier that is trained on others.  An image goes back
-into it with a little noise, told that level; the outputs of its blocks, averaged over the image, are what is compared.
-Perceptual losses do so with classifiers (Johnson et al. 2016, Zhang et al. 2018).  Never measure with the same network.
+The network that is sampled has seen such images, and needs no classifier of them.  An image goes back into it with a
+little noise; the outputs of its blocks, averaged over the image, are compared.  Perceptual losses do so with
+classifiers (Johnson et al. 2016, Zhang et al. 2018).  Never measure with the network that a fit used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from torch.nn import functional as F
 from dode.denoisers import Denoiser
 from dode.denoisers.networks import is_compiled
 from dode.distillation.designer import bottleneck
+from dode.utils.files import one_of
+
+Blocks = Literal["all", "middle", "output"]
 
 
 class _Enough(Exception):
@@ -118,31 +121,30 @@ class OwnFeatures:
         if not self.blocks:
             return [self.denoiser(x, level)]
         network: Any = self.denoiser.network  # type: ignore[attr-defined]
-        with _reading([network.get_submodule(name) for name in self.blocks], len(x)) as seen:
+        with _reading({name: network.get_submodule(name) for name in self.blocks}, len(x)) as seen:
             self.denoiser.affine(x, level)
-        return seen
+        return [found for block in seen.values() for found in block]
 
 
 @contextmanager
-def _reading(modules: Sequence[nn.Module], images: int) -> Iterator[list[Tensor]]:
-    """The maps that come out of ``modules``; the network is left as soon as all have answered."""
-    seen, waiting = list[Tensor](), set(modules)
+def _reading(modules: Mapping[str, nn.Module], images: int) -> Iterator[dict[str, list[Tensor]]]:
+    """The maps that come out of each of ``modules``; the network is left as soon as all have answered."""
+    seen = dict[str, list[Tensor]]()
 
-    def look(module: nn.Module, inputs: Any, output: Any) -> None:
-        seen.extend(maps(output, images))
-        waiting.discard(module)
-        if not waiting:
+    def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        seen.setdefault(name, []).extend(maps(output, images))
+        if len(seen) == len(modules):
             raise _Enough
 
     with ExitStack() as stack:
-        for module in modules:
-            stack.callback(module.register_forward_hook(look).remove)
+        for name, module in modules.items():
+            stack.callback(module.register_forward_hook(partial(look, name)).remove)
         with suppress(_Enough):
             yield seen
 
 
 def own_features(
-    denoiser: Denoiser, *, levels: Sequence[float] = (0.3,), blocks: str | Sequence[str] = "all",
+    denoiser: Denoiser, *, levels: Sequence[float] = (0.3,), blocks: Blocks | Sequence[str] = "all",
     mesh: int = 1, draws: int = 1, seed: int = 0,
 ) -> OwnFeatures:  # fmt: skip
     """What the blocks of the denoiser's own network make of an image, as a loss for a fit.
@@ -163,9 +165,14 @@ def own_features(
     draws, seed
         How many noises are added, the same to all images; 0: none.
 
-    ValueError for a name that the network does not have, or a compiled network, which calls no hook.
+    ValueError for a name that the network does not have, blocks of what is no network, or a compiled network, which
+    calls no hook.
     """
+    if isinstance(blocks, str):
+        one_of("blocks", blocks, Blocks)
     network = getattr(denoiser, "network", None)
+    if not isinstance(network, nn.Module) and blocks not in ("all", "output"):
+        raise ValueError(f"{type(denoiser).__name__} has no network whose blocks could be read; take blocks='output'")
     noise = torch.randn(draws, *denoiser.shape, generator=torch.Generator().manual_seed(seed))
     names: list[str] = []
     if isinstance(network, nn.Module) and blocks != "output":
@@ -192,15 +199,8 @@ def own_features(
 @torch.no_grad()
 def _answering(denoiser: Denoiser, modules: Mapping[str, nn.Module]) -> list[str]:
     """Those of ``modules`` that return a map when the network runs, found by one call on two images (not counted)."""
-    two, answering = copy.copy(denoiser.of(range(2))), list[str]()
+    two = copy.copy(denoiser.of(range(2)))
     two._count = dict(nfe=0, evaluations=0)
-
-    def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        if maps(output, 2) and name not in answering:
-            answering.append(name)
-
-    with ExitStack() as stack:
-        for name, module in modules.items():
-            stack.callback(module.register_forward_hook(partial(look, name)).remove)
+    with _reading(modules, 2) as seen:
         two(torch.zeros(2, *denoiser.shape, device=denoiser.device), torch.tensor(1.0))
-    return answering
+    return [name for name, found in seen.items() if found]

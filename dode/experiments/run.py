@@ -162,11 +162,10 @@ class Run:
     def evaluator(self, checkpoint: str, kind: str = "classifier") -> tuple[Features, Moments]:
         """What samples are measured with: features, and their moments on the training images.
 
-        The features are those of the classifier that knows the network's images; a "critic" enters fits, and
-        the "transformer" measures alone. For images that neither knows: Inception's, resized as in the papers'
-        tables (or as clean-fid does it; fits see neither). Their moments are in ``NAME.inception-
-        MODE.safetensors`` in :func:`dode.metrics.cache_folder`, NAME being the network's; a FileError says how
-        to make them.
+        The features are those of the classifier that knows the network's images; a "critic" enters fits, and the
+        "transformer" measures alone.  For images that none knows: Inception's, resized as in the papers' tables (or as
+        clean-fid does it; fits see neither).  Their moments are in ``NAME.inception-MODE.safetensors`` in
+        :func:`dode.metrics.cache_folder`, NAME being the network's; a FileError says how to make them.
         """
         model = self.model(checkpoint)
         if known := model.images.evaluators:

@@ -154,13 +154,13 @@ class Transformer(nn.Module):
         self.norm_mix, self.norm_widen = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.enter, self.out = nn.Linear(channels, channels), nn.Linear(channels, channels)
         self.qkv, self.mix = nn.Linear(channels, 3 * channels, bias=False), nn.Linear(channels, channels)
-        self.value, self.tell = nn.Linear(style.context, channels, bias=False), nn.Linear(channels, channels)
+        self.value, self.place = nn.Linear(style.context, channels, bias=False), nn.Linear(channels, channels)
         self.widen, self.narrow = nn.Linear(channels, 8 * channels), nn.Linear(4 * channels, channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.enter(self.norm(x).flatten(2).mT)
         h = h + self.mix(attend(self.qkv(self.norm_mix(h)).mT, self.heads).mT)
-        h = h + self.tell(self.value(embedding[:, -self.value.in_features :]))[:, None]
+        h = h + self.place(self.value(embedding[:, -self.value.in_features :]))[:, None]
         wide, gate = self.widen(self.norm_widen(h)).chunk(2, dim=2)
         h = h + self.narrow(wide * F.gelu(gate))
         return x + self.out(h).mT.reshape(x.shape)

@@ -24,7 +24,7 @@ from dode.schedules import VPContinuous
 from dode.utils.files import FileError, first_line, present
 from dode.zoo.catalogue import Card, family
 
-T_MAX = 10.0  # the end of the process, in whose units the network is told the time
+T_MAX = 10.0  # the end of the process; the network gets the time as a share of it
 PATCH, CHANNELS, HIDDEN, BLOCKS = 4, 64, 512, 4  # of all seven
 
 

@@ -101,7 +101,7 @@ def own(net: UNet, where: Mapping[str, str], rows: int) -> Iterator[Key]:
 EMBEDDING, INNER = "cond_stage_model.embedding.weight", "transformer_blocks.0"  # latent diffusion's
 TRANSFORMER = {
     "enter": "proj_in", "norm_mix": f"{INNER}.norm1", "qkv": f"{INNER}.attn1.to_qkv", "mix": f"{INNER}.attn1.to_out.0",
-    "value": f"{INNER}.attn2.to_v", "tell": f"{INNER}.attn2.to_out.0", "norm_widen": f"{INNER}.norm3",
+    "value": f"{INNER}.attn2.to_v", "place": f"{INNER}.attn2.to_out.0", "norm_widen": f"{INNER}.norm3",
     "widen": f"{INNER}.ff.net.0.proj", "narrow": f"{INNER}.ff.net.2",
 }  # fmt: skip
 PARTS = {
