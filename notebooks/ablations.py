@@ -169,7 +169,7 @@ plots.listing(pd.DataFrame(compared))
 # ## The authors' fit
 #
 # The released code fits other states than the paper's eq. (14) says: the teacher's and the student's noise levels differ, and a corrector starts again from its step's start (`align="released"`). *Ours*: states at the same level,
-# corrections kept. *Ours, of noise*: the same with noise estimates, so that D-EDM's last corrector is not taken back.
+# corrections kept. *Ours, of noise*: the same with noise estimates, so that D-EDM's last corrector is not taken back. Each number is a Fréchet distance to the data.
 
 # %% tags=["hide-input"]
 authors = everything.groupby(["checkpoint", "solver", "nfe", "variant"]).fd.agg(["mean", "std"])
@@ -190,7 +190,7 @@ listed = [
 plots.listing(pd.DataFrame(listed).assign(n=int(table.n.max())))
 
 # %% [markdown]
-# - **D-DDIM** as released is farther from the data than plain DDIM, on both networks and with 5 and 10 calls, on its own levels too: its states are fitted to a teacher's at other noise levels.
+# - **D-DDIM** as released is farther from the data than plain DDIM, on both networks and with 5 and 10 calls, on its own levels too. On the data-predicting network it differs from ours in the teacher's levels alone.
 # - **D-EDM** with clean images spends its last corrector on nothing with 5 calls: the best $\lambda$ is $-1$, which takes the correction back, so the next call sees the same image. Fitted with noise estimates it uses the call, and is nearest with 5 calls; with 9 it is the other way round.
 # - **D-DPM-Solver** as released is far ahead of the plain solver with 5 calls, and behind ours with 5 and 10.
 #

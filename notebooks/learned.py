@@ -411,7 +411,7 @@ if preset != "smoke" and "gits" in methods:
     listed.loc[len(listed)] = ["iPNDM on the best of four grids"] + [
         f"{by_hand[c][nfe]:.3f}" for nfe in (5, 8) for c in ("fd_reference", "rmse")
     ]
-    display(plots.listing(listed.assign(n=n)))
+    display(plots.listing(listed.assign(n=f"{n:,}; RMSE {found.n_rmse.max()}")))
 
 # %% [markdown]
 # **AMED.** Is its training unsteady? RMSE to a 40-call solution on 128 noises held back, as the training sees more noises (`benchmarks/amed_stability.py`). Its teacher is Heun's method on the same grid, with two steps to each of the student's.
@@ -435,7 +435,7 @@ axes[0].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# AMED's training is steady: its error falls to that of its teacher within the first 130 noises of small batches, or the first 1,200 of the released ones, and then stays. More training does not help, because the teacher is no better: what limits it here is the teacher, not the budget.
+# AMED's training is steady: its error falls to that of its teacher within the first 130 noises of small batches, or the first 1,200 of the released ones, and then stays. More training does not help. We suspect that its teacher limits it; no better teacher was tried.
 
 # %% [markdown]
 # ## Agreement
@@ -476,7 +476,7 @@ for name in names:
 #   all five with 5 calls and with 6. It is held to the path step by step, in pixels. And the training is short.
 # - **Others.** With 6 to 9 calls LD3 is next on the data-predicting network. Of the neighbours with no loss on the final image none is ahead of every handcrafted solver at any number of calls:
 #   AMED comes nearest to it, with 8; GITS, as released, is ahead of iPNDM on its best grid with 4 calls alone; OLSS, whose steps are DDIM's, is ahead of DDIM from 6 calls on.
-#   The released settings of GITS, made for other images, are not the best ones here (the table above). What limits AMED is its teacher, not its training (the figure above). DyWeight, which starts on Karras's grid and compares final images, is ahead of every handcrafted solver from 6 calls on.
+#   The released settings of GITS, made for other images, are not the best ones here (the table above). AMED's training is steady (the figure above); more of it does not help. DyWeight, which starts on Karras's grid and compares final images, is ahead of every handcrafted solver from 6 calls on.
 # - **Which to use**: the second-order fit, where its evaluations can be paid. On the data-predicting network S4S-Alt, for 0.4 to 0.6 of them, is ahead of every handcrafted solver with 3 to 7 calls as well.
 # - **Differences of setting**: the data set is easy and the networks are small; the distances are those of a small classifier, and two others, which enter the fits, are relatives of it.
 
