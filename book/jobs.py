@@ -15,11 +15,11 @@ TRANSIENT = ("smoke", "quick")  # presets whose results are not committed
 # These start first: what a reader opens first, then the longest and those that others wait for, so that at the end no
 # core waits for a long one.
 EARLY = (
-    "index", "start_here", "learned", "figure_4", "dlms", "table_1", "second_order", "carried", "natural", "solver_zoo",
+    "index", "start_here", "learned", "figure_4", "dlms", "table_1", "gauss_newton", "carried", "natural", "solver_zoo",
     "figure_3", "ablations", "limits",
 )  # fmt: skip
 # These add to the same files of results and of solvers: one at a time.
-SHARE = ("learned", "dlms", "second_order", "carried", "natural")
+SHARE = ("learned", "dlms", "gauss_newton", "carried", "natural")
 # These need rows of other pages: always, and where the other pages make the rows that are committed.
 AFTER = {"table_1": ("figure_4",)}
 AFTER_KEPT = AFTER | {"limits": ("figure_3", "figure_4"), "checkpoints": ("figure_4", "natural")}

@@ -46,7 +46,7 @@ AGAIN = [m for m in ("dlms", "gauss-newton") if m in methods]
 # %% [markdown]
 # ## To other seeds
 #
-# What the second-order fit looks at was chosen with its distances in view: clipping and the observer came out of some twenty trials, and those were measured on the seeds of the other pages. So a part of its lead there may be the choice. Here are two other blocks
+# What the Gauss-Newton solver looks at was chosen with its distances in view: clipping and the observer came out of some twenty trials, and those were measured on the seeds of the other pages. So a part of its lead there may be the choice. Here are two other blocks
 # of as many seeds, by which nothing was chosen, neither eyes nor grids:
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "carried-blocks", "caption": "Fréchet distance to the long run over the best handcrafted solver's of the same block of seeds; below 1 the learned solver is ahead. Filled: the block of the other pages, which choices were made by. Open: blocks by which nothing was chosen."}}
@@ -126,7 +126,7 @@ if len(taught) > 2:
 both = ((taught.critic < 1) == (taught.gain < 1)).sum()
 print(f"the two agree whether a fit is ahead of every handcrafted solver: {both} of {len(taught)}")
 GROUPS = {
-    "second order": taught[taught.method == "gauss-newton"],
+    "Gauss-Newton": taught[taught.method == "gauss-newton"],
     "other fits by the critic": taught[taught.method != "gauss-newton"],
     "D-DDIM and GITS": spent.drop(taught.index),
 }
@@ -234,13 +234,13 @@ for nfe in READ:
 #
 # From the committed run. There is no number of a paper to agree with; the claim that learned solvers hold on fresh seeds does.
 #
-# - **Other seeds**: the second-order fit has 0.07 to 0.10 of the best handcrafted distance with 3 calls on the data-predicting network and 0.19 to 0.32 with 5, on the noise-predicting one 0.14 to 0.15 and 0.24 to 0.33: below 0.2 and 0.4, which were the goals, on every block.
+# - **Other seeds**: the Gauss-Newton solver has 0.07 to 0.10 of the best handcrafted distance with 3 calls on the data-predicting network and 0.19 to 0.32 with 5, on the noise-predicting one 0.14 to 0.15 and 0.24 to 0.33: below 0.2 and 0.4, which were the goals, on every block.
 #   In 6 of 8 cases the block that choices were made by shows its largest lead, where chance would have it in 2 or 3. The same is so of DLMS in 6 of 8, for which nothing was chosen, so it says more of that block than of the choice. On fresh seeds the ratio is up to 1.7 times what that block says.
-# - **Other features**: gains that the critic sees are seen by the classifier too, but smaller for most. That is not because fits learn to please the critic: of solvers that never saw it (D-DDIM and GITS) the classifier sees even less. Of the second-order fit, which has more eyes and clips, the classifier sees more than the critic (0.69 in place of 1).
-# - **Another network**: of the solvers made for the data-predicting network LD3, S4S and DLMS without features are ahead of the noise-predicting network's own start there; GITS and the second-order fit are not. The fit, which has fewest numbers left as they were, ends at 3.0 times the distance to the data that the other network's own fit has.
+# - **Other features**: gains that the critic sees are seen by the classifier too, but smaller for most. That is not because fits learn to please the critic: of solvers that never saw it (D-DDIM and GITS) the classifier sees even less. Of the Gauss-Newton solver, which has more eyes and clips, the classifier sees more than the critic (0.69 in place of 1).
+# - **Another network**: of the solvers made for the data-predicting network LD3, S4S and DLMS without features are ahead of the noise-predicting network's own start there; GITS and the Gauss-Newton solver are not. The fit, which has fewest numbers left as they were, ends at 3.0 times the distance to the data that the other network's own fit has.
 #   On the way back it loses little: 1.2 times. A solver is to be fitted for the network that it samples from.
-# - **Another number of calls**: read with a call less or more, the second-order fit is nearer to the data than any other table that was read so, and 1.1 to 1.2 times as far as its own fit of that many calls. In RMSE it is behind the start at 4. The tables of S4S and of DLMS without features, read at 4, are *better* than those trained at 4. DLMS's training
-#   goes astray early there ([its page](dlms)). For a second-order fit it is no better start than the usual one ([Second-order fitting](second_order)).
+# - **Another number of calls**: read with a call less or more, the Gauss-Newton solver is nearer to the data than any other table that was read so, and 1.1 to 1.2 times as far as its own fit of that many calls. In RMSE it is behind the start at 4. The tables of S4S and of DLMS without features, read at 4, are *better* than those trained at 4. DLMS's training
+#   goes astray early there ([its page](dlms)). For a Gauss-Newton solver it is no better start than the usual one ([Gauss-Newton](gauss_newton)).
 
 # %% tags=["hide-input"]
 live = experiments.Live("carried", p, where)

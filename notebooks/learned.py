@@ -109,16 +109,16 @@ for dataset in table5.columns.levels[0]:
 # | DyWeight {cite:p}`zhao2026dyweight` | weights whose sums move the levels, the last one too, input levels | gradient through the sampler | iPNDM | the same noise in each epoch, another loss (theirs: Inception features) |
 # | DLMS {cite:p}`liang2025lms` | weights, levels, input levels, for each image | gradient over two steps, from a bottleneck feature | the start | from a reimplementation's description; 1,600 noises (theirs: 20,000), a lower rate |
 # | DLMS, no feature | the same, one table for all images | gradient over two steps | the start | ours |
-# | second order | weights, levels, input levels, the first level | Gauss-Newton steps on the whole sampler | the start | ours |
+# | Gauss-Newton | weights, levels, input levels, the first level | Gauss-Newton steps on the whole sampler | the start | ours |
 #
 # *The start* is a handcrafted solver too: Adams-Bashforth in $\ln \sigma$ on clean images, uniform in time, with an analytical first step that saves a call. (It is not among the five, because nobody publishes it as a solver of its own.)
 # The fits compare images in the features of another classifier, the *critic*, in random features and in pixels; D-DDIM, OLSS, GITS and AMED compare pixels alone.
-# The second-order fit compares images *clipped* to the range that a file holds, and looks through a third classifier, the *observer*, as well; [its page](second_order) says what each is worth, and [DLMS's](dlms) what that makes of the same eyes.
+# The Gauss-Newton solver compares images *clipped* to the range that a file holds, and looks through a third classifier, the *observer*, as well; [its page](gauss_newton) says what each is worth, and [DLMS's](dlms) what that makes of the same eyes.
 #
 # Not among them is Dual-Solver {cite:p}`park2026dualsolver`: its published formulas were not at hand. By its abstract it interpolates between prediction types and between domains of integration, scales the residual, and learns these numbers through a frozen classifier;
 # second-hand, its authors find that this choice of the loss gains more than the numbers themselves.
 #
-# All of them run on the data-predicting network; on the noise-predicting one the handcrafted ones, LD3, S4S-Alt, DLMS and the second-order fit.
+# All of them run on the data-predicting network; on the noise-predicting one the handcrafted ones, LD3, S4S-Alt, DLMS and the Gauss-Newton solver.
 #
 # Three distances, on held-out seeds: the Fréchet distance to samples of a long run of the same network from other seeds says what the *solver* does wrong; the one to the training images adds what the *network* does wrong;
 # RMSE is the distance to the long run's image from the same seed, in pixels.
@@ -142,7 +142,7 @@ floors = learned.floor.rows(experiments.Run(replace(p, images=n), where), floor_
 # %% [markdown]
 # ## Quality against calls
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "learned-nfe", "caption": "Distance against network calls; lower is better. Left: Fréchet distance to samples of a long run (the dashed line is what two sets of n normal draws with these moments are apart: below it nothing can be told). Middle: to the training images (dashed: of the long run itself). Right: RMSE to the long run's images from the same seeds. Grey: handcrafted solvers, each on its best grid. Dotted: where DLMS, S4S-Alt and the second-order fit begin."}}
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "learned-nfe", "caption": "Distance against network calls; lower is better. Left: Fréchet distance to samples of a long run (the dashed line is what two sets of n normal draws with these moments are apart: below it nothing can be told). Middle: to the training images (dashed: of the long run itself). Right: RMSE to the long run's images from the same seeds. Grey: handcrafted solvers, each on its best grid. Dotted: where DLMS, S4S-Alt and the Gauss-Newton solver begin."}}
 MEASURES = {
     "fd_reference": f"FD to the long run, n = {n:,}",
     "fd_data": f"FD to the data, n = {n:,}",
@@ -388,7 +388,7 @@ for name in names:
         float(ends[name, m][:-1].max() / ends[name, m][-1]) for m in ("dlms", "gauss-newton") if (name, m) in ends
     ]
     print(
-        f"{word(name)}: largest distance on the way over that of the image, DLMS and second order: {', '.join(f'{v:.2f}' for v in greedy)}"
+        f"{word(name)}: largest distance on the way over that of the image, DLMS and Gauss-Newton: {', '.join(f'{v:.2f}' for v in greedy)}"
     )
 
 # %% [markdown]
@@ -449,7 +449,7 @@ for name in names:
             if nfe in nfes:
                 gain = wide.gain[name, nfe, "gauss-newton"]
                 print(
-                    f"{word(name)}, second order at NFE {nfe}: {gain:.2f} of the best handcrafted FD; goal {goal}: {'reached' if gain <= goal else 'not reached'}"
+                    f"{word(name)}, Gauss-Newton at NFE {nfe}: {gain:.2f} of the best handcrafted FD; goal {goal}: {'reached' if gain <= goal else 'not reached'}"
                 )
     if "dlms" in chosen_for[name]:
         for nfe in (k for k in nfes if k in (4, 5, 6)):
@@ -466,10 +466,10 @@ for name in names:
 # %% [markdown]
 # From the committed run (5,000 seeds, one block; [other blocks](carried) say the same):
 #
-# - **The second-order fit reaches the goals.** With 3 and 5 calls it has 0.07 and 0.19 of the best handcrafted distance to the long run on the data-predicting network and 0.15 and 0.24 on the noise-predicting one (0.2 and 0.4 were the goals). On both it is at every number of calls the nearest of all to the long run.
+# - **The Gauss-Newton solver reaches the goals.** With 3 and 5 calls it has 0.07 and 0.19 of the best handcrafted distance to the long run on the data-predicting network and 0.15 and 0.24 on the noise-predicting one (0.2 and 0.4 were the goals). On both it is at every number of calls the nearest of all to the long run.
 #   On the data-predicting network it is nearer with 3 calls than every handcrafted solver with 7, and with 5 than with 9; on the other it is nearer with 3 than every one with 4 and with 5 than with 9.
 # - **What it costs**: 30 to 161 thousand evaluations, 0.3 to 0.7 times those of this short training of DLMS. As long as the paper trains, DLMS of 5 calls takes 839,360 ([measured](dlms)); the fit's 74,239 and 80,155 are a tenth of that or less.
-# - **What helps it** is mostly what it looks at ([Second-order fitting](second_order)). In RMSE, which is taken of images as a solver leaves them, not clipped, it is the nearest too, but with 3 calls, and on the noise-predicting network with 4 and 7, where S4S-Alt is. To the data it is up to 8 calls, and to 7 on the noise-predicting network. Beyond that all are about as near as the long run itself, and LD3 with 9 calls and there DPM-Solver++(3M) with 8 to 10 come nearer, by an error that happens to undo the network's.
+# - **What helps it** is mostly what it looks at ([Gauss-Newton](gauss_newton)). In RMSE, which is taken of images as a solver leaves them, not clipped, it is the nearest too, but with 3 calls, and on the noise-predicting network with 4 and 7, where S4S-Alt is. To the data it is up to 8 calls, and to 7 on the noise-predicting network. Beyond that all are about as near as the long run itself, and LD3 with 9 calls and there DPM-Solver++(3M) with 8 to 10 come nearer, by an error that happens to undo the network's.
 # - **DLMS is not what the paper finds.** It is ahead of every handcrafted solver with 3 calls (0.48 of the best one's distance, 0.35 on the noise-predicting network) and, just, with 4 (0.98; on two other blocks it is not), *behind* with 5 (1.76) and with 6 (1.17), and on the noise-predicting network with 4, 5 and 6 (2.88, 1.55 and 3.16).
 #   Its levels do not collapse, and with 7 to 10 calls it is ahead of its start on both networks, but not of the best handcrafted solver. [What was tried](dlms), other eyes, no AFS and four times the noises, brings it ahead with 4 and 6 calls on both networks and on every block; with 5 it is so on one block of one network alone.
 # - **Why**, as far as the rows tell. The handcrafted solver that wins with 5 calls is DPM-Solver++(3M), whose images are far from those of the long run (RMSE 0.20, where DLMS has 0.08) and still make a similar crowd in the classifier's eyes. In pixels and in the critic's features DLMS is ahead of
@@ -477,7 +477,7 @@ for name in names:
 # - **Others.** With 6 to 9 calls LD3 is next on the data-predicting network. Of the neighbours with no loss on the final image none is ahead of every handcrafted solver at any number of calls:
 #   AMED comes nearest to it, with 8; GITS, as released, is ahead of iPNDM on its best grid with 4 calls alone; OLSS, whose steps are DDIM's, is ahead of DDIM from 6 calls on.
 #   The released settings of GITS, made for other images, are not the best ones here (the table above). AMED's training is steady (the figure above); more of it does not help. DyWeight, which starts on Karras's grid and compares final images, is ahead of every handcrafted solver from 6 calls on.
-# - **Which to use**: the second-order fit, where its evaluations can be paid. On the data-predicting network S4S-Alt, for 0.4 to 0.6 of them, is ahead of every handcrafted solver with 3 to 7 calls as well.
+# - **Which to use**: the Gauss-Newton solver, where its evaluations can be paid. On the data-predicting network S4S-Alt, for 0.4 to 0.6 of them, is ahead of every handcrafted solver with 3 to 7 calls as well.
 # - **Differences of setting**: the data set is easy and the networks are small; the distances are those of a small classifier, and two others, which enter the fits, are relatives of it.
 
 # %% tags=["hide-input"]

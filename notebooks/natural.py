@@ -159,7 +159,7 @@ plots.listing(told.rename(columns=titles))
 # %% [markdown]
 # ## Few calls
 #
-# The handcrafted solvers of [Learned solvers compared](learned), each on the grid that is best for it here; *the start*, which is handcrafted too; and two learned ones, D-DDIM and the [second-order fit](second_order) of a whole table, whose eyes are a critic and an observer of these classes. Settings are those of the
+# The handcrafted solvers of [Learned solvers compared](learned), each on the grid that is best for it here; *the start*, which is handcrafted too; and two learned ones, D-DDIM and the [Gauss-Newton solver](gauss_newton) of a whole table, whose eyes are a critic and an observer of these classes. Settings are those of the
 # other pages; none was chosen on these images. The distance is to samples of a long run of the same network from other seeds, so it says what the *solver* does wrong.
 
 # %% tags=["hide-input"]
@@ -169,7 +169,7 @@ found = every[every.block == 0].astype(dict(n_rmse=int))
 n, n_rmse = found.n.max(), found.n_rmse.max()
 print(f"{len(found)} solvers, blocks of seeds: {len(BLOCKS)}, n = {n:,} images each; {n_rmse} for RMSE")
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "natural-pictures", "caption": "The same seeds through DDIM, its distilled version and the second-order fit, each with so few calls, and through a long run."}}
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "natural-pictures", "caption": "The same seeds through DDIM, its distilled version and the Gauss-Newton solver, each with so few calls, and through a long run."}}
 few, count = max(nfe for nfe in NFES if nfe <= 5), min(seeds or 12, small.zoo_images)
 figure, axes = plt.subplots(4 * len(names), 1, figsize=(9, 3.1 * len(names)), squeeze=False)
 for k, name in enumerate(names):
@@ -184,7 +184,7 @@ for k, name in enumerate(names):
     axes[4 * k, 0].set_title(f"{word(name)} prediction")
 plt.show()
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "natural-nfe", "caption": "Distance against network calls; lower is better. Left: Fréchet distance to samples of a long run (dashed: what two sets of n normal draws with its moments are apart). Middle: to the training images (dashed: of the long run itself). Right: RMSE to the long run's images from the same seeds. Grey: handcrafted solvers, each on its best grid. Dotted: where the second-order fit begins."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "natural-nfe", "caption": "Distance against network calls; lower is better. Left: Fréchet distance to samples of a long run (dashed: what two sets of n normal draws with its moments are apart). Middle: to the training images (dashed: of the long run itself). Right: RMSE to the long run's images from the same seeds. Grey: handcrafted solvers, each on its best grid. Dotted: where the Gauss-Newton solver begins."}}
 MEASURES = {
     "fd_reference": f"FD to the long run, n = {n:,}",
     "fd_data": f"FD to the data, n = {n:,}",
@@ -227,7 +227,7 @@ plots.listing(pd.DataFrame(lines))
 for name in names:
     spent = found[(found.checkpoint == name) & (found.method == "gauss-newton")].set_index("nfe").evaluations
     print(
-        f"{word(name)}: evaluations of the second-order fit, {', '.join(f'{k} calls {v:,}' for k, v in spent.items())}"
+        f"{word(name)}: evaluations of the Gauss-Newton solver, {', '.join(f'{k} calls {v:,}' for k, v in spent.items())}"
     )
 
 # %% [markdown]
@@ -267,7 +267,7 @@ print(f"{len(tables)} tables made for garments: levels fall: {fall}; the parts o
 #
 # From the committed run ($n$ = 2,000 for each Fréchet distance, 32 for RMSE; the other pages have 5,000 and 128):
 #
-# - **The second-order fit leads here too.** On the data-predicting network it has 0.06 to 0.07 of the best handcrafted distance with 3 calls, 0.24 to 0.26 with 5 and 0.80 to 0.83 with 10, on the noise-predicting one 0.29 to 0.32, 0.11 to 0.12 and 0.47 to 0.49, on three blocks of seeds by which nothing was chosen.
+# - **The Gauss-Newton solver leads here too.** On the data-predicting network it has 0.06 to 0.07 of the best handcrafted distance with 3 calls, 0.24 to 0.26 with 5 and 0.80 to 0.83 with 10, on the noise-predicting one 0.29 to 0.32, 0.11 to 0.12 and 0.47 to 0.49, on three blocks of seeds by which nothing was chosen.
 #   (The 0.8: iPNDM too is near what two sets of so many draws are apart, dashed.) With 3 calls it is nearer to the long run than every handcrafted solver with 5. It is the nearest in RMSE in all six cases, and to the training images with 3 and 5 calls: with 5 on the data-predicting network as near to them as DDIM with 50
 #   (12.60 and 12.74). With 10 calls UniPC-3 is nearer to those images on the data-predicting network and D-DDIM on the other, there nearer than the long run itself (dashed), which is where a solver should come out. A fit takes 44 to 159 thousand evaluations.
 # - **D-DDIM** keeps the paper's promise on the data-predicting network: with 2, 5, 10, 25 and 50 calls its distance to the training images is 1.00, 0.45, 0.35, 0.71 and 0.92 of DDIM's on the same grid. On the noise-predicting network it is 0.36, 0.93, 0.82, 1.13 and 1.20, so from 25 calls on it loses;
@@ -278,7 +278,7 @@ print(f"{len(tables)} tables made for garments: levels fall: {fall}; the parts o
 # - **Once distilled, it hardly matters from which solver one came**: all seven of the noise-predicting network are at 20.5 to 21.6 with 5 calls and at 11.5 to 12.6 with 10, since all have one teacher. (The long run itself is at 15.53 there: the nearest to the training images is not the most exact.)
 # - **To the long run D-DDIM is not ahead**: it is behind the best handcrafted solver in all six cases, and on the noise-predicting network behind DDIM itself: 24.3 to 7.4 with 5 calls, on the same grid, though its RMSE is about half (0.109 to 0.205). Nearer image by image is not nearer as a crowd, and nearer to the training images is not nearer to what the network draws.
 # - **Which handcrafted solver is best** is another one than on garments: iPNDM on the data-predicting network, on the other DPM-Solver++(3M) with 3 calls, DDIM with 5 and DEIS with 10. The start, which is among the best there, is far behind here. The fit begins there all the same.
-# - **A table made for garments is no substitute.** The second-order ones are far ahead of the start that they were made from (0.05 to 0.44 of its distance), so part of what they learned belongs to the noise levels, and the more the more calls there are: they are 5.7 to 18.1 times as far as the table made for the network that samples with 3 calls, 4.8 to 6.7 with 5 and 1.2 to 1.8 with 10. They are behind the best handcrafted solver in four of six cases.
+# - **A table made for garments is no substitute.** The Gauss-Newton ones are far ahead of the start that they were made from (0.05 to 0.44 of its distance), so part of what they learned belongs to the noise levels, and the more the more calls there are: they are 5.7 to 18.1 times as far as the table made for the network that samples with 3 calls, 4.8 to 6.7 with 5 and 1.2 to 1.8 with 10. They are behind the best handcrafted solver in four of six cases.
 # - **Differences of setting**: the networks are small and draw texture; the classifier behind the distances is of the same size; the papers have larger networks and FIDs of 50,000 images.
 
 # %% tags=["hide-input"]

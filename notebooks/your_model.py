@@ -104,7 +104,7 @@ print(
 # %% [markdown]
 # ## Two solvers for it
 #
-# Both start from Adams-Bashforth in $\ln \sigma$ with four calls. D-ODE fits one number a step, each step for itself; the second-order fit moves all numbers of the table at once, so that the last point is right.
+# Both start from Adams-Bashforth in $\ln \sigma$ with four calls. D-ODE fits one number a step, each step for itself; the Gauss-Newton solver moves all numbers of the table at once, so that the last point is right.
 
 # %%
 calls, fit_noise = 4, dode.initial_noise(model.shape, range(256), device=model.device)
@@ -115,10 +115,10 @@ fitted = distillation.gauss_newton(model, plain, fit_noise)
 # %% [markdown]
 # Held-out noise, and the same network with a hundred times the calls for the truth:
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "your-model", "caption": "Points drawn by one network of two dimensions: with 400 calls, and with four calls by a plain solver, its D- version and its second-order fit, from the same noise. Colour: the angle of the noise, so that a point can be followed from panel to panel. RMSE to the points of 400 calls."}}
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "your-model", "caption": "Points drawn by one network of two dimensions: with 400 calls, and with four calls by a plain solver, its D- version and its Gauss-Newton solver, from the same noise. Colour: the angle of the noise, so that a point can be followed from panel to panel. RMSE to the points of 400 calls."}}
 noise = dode.initial_noise(model.shape, range(10_000, 10_000 + count), device=model.device)
 truth = dode.sample(model, solvers.dpm_solver_pp(model.grid, nfe=400, order=2), noise).cpu()
-drawn = {"plain": plain, "D-ODE": d_ode, "second order": fitted}
+drawn = {"plain": plain, "D-ODE": d_ode, "Gauss-Newton": fitted}
 points = {name: dode.sample(model, table, noise).cpu() for name, table in drawn.items()}
 colour = torch.atan2(noise[:, 1], noise[:, 0]).cpu()
 figure, axes = plt.subplots(1, 4, figsize=(11, 3.1), sharex=True, sharey=True)
@@ -143,7 +143,7 @@ with TemporaryDirectory() as folder:
     file = fitted.save(Path(folder) / "spiral-4.safetensors")
     again = dode.Tableau.load(file)
     print(
-        f"{file.stat().st_size:,} bytes; the same points: {torch.equal(dode.sample(model, again, noise).cpu(), points['second order'])}"
+        f"{file.stat().st_size:,} bytes; the same points: {torch.equal(dode.sample(model, again, noise).cpu(), points['Gauss-Newton'])}"
     )
     try:
         dode.sample(dode.load("fashion-mnist-data"), again, dode.initial_noise((1, 28, 28), range(2)))
@@ -201,6 +201,6 @@ print("dode.sample and the pipeline draw the same images:", bool(abs(apart).max(
 # ## Which method
 #
 # - **D-ODE** needs no choice and no budget: one run of a teacher, a division a step. It helps most where a solver is of low order and steps are few.
-# - **The second-order fit** is worth its price where calls are few. Its residual is pixels unless you give another: `residual=distillation.features(network)` with a classifier of your domain, `distillation.stack` for several. For large latents begin with fewer noises, and look at
+# - **The Gauss-Newton solver** is worth its price where calls are few. Its residual is pixels unless you give another: `residual=distillation.features(network)` with a classifier of your domain, `distillation.stack` for several. For large latents begin with fewer noises, and look at
 #   the cost on the held-back ones (`metadata["cost"]`).
 # - **DLMS** (`distillation.DLMS`, `--method dlms`) designs a table for each image from the U-Net's bottleneck; it trains longer ([DLMS](dlms)).

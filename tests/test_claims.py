@@ -124,7 +124,7 @@ CLAIMS: list[tuple[str, str, Callable[[], object]]] = [
     ("dlms", "features, time scaling and a high-order start each help at every NFE",
      lambda: all((learned()[f"dlms:{c}"] > learned().dlms)["data"].loc[[4, 6, 8, 10]].all()
                  for c in ("residual=pixels", "scaling=False", "base=ddim"))),
-    ("second_order", "without clipping, without a classifier or with few images the fit is worse",
+    ("gauss_newton", "without clipping, without a classifier or with few images the fit is worse",
      lambda: all(learned()[f"{GN}:{c}"]["data", 3] > learned()[GN]["data", 3]
                  for c in ("residual=raw", "residual=seen-averaged", "images=32", "bias=0", "base=gits"))),
     ("carried", "on blocks that no choice was made on it has 0.2 and 0.4 of the handcrafted distance at most",

@@ -1,4 +1,4 @@
-"""Second-order fitting: the space holds only solvers, the Jacobian is right, and the fit finds what is there."""
+"""Gauss-Newton: the space holds only solvers, the Jacobian is right, and the fit finds what is there."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def test_mixes_are_what_they_say() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("images", (5, 18))
-def test_a_second_order_fit_stays_within_its_budget(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gauss_newton_fit_stays_within_its_budget(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it pays for few images: then it grows with them."""
     module = importlib.import_module("dode.distillation.gauss_newton")
     monkeypatch.setattr(module, "CALLS", 700)

@@ -16,7 +16,7 @@ from test_galaxies import published
 from torch import Tensor
 
 from dode.experiments import PRESETS, Run
-from dode.experiments import morphology as module
+from dode.experiments import galaxies as module
 from dode.experiments.morphology import QUANTITIES, compared, morphologies, total_flux, wasserstein
 from dode.zoo.families.galaxies import from_flux, sky_of
 

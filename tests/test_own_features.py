@@ -92,7 +92,7 @@ def test_a_transformer_s_tokens_are_averaged() -> None:
 
 def test_it_is_what_hooks_see_in_whole_evaluations_of_the_network() -> None:
     model, seen = denoiser(small_unet()), list[Tensor]()
-    residual, x = own_features(model, levels=(0.3, 2.0), draws=2), images(model)
+    residual, x = own_features(model, levels=(0.3, 2.0), draws=2, mesh=1), images(model)
     handles = [
         module.register_forward_hook(
             lambda module, inputs, output: seen.append(output / output.std((0, 2, 3), keepdim=True))

@@ -1,4 +1,4 @@
-r"""Second-order fitting: Levenberg-Marquardt on the final error of the whole solver.
+r"""Gauss-Newton: Levenberg-Marquardt steps on the final error of the whole solver.
 
 A solver of a few calls has a few dozen numbers, so the Jacobian of its last image is a few dozen images: cheap enough
 to take by differences, and Gauss-Newton's step then moves all rows, levels and weights together towards
@@ -135,11 +135,11 @@ def images_within_budget(table: Tableau, residual: Residual = pixels) -> int:
 
 
 @distiller(
-    "second order", place=9, loss="seen", everywhere=True, images=images_within_budget,
+    "Gauss-Newton", place=9, loss="own", everywhere=True, images=images_within_budget,
     moves=("first level", "levels", "input levels", "weights"),
 )  # fmt: skip
 def gauss_newton(
-    problem: Problem, *, bias: float = 5.0, path: float = 0.0, limit: float | None = None,
+    problem: Problem, *, bias: float = 5.0, path: float = 0.0, limit: float = 0.0,
     first_level: bool | None = None, steps: int = 10, patience: int = 3, held_back: float = 0.125,
     budget: int | None = None, space: Space | None = None,
 ) -> Tableau:  # fmt: skip
@@ -155,8 +155,7 @@ def gauss_newton(
         What the states on the way count, mean squared pixels over ``1 + sigma^2``, against the teacher's path; 0: the
         last image alone is compared.  Early selection compares that alone in any case.
     limit
-        What one image's error can count at most, in medians of the start's; 0: all of it.  None: 5 where there are
-        fewer than 128 images, of which one that ends as another object would be half of the error.
+        What one image's error can count at most, in medians of the start's; 0: all of it.
     first_level
         Whether the first noise level moves too; None: after an analytical first step.
     steps
@@ -179,9 +178,9 @@ def gauss_newton(
     before = denoiser.evaluations
     space = space or Space(tableau, first_level=problem.afs if first_level is None else first_level)
     if budget is None:
-        budget = round(CALLS * tableau.nfe * max(1.0, images / images_within_budget(tableau, problem.residual)))
+        budget = round(CALLS * tableau.nfe * max(1.0, images / images_within_budget(tableau, problem.loss)))
     examples = problem.examples(held_back, bias)
-    if limit := 5.0 * (images < 128) if limit is None else limit:
+    if limit:
         examples = examples.with_limit(denoiser, tableau, limit)
     fit = _Equations(examples.fitted(denoiser), space, examples, examples.size, path)
 

@@ -109,9 +109,20 @@ LOSSES: dict[str, dict[str, float]] = {
 }  # fmt: skip
 # Ways to read the network's own blocks (:func:`own_features`), besides the usual one, "own".
 OWN: dict[str, dict[str, Any]] = {
-    "own-levels": dict(levels=(0.1, 0.5, 2.0)), "own-still": dict(draws=0), "own-middle": dict(blocks="middle"),
-    "own-output": dict(blocks="output"), "own-mesh": dict(mesh=4), "own-draws": dict(draws=3),
+    "own-levels": dict(levels=(0.1, 0.5, 2.0)), "own-noise": dict(draws=1), "own-noises": dict(draws=3),
+    "own-middle": dict(blocks="middle"), "own-output": dict(blocks="output"), "own-mean": dict(mesh=1),
+    "own-mesh": dict(mesh=4),
 }  # fmt: skip
+
+
+def usual_loss(model: Denoiser) -> Residual:
+    """The loss "own" of :func:`named_loss`, where a network draws pictures, or latents of them; elsewhere pixels.
+
+    Elsewhere: points, a denoiser without a network, and samples that are measured (``images.to_values``: a flux).
+    """
+    network, pictures = getattr(model, "network", None), len(getattr(model, "shape", ())) == 3
+    own = isinstance(network, nn.Module) and pictures and model.images.to_values is None
+    return named_loss("own", model) if own else pixels
 
 
 def named_loss(kind: str, model: Denoiser, trained: Callable[[str], Residual] | None = None) -> Residual:

@@ -1,8 +1,8 @@
 """A loss from the network that is sampled: the outputs of its own blocks when it sees an image again.
 
-The network that is sampled has seen such images, and needs no classifier of them.  An image goes back into it with a
-little noise; the outputs of its blocks, averaged over the image, are compared.  Perceptual losses do so with
-classifiers (Johnson et al. 2016, Zhang et al. 2018).  Never measure with the network that a fit used.
+The network that is sampled has seen such images, and needs no classifier of them.  An image goes back into it, told a
+small noise level; the outputs of its blocks, averaged over each quarter of the image, are compared.  Perceptual losses
+do so with classifiers (Johnson et al. 2016, Zhang et al. 2018).  Never measure with the network that a fit used.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _reading(modules: Mapping[str, nn.Module], images: int) -> Iterator[dict[str
 
 def own_features(
     denoiser: Denoiser, *, levels: Sequence[float] = (0.3,), blocks: Blocks | Sequence[str] = "all",
-    mesh: int = 1, draws: int = 1, seed: int = 0,
+    mesh: int = 2, draws: int = 0, seed: int = 0,
 ) -> OwnFeatures:  # fmt: skip
     """What the blocks of the denoiser's own network make of an image, as a loss for a fit.
 
@@ -163,7 +163,7 @@ def own_features(
     mesh
         Each channel is averaged over ``mesh x mesh`` parts of the image.
     draws, seed
-        How many noises are added, the same to all images; 0: none.
+        How many noises are added, the same to all images; 0: none, and the network sees the image as it is.
 
     ValueError for a name that the network does not have, blocks of what is no network, or a compiled network, which
     calls no hook.

@@ -16,10 +16,10 @@ from matplotlib.axis import Axis
 from matplotlib.colors import TwoSlopeNorm
 from torch import Tensor
 
+from dode.denoisers import PICTURES, Images
 from dode.distillation import DISTILLERS
 from dode.solvers import SOLVERS
 from dode.tableau import Tableau
-from dode.zoo.datasets import mosaic
 
 COLOURS = dict(
     zip(("ddim", "heun", "ipndm", "teacher"), [*sns.color_palette("colorblind", 3), (0.25, 0.25, 0.25)], strict=True)
@@ -107,16 +107,19 @@ def plain_ticks(axis: Axis) -> None:
     axis.set_minor_locator(plt.NullLocator())
 
 
-def show(ax: Axes, images: Tensor, columns: int, title: str = "") -> None:
-    """Draw a mosaic without axes."""
-    ax.imshow(mosaic(images, columns), cmap="gray", vmin=0, vmax=255)
+def show(ax: Axes, images: Tensor, columns: int, title: str = "", kind: Images = PICTURES) -> None:
+    """Draw a mosaic without axes; ``kind``: the model's ``images``."""
+    ax.imshow(kind.mosaic(images, columns), cmap="gray", vmin=0, vmax=255)
     ax.set_title(title)
     ax.set_axis_off()
 
 
-def strip(ax: Axes, images: Tensor, label: str) -> None:
-    """Draw ``(B, C, H, W)`` as one row with ``label``, a line for each part between commas, on its left."""
-    ax.imshow(mosaic(images, len(images)), cmap="gray", vmin=0, vmax=255)
+def strip(ax: Axes, images: Tensor, label: str, kind: Images = PICTURES) -> None:
+    """Draw ``(B, C, H, W)`` as one row with ``label``, a line for each part between commas, on its left.
+
+    ``kind``: the model's ``images``.
+    """
+    ax.imshow(kind.mosaic(images, len(images)), cmap="gray", vmin=0, vmax=255)
     ax.set(xticks=[], yticks=[])
     ax.set_ylabel(label.replace(", ", "\n"), rotation=0, ha="right", va="center")
     ax.spines[:].set_visible(False)

@@ -176,16 +176,17 @@ class Run:
         """:meth:`evaluator` of each kind."""
         return [self.evaluator(checkpoint, kind) for kind in kinds]
 
-    def reference_images(self, checkpoint: str, n: int, calls: int) -> Tensor:
-        """Images of the first ``n`` held-out seeds, ``(n, C, H, W)``, with ``calls`` evaluations each.
+    def reference_images(self, checkpoint: str, n: int, calls: int, block: int = 0) -> Tensor:
+        """Images of the first ``n`` held-out seeds of a block, ``(n, C, H, W)``, with ``calls`` evaluations each.
 
         By DPM-Solver++(2M) on Karras's grid: of second order, so that its own error is small beside what is measured.
         Kept in the project's ``_build``.
         """
         facts = dict(checkpoint=checkpoint, weights=zoo.digest(checkpoint), n=n, calls=calls)
+        facts |= dict(block=block) if block else {}
 
         def make(file: Path) -> Tensor:
-            model, noise = seeded(self.model(checkpoint), held_out_seeds(n))
+            model, noise = seeded(self.model(checkpoint), held_out_seeds(n, block))
             table = self.on_grid(checkpoint, "dpm_solver_pp:order=2", "Karras", calls)
             images = sample(model, table, noise, batch_size=100, progress=True).cpu()
             save_tensors(file, dict(images=images), "images", facts)

@@ -64,7 +64,7 @@ TRAININGS = {
         Training("fashion-mnist-classifier", steps=2_000, rate=2e-3, warmup=100, bf16=False),
         Training("fashion-mnist-critic", 5_000, rate=3e-3, seed=1, bf16=False, flips=True),
         Training("fashion-mnist-observer", 2_000, rate=3e-3, warmup=200, seed=2, flips=True),
-        Training("fashion-mnist-transformer", 3_000, rate=1e-3, warmup=300, seed=3, flips=True),
+        Training("fashion-mnist-transformer", 12_000, rate=1e-3, warmup=500, seed=3, bf16=False, flips=True),
         Training("imagenet32-noise", 5_000, rate=1.2e-3, flips=True, drop=0.1, network=MEDIUM),
         Training("imagenet32-data", 5_000, rate=1.2e-3, flips=True, drop=0.1, network=MEDIUM),
         Training("imagenet32-classifier", 3_000, batch=256, rate=2e-3, flips=True, network=EYES),

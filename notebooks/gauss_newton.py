@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # Second-order fitting
+# # The Gauss-Newton solver
 #
 # **Not from either paper.** A solver of three calls has about a dozen numbers, so all of them can be fitted at once to the *last* image by Gauss-Newton's method (`dode.distillation.gauss_newton`).
 #
@@ -119,7 +119,7 @@ solvers = {method: fits.fit(run, checkpoint, method, NFE) for method in VARIANTS
 tables = {method: table for method, table in solvers.items() if isinstance(table, Tableau)}  # one for all images
 print(f"{len(rows)} solvers of {NFE} calls measured on {p.images:,} samples")
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "second-order-fit", "caption": "Left: the cost on the held-back seeds against the iteration, divided by that of the usual start, for the fits that compare the same and differ in where they start, what may move, or whether the way counts too; the circle is the solver that is returned. A rise is overfitting, which the held-back seeds see. Right: the levels of the usual fit, before and after; the hollow mark is where the analytical first step begins."}}
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "gauss-newton-fit", "caption": "Left: the cost on the held-back seeds against the iteration, divided by that of the usual start, for the fits that compare the same and differ in where they start, what may move, or whether the way counts too; the circle is the solver that is returned. A rise is overfitting, which the held-back seeds see. Right: the levels of the usual fit, before and after; the hollow mark is where the analytical first step begins."}}
 OTHER = ("residual=", "images=", "bias=", "limit=")  # another cost: not comparable
 SAME = [m for m in tables if not any(option in m for option in OTHER)]
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=[3, 2])
@@ -172,7 +172,7 @@ for method, table in tables.items():
 #
 # One change at a time, and what it does to the three distances.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "second-order-variants", "caption": "Each variant of the fit at three calls, divided by the usual one (dotted line): Fréchet distance in classifier features (not FID) to the samples of the long run (filled) and to the data (open), and RMSE to the long run's images (square). To the right: worse."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "gauss-newton-variants", "caption": "Each variant of the fit at three calls, divided by the usual one (dotted line): Fréchet distance in classifier features (not FID) to the samples of the long run (filled) and to the data (open), and RMSE to the long run's images (square). To the right: worse."}}
 measures = {"fd_reference": "FD to the long run", "fd_data": "FD to the data", "rmse": "RMSE"}
 results = rows.assign(variant=rows.method.map(VARIANTS | {"start": "the start, not fitted"}))
 if not small:
@@ -240,7 +240,7 @@ if not small:
 # - **The price**: RMSE is taken of images as the solver leaves them, not clipped, and the fit lets go of what lies beyond black and white.
 
 # %% tags=["hide-input"]
-live = experiments.Live("second_order", p, where)
+live = experiments.Live("gauss_newton", p, where)
 if live.active:
     row = rows.query("method == @USUAL").iloc[0]
     live.check(row, learned.learned, "fd_reference", p.again)  # as committed

@@ -1,0 +1,162 @@
+"""Few evaluations against many on networks of galaxies: RMSE, total flux and morphology on held-out seeds.
+
+No network here was trained by this project, and no classifier knows its images: what astronomers measure takes the
+place of Fréchet distances.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dode import zoo
+from dode.distillation import DISTILLERS, Designed
+from dode.experiments import fits
+from dode.experiments.measurements import Cell, Value, measurement
+from dode.experiments.morphology import compared, morphologies, total_flux
+from dode.experiments.rows import kept
+from dode.experiments.run import Run, draw, held_out_seeds
+from dode.experiments.sweeps import Preset, home
+from dode.metrics import rmse
+from dode.tableau import Tableau
+from dode.utils.files import load_tensors, save_tensors
+from dode.zoo.catalogue import CATALOGUE
+from dode.zoo.families.galaxies import sky_of
+
+HANDCRAFTED = {  # what pages call them, each on two grids
+    "ddim": "DDIM", "ipndm": "iPNDM", "deis:variable=log_rho,basis=data": "DEIS",
+    "dpm_solver_pp:order=2": "DPM-Solver++(2M)", "dpm_solver_pp": "DPM-Solver++(3M)", "unipc": "UniPC-3",
+}  # fmt: skip
+TRIED = ("time", "Karras")
+DISTILLED = {  # 32 noises: a step has one number, and an image 4,096 pixels
+    f"d-ode:base={'deis' if solver.startswith('deis') else solver},grid=time,images=32": f"D-{title}"
+    for solver, title in HANDCRAFTED.items()
+}
+GAUSS_NEWTON = "gauss-newton:residual=pixels,base=deis,grid=time,afs=False"
+FIRST, OTHERS = "galaxies-hsc-64", ("galaxies-ztf-64", "galaxies-lsst-60")  # other networks: with 5 evaluations only
+NFES = (3, 4, 5, 6, 8, 10)
+
+
+def solver_of(run: Run, checkpoint: str, solver: str, grid: str, nfe: int) -> Tableau | Designed:
+    """A learned solver by its method, or a handcrafted one on a grid (:data:`~dode.experiments.run.GRIDS`)."""
+    if solver.partition(":")[0] in DISTILLERS:
+        return fits.fit(run, checkpoint, solver, nfe)
+    return run.on_grid(checkpoint, solver, grid, nfe)  # to 0: at sigma_min much noise is left
+
+
+def images_of(run: Run, checkpoint: str, solver: Tableau | Designed, n: int, block: int) -> Tensor:
+    """A solver's images of a block's first ``n`` seeds, in float32."""
+    return torch.cat([x.cpu() for x in draw(run.model(checkpoint), solver, held_out_seeds(n, block), batch_size=50)])
+
+
+def errors(images: Tensor, truth: Tensor, sky: float) -> dict[str, Value]:
+    """RMSE and relative error of the total flux (median, 16 to 84%) to the reference solution of the same noise."""
+    off = (total_flux(images, sky) / total_flux(truth, sky) - 1).abs()
+    low, median, high = (float(q) for q in off.quantile(torch.tensor([0.16, 0.5, 0.84], dtype=off.dtype)))
+    return dict(rmse=rmse(images, truth), flux_error=median, flux_error_16=low, flux_error_84=high)
+
+
+def facts(run: Run, solver: Tableau | Designed, n: int, block: int) -> dict[str, Value]:
+    """What else a row says: how many images of which seeds, and what the fit took."""
+    known = solver.metadata
+    return dict(
+        n=n, seeds=held_out_seeds(n, block), reference_calls=run.preset.reference_calls,
+        seconds=known.get("seconds", 0), evaluations=known.get("network_evaluations", 0),
+    )  # fmt: skip
+
+
+# --- errors of images ------------------------------------------------------------------------------
+
+
+def solvers_on(solvers: tuple[str, ...], **axes: Any) -> list[Cell]:
+    """Cells of each solver: a handcrafted one on every grid that is tried, a learned one on its own."""
+    plain = [s for s in solvers if s in HANDCRAFTED]
+    found = galaxies.cells(**axes, solver=plain, grid=TRIED)
+    return found + galaxies.cells(**axes, solver=[s for s in solvers if s not in HANDCRAFTED], grid="")
+
+
+def galaxies_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
+    """Nine solvers and the Gauss-Newton one against NFE on one network, four of them on all with 5 evaluations."""
+    if p.name == "smoke":
+        return galaxies.cells(checkpoint=checkpoint or "galaxies-hsc-32", nfe=3, block=0, solver="ddim", grid="time")
+    every = (*HANDCRAFTED, *DISTILLED, GAUSS_NEWTON)
+    cells = solvers_on(every, checkpoint=checkpoint or FIRST, nfe=NFES, block=0)
+    cells.sort(key=lambda cell: (cell["nfe"] != 5, cell["nfe"]))
+    rest = [] if checkpoint else [name for name in CATALOGUE if name.startswith("galaxies-") and name != FIRST]
+    for name in sorted(rest, key=lambda name: (name not in OTHERS, int(name.rsplit("-")[-1]))):
+        cells += solvers_on((*HANDCRAFTED, next(iter(DISTILLED)), GAUSS_NEWTON), checkpoint=name, nfe=5, block=0)
+    return cells
+
+
+@measurement(gives=["rmse", "flux_error"], planned=galaxies_cells)
+def galaxies(run: Run, *, checkpoint: str, solver: str, grid: str, nfe: int, block: int) -> dict[str, Value]:
+    """:func:`errors` of a solver's images."""
+    n, table = max(8, run.preset.images // 25), solver_of(run, checkpoint, solver, grid, nfe)
+    truth = run.reference_images(checkpoint, n, run.preset.reference_calls, block)
+    found = errors(images_of(run, checkpoint, table, n, block), truth, sky_of(checkpoint))
+    return found | facts(run, table, n, block)
+
+
+# --- morphology ------------------------------------------------------------------------------------
+
+
+def images_measured(p: Preset) -> int:
+    """A fifteenth of what stands behind a preset's distances: each image takes a third of a second."""
+    return max(3, p.images // 15)
+
+
+def reference(run: Run, checkpoint: str, n: int, block: int) -> tuple[Tensor, Tensor]:
+    """The reference solution of the first ``n`` seeds of a block, and its morphologies; kept in ``_build``."""
+    calls = run.preset.reference_calls
+    images = run.reference_images(checkpoint, n, calls, block)
+    facts = dict(checkpoint=checkpoint, weights=zoo.digest(checkpoint), n=n, calls=calls, block=block)
+    file = home() / "_build" / "references" / ("morphology-" + "-".join(map(str, facts.values())) + ".safetensors")
+
+    def make(file: Path) -> Tensor:
+        found = morphologies(images, sky_of(checkpoint))
+        save_tensors(file, dict(morphologies=found), "images", facts)
+        return found
+
+    return images, kept(file, lambda file: load_tensors(file, "images")[0]["morphologies"], make)
+
+
+def morphology_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
+    """With 5 evaluations: four handcrafted solvers on the grid uniform in time, D-DDIM and the Gauss-Newton solver."""
+    first = checkpoint or FIRST
+    if p.name == "smoke":
+        return morphology.cells(checkpoint=first, nfe=5, block=0, solver="ddim", grid="time")
+    plain = [s for s in HANDCRAFTED if not s.startswith("dpm_solver_pp")]
+    cells = list[Cell]()
+    for name, blocks in [(first, p.repeats), *(() if checkpoint else ((name, 1) for name in OTHERS))]:
+        axes = dict(checkpoint=name, nfe=5, block=range(blocks))
+        cells += morphology.cells(**axes, solver=[next(iter(DISTILLED)), GAUSS_NEWTON], grid="")
+        cells += morphology.cells(**axes, solver=plain, grid="time")
+    return cells
+
+
+@measurement(gives=["rmse", "flux_error", "failed"], planned=morphology_cells)
+def morphology(run: Run, *, checkpoint: str, solver: str, grid: str, nfe: int, block: int) -> dict[str, Value]:
+    """:func:`errors`, and the morphology against the reference solution's."""
+    n, table = images_measured(run.preset), solver_of(run, checkpoint, solver, grid, nfe)
+    truth, shapes = reference(run, checkpoint, n, block)
+    images, sky = images_of(run, checkpoint, table, n, block), sky_of(checkpoint)
+    found: dict[str, Value] = dict(compared(morphologies(images, sky), shapes))
+    return found | errors(images, truth, sky) | facts(run, table, n, block)
+
+
+def floor_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
+    """The floors of the networks whose morphology is measured."""
+    names = [checkpoint] if checkpoint or p.name == "smoke" else [FIRST, *OTHERS]
+    return morphology_floor.cells(checkpoint=[name or FIRST for name in names], block=0)
+
+
+@measurement(gives=["failed"], planned=floor_cells)
+def morphology_floor(run: Run, *, checkpoint: str, block: int) -> dict[str, Value]:
+    """The distances of :func:`morphology` between reference solutions of this block's seeds and of the next one's."""
+    n = images_measured(run.preset)
+    one, other = (reference(run, checkpoint, n, k)[1] for k in (block, block + 1))
+    found: dict[str, Value] = dict(compared(other, one))
+    return {k: v for k, v in found.items() if k == "failed" or k.endswith("_distance")} | {"n": n}

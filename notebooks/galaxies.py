@@ -1,0 +1,181 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Galaxies
+
+# %% tags=["parameters", "remove-input"]
+preset = "quick"  # smoke, quick, standard or full
+checkpoint = None  # one of the seven networks; None: galaxies-hsc-64, at smoke galaxies-hsc-32
+device = "auto"  # cpu, cuda or auto
+seeds = None  # how many images of each solver are shown; None: 6
+
+# %% tags=["remove-input"]
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
+
+import dode
+from dode import experiments
+from dode.experiments import fits, galaxies, plots
+from dode.experiments.morphology import QUANTITIES
+
+plots.style()
+p = experiments.preset(preset)
+where = experiments.device(device)
+run = experiments.Run(p, where)
+small = preset == "smoke"
+FIRST = checkpoint or ("galaxies-hsc-32" if small else galaxies.FIRST)
+NFE = 3 if small else 5
+D_DDIM, FITTED = next(iter(galaxies.DISTILLED)), galaxies.GAUSS_NEWTON
+TITLES = galaxies.HANDCRAFTED | galaxies.DISTILLED | {FITTED: "Gauss-Newton"}
+found = galaxies.galaxies.rows(run, galaxies.galaxies_cells(p, FIRST if small or checkpoint else None))
+found = found.assign(grid=found.grid.fillna(""), title=found.solver.map(TITLES))
+best = found.loc[found.groupby(["checkpoint", "nfe", "solver"], sort=False).rmse.idxmin()]  # of the grids, the better
+crafted = best[best.solver.isin(galaxies.HANDCRAFTED)]
+at = best.query("checkpoint == @FIRST and nfe == @NFE").set_index("solver")
+handcrafted = at.loc[at.index.isin(galaxies.HANDCRAFTED)].sort_values("rmse").iloc[0]
+lines = [
+    f"Asked: can {NFE} network evaluations stand for {handcrafted.reference_calls} when a prior of galaxies is sampled a million times? On {FIRST}, n = {handcrafted.n}:",
+    f"the best handcrafted solver ({handcrafted.title}) misses the reference image by an RMSE of {handcrafted.rmse:.3f} and its total flux by {handcrafted.flux_error:.1%} (median)",
+]
+if FITTED in at.index:
+    lines[1] += f"; the Gauss-Newton solver by {at.rmse[FITTED]:.3f} and {at.flux_error[FITTED]:.1%}"
+short = "```{admonition} In short\n" + "\n".join(lines) + ".\n```"
+
+# %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
+Markdown(short)
+
+# %% tags=["remove-input", "thumbnail"] mystnb={"figure": {"name": "galaxies-pictures", "caption": "The same noise through solvers of few network evaluations, and through the reference solution; seeds not selected. Fluxes in an asinh stretch, as astronomers show them."}}
+count = seeds or 6
+model, noise = experiments.seeded(dode.load(FIRST, device=where), experiments.held_out_seeds(count))
+shown = {f"DDIM, {NFE} NFE": run.on_grid(FIRST, "ddim", "time", NFE)}
+if not small:
+    shown[f"D-DDIM, {NFE} NFE"] = fits.fit(run, FIRST, D_DDIM, NFE)
+    shown[f"Gauss-Newton, {NFE} NFE"] = fits.fit(run, FIRST, FITTED, NFE)
+calls = min(60, p.live.reference_steps)
+shown[f"reference, {calls} NFE"] = run.on_grid(FIRST, "dpm_solver_pp:order=2", "Karras", calls)
+strips = {label: dode.sample(model, solver, noise) for label, solver in shown.items()}
+figure, axes = plt.subplots(len(strips), 1, figsize=(1.45 * count + 1, 1.5 * len(strips)))
+for ax, (label, images) in zip(axes, strips.items(), strict=True):
+    plots.strip(ax, images, label, model.images)
+plt.show()
+
+# %% [markdown]
+# ## The networks
+#
+# Seven score networks of galaxy images, trained and published by astronomers as priors for deblending, in the package `galaxygrad` 0.2.1: each an MLP-Mixer {cite:p}`tolstikhin2021mixer` on a variance-preserving process, for images of one survey at one size. Nobody in this project trained or changed them. With their
+# files at hand (`pip install --no-deps galaxygrad==0.2.1`), `dode.load("galaxies-hsc-64")` is the denoiser. A prior like these is evaluated a million times in an inference, so each evaluation counts.
+#
+# A solver's image is compared with the reference solution from the same noise: DPM-Solver++(2M) on Karras's grid. The measures are the RMSE of what the network draws ($y = 10\,\ln(1 + x)$ of the flux $x$) and what astronomers take from an image: its total flux, and its morphology.
+#
+# ## Error against NFE
+#
+# Each handcrafted solver is on the better of two grids, uniform in time or Karras's (that choice is made on the images that are shown here, to its advantage). The distilled solvers are on the first. The Gauss-Newton solver begins as DEIS there and is fitted to pixels.
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "galaxies-nfe", "caption": "RMSE (left) and relative error of the total flux (right, median) against NFE; lower is better. Dotted: handcrafted solvers, each on the better of two grids. Solid, same colour: their distilled versions. Black: the Gauss-Newton solver."}}
+curves = best[best.checkpoint == FIRST]
+figure, axes = plt.subplots(1, 2, figsize=(11, 4.4))
+plain, distilled = list(galaxies.HANDCRAFTED), list(galaxies.DISTILLED)
+for ax, column, label in zip(axes, ("rmse", "flux_error"), ("RMSE", "relative error of the flux"), strict=True):
+    for solver, part in curves.groupby("solver", sort=False):
+        k = plain.index(solver) if solver in plain else distilled.index(solver) if solver in distilled else 0
+        look = dict(color="black" if solver == FITTED else f"C{k}", linewidth=2.6 if solver == FITTED else 1.4)
+        look |= dict(linestyle=":", markerfacecolor="white") if solver in plain else {}
+        part = part.sort_values("nfe")
+        ax.plot(part.nfe, part[column], marker="osD^vP"[k], markersize=5, label=TITLES[solver], **look)
+    plots.log_axes(ax, sorted(curves.nfe.unique()), f"{label}, n = {int(curves.n.max())}")
+figure.legend(handles=axes[0].get_lines(), loc="outside lower center", ncols=5, fontsize=8)
+plt.show()
+
+# %% tags=["hide-input"]
+wide = curves.assign(value=curves.rmse.map("{:.3f}".format) + " / " + curves.flux_error.map("{:.1%}".format))
+wide = wide.pivot(index="title", columns="nfe", values="value").reindex(
+    curves.sort_values(["nfe", "rmse"]).title.unique()
+)
+print(f"RMSE / median error of the flux, {FIRST}, n = {int(curves.n.max())}, one block of held-out seeds")
+plots.listing(wide.rename(columns=lambda nfe: f"NFE {nfe}").rename_axis(columns=None).reset_index(names="solver"))
+
+# %% [markdown]
+# ## All seven networks
+#
+# The same protocol on each network, with no setting changed. *Ratio*: the Gauss-Newton solver's RMSE over the best handcrafted one's.
+
+# %% tags=["hide-input"]
+listed = []
+for name, part in best[best.nfe == NFE].groupby("checkpoint", sort=False):
+    cells = part.set_index("solver")
+    top = part[part.solver.isin(galaxies.HANDCRAFTED)].sort_values("rmse").iloc[0]
+    say = lambda row: f"{row.rmse:.3f} / {row.flux_error:.1%}"  # noqa: E731
+    row = {"network": name.removeprefix("galaxies-"), "DDIM": say(cells.loc["ddim"]), "best handcrafted": f"{say(top)} ({top.title}, {top.grid})"}  # fmt: skip
+    if FITTED in cells.index:
+        own = cells.loc[FITTED]
+        row |= {"D-DDIM": say(cells.loc[D_DDIM]), "Gauss-Newton": say(own), "ratio": f"{own.rmse / top.rmse:.2f}"}
+        row |= {"evaluations of its fit": f"{int(own.evaluations):,}", "seconds": f"{own.seconds:.0f}"}
+    listed.append(row)
+print(f"RMSE / median error of the flux, NFE {NFE}, n = {int(best.n.max())}, one block of held-out seeds")
+plots.listing(pd.DataFrame(listed))
+
+# %% [markdown]
+# ## Morphology
+#
+# What an astronomer would measure of such an image {cite:p}`rodriguezgomez2019statmorph`: half-light radius, concentration, asymmetry, Gini coefficient, M20 and ellipticity. A solver with too few evaluations blurs, and a blurred galaxy comes out rounder and more symmetric, which one could take for physics.
+#
+# Two errors of each quantity, both in units of its standard deviation over the reference solution's images: of one image (the median difference to the reference image of the same noise), and of the distribution (the Wasserstein-1 distance). The second has a floor: what two sets of reference images from different seeds are apart.
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "galaxies-morphology", "caption": "Errors of six morphological quantities with few network evaluations, in standard deviations of the reference solution. Left: median difference of an image. Right: distance of the distributions (grey: two sets of reference images). Marks: mean over blocks of seeds, bars: their range."}}
+shapes = galaxies.morphology.rows(run, galaxies.morphology_cells(p, FIRST if small or checkpoint else None))
+shapes = shapes.assign(title=shapes.solver.map(TITLES))
+part = shapes[shapes.checkpoint == FIRST]
+floor = galaxies.morphology_floor.rows(run, galaxies.floor_cells(p, FIRST if small or checkpoint else None))
+floor = floor.set_index("checkpoint").loc[FIRST]
+figure, axes = plt.subplots(1, 2, figsize=(11, 3.9), sharey=True)
+order = [TITLES[solver] for solver in TITLES if solver in set(part.solver)]
+for ax, ending in zip(axes, ("", "_distance"), strict=True):
+    for k, title in enumerate(order):
+        rows = part[part.title == title]
+        values = rows[[q + ending for q in QUANTITIES]]
+        spots = np.arange(len(QUANTITIES)) + 0.11 * (k - (len(order) - 1) / 2)
+        error = np.stack([values.mean() - values.min(), values.max() - values.mean()])
+        ax.errorbar(spots, values.mean(), yerr=error, fmt="osD^vP"[k], color=f"C{k}" if title != "Gauss-Newton" else "black", label=title)  # fmt: skip
+    ax.set_xticks(range(len(QUANTITIES)), [q.replace("_", " ") for q in QUANTITIES], rotation=25)
+    ax.set_ylim(0)
+axes[1].plot(np.arange(len(QUANTITIES)), floor[[f"{q}_distance" for q in QUANTITIES]].astype(float), "_", color="0.5", markersize=30, label="reference, other seeds")  # fmt: skip
+axes[0].set_ylabel("standard deviations of the reference")
+axes[0].set_title("one image")
+axes[1].set_title("the distribution")
+axes[1].legend(fontsize=8)
+plt.show()
+print(f"{FIRST}: {part.block.nunique()} block(s) of seeds, n = {int(part.n.max())} images each")
+
+# %% tags=["hide-input"]
+columns = {q: q.replace("_", " ") for q in QUANTITIES} | {f"{q}_distance": q.replace("_", " ") + ", distribution" for q in QUANTITIES}  # fmt: skip
+table = shapes.groupby(["checkpoint", "title"], sort=False)[[*columns, "failed"]].mean().reset_index()
+table[list(columns)] = table[list(columns)].map("{:.2f}".format)
+table["failed"] = table.failed.map("{:.1f}".format)
+plots.listing(table.rename(columns={"title": "solver", "failed": "not measurable"} | columns))
+
+# %% [markdown]
+# *Not measurable*: images, mean over blocks, of which `statmorph` could not measure the solver's or the reference's; they are left out.
+
+# %% tags=["hide-input"]
+live = experiments.Live("galaxies", p, where)
+if live.active:
+    row = found.query("checkpoint == @FIRST and nfe == @NFE and solver == 'ddim' and grid == 'time'").iloc[0]
+    live.check(row, galaxies.galaxies, "rmse")
+    row = found.query("checkpoint == @FIRST and nfe == @NFE and solver == @FITTED").iloc[0]
+    live.check(row, galaxies.galaxies, "rmse", p.again)  # as committed
+live.show()
+
+# %% tags=["remove-input"]
+plots.provenance(experiments.origin(found))
