@@ -80,7 +80,8 @@ plt.show()
 # ## Quality, and the classifier that measures it
 #
 # A second classifier, the *critic*, is of another architecture and was trained from another seed, with mirrored images. Its features may enter the
-# fit of a solver ([Learned solvers compared](learned)), and so may those of a third, the *observer*, of yet another architecture and seed; the first one measures, and no fit sees it.
+# fit of a solver ([Learned solvers compared](learned)), and so may those of a third, the *observer*, of yet another architecture and seed; the first one measures, and no fit sees it. A vision transformer of Fashion-MNIST measures beside it
+# where losses are compared ([The network as its own critic](own_features)): no fit, no grid and no setting uses it.
 
 # %% tags=["hide-input"]
 stored = experiments.committed("figure_4", "natural")
@@ -113,6 +114,7 @@ for name in names:
 # dode train fashion-mnist-classifier --out runs
 # dode train fashion-mnist-critic --out runs
 # dode train fashion-mnist-observer --out runs
+# dode train fashion-mnist-transformer --out runs
 # ```
 #
 # The data are read from the folder named by `DODE_DATA`, or fetched from their publisher and checked by digest. The images are under the MIT licence

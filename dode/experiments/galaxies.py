@@ -35,7 +35,7 @@ DISTILLED = {  # 32 noises: a step has one number, and an image 4,096 pixels
     f"d-ode:base={'deis' if solver.startswith('deis') else solver},grid=time,images=32": f"D-{title}"
     for solver, title in HANDCRAFTED.items()
 }
-GAUSS_NEWTON = "gauss-newton:residual=pixels,base=deis,grid=time,afs=False"
+GAUSS_NEWTON = "gauss-newton:residual=pixels,base=deis,grid=time,afs=True,images=64"
 FIRST, OTHERS = "galaxies-hsc-64", ("galaxies-ztf-64", "galaxies-lsst-60")  # other networks: with 5 evaluations only
 NFES = (3, 4, 5, 6, 8, 10)
 
