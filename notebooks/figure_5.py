@@ -99,7 +99,7 @@ def path(name: str, solver: str, variant: str, nfe: int) -> Path:
 runs = {
     (name, prefix + solver): path(name, solver, variant, nfe)
     for name in names
-    for solver, nfe in SOLVERS[name.rsplit("-", 1)[1]].items()
+    for solver, nfe in SOLVERS[models[name].prediction].items()
     for prefix, variant in (("", "plain"), ("d-", "d-ode"))
 }
 
@@ -181,7 +181,7 @@ plots.listing(table.replace({"solver": plots.NAMES}))
 # %% tags=["nbval-check-output", "hide-input"]
 for name in names:
     print(f"{name}, {count} images: RMSE to the trajectory's end")
-    for solver in SOLVERS[name.rsplit("-", 1)[1]]:
+    for solver in SOLVERS[models[name].prediction]:
         plain, learned = (
             rmse(found.states[-1], found.truth[-1]) for found in (runs[name, solver], runs[name, f"d-{solver}"])
         )

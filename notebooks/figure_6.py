@@ -33,9 +33,9 @@ import torch
 
 import dode
 from dode import experiments
+from dode.denoisers import Images
 from dode.experiments import plots
 from dode.metrics import rmse
-from dode.zoo.datasets import mosaic
 
 plots.style()
 p = experiments.preset(preset)
@@ -53,7 +53,7 @@ plan |= {(name, "heun"): p.heun_nfes[:5] for name in names if name.endswith("dat
 HIGHER = {"noise": ["ipndm", "dpm_solver", "deis:order=4"], "data": ["dpm_solver_pp:order=2", "unipc"]}
 most = 5 if preset == "smoke" else 25
 higher_nfes = tuple(nfe for nfe in (3, 5, 10, 25) if nfe <= most)  # a third-order solver wants three calls
-plan |= {(name, solver): higher_nfes for name in names for solver in HIGHER[name.rsplit("-", 1)[1]]}
+plan |= {(name, solver): higher_nfes for name in names for solver in HIGHER[models[name].prediction]}
 drawn = {job: [nfe for nfe in nfes if nfe <= 10 or not p.rows_of] for job, nfes in plan.items()}
 
 
@@ -75,8 +75,10 @@ todo.sort(key=lambda job: (job[0], job[2]))  # solvers with the same levels shar
 pictures = {job: samples(*job) for job in todo}
 
 
-def grid_of_samples(samples: dict[str, dict[str, torch.Tensor]], columns: int = 3, width: float = 9.0) -> plt.Figure:
-    """Rows (solvers) by columns (NFEs) of mosaics; ``samples[row][column]`` is ``(B, C, H, W)``."""
+def grid_of_samples(
+    samples: dict[str, dict[str, torch.Tensor]], kind: Images, columns: int = 3, width: float = 9.0
+) -> plt.Figure:
+    """Rows (solvers) by columns (NFEs) of mosaics; ``samples[row][column]`` is ``(B, C, H, W)``, ``kind`` the model's."""
     heads = list(dict.fromkeys(c for row in samples.values() for c in row))
     count = -(-len(next(iter(next(iter(samples.values())).values()))) // columns)
     height = width / len(heads) * len(samples) * count / columns + 0.4
@@ -87,7 +89,7 @@ def grid_of_samples(samples: dict[str, dict[str, torch.Tensor]], columns: int = 
             ax.set(xticks=[], yticks=[])
             sns.despine(ax=ax, left=True, bottom=True)
             if head in row:
-                ax.imshow(mosaic(row[head], columns), cmap="gray", vmin=0, vmax=255)
+                ax.imshow(kind.mosaic(row[head], columns), cmap="gray", vmin=0, vmax=255)
             else:
                 ax.set_axis_off()
             if r == 0:
@@ -99,7 +101,7 @@ def grid_of_samples(samples: dict[str, dict[str, torch.Tensor]], columns: int = 
 
 def draw(prediction: str, solvers: list[str], images: int = count) -> None:
     """The grid of some solvers on one network, if this run has them."""
-    for name in (n for n in names if n.endswith(prediction)):
+    for name in (n for n in names if models[n].prediction == prediction):
         rows = {
             plots.NAMES[label].replace("-Solver", "-\nSolver"): {
                 f"{nfe} NFE": pictures[name, solver, nfe][label][:images] for nfe in drawn[name, solver]
@@ -108,7 +110,7 @@ def draw(prediction: str, solvers: list[str], images: int = count) -> None:
             for solver in solvers
             for label in (solver, f"d-{solver}")
         }
-        grid_of_samples(rows).suptitle(name, fontsize="medium")
+        grid_of_samples(rows, models[name].images).suptitle(name, fontsize="medium")
         plt.show()
 
 

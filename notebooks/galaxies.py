@@ -149,12 +149,12 @@ for ax, ending in zip(axes, ("", "_distance"), strict=True):
         error = np.stack([values.mean() - values.min(), values.max() - values.mean()])
         ax.errorbar(spots, values.mean(), yerr=error, fmt="osD^vP"[k], color=f"C{k}" if title != "Gauss-Newton" else "black", label=title)  # fmt: skip
     ax.set_xticks(range(len(QUANTITIES)), [q.replace("_", " ") for q in QUANTITIES], rotation=25)
-    ax.set_ylim(0)
 axes[1].plot(np.arange(len(QUANTITIES)), floor[[f"{q}_distance" for q in QUANTITIES]].astype(float), "_", color="0.5", markersize=30, label="reference, other seeds")  # fmt: skip
 axes[0].set_ylabel("standard deviations of the reference")
 axes[0].set_title("one image")
 axes[1].set_title("the distribution")
 axes[1].legend(fontsize=8)
+axes[0].set_ylim(bottom=0)
 plt.show()
 print(f"{FIRST}: {part.block.nunique()} block(s) of seeds, n = {int(part.n.max())} images each")
 

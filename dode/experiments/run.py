@@ -170,6 +170,8 @@ class Run:
         model = self.model(checkpoint)
         if known := model.images.evaluators:
             return data_moments(known, self.device, kind)
+        if model.images.to_values:
+            raise ValueError(f"no feature extractor knows the images of {model.name}; measure them as on page galaxies")
         return inception_moments("legacy_tensorflow" if kind == "classifier" else "clean", model.name, self.device)
 
     def evaluators(self, checkpoint: str, kinds: Sequence[str] = EVALUATION) -> list[tuple[Features, Moments]]:
