@@ -19,11 +19,11 @@ from torch import Tensor, nn
 import dode
 from dode import distillation, schedules, solvers
 from dode.denoisers import Denoiser, MixtureDenoiser, NoisePrediction
-from dode.distillation import AMED, DISTILLERS, DLMS, Designed, Problem, designer_training, pixels, train
+from dode.distillation import AMED, DISTILLERS, DLMS, Designed, Problem, objectives, pixels, train
 from dode.distillation.amed import begin_amed, vp_time
 from dode.distillation.designer import Designer, bottleneck, feature_size, watched
-from dode.distillation.designer_training import OnlineTeacher
 from dode.distillation.dlms import begin_dlms
+from dode.distillation.objectives import LastImages, OnlineTeacher, Paths
 from dode.distillation.teachers import Examples
 from dode.metrics import rmse
 from dode.sampling import Step, initial_noise, sample, trajectory
@@ -249,9 +249,14 @@ def test_what_amed_cannot_do() -> None:
 
 # --- the losses -----------------------------------------------------------------------------------
 
+EXAMPLES = Examples.make(MIXTURE, NOISE, solvers.ddim(MIXTURE.grid(20)), pixels, 1.0)
+
 
 def losses(solver: Designed, **options: Any) -> list[Tensor]:
-    return designer_training.losses(solver, MIXTURE, NOISE, **dict(residual=pixels, top=20.0, points=3) | options)
+    objective = objectives.Paths(points=3)
+    objective.prepare(MIXTURE, replace(EXAMPLES, **options))
+    objective.top = 20.0
+    return objective.losses(solver, MIXTURE, NOISE)
 
 
 def slopes(solver: Designed) -> list[Tensor]:
@@ -300,7 +305,7 @@ def differences(solver: Designed, row: int, column: int) -> Tensor:
 
 @pytest.mark.parametrize("solver", [*map(dlms, STEPS), amed(4), amed(5)], ids=[*STEPS, "amed 4", "amed 5"])
 def test_the_gradient_is_that_of_the_losses(solver: Designed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(designer_training, "OnlineTeacher", Still)
+    monkeypatch.setattr(objectives, "OnlineTeacher", Still)
     shaken(solver, 0.1)
     last = solver.nfe - 1
     for row, slope in enumerate(slopes(solver)):
@@ -312,6 +317,29 @@ def test_the_gradient_is_that_of_the_losses(solver: Designed, monkeypatch: pytes
         for where in [(row, 0), (row, 1)] if isinstance(solver, AMED) else numbers:
             wanted = differences(solver, *where)[row]
             near(slope[where], wanted, rtol=1e-5, atol=1e-7 * float(slope.abs().max()))
+
+
+def test_the_gradient_of_the_last_image_passes_through_all_rows() -> None:
+    """Against central differences of the whole run, of the weights, levels and input levels of every row."""
+    solver = shaken(dlms("as published"), 0.1)
+    objective = LastImages(pool=4)
+    objective.prepare(MIXTURE, EXAMPLES)
+    goal = objective.goal + torch.arange(3.0)
+    (value,) = objective.losses(solver, MIXTURE, objective.noise.double(), goal)
+    table = solver.designer.table
+    (slope,) = torch.autograd.grad(value, table)
+
+    def moved(row: int, column: int, by: float) -> float:
+        with torch.no_grad():
+            table[row, column] += by
+            (found,) = objective.losses(solver, MIXTURE, objective.noise.double(), goal)
+            table[row, column] -= by
+        return float(found)
+
+    for row, column in [(0, -2), (0, -1), (1, 0), (1, -2), (1, -1), (2, 0), (2, 1), (2, -2), (3, 2), (3, -1)]:
+        wanted = (moved(row, column, 1e-5) - moved(row, column, -1e-5)) / 2e-5
+        assert float(slope[row, column]) == pytest.approx(wanted, rel=1e-4, abs=1e-7), (row, column)
+    assert slope.abs().sum(1).gt(0).all()
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -327,7 +355,8 @@ def fit(
     """Twenty steps, four checks."""
     problem = Problem(MIXTURE, START, CHECK, folder=folder, method="test", **dict(teacher=TEACHER) | given)
     solver = solver or begin_dlms(MIXTURE, START, features=False)
-    return train(problem, solver, trajectories=trajectories, batch_size=16, rate=2e-2, checks=4, points=points)
+    aim = Paths(points)
+    return train(problem, solver, aim, trajectories=trajectories, batch_size=16, rate=2e-2, checks=4)
 
 
 @pytest.fixture(scope="module")

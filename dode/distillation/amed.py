@@ -17,6 +17,7 @@ from dode import solvers
 from dode.denoisers import Denoiser, expand
 from dode.distillation.designer import Designed, Designer, Memory, Plan, feature_size
 from dode.distillation.designer_training import train
+from dode.distillation.objectives import TeachersSteps
 from dode.distillation.problem import Problem, distiller
 from dode.sampling import State
 from dode.schedules import VPContinuous, time_uniform
@@ -162,6 +163,6 @@ def amed(
     grid = levels or (lambda n: vp_time(n, model.sigma_min, model.sigma_max))
     start = begin_amed(model, grid, problem.table.nfe, features=features, scale=scale, seed=seed)
     return train(
-        problem, start, rate=rate, trajectories=size * math.ceil(trajectories / size), batch_size=size, seed=seed,
-        released=solvers.get("heun").make(grid(2 * start.base.nfe)),
+        problem, start, TeachersSteps(solvers.get("heun").make(grid(2 * start.base.nfe))), rate=rate,
+        trajectories=size * math.ceil(trajectories / size), batch_size=size, seed=seed,
     )  # fmt: skip

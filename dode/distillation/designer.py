@@ -147,6 +147,7 @@ class Designed:
     designer: Designer
     options: dict[str, Any] = field(default_factory=dict)  # of the kind of solver, for :meth:`save`
     metadata: dict[str, Any] = field(default_factory=dict)
+    through: bool = False  # in training: a row's level has a gradient from those before it, too
     network: ClassVar[Callable[..., Designer]] = Designer  # of the config that a file has
 
     @property

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from dode.denoisers import Denoiser
 from dode.distillation.designer import Designed, Designer, Memory, Plan, feature_size
 from dode.distillation.designer_training import train
+from dode.distillation.objectives import LastImages, Paths
 from dode.distillation.problem import Problem, distiller
 from dode.distillation.space import Space
 from dode.tableau import Tableau
@@ -41,7 +44,8 @@ class DLMS(Designed):
         usual, start = self.base.normalised_weights[row], max(-1, row + 1 - self.options["window"])
         parts = [(j, usual[j + 1].to(level) + numbers[:, row - 1 - j]) for j in range(start, row)]
         rest = sum((part for _, part in parts), torch.zeros_like(level))
-        following = self._next(row, level.detach(), numbers[:, -2])  # a design answers for its own step alone
+        before = level if self.through else level.detach()  # a design answers for its own step alone
+        following = self._next(row, before, numbers[:, -2])
         sigma_in = following * self._scale(row + 1)
         sigma_in = sigma_in * numbers[:, -1].exp() if self.options["scaling"] else sigma_in
         return Plan([(row, 1 - rest), *reversed(parts)], following, sigma_in)
@@ -102,7 +106,7 @@ def begin_dlms(
 )  # fmt: skip
 def dlms(
     problem: Problem, *, window: int = 4, features: bool = True, scaling: bool = True, adaptive: bool = True,
-    rate: float | None = None, trajectories: int = 2_000,
+    objective: Literal["paths", "last"] = "paths", rate: float | None = None, trajectories: int = 2_000,
 ) -> Designed:  # fmt: skip
     """A small network predicts each step from the features of the denoiser (Algorithm 1).
 
@@ -116,15 +120,19 @@ def dlms(
         Whether it designs the noise levels given to the network.
     adaptive
         Whether it designs the noise levels.
+    objective
+        paths: the states after each step against a teacher's, as published; last: the final image alone, by gradient
+        through all steps.
     rate
         Adam's, at first; None: 2.5e-4, eight times that where no features are read.
     trajectories
-        Noises that the designer is trained on (the paper: 20,000).
+        Noises that the designer is trained on (the paper: 20,000); last: of 1,200, each seen more than once.
     """
     start = begin_dlms(
         problem.denoiser, problem.table, window=window, features=features, scaling=scaling, adaptive=adaptive
     )
-    return train(problem, start, rate=rate or (2.5e-4 if features else 2e-3), trajectories=trajectories)
+    aim = Paths() if objective == "paths" else LastImages()
+    return train(problem, start, aim, rate=rate or (2.5e-4 if features else 2e-3), trajectories=trajectories)
 
 
 @distiller(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dode import distillation, zoo
-from dode.distillation.designer_training import OnlineTeacher
+from dode.distillation.objectives import OnlineTeacher
 from dode.distillation.teachers import default_teacher
 from dode.experiments.fits import fit, initial_solver
 from dode.experiments.measurements import Cell, Value, measurement, weights_of
