@@ -105,6 +105,7 @@ OURS = dict(pixels=0.1, averaged=0.5, critic=0.5, observer=1.0)
 LOSSES: dict[str, dict[str, float]] = {
     "all": dict(pixels=0.1, random=3.0, critic=1.0), "seen": OURS, "raw": OURS, "pixels": dict(pixels=1.0),
     "random": dict(pixels=0.1, random=3.0), "averaged": dict(pixels=0.1, averaged=1.0),
+    "own-random": dict(pixels=0.1, own=1.0, averaged=0.5),
     **{word: {"pixels": 0.1, word: 1.0} for word in ("critic", "observer", "judge", "own")},
 }  # fmt: skip
 # Ways to read the network's own blocks (:func:`own_features`), besides the usual one, "own".
@@ -154,4 +155,4 @@ def named_loss(kind: str, model: Denoiser, trained: Callable[[str], Residual] | 
             terms.append((weight, random_features(model.shape[0], mesh=4 if word == "random" else 1)))
         elif trained:
             terms.append((weight, trained(word)))
-    return Mix(tuple(terms), model.images if name in ("own", "seen") else None)
+    return Mix(tuple(terms), model.images if "own" in LOSSES[name] or name == "seen" else None)

@@ -25,7 +25,8 @@ from dode.tableau import Tableau
 EVALUATION = ("classifier", "transformer")
 LOSSES = {  # what pages call them; all of images clipped to what a file holds
     "seen-pixels": "pixels", "seen-averaged": "random features", "seen": "two classifiers and random features",
-    "own": "own features", "own-mean": "averaged over the image", "own-mesh": "in 4 x 4 parts of it",
+    "own": "own features", "own-random": "and random features",
+    "own-mean": "averaged over the image", "own-mesh": "in 4 x 4 parts of it",
     "own-levels": "at three levels", "own-noise": "with one noise", "own-middle": "of the middle block alone",
     "own-output": "the denoised image itself", "seen-judge": "the features that measure (a bound, not honest)",
 }  # fmt: skip
