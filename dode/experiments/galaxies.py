@@ -31,10 +31,12 @@ HANDCRAFTED = {  # what pages call them, each on two grids
     "dpm_solver_pp:order=2": "DPM-Solver++(2M)", "dpm_solver_pp": "DPM-Solver++(3M)", "unipc": "UniPC-3",
 }  # fmt: skip
 TRIED = ("time", "Karras")
-DISTILLED = {  # 32 noises: a step has one number, and an image 4,096 pixels
-    f"d-ode:base={'deis' if solver.startswith('deis') else solver},grid=time,images=32": f"D-{title}"
+DISTILLED = {  # on each grid; 32 noises: a step has one number, and an image 4,096 pixels
+    f"d-ode:base={'deis' if solver.startswith('deis') else solver},grid={grid},images=32": f"D-{title}"
     for solver, title in HANDCRAFTED.items()
+    for grid in TRIED
 }
+D_DDIM = tuple(DISTILLED)[: len(TRIED)]
 GAUSS_NEWTON = "gauss-newton:residual=pixels,base=deis,grid=time,afs=True,images=64"
 FIRST, OTHERS = "galaxies-hsc-64", ("galaxies-ztf-64", "galaxies-lsst-60")  # other networks: with 5 evaluations only
 NFES = (3, 4, 5, 6, 8, 10)
@@ -87,7 +89,7 @@ def galaxies_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     cells.sort(key=lambda cell: (cell["nfe"] != 5, cell["nfe"]))
     rest = [] if checkpoint else [name for name in CATALOGUE if name.startswith("galaxies-") and name != FIRST]
     for name in sorted(rest, key=lambda name: (name not in OTHERS, int(name.rsplit("-")[-1]))):
-        cells += solvers_on((*HANDCRAFTED, next(iter(DISTILLED)), GAUSS_NEWTON), checkpoint=name, nfe=5, block=0)
+        cells += solvers_on((*HANDCRAFTED, *D_DDIM, GAUSS_NEWTON), checkpoint=name, nfe=5, block=0)
     return cells
 
 
@@ -132,7 +134,7 @@ def morphology_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     cells = list[Cell]()
     for name, blocks in [(first, p.repeats), *(() if checkpoint else ((name, 1) for name in OTHERS))]:
         axes = dict(checkpoint=name, nfe=5, block=range(blocks))
-        cells += morphology.cells(**axes, solver=[next(iter(DISTILLED)), GAUSS_NEWTON], grid="")
+        cells += morphology.cells(**axes, solver=[*D_DDIM, GAUSS_NEWTON], grid="")
         cells += morphology.cells(**axes, solver=plain, grid="time")
     return cells
 
