@@ -37,10 +37,12 @@ run = experiments.Run(p, where)
 small = preset == "smoke"
 FIRST = checkpoint or ("galaxies-hsc-32" if small else galaxies.FIRST)
 NFE = 3 if small else 5
-FITTED = galaxies.GAUSS_NEWTON
-TITLES = galaxies.HANDCRAFTED | galaxies.DISTILLED | {FITTED: "Gauss-Newton"}
+TITLES = galaxies.HANDCRAFTED | galaxies.DISTILLED | dict.fromkeys(galaxies.GAUSS_NEWTON, "Gauss-Newton")
 found = galaxies.galaxies.rows(run, galaxies.galaxies_cells(p, FIRST if small or checkpoint else None))
 found = found.assign(grid=found.grid.fillna(""), title=found.solver.map(TITLES))
+fitted = found[found.title == "Gauss-Newton"]  # of two starts, that whose fit ended lower on its own held-back images
+fitted = fitted.loc[fitted.groupby(["checkpoint", "nfe"]).held_error.idxmin()] if len(fitted) else fitted
+found = pd.concat([found[found.title != "Gauss-Newton"], fitted])
 best = found.loc[found.groupby(["checkpoint", "nfe", "title"], sort=False).rmse.idxmin()]  # of the grids, the better
 crafted = best[best.solver.isin(galaxies.HANDCRAFTED)]
 at = best.query("checkpoint == @FIRST and nfe == @NFE").set_index("title")
@@ -63,7 +65,7 @@ model, noise = experiments.seeded(dode.load(FIRST, device=where), experiments.he
 shown = {f"DDIM, {NFE} NFE": run.on_grid(FIRST, "ddim", "time", NFE)}
 if not small:
     shown[f"D-DDIM, {NFE} NFE"] = fits.fit(run, FIRST, at.solver["D-DDIM"], NFE)
-    shown[f"Gauss-Newton, {NFE} NFE"] = fits.fit(run, FIRST, FITTED, NFE)
+    shown[f"Gauss-Newton, {NFE} NFE"] = fits.fit(run, FIRST, at.solver["Gauss-Newton"], NFE)
 calls = min(60, p.live.reference_steps)
 shown[f"reference, {calls} NFE"] = run.on_grid(FIRST, "dpm_solver_pp:order=2", "Karras", calls)
 strips = {label: dode.sample(model, solver, noise) for label, solver in shown.items()}
@@ -82,7 +84,7 @@ plt.show()
 #
 # ## Error against NFE
 #
-# Each handcrafted solver, and each distilled one, is on the better of two grids, uniform in time or Karras's (that choice is made on the images that are measured here, to their advantage). The Gauss-Newton solver begins as DEIS on the first, with an analytical first step, and is fitted to pixels: here samples are measured, not looked at.
+# Each handcrafted solver, and each distilled one, is on the better of two grids, uniform in time or Karras's (that choice is made on the images that are measured here, to their advantage). The Gauss-Newton solver begins as DEIS on the first, with an analytical first step or without one: the images that its fit holds back say which ended better. It is fitted to pixels, because these samples are measured, not looked at.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "galaxies-nfe", "caption": "RMSE (left) and relative error of the total flux (right, median) against NFE; lower is better. Dotted: handcrafted solvers. Solid, same colour: their distilled versions. Each on the better of two grids. Black: the Gauss-Newton solver."}}
 curves = best[best.checkpoint == FIRST]
@@ -174,7 +176,7 @@ live = experiments.Live("galaxies", p, where)
 if live.active:
     row = found.query("checkpoint == @FIRST and nfe == @NFE and solver == 'ddim' and grid == 'time'").iloc[0]
     live.check(row, galaxies.galaxies, "rmse")
-    row = found.query("checkpoint == @FIRST and nfe == @NFE and solver == @FITTED").iloc[0]
+    row = fitted.query("checkpoint == @FIRST and nfe == @NFE").iloc[0]
     live.check(row, galaxies.galaxies, "rmse", p.again)  # as committed
 live.show()
 

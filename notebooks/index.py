@@ -47,7 +47,7 @@ for name in dict.fromkeys(["galaxies-hsc-32" if small else galaxies.FIRST, check
     plain = dode.solvers.ddim(model.grid(5))
     solvers = {"DDIM, 5 NFE": plain, "D-DDIM, 5 NFE": experiments.distilled(model, plain, p.live.fit_images)}
     if not small:
-        fitted = galaxies.GAUSS_NEWTON if name == galaxies.FIRST else "gauss-newton"
+        fitted = galaxies.GAUSS_NEWTON[0] if name == galaxies.FIRST else "gauss-newton"
         solvers["Gauss-Newton, 5 NFE"] = fits.fit(run, name, fitted, 5)
     solvers[f"reference, {many} NFE"] = run.on_grid(name, "dpm_solver_pp:order=2", "Karras", many)
     drawn = {label: dode.sample(model, solver, noise) for label, solver in solvers.items()}
