@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 from book.pages import ROOT, BookError, pages, source
@@ -23,15 +24,20 @@ SHARE = ("learned", "dlms", "gauss_newton", "carried", "natural")
 # These need rows of other pages: always, and where the other pages make the rows that are committed.
 AFTER = {"table_1": ("figure_4",)}
 AFTER_KEPT = AFTER | {"limits": ("figure_3", "figure_4"), "checkpoints": ("figure_4", "natural")}
+NEEDS = {"galaxies": "galaxygrad"}  # packages whose networks a page draws with; where they are not, it is not run
 SWEPT = ("figure_3", "figure_4")  # where results are kept, their sweeps are jobs of their own; "paper" has these alone
 
 
 def chosen(preset: str, names: Iterable[str] = ()) -> list[str]:
-    """The pages that a preset has, or those named, in reading order; BookError if there is none of a name."""
+    """The pages that a preset has, or those named, in reading order; BookError if there is none of a name.
+
+    A page that is left out, because its networks are not here, stays as it was published.
+    """
     known, wanted = pages(), tuple(names)
     if unknown := sorted(set(wanted) - set(known)):
         raise BookError(f"no page named {', '.join(unknown)}; there are: {', '.join(known)}")
-    return [name for name in known if name in (wanted or (SWEPT if preset == "paper" else known))]
+    here = [name for name in known if name not in NEEDS or find_spec(NEEDS[name])]
+    return [name for name in known if name in (wanted or (SWEPT if preset == "paper" else here))]
 
 
 def inputs(name: str, preset: str) -> list[Path]:

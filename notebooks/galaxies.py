@@ -79,7 +79,12 @@ plt.show()
 #
 # Seven score networks of galaxy images, trained and published by astronomers as priors for deblending, in the package `galaxygrad` 0.2.1: each an MLP-Mixer {cite:p}`tolstikhin2021mixer` on a variance-preserving process, for images of one survey at one size. Nobody in this project trained or changed them. With their
 # files at hand (`pip install --no-deps galaxygrad==0.2.1`), `dode.load("galaxies-hsc-64")` is the denoiser. A prior like these is evaluated a million times in an inference, so each evaluation counts.
-#
+
+# %% tags=["nbval-check-output", "hide-input"]
+parameters = sum(part.numel() for part in model.network.parameters())
+print(f"{FIRST}: samples {tuple(model.shape)}, {parameters:,} parameters, {model.prediction} prediction")
+
+# %% [markdown]
 # A solver's image is compared with the reference solution from the same noise: DPM-Solver++(2M) on Karras's grid. The measures are the RMSE of what the network draws ($y = 10\,\ln(1 + x)$ of the flux $x$) and what astronomers take from an image: its total flux, and its morphology.
 #
 # ## Error against NFE

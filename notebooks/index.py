@@ -20,6 +20,8 @@ device = "auto"  # cpu, cuda or auto
 seeds = None  # how many images of each network; None: 6
 
 # %% tags=["remove-input"]
+from importlib.util import find_spec
+
 import matplotlib.pyplot as plt
 from IPython.display import Markdown
 
@@ -42,7 +44,8 @@ result = (
     f"{chosen.block.nunique()} blocks of seeds; features of a classifier, not FID).\n```"
 )
 pictures = dict[str, dict]()
-for name in dict.fromkeys(["galaxies-hsc-32" if small else galaxies.FIRST, checkpoint]):
+first = "galaxies-hsc-32" if small else galaxies.FIRST
+for name in dict.fromkeys([first if find_spec("galaxygrad") else "imagenet32-data", checkpoint]):
     model, noise = experiments.seeded(dode.load(name, device=where), experiments.held_out_seeds(seeds or 6))
     plain = dode.solvers.ddim(model.grid(5))
     solvers = {"DDIM, 5 NFE": plain, "D-DDIM, 5 NFE": experiments.distilled(model, plain, p.live.fit_images)}

@@ -27,6 +27,7 @@ from IPython.display import Markdown
 from torchvision.transforms.functional import gaussian_blur
 
 from dode import experiments
+from dode.distillation import own_features
 from dode.distillation.losses import bound
 from dode.experiments import fits, plots
 from dode.experiments.loss_study import LOSSES, MAIN, VARIANTS, loss_cells, loss_study
@@ -79,7 +80,12 @@ plt.show()
 #
 # The network that is sampled knows its images. **Own features** (`dode.distillation.own_features`): the image, clipped to what a file holds, goes back into the frozen network, told the noise level 0.3. The outputs of all blocks are averaged over each quarter of the image, each channel divided by its standard deviation over the teacher's images.
 # A tenth of the pixel error is added. It works for any network, costs one network evaluation an image, and gradients pass through it, so every distiller may use it (`--compare own`; the Gauss-Newton solver does unless told otherwise).
-#
+
+# %% tags=["nbval-check-output", "hide-input"]
+own = own_features(run.model(names[0]))
+print(f"{len(own.blocks)} blocks are read; network evaluations an image: {own.evaluations}")
+
+# %% [markdown]
 # **The comparison**: Gauss-Newton fits that differ in the loss alone. All have the same budget of network evaluations, so a loss that costs evaluations has fewer images. Every distance is taken on held-out seeds that chose and measured nothing else, in two networks: the classifier that the book measures with, and a transformer by which nothing was chosen.
 #
 # ## Every loss

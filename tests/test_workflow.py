@@ -74,7 +74,7 @@ def test_what_has_its_rows_is_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_pages_that_write_one_file_take_turns() -> None:
     """Each file of results that several pages write, from the sources, has its pages in turn or one at a time."""
     writers: dict[str, set[str]] = {}
-    for name in PAGES:
+    for name in jobs.chosen("smoke"):
         text = pages.source(name).read_text(encoding="utf-8")
         written = re.findall(r'(?:\.rows\([^"\n]*, |experiments\.plan\()"(\w+)"', text)
         for file in written + ["learned"] * ("learned.compare(" in text):
