@@ -82,7 +82,7 @@ def test_without_the_extra_a_line_names_it() -> None:
 @published
 def test_the_measurement(project: Path) -> None:
     """Of the reference solution itself no error is left; of few evaluations there is some."""
-    preset = replace(PRESETS["smoke"], images=15, reference_calls=8)
+    preset = replace(PRESETS["smoke"], images=75, reference_calls=8)
     cell = dict(checkpoint="galaxies-hsc-32", grid="Karras", block=0)
     same = module.morphology(Run(preset), solver="dpm_solver_pp:order=2", nfe=8, **cell)
     found = module.morphology(Run(preset), solver="ddim", nfe=2, **cell)
