@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from dode.denoisers import Denoiser
-from dode.distillation.losses import Residual, bound, evaluations, pixels
+from dode.distillation.losses import Residual, bound, clipped, evaluations, pixels
 from dode.distillation.problem import Problem, distiller
 from dode.distillation.space import Space
 from dode.distillation.teachers import TEACHER_STEPS, Examples, batches, on_path
@@ -140,8 +140,8 @@ def images_within_budget(table: Tableau, residual: Residual = pixels) -> int:
 )  # fmt: skip
 def gauss_newton(
     problem: Problem, *, bias: float = 5.0, path: float = 0.0, limit: float = 0.0,
-    first_level: bool | None = None, steps: int = 10, patience: int = 3, held_back: float = 0.125,
-    budget: int | None = None, space: Space | None = None,
+    first_level: bool | None = None, steps: int = 10, pixel_steps: int = 4, patience: int = 3,
+    held_back: float = 0.125, budget: int | None = None, space: Space | None = None,
 ) -> Tableau:  # fmt: skip
     """Weights and noise levels together, by Gauss-Newton steps on the final image; any solver without repeated levels.
 
@@ -160,6 +160,9 @@ def gauss_newton(
         Whether the first noise level moves too; None: after an analytical first step.
     steps
         Steps at most.
+    pixel_steps
+        How many of these compare pixels first, where the loss takes network evaluations: far from the teacher's images
+        features are of little help.
     patience
         Steps without progress on the images held back, after which the search ends.
     held_back
@@ -179,18 +182,36 @@ def gauss_newton(
     space = space or Space(tableau, first_level=problem.afs if first_level is None else first_level)
     if budget is None:
         budget = round(CALLS * tableau.nfe * max(1.0, images / images_within_budget(tableau, problem.loss)))
-    examples = problem.examples(held_back, bias)
-    if limit:
-        examples = examples.with_limit(denoiser, tableau, limit)
-    fit = _Equations(examples.fitted(denoiser), space, examples, examples.size, path)
+    examples, vector = problem.examples(held_back, bias), space.pack(tableau)
+    stages = [(examples, steps)]
+    if pixel_steps and evaluations(problem.loss):
+        plain = examples.comparing(denoiser, clipped(pixels, denoiser.images))
+        stages = [(plain, pixel_steps), (examples, steps - pixel_steps)]
+    for examples, most in stages:
+        if limit:
+            examples = examples.with_limit(denoiser, space.table(vector), limit)
+        fit = _Equations(examples.fitted(denoiser), space, examples, examples.size, path)
+        vector, history = _search(fit, denoiser, vector, most, patience, before + budget, problem.progress)
+    if len(stages) > 1:
+        history = [examples.check(denoiser, tableau), *history]
+        vector = vector if min(history) < history[0] else space.pack(tableau)
+    found = space.table(vector)
+    return found.with_full(found.full, cost=history, **examples.facts)
 
-    vector = best = space.pack(tableau)
-    cost, history, damping, idle = fit.cost(vector), [examples.check(denoiser, tableau)], 1e-2, 0
-    for _ in tqdm(range(steps), desc="Levenberg-Marquardt", disable=not problem.progress):
-        if (
-            denoiser.evaluations - before + jacobian_evaluations(space, examples.residual) * len(examples.noise)
-            > budget
-        ):
+
+def _search(
+    fit: _Equations, denoiser: Denoiser, vector: Tensor, steps: int, patience: int, budget: int, progress: bool
+) -> tuple[Tensor, list[float]]:
+    """The best vector on the images held back, and their error: at first, then after each accepted step.
+
+    No step is begun that would take the denoiser's count of evaluations past ``budget``.
+    """
+    examples, space = fit.examples, fit.space
+    each = jacobian_evaluations(space, examples.residual) * len(examples.noise)
+    best, cost, damping, idle = vector, fit.cost(vector), 1e-2, 0
+    history = [examples.check(denoiser, space.table(vector))]
+    for _ in tqdm(range(steps), desc="Levenberg-Marquardt", disable=not progress):
+        if denoiser.evaluations + each > budget:
             break
         jj, jr = fit.normal(vector)
         for _ in range(8):  # the trust region: more damping until the cost falls, and nothing is lost on other images
@@ -207,5 +228,4 @@ def gauss_newton(
         best, idle = (vector, 0) if history[-1] <= min(history) else (best, idle + 1)
         if idle >= patience or gained < 1e-5 * cost:
             break
-    found = space.table(best)
-    return found.with_full(found.full, cost=history, **examples.facts)
+    return best, history
