@@ -30,7 +30,7 @@ from dode import experiments
 from dode.distillation import own_features
 from dode.distillation.losses import bound
 from dode.experiments import fits, plots
-from dode.experiments.loss_study import LOSSES, MAIN, VARIANTS, loss_cells, loss_study
+from dode.experiments.loss_study import LOSSES, MAIN, loss_cells, loss_study
 from dode.experiments.run import seeded
 
 plots.style()
@@ -38,8 +38,6 @@ p = experiments.preset(preset)
 where = experiments.device(device)
 run = experiments.Run(p, where)
 found = loss_study.rows(run, loss_cells(p, checkpoint))
-TITLES = LOSSES | {k: f"own features, {v}" for k, v in VARIANTS.items()}
-TITLES |= {k: f"own features, {v}" for k, v in LOSSES.items() if k.startswith("own-")}
 COLUMNS = {"fd_reference": "FD", "fd_reference_transformer": "FD, transformer", "fd_data": "FD to the data", "rmse": "RMSE"}  # fmt: skip
 word = lambda name: name.rsplit("-", 1)[1]  # noqa: E731  "noise" or "data"
 mean = found.groupby(["checkpoint", "nfe", "loss"], sort=False)[[*COLUMNS, "own_error"]].mean()
@@ -78,8 +76,8 @@ plt.show()
 # A fit of a solver compares final images with a teacher's. A loss on pixels rewards blur. Features of a classifier do better, and are known as perceptual losses {cite:p}`johnson2016perceptual,zhang2018lpips`; but few models come with a classifier of their images. That the loss matters more than what is learned is a finding of Dual-Solver's
 # authors {cite:p}`park2026dualsolver` (quoted second-hand).
 #
-# The network that is sampled knows its images. **Own features** (`dode.distillation.own_features`): the image, clipped to what a file holds, goes back into the frozen network, told the noise level 0.3. The outputs of all blocks are averaged over each quarter of the image, each channel divided by its standard deviation over the teacher's images.
-# A tenth of the pixel error is added. It works for any network, costs one network evaluation an image, and gradients pass through it, so every distiller may use it (`--compare own`; the Gauss-Newton solver does unless told otherwise).
+# The network that is sampled knows its images. **Own features** (`dode.distillation.own_features`): the image, clipped to what a file holds, goes back into the frozen network with 0.3 as its noise level. The outputs of all blocks are averaged over each quarter of the image, each channel divided by its standard deviation over the teacher's images.
+# A tenth of the pixel error is added. The first four steps of a fit compare pixels alone: a fit by own features from its first step ended with a larger error *in own features* than the fit by pixels (the table has both). It works for any network, costs one network evaluation an image, and gradients pass through it, so every distiller may use it (`--compare own`; the Gauss-Newton solver does unless told otherwise).
 
 # %% tags=["nbval-check-output", "hide-input"]
 own = own_features(run.model(names[0]))
@@ -95,7 +93,7 @@ table = mean.reset_index()
 table = table.assign(fits=found.groupby(["checkpoint", "nfe", "loss"], sort=False).size().to_numpy())
 images = found.groupby(["checkpoint", "nfe", "loss"], sort=False).images.mean().round().astype(int).to_numpy()
 table = table.assign(images=images)
-table["loss"] = table.loss.map(TITLES)
+table["loss"] = table.loss.map(LOSSES)
 for column in COLUMNS:
     table[column] = table[column].map("{:.3f}".format)
 print(f"n = {found.n.max():,} held-out seeds, {found.n_rmse.max()} for RMSE; images: those of the fit")
@@ -141,8 +139,8 @@ ranks = []
 for (name, nfe), part in mean.groupby(level=["checkpoint", "nfe"], sort=False):
     part = part.droplevel(["checkpoint", "nfe"])
     ranks.append({
-        "network": word(name), "NFE": nfe, "losses": len(part), "least own error": TITLES[part.own_error.idxmin()],
-        "least FD, transformer": TITLES[part.fd_reference_transformer.idxmin()],
+        "network": word(name), "NFE": nfe, "losses": len(part), "least own error": LOSSES[part.own_error.idxmin()],
+        "least FD, transformer": LOSSES[part.fd_reference_transformer.idxmin()],
         "rank correlation": f"{part.own_error.corr(part.fd_reference_transformer, method='spearman'):.2f}",
     })  # fmt: skip
 plots.listing(pd.DataFrame(ranks))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import diffusers
 import pytest
@@ -13,9 +12,9 @@ from small import MIXTURE
 from torch import Tensor, nn
 
 import dode
-from dode.denoisers import DataPrediction, Images, NoisePrediction
+from dode.denoisers import DataPrediction, NoisePrediction
 from dode.denoisers.conditioning import Conditioning
-from dode.distillation import DISTILLERS, Problem, losses, own_features
+from dode.distillation import losses, own_features
 from dode.distillation.own_features import averaged, blocks_of
 from dode.schedules import EDM, vp_linear
 from dode.zoo.unet import UNet
@@ -168,25 +167,6 @@ def test_pictures_are_clipped_and_latents_are_not() -> None:
     x = 3 * images(model)
     pictures, latents = (losses.bound(losses.named_loss("own", m), m, x) for m in (model, latent))
     assert torch.equal(pictures(x), pictures(x.clamp(-1, 1))) and not torch.equal(latents(x), latents(x.clamp(-1, 1)))
-
-
-def test_where_a_network_draws_pictures_a_fit_compares_its_own_features() -> None:
-    """Elsewhere pixels; a method whose loss is another one keeps to pixels too, unless it is given one."""
-    model, seen = denoiser(small_unet()), list[Problem]()
-    latents, fluxes = copy.copy(model), copy.copy(model)
-    latents.images, fluxes.images = Images(to_picture=lambda x: x), Images(to_values=torch.exp)
-    points = DataPrediction(nn.Identity(), (2,), EDM())
-    compiled = NoisePrediction(torch.compile(small_unet()), (1, 8, 8), vp_linear())
-    models = dict(pictures=model, latents=latents, fluxes=fluxes, points=points, mixture=MIXTURE, compiled=compiled)
-    own = {name: losses.evaluations(losses.usual_loss(m)) for name, m in models.items()}
-    assert own == dict(pictures=1, latents=1, fluxes=0, points=0, mixture=0, compiled=1)
-    x, table = images(model), dode.solvers.ddim(model.grid(2))
-    for info in DISTILLERS.values():
-        if info.loss and not info.needs_gradient:
-            replace(info, function=lambda problem: (seen.append(problem), problem.table)[1]).fit(
-                Problem(model, table, x)
-            )
-            assert losses.evaluations(seen[-1].loss) == (info.loss == "own")
 
 
 def test_what_cannot_be_read_is_refused() -> None:

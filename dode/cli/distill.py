@@ -90,9 +90,7 @@ def loss(args: argparse.Namespace, model: NetworkDenoiser, usual: str | None) ->
         )
     if kind == "own" and usual is not None:
         return fits.loss(model, "own")
-    if kind == "auto" and usual == "own":
-        return losses.usual_loss(model)
-    if kind == "pixels" or usual is None or not known:
+    if kind == "pixels" or usual is None or not (known or usual == "own"):
         return losses.pixels
     return fits.loss(model, "seen" if kind == "features" and usual == "own" else usual)
 

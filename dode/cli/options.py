@@ -202,6 +202,5 @@ def distill_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--seeds", type=seeds, metavar="0-99", help="fit on these seeds instead")
     add("--compare", choices=("auto", "own", "pixels", "features"), default="auto",
         help="the loss on final images: own: features of the network itself; features: of classifiers of dode that "
-        "know the images; auto: for gauss-newton own, where a network draws pictures or latents; for the others "
-        f"features, if such classifiers are known; else pixels {DEFAULT}")  # fmt: skip
+        f"know the images; auto: the method's, or pixels where no classifier knows them {DEFAULT}")  # fmt: skip
     add_options(command)

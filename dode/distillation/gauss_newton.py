@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from dode.denoisers import Denoiser
-from dode.distillation.losses import Residual, bound, clipped, evaluations, pixels
+from dode.distillation.losses import Residual, bound, evaluations, pixels
 from dode.distillation.problem import Problem, distiller
 from dode.distillation.space import Space
 from dode.distillation.teachers import TEACHER_STEPS, Examples, batches, on_path
@@ -135,13 +135,13 @@ def images_within_budget(table: Tableau, residual: Residual = pixels) -> int:
 
 
 @distiller(
-    "Gauss-Newton", place=9, loss="own", everywhere=True, images=images_within_budget,
+    "Gauss-Newton", place=9, loss="seen", everywhere=True, images=images_within_budget,
     moves=("first level", "levels", "input levels", "weights"),
 )  # fmt: skip
 def gauss_newton(
-    problem: Problem, *, bias: float = 5.0, path: float = 0.0, limit: float = 0.0,
-    first_level: bool | None = None, steps: int = 10, pixel_steps: int = 4, patience: int = 3,
-    held_back: float = 0.125, budget: int | None = None, space: Space | None = None,
+    problem: Problem, *, bias: float = 5.0, path: float = 0.0, limit: float | None = None,
+    first_level: bool | None = None, steps: int = 10, patience: int = 3, held_back: float = 0.125,
+    budget: int | None = None, space: Space | None = None,
 ) -> Tableau:  # fmt: skip
     """Weights and noise levels together, by Gauss-Newton steps on the final image; any solver without repeated levels.
 
@@ -155,14 +155,13 @@ def gauss_newton(
         What the states on the way count, mean squared pixels over ``1 + sigma^2``, against the teacher's path; 0: the
         last image alone is compared.  Early selection compares that alone in any case.
     limit
-        What one image's error can count at most, in medians of the start's; 0: all of it.
+        What one image's error can count at most, in medians of the start's; 0: all of it.  None: 5 where there are
+        fewer than 128 images, of which one that ends as another object would be half of the error; and 0 for a loss
+        that takes network evaluations, with which a bound was no gain.
     first_level
         Whether the first noise level moves too; None: after an analytical first step.
     steps
         Steps at most.
-    pixel_steps
-        How many of these compare pixels first, where the loss takes network evaluations: far from the teacher's images
-        features are of little help.
     patience
         Steps without progress on the images held back, after which the search ends.
     held_back
@@ -181,37 +180,20 @@ def gauss_newton(
     before = denoiser.evaluations
     space = space or Space(tableau, first_level=problem.afs if first_level is None else first_level)
     if budget is None:
-        budget = round(CALLS * tableau.nfe * max(1.0, images / images_within_budget(tableau, problem.loss)))
-    examples, vector = problem.examples(held_back, bias), space.pack(tableau)
-    stages = [(examples, steps)]
-    if pixel_steps and evaluations(problem.loss):
-        plain = examples.comparing(denoiser, clipped(pixels, denoiser.images))
-        stages = [(plain, pixel_steps), (examples, steps - pixel_steps)]
-    for examples, most in stages:
-        if limit:
-            examples = examples.with_limit(denoiser, space.table(vector), limit)
-        fit = _Equations(examples.fitted(denoiser), space, examples, examples.size, path)
-        vector, history = _search(fit, denoiser, vector, most, patience, before + budget, problem.progress)
-    if len(stages) > 1:
-        history = [examples.check(denoiser, tableau), *history]
-        vector = vector if min(history) < history[0] else space.pack(tableau)
-    found = space.table(vector)
-    return found.with_full(found.full, cost=history, **examples.facts)
+        budget = round(CALLS * tableau.nfe * max(1.0, images / images_within_budget(tableau, problem.residual)))
+    examples = problem.examples(held_back, bias)
+    few = images < 128 and not evaluations(problem.residual)
+    if limit := 5.0 * few if limit is None else limit:
+        examples = examples.with_limit(denoiser, tableau, limit)
+    fit = _Equations(examples.fitted(denoiser), space, examples, examples.size, path)
 
-
-def _search(
-    fit: _Equations, denoiser: Denoiser, vector: Tensor, steps: int, patience: int, budget: int, progress: bool
-) -> tuple[Tensor, list[float]]:
-    """The best vector on the images held back, and their error: at first, then after each accepted step.
-
-    No step is begun that would take the denoiser's count of evaluations past ``budget``.
-    """
-    examples, space = fit.examples, fit.space
-    each = jacobian_evaluations(space, examples.residual) * len(examples.noise)
-    best, cost, damping, idle = vector, fit.cost(vector), 1e-2, 0
-    history = [examples.check(denoiser, space.table(vector))]
-    for _ in tqdm(range(steps), desc="Levenberg-Marquardt", disable=not progress):
-        if denoiser.evaluations + each > budget:
+    vector = best = space.pack(tableau)
+    cost, history, damping, idle = fit.cost(vector), [examples.check(denoiser, tableau)], 1e-2, 0
+    for _ in tqdm(range(steps), desc="Levenberg-Marquardt", disable=not problem.progress):
+        if (
+            denoiser.evaluations - before + jacobian_evaluations(space, examples.residual) * len(examples.noise)
+            > budget
+        ):
             break
         jj, jr = fit.normal(vector)
         for _ in range(8):  # the trust region: more damping until the cost falls, and nothing is lost on other images
@@ -228,4 +210,5 @@ def _search(
         best, idle = (vector, 0) if history[-1] <= min(history) else (best, idle + 1)
         if idle >= patience or gained < 1e-5 * cost:
             break
-    return best, history
+    found = space.table(best)
+    return found.with_full(found.full, cost=history, **examples.facts)

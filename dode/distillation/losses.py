@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dode.denoisers import PICTURES, Denoiser, Images
-from dode.denoisers.networks import is_compiled
 from dode.distillation.own_features import own_features
 
 Residual = Callable[[Tensor], Tensor]
@@ -115,18 +114,6 @@ OWN: dict[str, dict[str, Any]] = {
     "own-middle": dict(blocks="middle"), "own-output": dict(blocks="output"), "own-mean": dict(mesh=1),
     "own-mesh": dict(mesh=4),
 }  # fmt: skip
-
-
-def usual_loss(model: Denoiser) -> Residual:
-    """The loss "own" of :func:`named_loss`, where a network draws pictures, or latents of them; elsewhere pixels.
-
-    Elsewhere: points, a denoiser without a network, and samples that are measured (``images.to_values``: a flux).  Of
-    a compiled network, whose blocks cannot be read, the denoised image is compared.
-    """
-    network, pictures = getattr(model, "network", None), len(getattr(model, "shape", ())) == 3
-    if not (isinstance(network, nn.Module) and pictures and model.images.to_values is None):
-        return pixels
-    return named_loss("own-output" if is_compiled(network) else "own", model)
 
 
 def named_loss(kind: str, model: Denoiser, trained: Callable[[str], Residual] | None = None) -> Residual:

@@ -20,7 +20,7 @@ from torch import Tensor
 from dode import solvers
 from dode.denoisers import Denoiser
 from dode.distillation.designer import Designed
-from dode.distillation.losses import Residual, pixels, usual_loss
+from dode.distillation.losses import Residual, pixels
 from dode.distillation.teachers import Examples, default_teacher
 from dode.sampling import AnyDenoiser
 from dode.solvers.base import Maker
@@ -38,7 +38,7 @@ class Problem:
     table: Tableau  # where the search starts
     noise: Tensor  # (B, ...) of unit variance to fit on; some methods hold a part back.  D-ODE: or batches of it
     solver: Callable[..., Tableau] | None = None  # ``table`` as a function of a grid; None: found by its name
-    residual: Residual | None = None  # what final images are compared in; None: the method's own loss, or pixels
+    residual: Residual = pixels  # what final images are compared in
     seeds: Iterable[int] | None = None  # of the noise, for the metadata
     teacher: Tableau | None = None  # None: 40 calls of UniP-3 on the denoiser's own grid
     autocast: Denoiser | None = None  # the same model in cheaper arithmetic; methods that go by gradient take it
@@ -53,11 +53,6 @@ class Problem:
         return bool(self.table.metadata.get("afs", False))
 
     @property
-    def loss(self) -> Residual:
-        """What final images are compared in."""
-        return self.residual or pixels
-
-    @property
     def guide(self) -> Tableau:
         """The teacher's table."""
         return self.teacher or default_teacher(self.denoiser)
@@ -65,7 +60,7 @@ class Problem:
     def examples(self, held_back: float, bias: float = 0.0) -> Examples:
         """The noise, to fit on and held back (the first part), with the teacher's images; runs the teacher."""
         size = self.batch_size or 100
-        return Examples.make(self.denoiser, self.noise, self.guide, self.loss, held_back, bias, size)
+        return Examples.make(self.denoiser, self.noise, self.guide, self.residual, held_back, bias, size)
 
     @property
     def family(self) -> Callable[..., Tableau]:
@@ -146,8 +141,7 @@ class DistillerInfo(Generic[Result]):
         inherited = {k: v for k, v in problem.table.metadata.items() if k != "network_evaluations"}  # of the start
         network, noise = (self.needs_gradient and problem.autocast) or problem.denoiser, problem.noise
         table, before = replace(problem.table, metadata=inherited), getattr(network, "evaluations", 0)
-        residual = problem.residual or (usual_loss(network) if self.loss == "own" else pixels)
-        problem = replace(problem, denoiser=network, table=table, method=self.name, residual=residual)
+        problem = replace(problem, denoiser=network, table=table, method=self.name)
         with torch.set_grad_enabled(self.needs_gradient):
             found = self.function(problem, **options)
         spent = dict(network_evaluations=getattr(network, "evaluations", 0) - before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -128,7 +128,6 @@ class Examples:
     bias: float = 0.0
     limit: float = 0.0
     size: int = 100  # images at a time
-    images: Tensor = field(default_factory=lambda: torch.empty(0))  # the teacher's: held back, then those to fit on
 
     @classmethod
     @torch.no_grad()
@@ -144,17 +143,10 @@ class Examples:
             raise ValueError(f"a fit needs four images or more, got {len(noise)}")
         denoiser.conditioning.check(len(noise))
         images = torch.cat([sample(model, teacher, part) for model, (part,) in batches(denoiser, size, noise)])
+        residual = bound(residual, denoiser, images)
+        goal = torch.cat([bound(residual, model)(part) for model, (part,) in batches(denoiser, size, images)])
         kept = max(1, min(len(noise) - (held_back < 1), round(held_back * len(noise))))
-        found = cls(residual, teacher, noise[kept:], images[kept:], noise[:kept], images[:kept], bias, size=size)
-        return replace(found, images=images).comparing(denoiser, residual)
-
-    @torch.no_grad()
-    def comparing(self, denoiser: Denoiser, residual: Residual) -> Examples:
-        """The same noise and teacher's images, compared by ``residual``."""
-        residual, kept = bound(residual, denoiser, self.images), len(self.held_noise)
-        pieces = batches(denoiser, self.size, self.images)
-        goal = torch.cat([bound(residual, model)(part) for model, (part,) in pieces])
-        return replace(self, residual=residual, goal=goal[kept:], held_goal=goal[:kept])
+        return cls(residual, teacher, noise[kept:], goal[kept:], noise[:kept], goal[:kept], bias, size=size)
 
     def fitted(self, denoiser: Denoiser) -> Denoiser:
         """The denoiser for the images to fit on, which come after those that are held back."""

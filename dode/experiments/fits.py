@@ -23,7 +23,6 @@ from dode.utils.files import FileError, names_a_file
 # Options of any method in a cell, beside its own: where it starts, what it compares, on how many images of which block.
 CELL_OPTIONS = ("afs", "grid", "base", "near", "residual", "images", "fit")
 BASES = {"deis": "deis:variable=log_rho,basis=data", "ddim": "ddim:basis=data"}  # others as they are
-COMPARED = {"gauss-newton": "seen"}  # the loss of a method's rows in the comparison, where it is not its usual one
 EXTRACTORS = {"critic": "critic", "observer": "observer", "judge": "classifier"}
 
 
@@ -120,8 +119,7 @@ def task(run: Run, checkpoint: str, method: str, nfe: int) -> tuple[DistillerInf
         made = fit(run, checkpoint, learned, calls)
         assert isinstance(made, Tableau)
         table = distillation.resampled(made, nfe) if calls != nfe else made
-    kind = given.get("residual", COMPARED.get(name, info.loss))
-    residual = loss(run.model(checkpoint), kind) if kind else losses.pixels
+    residual = loss(run.model(checkpoint), given.get("residual", info.loss)) if info.loss else losses.pixels
     count = min(2 * p.learn_images, max(32, info.images(table, residual))) if info.images else p.learn_images
     seeds = fit_seeds(given.get("images", count), given.get("fit", 0))
     model, noise = seeded(run.model(checkpoint), seeds)
