@@ -47,7 +47,7 @@ said = "; ".join(
     for name, row in few.iterrows()
 )
 short = (
-    "```{admonition} In short\nAsked: in which loss should final images be compared when no classifier knows them? In features of the network that is sampled.\n"
+    "```{admonition} In short\nAsked: can features of the network that is sampled replace a classifier's in the loss of a fit? With few network evaluations they are nearer than pixels.\n"
     f"Fréchet distance to the reference solution, NFE {found.nfe.min()}, n = {found.n.max():,}: {said}.\n```"
 )
 
@@ -77,7 +77,7 @@ plt.show()
 # authors {cite:p}`park2026dualsolver` (quoted second-hand).
 #
 # The network that is sampled knows its images. **Own features** (`dode.distillation.own_features`): the image, clipped to what a file holds, goes back into the frozen network with 0.3 as its noise level. The outputs of all blocks are averaged over each quarter of the image, each channel divided by its standard deviation over the teacher's images.
-# A tenth of the pixel error is added. The first four steps of a fit compare pixels alone: a fit by own features from its first step ended with a larger error *in own features* than the fit by pixels (the table has both). It works for any network, costs one network evaluation an image, and gradients pass through it, so every distiller may use it (`--compare own`; the Gauss-Newton solver does unless told otherwise).
+# A tenth of the pixel error is added. It works for any network, costs one network evaluation an image, and gradients pass through it, so every distiller may use it (`--compare own`).
 
 # %% tags=["nbval-check-output", "hide-input"]
 own = own_features(run.model(names[0]))
