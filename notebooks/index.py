@@ -50,7 +50,7 @@ for name in dict.fromkeys([first if find_spec("galaxygrad") else "imagenet32-dat
     plain = dode.solvers.ddim(model.grid(5))
     solvers = {"DDIM, 5 NFE": plain, "D-DDIM, 5 NFE": experiments.distilled(model, plain, p.live.fit_images)}
     if not small:
-        fitted = galaxies.GAUSS_NEWTON[0] if name == galaxies.FIRST else "gauss-newton"
+        fitted = next(iter(galaxies.GAUSS_NEWTON)) if name == galaxies.FIRST else "gauss-newton"
         solvers["Gauss-Newton, 5 NFE"] = fits.fit(run, name, fitted, 5)
     solvers[f"reference, {many} NFE"] = run.on_grid(name, "dpm_solver_pp:order=2", "Karras", many)
     drawn = {label: dode.sample(model, solver, noise) for label, solver in solvers.items()}
