@@ -13,12 +13,14 @@ import pytest
 
 from book import pages
 from dode import zoo
+from dode.experiments import galaxies as module
 from dode.experiments import plans
 from dode.experiments.learned import HANDCRAFTED, asked
 
 RESULTS = pages.ROOT / "results"
 COMMITTED = sorted(path.name.split(".")[0] for path in RESULTS.glob("*.standard.csv"))
 GN, NETS, PP = "gauss-newton", ("noise", "data"), "dpm_solver_pp"
+CRAFTED = tuple(module.HANDCRAFTED.values())
 STAGES = ("dpm_solver:order=2", "heun")
 
 
@@ -52,6 +54,22 @@ def learned(value: str = "fd_reference", images: str = "fashion-mnist", block: i
     """Line: network, NFE; column: method, all that were run."""
     found = rows("learned").query("data == @images and block == @block")
     return found.pivot(index=["net", "nfe"], columns="method", values=value)
+
+
+@functools.cache
+def galaxies(value: str) -> dict[str, pd.DataFrame]:
+    """Of each network: line, a solver as pages call it, on its better grid; column, NFE."""
+    titles = module.HANDCRAFTED | module.DISTILLED | module.GAUSS_NEWTON
+    found = rows("galaxies").assign(title=rows("galaxies").solver.map(titles))
+    found = found.loc[found.groupby(["checkpoint", "title", "nfe"]).rmse.idxmin()]
+    groups = found.groupby(found.checkpoint.str.removeprefix("galaxies-"))
+    return {name: part.pivot(index="title", columns="nfe", values=value) for name, part in groups}
+
+
+def losses() -> list[pd.DataFrame]:
+    """Distances in the classifier and in the transformer.  Line: network, NFE, fit; column: loss."""
+    columns = ("fd_reference", "fd_reference_transformer")
+    return [rows("loss_study").pivot(index=["net", "nfe", "fit"], columns="loss", values=v) for v in columns]
 
 
 @functools.cache
@@ -129,6 +147,20 @@ CLAIMS: list[tuple[str, str, Callable[[], object]]] = [
                  for c in ("residual=raw", "residual=seen-averaged", "images=32", "bias=0", "base=gits"))),
     ("carried", "on blocks that no choice was made on it has 0.2 and 0.4 of the handcrafted distance at most",
      lambda: all((gain(b)[GN].xs(n, level="nfe") <= most).all() for b in (1, 2) for n, most in ((3, 0.2), (5, 0.4)))),
+    ("galaxies", "on HSC the Gauss-Newton solver has the least RMSE and error of the flux with 3 to 6 evaluations",
+     lambda: all(galaxies(v)["hsc-64"].loc["Gauss-Newton, AFS", n] == galaxies(v)["hsc-64"][n].min()
+                 for v in ("rmse", "flux_error") for n in (3, 4, 5, 6))),
+    ("galaxies", "on ZTF and LSST it is ahead of the handcrafted solvers only without an analytical first step",
+     lambda: all(t.loc["Gauss-Newton", 5] < t.loc[list(CRAFTED), 5].min() < t.loc["Gauss-Newton, AFS", 5]
+                 for t in map(galaxies("rmse").get, ("ztf-64", "lsst-60")))),
+    ("galaxies", "distillation step by step makes DDIM better from 5 evaluations on, those of higher order worse",
+     lambda: all((t.loc[f"D-{s}", n] < t.loc[s, n]) == (s == "DDIM") for t in [galaxies("rmse")["hsc-64"]]
+                 for s in CRAFTED if s != "iPNDM" for n in (5, 6, 8))),
+    ("own_features", "with 3 evaluations two classifiers are nearer than pixels in both evaluation networks, each fit",
+     lambda: all((t["seen"] < t["seen-pixels"]).xs(3, level="nfe").all() for t in losses())),
+    ("own_features", "own features are so with 3 on the data network, and with 5 on the noise network are not",
+     lambda: all((t["own"] < t["seen-pixels"])["data", 3].all() and (t["own"] > t["seen-pixels"])["noise", 5].all()
+                 for t in losses())),
     ("natural", "the Gauss-Newton solver is nearest to the reference in every block, and with 3 beats all others' 5",
      lambda: all((gain(b, "imagenet32").idxmin(axis=1) == GN).all() for b in (0, 1, 2))
              and (learned(images="imagenet32")[GN].xs(3, level="nfe")
