@@ -17,6 +17,7 @@
 preset = "quick"  # smoke, quick, standard or full
 checkpoint = None  # a name, or all; None: both networks of Fashion-MNIST, at smoke one
 device = "auto"  # cpu, cuda or auto
+seeds = None  # how many images show what each loss sees; None: the preset's number
 
 # %% tags=["remove-input"]
 import matplotlib.pyplot as plt
@@ -124,7 +125,7 @@ plots.listing(table.drop(columns="own_error").rename(columns=COLUMNS | {"nfe": "
 # Images of the reference solution, changed in three ways, each so that the RMSE is 0.1: blurred, with white noise, and darker. A loss that gives a blurred image a small error lets a fit blur.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "own-features-see", "caption": "The error that each loss gives to a blurred, a noisy and a darker image of the same RMSE, over its mean for the three."}}
-name, count = names[0], p.live.zoo_images
+name, count = names[0], seeds or p.live.zoo_images
 model, _ = seeded(run.model(name), experiments.held_out_seeds(count))
 truth = run.reference_images(name, count, p.live.reference_steps)
 noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
