@@ -50,7 +50,9 @@ lines = [
 ]
 if FITTED in at.index:
     own = at.loc[FITTED]
-    lines[1] += f"; the Gauss-Newton solver by {own.rmse:.3f} and {own.flux_error:.1%}. Its morphology alone is within the sampling floor"
+    lines[1] += (
+        f"; the Gauss-Newton solver by {own.rmse:.3f} and {own.flux_error:.1%}. Its morphology alone is within the sampling floor"
+    )
 short = "```{admonition} In short\n" + "\n".join(lines) + ".\n```"
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}

@@ -230,6 +230,25 @@ if not small:
     print(f"The {order[-1]}: {gain.fd_reference:.1f}, {gain.fd_data:.1f} and {gain.rmse:.1f} times the usual fit's.")
 
 # %% [markdown]
+# ## Against the best handcrafted solver
+#
+# What is left of the distance to the reference above its floor (what two sets of so many images are apart), as a share of what the best handcrafted solver on its best grid leaves. 0: at the floor.
+
+# %% tags=["hide-input"]
+if not small:
+    names = experiments.checkpoints("fashion-mnist")[::-1]
+    every = learned.compare(run, {name: [*learned.HANDCRAFTED, USUAL] for name in names}, learned.NFES)
+    floors = learned.floor.cells(checkpoint=names, n=p.images, reference_calls=p.reference_calls)
+    floors = learned.floor.rows(run, floors).set_index("checkpoint").fd_reference
+    wide = every.pivot(index=["checkpoint", "nfe"], columns="method", values="fd_reference")
+    above = wide.sub(wide.index.get_level_values("checkpoint").map(floors).to_numpy(), axis=0).clip(lower=0)
+    share = (above[USUAL] / above[list(learned.HANDCRAFTED)].min(axis=1)).unstack("nfe").map("{:.2f}".format)
+    print(
+        f"n = {every.n.max():,}, one fit each, one block of held-out seeds; floors {floors.min():.3f} and {floors.max():.3f}"
+    )
+    plots.listing(share.rename(columns=lambda nfe: f"NFE {nfe}").rename_axis(columns=None).reset_index())
+
+# %% [markdown]
 # ## What to take from it
 #
 # - **The loss matters most** of what was varied. The table says what each costs; [The network as its own critic](own_features) compares more of them, on both networks and at more NFEs, with fits repeated.

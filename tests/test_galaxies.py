@@ -343,7 +343,7 @@ def test_its_blocks_are_its_own_features(tiny: str) -> None:
     found = own_features(model)
     assert found.blocks == tuple(f"blocks.{k}" for k in range(4))
     images = 5 * torch.randn(6, *model.shape)
-    assert fits.loss(model, "own").bound(model, images)(images).shape == (6, 8 * 8 + 4 * 64)  # type: ignore[attr-defined]
+    assert fits.loss(model, "own").bound(model, images)(images).shape == (6, 8 * 8 + 4 * 64 * 4)  # type: ignore[attr-defined]
 
 
 def run(command: str) -> int:
