@@ -25,7 +25,7 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 
 from dode import distillation, experiments
 from dode.experiments import fits, learned, plots
@@ -246,7 +246,7 @@ if not small:
     print(
         f"n = {every.n.max():,}, one fit each, one block of held-out seeds; floors {floors.min():.3f} and {floors.max():.3f}"
     )
-    plots.listing(share.rename(columns=lambda nfe: f"NFE {nfe}").rename_axis(columns=None).reset_index())
+    display(plots.listing(share.rename(columns=lambda nfe: f"NFE {nfe}").rename_axis(columns=None).reset_index()))
 
 # %% [markdown]
 # ## What to take from it
