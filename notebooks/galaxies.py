@@ -37,7 +37,7 @@ run = experiments.Run(p, where)
 small = preset == "smoke"
 FIRST = checkpoint or ("galaxies-hsc-32" if small else galaxies.FIRST)
 NFE = 3 if small else 5
-TITLES, FITTED = galaxies.HANDCRAFTED | galaxies.DISTILLED | galaxies.GAUSS_NEWTON, "Gauss-Newton, AFS"
+TITLES, FITTED = galaxies.TITLES, "Gauss-Newton, AFS"
 found = galaxies.galaxies.rows(run, galaxies.galaxies_cells(p, FIRST if small or checkpoint else None))
 found = found.assign(grid=found.grid.fillna(""), title=found.solver.map(TITLES))
 best = found.loc[found.groupby(["checkpoint", "nfe", "title"], sort=False).rmse.idxmin()]  # of the grids, the better
@@ -143,9 +143,9 @@ plots.listing(pd.DataFrame(listed))
 # - **On HSC the Gauss-Newton solver is the nearest with 3 to 6 evaluations**, in RMSE and in flux. With 5 it is as near as the best handcrafted solver with 8.
 # - **Where it begins matters.** On HSC it should begin with an analytical first step, on ZTF and LSST without: there the fit with one ends behind the best handcrafted solver, and the fit without one ahead of it. So both should be tried, and held-out images should say which to keep.
 # - **Step-by-step distillation** (D-) lowers DDIM's RMSE from 5 evaluations on, and raises that of the solvers of higher order, on either grid.
-# - **What fails**: iPNDM is further off than DDIM, and on Karras's grid DEIS loses or doubles the flux.
+# - **What fails**: iPNDM is further off than DDIM, and DEIS on Karras's grid is off by more than twice the flux.
 #
-# This project had hoped for a third of the best handcrafted solver's RMSE on all three surveys. That is not reached. Tried without gain on HSC: a start from UniPC, from Karras's grid, errors of single images not bounded, and the mean error not weighed.
+# The Gauss-Newton solver was meant to reach a third of the best handcrafted solver's RMSE on all three surveys, and does not. Trials on HSC, whose rows are not kept, were no gain either: a start from UniPC, errors of single images without a bound, no mean-error term.
 #
 # ## Morphology
 #
@@ -186,7 +186,7 @@ table["failed"] = table.failed.map("{:.1f}".format)
 plots.listing(table.rename(columns={"title": "solver", "failed": "not measurable"} | columns))
 
 # %% [markdown]
-# The Gauss-Newton solver has the least error of an image in each of the six quantities, and is the only one whose distributions are nearer than the floor in all six. The best handcrafted solvers get fluxes right and shapes not: asymmetry is off by a third of its standard deviation, in the mean too.
+# The Gauss-Newton solver has the least error of an image in each of the six quantities, and is the only one whose distributions are nearer than the floor in all six. The best handcrafted solvers get fluxes nearly right and shapes not: the asymmetry of an image, and its distribution, are off by a third of a standard deviation.
 #
 # *Not measurable*: images, mean over blocks, of which `statmorph` could not measure the solver's or the reference's; they are left out.
 

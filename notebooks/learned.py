@@ -113,7 +113,7 @@ for dataset in table5.columns.levels[0]:
 #
 # *The start* is a handcrafted solver too: Adams-Bashforth in $\ln \sigma$ on clean images, uniform in time, with an analytical first step that saves a call. (It is not among the five, because nobody publishes it as a solver of its own.)
 # The fits compare images in the features of another classifier, the *critic*, in random features and in pixels; D-DDIM, OLSS, GITS and AMED compare pixels alone.
-# The Gauss-Newton solver compares images *clipped* to the range that a file holds, and looks through a third classifier, the *observer*, as well; [its page](gauss_newton) says what each is worth, and [DLMS's](dlms) what that makes of the same eyes.
+# The Gauss-Newton solver compares images *clipped* to the range that a file holds, and adds features of a third classifier, the *observer*; [its page](gauss_newton) says what each is worth, and [DLMS's](dlms) what that makes of the same eyes.
 #
 # Not among them is Dual-Solver {cite:p}`park2026dualsolver`: its published formulas were not at hand. By its abstract it interpolates between prediction types and between domains of integration, scales the residual, and learns these numbers through a frozen classifier;
 # second-hand, its authors find that this choice of the loss gains more than the numbers themselves.

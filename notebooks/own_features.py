@@ -109,7 +109,7 @@ print(f"n = {found.n.max():,} held-out seeds, {found.n_rmse.max()} for RMSE; ima
 plots.listing(table.drop(columns="own_error").rename(columns=COLUMNS | {"nfe": "NFE"}))
 
 # %% [markdown]
-# "The features that measure" are a bound: a fit that sees the evaluation classifier itself, which no honest fit may.
+# The last one is a bound: a fit that uses the evaluation classifier, which no fair comparison allows.
 #
 # ## What comes out
 #

@@ -60,8 +60,7 @@ def learned(value: str = "fd_reference", images: str = "fashion-mnist", block: i
 @functools.cache
 def galaxies(value: str) -> dict[str, pd.DataFrame]:
     """Of each network: line, a solver as pages call it, on its better grid; column, NFE."""
-    titles = module.HANDCRAFTED | module.DISTILLED | module.GAUSS_NEWTON
-    found = rows("galaxies").assign(title=rows("galaxies").solver.map(titles))
+    found = rows("galaxies").assign(title=rows("galaxies").solver.map(module.TITLES))
     found = found.loc[found.groupby(["checkpoint", "title", "nfe"]).rmse.idxmin()]
     groups = found.groupby(found.checkpoint.str.removeprefix("galaxies-"))
     return {name: part.pivot(index="title", columns="nfe", values=value) for name, part in groups}
@@ -69,8 +68,7 @@ def galaxies(value: str) -> dict[str, pd.DataFrame]:
 
 def shapes(distribution: bool) -> pd.DataFrame:
     """Line: a quantity of morphology; column: solver.  Of an image or of the distribution, mean over blocks."""
-    titles = module.HANDCRAFTED | module.DISTILLED | module.GAUSS_NEWTON
-    found = rows("morphology").assign(title=rows("morphology").solver.map(titles)).groupby("title")
+    found = rows("morphology").assign(title=rows("morphology").solver.map(module.TITLES)).groupby("title")
     return found[[name + "_distance" * distribution for name in QUANTITIES]].mean().T
 
 

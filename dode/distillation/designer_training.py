@@ -66,14 +66,14 @@ def train(
         held, goal = examples.held_noise[:batch_size], examples.held_goal[:batch_size]
         notes["losses"].append([float(v) for v in objective.losses(noisy, denoiser.of(range(len(held))), held, goal)])
         if objective.each or notes["cost"][-1] == min(notes["cost"]):
-            run.best, notes["kept"] = {k: v.clone() for k, v in averaged.state_dict().items()}, notes["cost"][-1]
+            run.best = {k: v.clone() for k, v in averaged.state_dict().items()}
         notes["network_evaluations"] = spent + denoiser.evaluations - before
 
     run.train(loss, progress=problem.progress, check=select)
     differentiated = (solver.nfe + objective.differentiated) * batch_size * steps
     found_designer = _copy(solver, run.best).requires_grad_(False)
     metadata = dict(
-        cost=notes["cost"], losses=notes["losses"], kept=notes.get("kept", notes["cost"][0]),
+        cost=notes["cost"], losses=notes["losses"], kept=notes["cost"][-1] if objective.each else min(notes["cost"]),
         trajectories=steps * batch_size,
         network_evaluations=spent + denoiser.evaluations - before + BACKWARD * differentiated,
     )  # fmt: skip

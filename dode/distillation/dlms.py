@@ -126,12 +126,12 @@ def dlms(
     rate
         Adam's, at first; None: 2.5e-4, eight times that where no features are read.
     trajectories
-        Noises that the designer is trained on (the paper: 20,000); last: of 1,200, each seen more than once.
+        Noises that the designer is trained on (the paper: 20,000); last: of 1,200 at most, each seen more than once.
     """
     start = begin_dlms(
         problem.denoiser, problem.table, window=window, features=features, scaling=scaling, adaptive=adaptive
     )
-    aim = Paths() if objective == "paths" else LastImages()
+    aim = Paths() if objective == "paths" else LastImages(min(1_200, trajectories))
     return train(problem, start, aim, rate=rate or (2.5e-4 if features else 2e-3), trajectories=trajectories)
 
 

@@ -1,6 +1,6 @@
 """A loss from the network that is sampled: the outputs of its own blocks when it sees an image again.
 
-The network that is sampled has seen such images, and needs no classifier of them.  An image goes back into it, told a
+The network that is sampled has seen such images, and needs no classifier of them.  An image goes back into it with a
 small noise level; the outputs of its blocks, averaged over each quarter of the image, are compared.  Perceptual losses
 do so with classifiers (Johnson et al. 2016, Zhang et al. 2018).  Never measure with the network that a fit used.
 """

@@ -41,6 +41,7 @@ GAUSS_NEWTON = {  # begun with an analytical first step, and without; single ima
     "gauss-newton:residual=pixels,base=deis,grid=time,afs=True,images=64,limit=5": "Gauss-Newton, AFS",
     "gauss-newton:residual=pixels,base=deis,grid=time,afs=False,images=64,limit=5": "Gauss-Newton",
 }
+TITLES = HANDCRAFTED | DISTILLED | GAUSS_NEWTON
 FIRST, OTHERS = "galaxies-hsc-64", ("galaxies-ztf-64", "galaxies-lsst-60")  # other networks: with 5 evaluations only
 NFES, FITTED_NFES = (3, 4, 5, 6, 8), (3, 4, 5, 6)  # the second: of the Gauss-Newton solver
 
@@ -92,11 +93,10 @@ def galaxies_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     """Of one network against NFE; of the others with 5 evaluations, of the distilled solvers D-DDIM alone."""
     if p.name == "smoke":
         return galaxies.cells(checkpoint=checkpoint or "galaxies-hsc-32", nfe=3, block=0, solver="ddim", grid="time")
-    first = checkpoint or FIRST
+    first, (afs, without) = checkpoint or FIRST, GAUSS_NEWTON
     cells = solvers_on((*HANDCRAFTED, *DISTILLED), checkpoint=first, nfe=NFES, block=0)
-    cells += galaxies.cells(checkpoint=first, nfe=FITTED_NFES, block=0, solver=next(iter(GAUSS_NEWTON)), grid="")
-    cells += galaxies.cells(checkpoint=first, nfe=5, block=0, solver=list(GAUSS_NEWTON), grid="")
-    cells = list({tuple(cell.values()): cell for cell in cells}.values())
+    cells += galaxies.cells(checkpoint=first, nfe=FITTED_NFES, block=0, solver=afs, grid="")
+    cells += galaxies.cells(checkpoint=first, nfe=5, block=0, solver=without, grid="")
     cells.sort(key=lambda cell: (cell["nfe"] != 5, cell["nfe"]))
     for name in () if checkpoint else OTHERS:
         cells += solvers_on((*HANDCRAFTED, *D_DDIM, *GAUSS_NEWTON), checkpoint=name, nfe=5, block=0)

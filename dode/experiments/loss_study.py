@@ -27,7 +27,7 @@ LOSSES = {  # what pages call them; all of images clipped to what a file holds
     "seen-pixels": "pixels", "seen": "two classifiers and random features", "own": "own features",
     "own-mean": "own features, averaged over the image", "own-mesh": "own features, in 4 x 4 parts of it",
     "own-levels": "own features, at three levels", "own-random": "own features and random features",
-    "seen-judge": "the features that measure (a bound, not honest)",
+    "seen-judge": "the evaluation classifier itself (a bound)",
 }  # fmt: skip
 MAIN = ("seen-pixels", "seen", "own")
 
