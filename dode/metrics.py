@@ -9,6 +9,7 @@ the number of images (the bias of the first is about 1/n), so ``n`` travels with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,6 +141,11 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     return max(float(distance), 0.0)  # below zero by rounding alone
 
 
+def measured_distance(seen: Moments, reference: Moments) -> float:
+    """:func:`frechet_distance`, but NaN where fewer than two images could be measured."""
+    return frechet_distance(seen, reference) if seen.n > 1 else math.nan
+
+
 def _mmd2(x: Tensor, y: Tensor) -> float:
     """Unbiased squared maximum mean discrepancy of ``(n, d)`` and ``(m, d)``, 1,024 rows at a time."""
 
@@ -183,19 +189,25 @@ def kernel_distance(x: Array, y: Array, *, subsets: int | None = None, subset_si
 
 @dataclass(frozen=True)
 class Features:
-    """A feature extractor: uint8 images ``(B, C, H, W)`` to float features ``(B, dim)``, no gradients."""
+    """A feature extractor: uint8 images ``(B, C, H, W)`` to float features ``(B, dim)``, no gradients.
+
+    Where an image cannot be measured (``samples``), it has no row.
+    """
 
     name: str  # identifies network, weights and resizing
     dim: int
     label: str  # what a table prints over the Frechet distance: "FID" for Inception alone
     channels: tuple[int, ...]  # the C that it takes
     function: Callable[[Tensor], Tensor] = field(repr=False)
+    samples: bool = False  # of samples as a solver leaves them, in place of uint8 images
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """ValueError unless ``images`` is uint8 ``(B, C, H, W)`` with ``C`` in :attr:`channels`."""
-        if images.ndim != 4 or images.dtype != torch.uint8 or images.shape[1] not in self.channels:
-            wanted = f"{self.name} takes uint8 images (B, {' or '.join(map(str, self.channels))}, H, W)"
+        """ValueError unless ``images`` is uint8 (float for ``samples``) ``(B, C, H, W)``, ``C`` in :attr:`channels`."""
+        fits = images.is_floating_point() if self.samples else images.dtype == torch.uint8
+        if images.ndim != 4 or not fits or images.shape[1] not in self.channels:
+            kind, channels = "float" if self.samples else "uint8", " or ".join(map(str, self.channels))
+            wanted = f"{self.name} takes {kind} images (B, {channels}, H, W)"
             raise ValueError(f"{wanted}, got {images.dtype} {tuple(images.shape)}; see dode.zoo.datasets.to_uint8")
         return self.function(images)
 
@@ -249,7 +261,7 @@ def embed(images: Images, features: Features, batch_size: int = 256) -> Iterator
             if part.is_floating_point():
                 if not torch.isfinite(part).all():
                     raise ValueError("images hold NaN or infinite pixels; the sampler has diverged")
-                part = to_uint8(part)
+                part = part if features.samples else to_uint8(part)
             yield features(part)
 
 
@@ -262,10 +274,13 @@ def moments(images: Images, features: Features, *, batch_size: int = 256, source
 
 
 def measure(images: Images, features: Features, reference: Moments, *, batch_size: int = 256) -> dict[str, Any]:
-    """Frechet distance of ``images`` to ``reference``: ``dict(fd, n, n_reference, features, label)``."""
+    """Frechet distance of ``images`` to ``reference``: ``dict(fd, n, n_reference, features, label)``.
+
+    ``n`` are the images that have features; ``fd`` is NaN where they are fewer than two.
+    """
     seen = moments(images, features, batch_size=batch_size)
     result = dict(n=seen.n, n_reference=reference.n, features=features.name, label=features.label)
-    return dict(fd=frechet_distance(seen, reference), **result)
+    return dict(fd=measured_distance(seen, reference), **result)
 
 
 def trajectory_distance(a: Tensor, b: Tensor) -> Tensor:

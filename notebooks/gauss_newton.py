@@ -109,9 +109,9 @@ print(
 
 # %% tags=["hide-input"]
 timed = pd.read_csv(experiments.home() / "results" / "jacobian.csv").set_index("checkpoint")
-row = timed.loc[checkpoint]
+row = timed.loc[checkpoint if checkpoint in timed.index else timed.index[0]]
 print(
-    f"torch.func.jvp of this network costs {row.ratio:.1f} times its forward pass ({row.ratio_min:.1f} to {row.ratio_max:.1f} in {row.rounds} rounds, "
+    f"torch.func.jvp of {row.name} costs {row.ratio:.1f} times its forward pass ({row.ratio_min:.1f} to {row.ratio_max:.1f} in {row.rounds} rounds, "
     f"batch {row.batch}, {row.threads} thread): a difference is {row.ratio:.1f} times as cheap, and off by {100 * row.difference_error:.0f}% of the tangent in a random direction."
 )
 

@@ -31,6 +31,7 @@ seeds = None  # how many blocks of seeds; None: the preset's number
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
 from dode import experiments
@@ -50,6 +51,7 @@ NFES = {"ddim": [n for n in p.nfes if n > 2], "heun": p.heun_nfes}
 # %% tags=["hide-input"]
 spent = costs.cost.rows(run, costs.cost_cells(p, checkpoint, NFES), jobs=1)  # they are timed
 taught = costs.student_fd.rows(run, costs.student_cells(p, checkpoint))
+methods = [m for m in costs.METHODS if m in set(spent.method)]  # students are of networks with EDM's preconditioning
 cells = experiments.fd_cells(p, {(checkpoint, solver): nfes for solver, nfes in NFES.items()})
 plain = experiments.fd.rows(run, cells, "figure_4")
 print(f"{len(spent)} distillations, students in {costs.student_fd.sweep(p).path.name}")
@@ -60,7 +62,7 @@ NAMES |= {"progressive": "progressive distillation", "consistency": "consistency
 cost = spent.set_index(["method", "stage"])[["units", "evaluations"]]
 plain["method"] = [("d-ode " if v == "d-ode" else "") + s for s, v in zip(plain.solver, plain.variant, strict=True)]
 plain["stage"] = plain["calls"] = plain.nfe
-both = pd.concat([plain, taught])[["method", "stage", "calls", "fd", "n"]]
+both = pd.concat([plain, taught])[["method", "stage", "calls", "fd", "n"]].dropna(subset="fd")
 points = both.groupby(["method", "stage", "calls"]).agg(
     fd=("fd", "mean"), spread=("fd", "std"), n=("n", "first"), blocks=("fd", "size")
 )
@@ -104,9 +106,10 @@ plt.show()
 # reached, the table says how far the method came and at what cost.
 
 # %% tags=["hide-input"]
-edm = points[points.method == "d-ode heun"].set_index("calls").fd
-targets = {f"D-EDM with {calls} calls": edm[calls] for calls in (9, 25) if calls in edm.index} or {
-    f"D-EDM with {edm.index[-1]} calls": edm.iloc[-1]
+level_of = next(m for m in ("d-ode heun", "d-ode ddim", "ddim") if m in set(points.method))
+edm = points[points.method == level_of].set_index("calls").fd
+targets = {f"{NAMES[level_of]} with {calls} calls": edm[calls] for calls in (9, 25) if calls in edm.index} or {
+    f"{NAMES[level_of]} with {edm.index[-1]} calls": edm.iloc[-1]
 }
 
 
@@ -121,7 +124,9 @@ def reached(part: pd.DataFrame, level: float) -> str:
 
 result = pd.DataFrame(
     {
-        f"FD {level:.3f} ({label})": {NAMES[m]: reached(points[points.method == m], level) for m in LOOKS}
+        f"FD {level:.3f} ({label})": {
+            NAMES[m]: reached(points[points.method == m], level) for m in LOOKS if m in set(points.method)
+        }
         for label, level in targets.items()
     }
 )
@@ -134,7 +139,7 @@ plots.listing(result.rename_axis("method").reset_index())
 
 # %% tags=["hide-input"]
 level, calls = next(iter(targets.values())), edm[edm == next(iter(targets.values()))].index[0]
-for method in costs.METHODS:
+for method in methods:
     part = points[(points.method == method) & (points.fd <= level) & (points.calls < calls)]
     if part.empty:
         print(f"{NAMES[method]}: no student of fewer than {calls} calls is as good")
@@ -162,7 +167,7 @@ plots.listing(listed[["method", "stage", "calls", "FD", "n x blocks", "evaluatio
 
 # %% tags=["nbval-check-output", "hide-input"]
 solver = cost.loc["d-ode heun"].evaluations.max()
-network = min(cost.loc[m].evaluations.max() for m in costs.METHODS)
+network = min((cost.loc[m].evaluations.max() for m in methods), default=np.inf)
 print(f"distilling a network costs more evaluations than distilling a solver: {bool(network > solver)}")
 
 # %% [markdown]

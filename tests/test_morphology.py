@@ -15,9 +15,13 @@ from small import refused
 from test_galaxies import published
 from torch import Tensor
 
+from dode import metrics
+from dode.distillation.designer import feature_size
 from dode.experiments import PRESETS, Run
 from dode.experiments import galaxies as module
 from dode.experiments.morphology import QUANTITIES, compared, morphologies, total_flux, wasserstein
+from dode.experiments.run import TRAINING_BLOCK
+from dode.experiments.sweeps import images_of
 from dode.zoo.families.galaxies import from_flux, sky_of
 
 there = pytest.mark.skipif(
@@ -92,3 +96,21 @@ def test_the_measurement(project: Path) -> None:
     assert same["n"] == found["n"] == "3" and same["failed"] == "0" and len(references) == 1
     planned = module.morphology_cells(PRESETS["smoke"], "galaxies-hsc-32")
     assert [cell["solver"] for cell in planned] == ["ddim"]
+
+
+@there
+@published
+@pytest.mark.parametrize(("kind", "columns"), [("classifier", 6), ("critic", 16)])
+def test_pages_measure_galaxies_by_features(kind: str, columns: int, project: Path) -> None:
+    """Distances are in units of the spread of what is measured; what cannot be measured has no row."""
+    run, name = Run(replace(PRESETS["smoke"], images=75, reference_calls=8)), "galaxies-hsc-32"
+    features, known = run.evaluator(name, kind)
+    assert (known.dim, features.dim) == (columns, columns) and images_of(run.preset, name) == 3
+    torch.testing.assert_close(known.cov.diag(), torch.ones(columns, dtype=torch.float64))
+    images = run.reference_images(name, 32, 8, TRAINING_BLOCK)
+    assert metrics.measure(images, features, known)["fd"] == pytest.approx(0, abs=1e-9)
+    empty = metrics.measure(torch.full((3, 1, 32, 32), -1.0), features, known)
+    assert math.isnan(empty["fd"]) == (kind == "classifier") and empty["n"] == (0 if kind == "classifier" else 3)
+    with refused("takes float images (B, 1, H, W)"):
+        features(torch.zeros(1, 1, 32, 32, dtype=torch.uint8))
+    assert feature_size(run.model(name)) == 64  # a designer reads each patch

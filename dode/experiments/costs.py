@@ -19,7 +19,7 @@ from dode import distillation, solvers, zoo
 from dode.denoisers import NetworkDenoiser
 from dode.experiments import network_distillation
 from dode.experiments.measurements import Cell, Value, measurement
-from dode.experiments.run import Run, base_solver, draw, fit_seeds, held_out_seeds, seeded
+from dode.experiments.run import Run, base_solver, draw, fit_seeds, held_out_seeds, load_cached, seeded
 from dode.experiments.sweeps import Preset, home
 from dode.metrics import measure
 from dode.sampling import initial_noise
@@ -87,10 +87,20 @@ def student(run: Run, checkpoint: str, method: str, stage: int) -> network_disti
 SECOND_LEVEL = 1.5
 
 
+def student_stages(p: Preset, checkpoint: str) -> list[tuple[str, int]]:
+    """Each student: its method, and its steps or Adam's so far; none of a network that does not predict clean images.
+
+    Distilling a network is written for EDM's preconditioning.
+    """
+    if load_cached(checkpoint, "cpu").prediction != "data":
+        return []
+    return [("progressive", nfe) for nfe in ROUNDS] + [("consistency", stop) for stop in stops(p)]
+
+
 def cost_cells(p: Preset, checkpoint: str, solver_nfes: Mapping[str, Iterable[int]]) -> list[Cell]:
-    """What is paid for: fits of ``solver_nfes`` (stage: NFE), students (stage: their steps, or Adam's so far)."""
+    """What is paid for: fits of ``solver_nfes`` (stage: NFE), and :func:`student_stages`."""
     stages = [(f"d-ode {solver}", nfe) for solver, nfes in solver_nfes.items() for nfe in nfes]
-    stages += [("progressive", nfe) for nfe in ROUNDS] + [("consistency", stop) for stop in stops(p)]
+    stages += student_stages(p, checkpoint)
     return [cost.cell(dict(checkpoint=checkpoint, method=method, stage=stage)) for method, stage in stages]
 
 
@@ -134,9 +144,9 @@ def cost(run: Run, *, checkpoint: str, method: str, stage: int) -> dict[str, Val
 
 def student_cells(p: Preset, checkpoint: str) -> list[Cell]:
     """Each student in each block of seeds; a consistency student with one call and with two."""
-    made = [("progressive", nfe, [nfe]) for nfe in ROUNDS] + [("consistency", stop, [1, 2]) for stop in stops(p)]
     cells = list[Cell]()
-    for method, stage, calls in made:
+    for method, stage in student_stages(p, checkpoint):
+        calls = [stage] if method == "progressive" else [1, 2]
         which = dict(checkpoint=checkpoint, method=method, stage=stage, calls=calls)
         cells += student_fd.cells(**which, block=range(p.repeats))
     return cells

@@ -7,23 +7,19 @@ place of Fréchet distances.
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dode import zoo
 from dode.distillation import DISTILLERS, Designed
 from dode.experiments import fits
 from dode.experiments.measurements import Cell, Value, measurement
 from dode.experiments.morphology import compared, morphologies, total_flux
-from dode.experiments.rows import kept
 from dode.experiments.run import Run, draw, held_out_seeds
-from dode.experiments.sweeps import Preset, home
+from dode.experiments.sweeps import Preset, images_of
 from dode.metrics import rmse
 from dode.tableau import Tableau
-from dode.utils.files import load_tensors, save_tensors
 from dode.zoo.families.galaxies import sky_of
 
 HANDCRAFTED = {  # what pages call them, each on two grids
@@ -53,7 +49,7 @@ def solver_of(run: Run, checkpoint: str, solver: str, grid: str, nfe: int) -> Ta
     return run.on_grid(checkpoint, solver, grid, nfe)  # to 0: at sigma_min much noise is left
 
 
-def images_of(run: Run, checkpoint: str, solver: Tableau | Designed, n: int, block: int) -> Tensor:
+def drawn(run: Run, checkpoint: str, solver: Tableau | Designed, n: int, block: int) -> Tensor:
     """A solver's images of a block's first ``n`` seeds, in float32."""
     return torch.cat([x.cpu() for x in draw(run.model(checkpoint), solver, held_out_seeds(n, block), batch_size=50)])
 
@@ -72,11 +68,6 @@ def facts(run: Run, solver: Tableau | Designed, n: int, block: int) -> dict[str,
         n=n, seeds=held_out_seeds(n, block), reference_calls=run.preset.reference_calls,
         seconds=known.get("seconds", 0), evaluations=known.get("network_evaluations", 0),
     )  # fmt: skip
-
-
-def images_measured(p: Preset) -> int:
-    """A twenty-fifth of what stands behind a preset's distances: a morphology takes a third of a second."""
-    return max(3, p.images // 25)
 
 
 # --- errors of images ------------------------------------------------------------------------------
@@ -106,9 +97,9 @@ def galaxies_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
 @measurement(gives=["rmse", "flux_error"], planned=galaxies_cells)
 def galaxies(run: Run, *, checkpoint: str, solver: str, grid: str, nfe: int, block: int) -> dict[str, Value]:
     """:func:`errors` of a solver's images."""
-    n, table = images_measured(run.preset), solver_of(run, checkpoint, solver, grid, nfe)
+    n, table = images_of(run.preset, checkpoint), solver_of(run, checkpoint, solver, grid, nfe)
     truth = run.reference_images(checkpoint, n, run.preset.reference_calls, block)
-    found = errors(images_of(run, checkpoint, table, n, block), truth, sky_of(checkpoint))
+    found = errors(drawn(run, checkpoint, table, n, block), truth, sky_of(checkpoint))
     return found | facts(run, table, n, block)
 
 
@@ -116,18 +107,9 @@ def galaxies(run: Run, *, checkpoint: str, solver: str, grid: str, nfe: int, blo
 
 
 def reference(run: Run, checkpoint: str, n: int, block: int) -> tuple[Tensor, Tensor]:
-    """The reference solution of the first ``n`` seeds of a block, and its morphologies; kept in ``_build``."""
-    calls = run.preset.reference_calls
-    images = run.reference_images(checkpoint, n, calls, block)
-    facts = dict(checkpoint=checkpoint, weights=zoo.digest(checkpoint), n=n, calls=calls, block=block)
-    file = home() / "_build" / "references" / ("morphology-" + "-".join(map(str, facts.values())) + ".safetensors")
-
-    def make(file: Path) -> Tensor:
-        found = morphologies(images, sky_of(checkpoint))
-        save_tensors(file, dict(morphologies=found), "images", facts)
-        return found
-
-    return images, kept(file, lambda file: load_tensors(file, "images")[0]["morphologies"], make)
+    """The reference solution of the first ``n`` seeds of a block, and its morphologies."""
+    where = (checkpoint, n, run.preset.reference_calls, block)
+    return run.reference_images(*where), run.shapes(*where)
 
 
 def morphology_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
@@ -142,9 +124,9 @@ def morphology_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
 @measurement(gives=["rmse", "flux_error", "failed"], planned=morphology_cells)
 def morphology(run: Run, *, checkpoint: str, solver: str, grid: str, nfe: int, block: int) -> dict[str, Value]:
     """:func:`errors`, and the morphology against the reference solution's."""
-    n, table = images_measured(run.preset), solver_of(run, checkpoint, solver, grid, nfe)
+    n, table = images_of(run.preset, checkpoint), solver_of(run, checkpoint, solver, grid, nfe)
     truth, shapes = reference(run, checkpoint, n, block)
-    images, sky = images_of(run, checkpoint, table, n, block), sky_of(checkpoint)
+    images, sky = drawn(run, checkpoint, table, n, block), sky_of(checkpoint)
     found: dict[str, Value] = dict(compared(morphologies(images, sky), shapes))
     return found | errors(images, truth, sky) | facts(run, table, n, block)
 
@@ -157,7 +139,7 @@ def floor_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
 @measurement(gives=["failed"], planned=floor_cells)
 def morphology_floor(run: Run, *, checkpoint: str, block: int) -> dict[str, Value]:
     """The distances of :func:`morphology` between reference solutions of this block's seeds and of the next one's."""
-    n = images_measured(run.preset)
+    n = images_of(run.preset, checkpoint)
     one, other = (reference(run, checkpoint, n, k)[1] for k in (block, block + 1))
     found: dict[str, Value] = dict(compared(other, one))
     return {k: v for k, v in found.items() if k == "failed" or k.endswith("_distance")} | {"n": n}

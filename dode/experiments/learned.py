@@ -21,8 +21,8 @@ from dode.experiments.fits import fit, initial_solver
 from dode.experiments.measurements import Cell, Value, measurement, weights_of
 from dode.experiments.rows import joined, kept
 from dode.experiments.run import EVALUATION, GRIDS, Run, draw, held_out_seeds, seeded
-from dode.experiments.sweeps import Preset, checkpoints, home
-from dode.metrics import Moments, frechet_distance
+from dode.experiments.sweeps import Preset, checkpoints, home, images_of
+from dode.metrics import Moments, frechet_distance, measured_distance
 from dode.metrics import moments as moments_of
 from dode.sampling import trajectory
 from dode.solvers import SOLVERS
@@ -58,7 +58,8 @@ def reference_moments(run: Run, checkpoint: str, kinds: tuple[str, ...] = EVALUA
 
     The reference solution is fits' own teacher, :func:`dode.distillation.teachers.default_teacher`, of more calls.
     """
-    n, calls, evaluators = run.preset.images, run.preset.reference_calls, run.evaluators(checkpoint, kinds)
+    n, calls = images_of(run.preset, checkpoint), run.preset.reference_calls
+    evaluators = run.evaluators(checkpoint, kinds)
     word = f"{checkpoint}-{zoo.digest(checkpoint)}-{n}-{calls}-{run.arithmetic.split()[0]}"
     folder = home() / "_build" / "references"
     files = [folder / f"moments-{word}-{features.name}.safetensors" for features, _ in evaluators]
@@ -82,7 +83,10 @@ def reference_moments(run: Run, checkpoint: str, kinds: tuple[str, ...] = EVALUA
 
 def floor_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     """The cell of :func:`floor` that a preset has of each checkpoint."""
-    return floor.cells(checkpoint=asked(p.name, checkpoint)[1], n=p.images, reference_calls=p.reference_calls)
+    names, calls = asked(p.name, checkpoint)[1], p.reference_calls
+    return [
+        cell for name in names for cell in floor.cells(checkpoint=name, n=images_of(p, name), reference_calls=calls)
+    ]
 
 
 @measurement(name="floors", gives=["fd_reference", "fd_data"], planned=floor_cells)
@@ -113,11 +117,11 @@ def floor(run: Run, *, checkpoint: str, n: int, reference_calls: int) -> dict[st
 def grid_distance(run: Run, *, checkpoint: str, solver: str, grid: str, nfe: int) -> dict[str, Value]:
     """Fréchet distance to the reference solution's samples, from few seeds that choose the grid and measure nothing."""
     table = run.on_grid(checkpoint, solver, grid, nfe, to_zero=False)
-    n = min(500, max(run.preset.images // 5, 64))
+    n = min(500, images_of(run.preset, checkpoint), max(run.preset.images // 5, 64))
     seeds = held_out_seeds(n, SELECTION_BLOCK)
     found = moments_of(draw(run.fast(checkpoint), table, seeds), run.evaluator(checkpoint)[0])
     aim, _ = reference_moments(run, checkpoint)
-    return dict(fd_reference=frechet_distance(found, aim), n=n, seeds=seeds)
+    return dict(fd_reference=measured_distance(found, aim), n=n, seeds=seeds)
 
 
 def best_grid(p: Preset, checkpoint: str, solver: str, nfe: int) -> str:
@@ -147,19 +151,19 @@ def learned(run: Run, *, checkpoint: str, method: str, nfe: int, block: int) -> 
 
     RMSE is of the first block's seeds, whose exact images are known; rows of others have none.
     """
-    p, solver = run.preset, compared_solver(run, checkpoint, method, nfe)
-    seeds = held_out_seeds(p.images, block)
+    p, n, solver = run.preset, images_of(run.preset, checkpoint), compared_solver(run, checkpoint, method, nfe)
+    seeds = held_out_seeds(n, block)
     images = torch.cat([x.cpu() for x in draw(run.fast(checkpoint), solver, seeds)])
     aims, found = reference_moments(run, checkpoint), dict[str, Value]()
     for (features, data), aim, word in zip(run.evaluators(checkpoint), aims, ("", "_critic"), strict=True):
         seen = moments_of(images, features)
-        found[f"fd_data{word}"] = frechet_distance(seen, data)
-        found[f"fd_reference{word}"] = frechet_distance(seen, aim)
+        found[f"fd_data{word}"] = measured_distance(seen, data)
+        found[f"fd_reference{word}"] = measured_distance(seen, aim)
     if block == 0:
         found |= dict(rmse=run.rmse(checkpoint, solver, p.zoo_images, p.reference_steps), n_rmse=p.zoo_images)
     grid = best_grid(p, checkpoint, method, nfe) if method in HANDCRAFTED else "time" if method == "start" else ""
     return found | dict(
-        n=p.images, reference_calls=p.reference_calls, seeds=seeds, network=run.arithmetic, preset=p.name, grid=grid,
+        n=n, reference_calls=p.reference_calls, seeds=seeds, network=run.arithmetic, preset=p.name, grid=grid,
         evaluations=solver.metadata.get("network_evaluations", 0), seconds=solver.metadata.get("seconds", 0),
     )  # fmt: skip
 

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from dode.metrics import Features
 from dode.utils.environment import need
 from dode.zoo.families.galaxies import flux
 
@@ -66,6 +68,30 @@ def morphology_of(picture: np.ndarray) -> list[float]:
             return failed
     values = [float(getattr(found, name)) for name in QUANTITIES.values()]
     return values if found.flag <= WORST_FLAG and np.isfinite(values).all() else failed
+
+
+def light(samples: Tensor) -> Tensor:
+    """The mean sample in 4 x 4 parts of each image, ``(B, 1, H, W)`` to ``(B, 16)``."""
+    return F.adaptive_avg_pool2d(samples.double(), 4).flatten(1)
+
+
+def spread(values: Tensor) -> Tensor:
+    """The standard deviation of each column, over the rows that could be measured."""
+    return values[values.isfinite().all(1)].std(0)
+
+
+def observed(kind: str, checkpoint: str, sky: float, known: Tensor) -> Features:
+    """:func:`morphologies` or :func:`light` as features, each in units of its spread over ``known``.
+
+    Samples that cannot be measured have no row.
+    """
+    unit, take = spread(known), light if kind == "light" else functools.partial(morphologies, sky=sky)
+
+    def function(samples: Tensor) -> Tensor:
+        found = take(samples)
+        return found[found.isfinite().all(1)] / unit
+
+    return Features(f"{checkpoint}-{kind}", known.shape[1], f"FD ({kind})", (1,), function, samples=True)
 
 
 def wasserstein(a: Tensor, b: Tensor) -> float:

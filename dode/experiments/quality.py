@@ -24,7 +24,7 @@ from dode.distillation.corrections import released_plan
 from dode.experiments.measurements import Cell, Value, measurement
 from dode.experiments.rows import Sweep, joined, typed
 from dode.experiments.run import GRIDS, Run, base_solver, draw, fit_seeds, held_out_seeds, possible_nfe, seeded
-from dode.experiments.sweeps import Preset, checkpoints, home
+from dode.experiments.sweeps import Preset, checkpoints, home, images_of
 from dode.sampling import trajectory
 from dode.tableau import Tableau
 
@@ -102,7 +102,7 @@ def fd(run: Run, *, checkpoint: str, solver: str, variant: str, nfe: int, block:
     """Fréchet distance: fit on the block's seeds if asked, sample its held-out ones, compare with training images."""
     features, reference = run.evaluator(checkpoint)
     tableau = variant_of(run, checkpoint, solver, variant, nfe, block)
-    seeds = held_out_seeds(run.preset.images, block)
+    seeds = held_out_seeds(images_of(run.preset, checkpoint), block)
     model = run.compiled(checkpoint)
     found = metrics.measure(draw(model, tableau, seeds), features, reference)
     per_row = (row if isinstance(row, list) else [row] for row in tableau.metadata.get("lambdas", []))

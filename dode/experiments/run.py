@@ -8,25 +8,28 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from dode import schedules, solvers, zoo
 from dode.denoisers import Denoiser, NetworkDenoiser
+from dode.experiments.morphology import light, morphologies, observed, spread
 from dode.experiments.rows import kept
-from dode.experiments.sweeps import Preset, home
+from dode.experiments.sweeps import Preset, home, images_of
 from dode.metrics import Features, Mode, Moments, cache_folder, classifier_features, inception_features, rmse
 from dode.sampling import Walker, initial_noise, sample
 from dode.solvers.base import Grid
 from dode.tableau import Tableau
 from dode.utils.environment import has_bf16
 from dode.utils.files import FileError, load_tensors, save_tensors
+from dode.zoo.families.galaxies import sky_of
 from dode.zoo.unet import UNet
 
-# Each from a noise range to a grid function.
+TRAINING_BLOCK = 60  # of held-out seeds whose reference solution stands for training images, where there are none
 EVALUATION = ("classifier", "critic")  # the networks whose features distances of learned solvers are in
+# Each from a noise range to a grid function.
 GRIDS: dict[str, Callable[..., Tensor]] = {
     "time": schedules.time_uniform,
     "quadratic": schedules.time_quadratic,
@@ -165,18 +168,43 @@ class Run:
         The features are those of the classifier that knows the network's images; a "critic" enters fits, and the
         "transformer" measures alone.  For images that none knows: Inception's, resized as in the papers' tables (or as
         clean-fid does it; fits see neither).  Their moments are in ``NAME.inception-MODE.safetensors`` in
-        :func:`dode.metrics.cache_folder`, NAME being the network's; a FileError says how to make them.
+        :func:`dode.metrics.cache_folder`, NAME being the network's; a FileError says how to make them.  For galaxies:
+        morphology, or the light in 4 x 4 parts of an image; no training images are at hand, so the moments are those
+        of the reference solution from seeds of its own.
         """
         model = self.model(checkpoint)
         if known := model.images.evaluators:
             return data_moments(known, self.device, kind)
         if model.images.to_values:
-            raise ValueError(f"no feature extractor knows the images of {model.name}; measure them as on page galaxies")
+            return self.observables(checkpoint, "morphology" if kind == "classifier" else "light")
         return inception_moments("legacy_tensorflow" if kind == "classifier" else "clean", model.name, self.device)
 
     def evaluators(self, checkpoint: str, kinds: Sequence[str] = EVALUATION) -> list[tuple[Features, Moments]]:
         """:meth:`evaluator` of each kind."""
         return [self.evaluator(checkpoint, kind) for kind in kinds]
+
+    @functools.cache  # noqa: B019
+    def observables(self, checkpoint: str, kind: Literal["morphology", "light"]) -> tuple[Features, Moments]:
+        """What is measured of galaxies, as features in units of its spread, and the reference solution's moments."""
+        n = max(32, images_of(self.preset, checkpoint))
+        where = (checkpoint, n, self.preset.reference_calls, TRAINING_BLOCK)
+        known = self.shapes(*where) if kind == "morphology" else light(self.reference_images(*where))
+        found = observed(kind, checkpoint, sky_of(checkpoint), known)
+        of = Moments(found.name, found.dim, f"{checkpoint}, {self.preset.reference_calls} calls")
+        return found, of.update(known[known.isfinite().all(1)] / spread(known))
+
+    def shapes(self, checkpoint: str, n: int, calls: int, block: int = 0) -> Tensor:
+        """Morphologies ``(n, 6)`` of :meth:`reference_images`; kept in ``_build``."""
+        facts = dict(checkpoint=checkpoint, weights=zoo.digest(checkpoint), n=n, calls=calls, block=block)
+        name = "-".join(["morphology", *map(str, facts.values())]) + ".safetensors"
+
+        def make(file: Path) -> Tensor:
+            found = morphologies(self.reference_images(checkpoint, n, calls, block), sky_of(checkpoint))
+            save_tensors(file, dict(morphologies=found), "images", facts)
+            return found
+
+        read = lambda file: load_tensors(file, "images")[0]["morphologies"]  # noqa: E731
+        return kept(home() / "_build" / "references" / name, read, make)
 
     def reference_images(self, checkpoint: str, n: int, calls: int, block: int = 0) -> Tensor:
         """Images of the first ``n`` held-out seeds of a block, ``(n, C, H, W)``, with ``calls`` evaluations each.

@@ -113,6 +113,15 @@ def checkpoints(name: str) -> list[str]:
     return found or [name]
 
 
+def images_of(p: Preset, checkpoint: str) -> int:
+    """The samples behind each FD of a network: a twenty-fifth where samples are measured (galaxies).
+
+    A morphology takes a fifth of a second.
+    """
+    card = zoo.CATALOGUE.get(checkpoint)
+    return max(3, p.images // 25) if card and card.images.to_values else p.images
+
+
 def home() -> Path:
     """The project's root: the nearest folder upwards with a ``_toc.yml``, else the one that holds this module."""
     here = Path.cwd()

@@ -65,6 +65,7 @@ class ScoreMixer(nn.Module):
         self.conv_in = nn.Conv2d(2, CHANNELS, PATCH, stride=PATCH)
         self.conv_out = nn.ConvTranspose2d(CHANNELS, 1, PATCH, stride=PATCH)
         self.blocks = nn.ModuleList(MixerBlock(CHANNELS, patches) for _ in range(BLOCKS))
+        self.bottleneck = nn.Identity()  # what a designer reads (dode.distillation.designer)
         self.norm = nn.LayerNorm([CHANNELS, patches])
         self.label_scale = label_scale
 
@@ -73,6 +74,7 @@ class ScoreMixer(nn.Module):
         h = self.conv_in(torch.cat([y, (t / T_MAX).view(-1, 1, 1, 1).expand_as(y)], dim=1))
         for block in self.blocks:
             h = block(h)
+        h = self.bottleneck(h)
         return self.conv_out(self.norm(h.flatten(2)).unflatten(2, h.shape[2:]))
 
     def forward(self, y: Tensor, label: Tensor) -> Tensor:
