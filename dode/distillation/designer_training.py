@@ -63,8 +63,7 @@ def train(
     @torch.no_grad()
     def select() -> None:
         notes["cost"].append(examples.check(denoiser, average))
-        held, goal = examples.held_noise[:batch_size], examples.held_goal[:batch_size]
-        notes["losses"].append([float(v) for v in objective.losses(noisy, denoiser.of(range(len(held))), held, goal)])
+        notes["losses"].append([float(v) for v in objective.losses(noisy, *objective.held(denoiser, batch_size))])
         if objective.each or notes["cost"][-1] == min(notes["cost"]):
             run.best = {k: v.clone() for k, v in averaged.state_dict().items()}
         notes["network_evaluations"] = spent + denoiser.evaluations - before

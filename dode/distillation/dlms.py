@@ -10,7 +10,7 @@ from torch import Tensor
 from dode.denoisers import Denoiser
 from dode.distillation.designer import Designed, Designer, Memory, Plan, feature_size
 from dode.distillation.designer_training import train
-from dode.distillation.objectives import LastImages, Paths
+from dode.distillation.objectives import POOL, LastImages, Objective, Paths, StoredPaths
 from dode.distillation.problem import Problem, distiller
 from dode.distillation.space import Space
 from dode.tableau import Tableau
@@ -106,7 +106,8 @@ def begin_dlms(
 )  # fmt: skip
 def dlms(
     problem: Problem, *, window: int = 4, features: bool = True, scaling: bool = True, adaptive: bool = True,
-    objective: Literal["paths", "last"] = "paths", rate: float | None = None, trajectories: int = 2_000,
+    objective: Literal["paths", "stored", "moving", "last"] = "paths", distances: bool = False,
+    rate: float | None = None, trajectories: int = 2_000, seed: int = 0,
 ) -> Designed:  # fmt: skip
     """A small network predicts each step from the features of the denoiser (Algorithm 1).
 
@@ -121,18 +122,29 @@ def dlms(
     adaptive
         Whether it designs the noise levels.
     objective
-        paths: the states after each step against a teacher's, as published; last: the final image alone, by gradient
+        paths: the states after each step against a teacher's, as published; stored: a teacher that runs once for each
+        of 1,200 noises; moving: the level of a loss has a gradient too; last: the final image alone, by gradient
         through all steps.
+    distances
+        Whether losses are distances, or their squares; last: always.
     rate
         Adam's, at first; None: 2.5e-4, eight times that where no features are read.
     trajectories
-        Noises that the designer is trained on (the paper: 20,000); last: of 1,200 at most, each seen more than once.
+        Noises that the designer is trained on (the paper: 20,000); of those that are stored, each more than once.
+    seed
+        Of these noises.
     """
     start = begin_dlms(
         problem.denoiser, problem.table, window=window, features=features, scaling=scaling, adaptive=adaptive
     )
-    aim = Paths() if objective == "paths" else LastImages(min(1_200, trajectories))
-    return train(problem, start, aim, rate=rate or (2.5e-4 if features else 2e-3), trajectories=trajectories)
+    pool = min(POOL, trajectories)
+    aim: Objective = Paths(distances=distances)
+    if objective in ("stored", "moving"):
+        aim = StoredPaths(pool, seed, distances, objective == "moving")
+    elif objective == "last":
+        aim = LastImages(pool, seed)
+    rate = rate or (2.5e-4 if features else 2e-3)
+    return train(problem, start, aim, rate=rate, trajectories=trajectories, seed=seed)
 
 
 @distiller(

@@ -4,6 +4,7 @@ r"""What a designer is trained on: from a batch of noise to losses.
   the teacher, running on its own, goes to the same level, and the states are compared.  The graph never spans more than
   two rows: the state a row starts from was made from the state before with nothing but the design in the graph, and the
   level a loss is taken at is fixed.  At the last row the residuals of the images are compared: features, as published.
+- :class:`StoredPaths`, the same with a teacher that runs once, of which every level is known.
 - :class:`TeachersSteps`, AMED's as released: each step for itself, between states of the teacher.
 - :class:`LastImages`, ours: the last image alone, by gradient through the whole run.  Its teacher runs once.
 """
@@ -11,7 +12,7 @@ r"""What a designer is trained on: from a batch of noise to losses.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -19,14 +20,18 @@ import torch
 from torch import Tensor
 
 from dode.denoisers import Denoiser
+from dode.distillation.dense import DensePath
 from dode.distillation.designer import Designed, row_of_shares
 from dode.distillation.losses import bound, evaluations
-from dode.distillation.teachers import Examples, batches, record, target_states
+from dode.distillation.teachers import Examples, batches, default_teacher, record, target_states
 from dode.sampling import State, advance, next_x, sample
 from dode.tableau import Tableau
 from dode.utils.optimisation import Settings
 
 ORDER = 3
+POOL = 1_200  # noises of a teacher that runs once
+STORED = 60  # its steps
+TINY = 1e-12  # under a root, which has no slope at 0
 
 
 def exponential_shares(levels: list[Tensor], following: Tensor) -> Tensor:
@@ -46,6 +51,12 @@ def exponential_shares(levels: list[Tensor], following: Tensor) -> Tensor:
     powers = torch.stack([nodes**j for j in range(len(levels))])  # (j, k, B)
     solved = torch.linalg.solve(powers.permute(2, 0, 1), torch.stack(m).T[:, :, None])[:, :, 0].T
     return solved / m[0]
+
+
+def pool_of(denoiser: Denoiser, size: int, seed: int) -> Tensor:
+    """Noises of a training, ``(size, ...)``; no other page or fit sees them."""
+    draws = torch.Generator().manual_seed(seed + 1)
+    return torch.randn((size, *denoiser.shape), generator=draws).to(denoiser.device)
 
 
 class OnlineTeacher:
@@ -93,6 +104,11 @@ class Objective:
         noise = torch.randn((size, *denoiser.shape), generator=draws).to(denoiser.device)
         return denoiser.of(size * step + torch.arange(size)), noise, None
 
+    def held(self, denoiser: Denoiser, size: int) -> tuple[Denoiser, Tensor, Any]:
+        """The same of images held back."""
+        noise = self.examples.held_noise[:size]
+        return denoiser.of(range(len(noise))), noise, self.examples.held_goal[:size]
+
     def losses(self, solver: Designed, denoiser: Denoiser, noise: Tensor, goal: Any) -> Iterable[Tensor]:
         """Scalars with gradients."""
         raise NotImplementedError
@@ -113,28 +129,44 @@ class Objective:
 
 
 class Paths(Objective):
-    """The states after each row against an online teacher's, ``points`` steps to each of the student's."""
+    """The states after each row against an online teacher's, ``points`` steps to each of the student's.
 
-    def __init__(self, points: int = 5) -> None:
-        self.points = points
+    ``distances``: the distances themselves, not their squares, so that single images far off do not lead.
+    """
 
-    def losses(self, solver: Designed, denoiser: Denoiser, noise: Tensor, goal: Any = None) -> list[Tensor]:
-        """Mean squared distances; that of the last row in the residual.
+    moving = False  # whether a level that a loss is taken at has a gradient
 
-        A distance at level ``sigma`` is of states over ``sqrt(1 + sigma^2)``, so that no row drowns the others.
+    def __init__(self, points: int = 5, distances: bool = False) -> None:
+        self.points, self.distances = points, distances
+
+    def teacher(self, denoiser: Denoiser, noise: Tensor) -> Callable[[Tensor], Tensor]:
+        """From levels ``(B,)``, each below the one before, to the states there."""
+        return OnlineTeacher(denoiser, noise, self.top, self.points).run_to
+
+    def held(self, denoiser: Denoiser, size: int) -> tuple[Denoiser, Tensor, Any]:
+        return (*super().held(denoiser, size)[:2], None)
+
+    def losses(
+        self, solver: Designed, denoiser: Denoiser, noise: Tensor, goal: Callable[[Tensor], Tensor] | None = None
+    ) -> list[Tensor]:
+        """Mean squared distances of states over ``sqrt(1 + sigma^2)``, so that no row drowns the others.
+
+        That of the last row is of its residual.
         """
-        found, teacher = list[Tensor](), OnlineTeacher(denoiser, noise, self.top, self.points)
+        found, teacher = list[Tensor](), goal or self.teacher(denoiser, noise)
         residual = bound(self.examples.residual, denoiser)
         for state, row in solver.walk(denoiser, noise):
             if row is None:
                 break
-            fixed = row.plan.following.detach()
+            level = row.plan.following
+            level = level if self.moving else level.detach()
             if solver.matched(state.row):
-                ahead, aim = next_x(row.complete(fixed), state), teacher.run_to(fixed)
+                ahead, aim = next_x(row.complete(level), state), teacher(level)
                 if state.row + 1 == solver.nfe:
-                    found.append((residual(ahead) - residual(aim)).square().sum(1).mean())
+                    squares = (residual(ahead) - residual(aim)).square().sum(1)
                 else:
-                    found.append(((ahead - aim).square().flatten(1).mean(1) / (1 + fixed**2)).mean())
+                    squares = (ahead - aim).square().flatten(1).mean(1) / (1 + level.detach() ** 2)
+                found.append(((squares + TINY).sqrt() if self.distances else squares).mean())
             # what leads to the next row is this row's design alone
             state.x, row.sigma = state.x.detach(), row.sigma.detach()
             state.outputs = {j: d.detach() for j, d in state.outputs.items()}
@@ -145,7 +177,35 @@ class Paths(Objective):
 
     @property
     def name(self) -> list[Any]:
-        return [self.points]
+        return [self.points] + ["distances"] * self.distances
+
+
+class StoredPaths(Paths):
+    """:class:`Paths` of ``pool`` noises, seen again and again; the teacher runs once for each (:class:`DensePath`).
+
+    It is UniP-3 with :data:`STORED` steps.  ``moving``: the level of a loss is designed too, and the path's slope is
+    known there; else a level moves for the next row's loss alone.
+    """
+
+    def __init__(self, pool: int = POOL, seed: int = 0, distances: bool = False, moving: bool = False) -> None:
+        super().__init__(distances=distances)
+        self.pool, self.seed, self.moving = pool, seed, moving
+
+    def prepare(self, denoiser: Denoiser, examples: Examples) -> None:
+        super().prepare(denoiser, examples)
+        self.noise = pool_of(denoiser, self.pool, self.seed)
+        self.path = DensePath.record(denoiser, default_teacher(denoiser, STORED), self.noise, examples.size)
+
+    def batch(self, denoiser: Denoiser, size: int, step: int, draws: torch.Generator) -> tuple[Denoiser, Tensor, Any]:
+        pick = torch.randint(self.pool, (size,), generator=draws)
+        return denoiser.of(pick), self.noise[pick], self.path.of(pick).at
+
+    def facts(self, solver: Designed) -> dict[str, Any]:
+        return dict(teacher="deis, stored", teacher_nfe=STORED)
+
+    @property
+    def name(self) -> list[Any]:
+        return [type(self).__name__, self.pool, self.seed, self.distances, self.moving]
 
 
 class Steady(Settings):
@@ -189,14 +249,13 @@ class LastImages(Objective):
     from row to row (``solver.through``).
     """
 
-    def __init__(self, pool: int = 1_200, seed: int = 0) -> None:
+    def __init__(self, pool: int = POOL, seed: int = 0) -> None:
         self.pool, self.seed = pool, seed
 
     @torch.no_grad()
     def prepare(self, denoiser: Denoiser, examples: Examples) -> None:
         super().prepare(denoiser, examples)
-        draws = torch.Generator().manual_seed(self.seed + 1)
-        self.noise = torch.randn((self.pool, *denoiser.shape), generator=draws).to(denoiser.device)
+        self.noise = pool_of(denoiser, self.pool, self.seed)
         pieces = batches(denoiser, examples.size, self.noise)
         goals = [bound(examples.residual, m)(sample(m, examples.teacher, part)) for m, (part,) in pieces]
         self.goal = torch.cat(goals)
@@ -208,7 +267,7 @@ class LastImages(Objective):
     def losses(self, solver: Designed, denoiser: Denoiser, noise: Tensor, goal: Any) -> list[Tensor]:
         *_, (end, _) = replace(solver, through=True).walk(denoiser, noise)
         missed = bound(self.examples.residual, denoiser)(end.x) - goal
-        return [(missed.square().sum(1) + 1e-12).sqrt().mean()]
+        return [(missed.square().sum(1) + TINY).sqrt().mean()]
 
     @property
     def name(self) -> list[Any]:
