@@ -21,9 +21,10 @@ from dode import distillation, schedules, solvers
 from dode.denoisers import Denoiser, MixtureDenoiser, NoisePrediction
 from dode.distillation import AMED, DISTILLERS, DLMS, Designed, Problem, objectives, pixels, train
 from dode.distillation.amed import begin_amed, vp_time
+from dode.distillation.dense import DensePath
 from dode.distillation.designer import Designer, bottleneck, feature_size, watched
 from dode.distillation.dlms import begin_dlms
-from dode.distillation.objectives import LastImages, OnlineTeacher, Paths
+from dode.distillation.objectives import LastImages, OnlineTeacher, Paths, StoredPaths
 from dode.distillation.teachers import Examples
 from dode.metrics import rmse
 from dode.sampling import Step, initial_noise, sample, trajectory
@@ -319,6 +320,47 @@ def test_the_gradient_is_that_of_the_losses(solver: Designed, monkeypatch: pytes
             near(slope[where], wanted, rtol=1e-5, atol=1e-7 * float(slope.abs().max()))
 
 
+@pytest.mark.parametrize("distances", [False, True])
+def test_a_stored_path_is_known_at_every_level(distances: bool) -> None:
+    """Its slope is the ODE's; losses on it are those of the online teacher's path, and a level's gradient is theirs."""
+    noise, level = NOISE[:6], torch.tensor([19.0, 3.0, 1.0, 0.3, 0.021, 0.0], dtype=torch.float64)
+    record = lambda nfe: DensePath.record(MIXTURE, teacher_of(nfe), noise, size=4)  # noqa: E731
+    coarse, fine = record(80), record(1_000)
+    near(coarse.at(level), fine.at(level), atol=5e-3)
+    near(fine.at(level)[-1], sample(MIXTURE, teacher_of(1_000), noise)[-1])
+    near(coarse.at(coarse.levels[3].expand(6)), coarse.states[:, 3], rtol=1e-12)
+    moved = level[:5].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(fine.of(torch.arange(5)).at(moved).sum(), moved)
+    x = fine.at(level)[:5]
+    near(slope, ((x - MIXTURE(x, level[:5])) / level[:5, None]).sum(1), rtol=1e-2, atol=1e-3)
+    solver, objective = shaken(dlms("as published"), 0.1), StoredPaths(pool=12, distances=distances, moving=True)
+    objective.prepare(MIXTURE, EXAMPLES)
+    path = DensePath.record(MIXTURE, teacher_of(400), NOISE)
+    online = objectives.Paths(points=400, distances=distances)
+    online.prepare(MIXTURE, EXAMPLES)
+    found = lambda: objective.losses(solver, MIXTURE, NOISE, path.at)  # noqa: E731
+    near(torch.stack(found()), torch.stack(online.losses(solver, MIXTURE, NOISE)), rtol=1e-2, atol=1e-4)
+    table = solver.designer.table
+    for row, loss in enumerate(found()[:-1]):
+        (slope,) = torch.autograd.grad(loss, table)
+        assert float(slope[row + 1, -2]) == pytest.approx(change(table, (row + 1, -2), found, row), rel=1e-4, abs=1e-8)
+
+
+def teacher_of(nfe: int) -> Tableau:
+    return solvers.deis(MIXTURE.grid, nfe=nfe, variable="log_rho", basis="data")
+
+
+def change(table: Tensor, where: tuple[int, int], losses: Any, row: int) -> float:
+    """The central difference of a loss."""
+    with torch.no_grad():
+        found = list[float]()
+        for by in (1e-5, -2e-5):
+            table[where] += by
+            found.append(float(losses()[row]))
+        table[where] += 1e-5
+    return (found[0] - found[1]) / 2e-5
+
+
 def test_the_gradient_of_the_last_image_passes_through_all_rows() -> None:
     """Against central differences of the whole run, of the weights, levels and input levels of every row."""
     solver = shaken(dlms("as published"), 0.1)
@@ -328,16 +370,9 @@ def test_the_gradient_of_the_last_image_passes_through_all_rows() -> None:
     (value,) = objective.losses(solver, MIXTURE, objective.noise.double(), goal)
     table = solver.designer.table
     (slope,) = torch.autograd.grad(value, table)
-
-    def moved(row: int, column: int, by: float) -> float:
-        with torch.no_grad():
-            table[row, column] += by
-            (found,) = objective.losses(solver, MIXTURE, objective.noise.double(), goal)
-            table[row, column] -= by
-        return float(found)
-
+    again = lambda: objective.losses(solver, MIXTURE, objective.noise.double(), goal)  # noqa: E731
     for row, column in [(0, -2), (0, -1), (1, 0), (1, -2), (1, -1), (2, 0), (2, 1), (2, -2), (3, 2), (3, -1)]:
-        wanted = (moved(row, column, 1e-5) - moved(row, column, -1e-5)) / 2e-5
+        wanted = change(table, (row, column), again, 0)
         assert float(slope[row, column]) == pytest.approx(wanted, rel=1e-4, abs=1e-7), (row, column)
     assert slope.abs().sum(1).gt(0).all()
 

@@ -165,7 +165,7 @@ class Paths(Objective):
                 if state.row + 1 == solver.nfe:
                     squares = (residual(ahead) - residual(aim)).square().sum(1)
                 else:
-                    squares = (ahead - aim).square().flatten(1).mean(1) / (1 + level.detach() ** 2)
+                    squares = (ahead - aim).square().flatten(1).mean(1) / (1 + level**2)
                 found.append(((squares + TINY).sqrt() if self.distances else squares).mean())
             # what leads to the next row is this row's design alone
             state.x, row.sigma = state.x.detach(), row.sigma.detach()
