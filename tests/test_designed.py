@@ -342,7 +342,7 @@ def test_a_stored_path_is_known_at_every_level(distances: bool) -> None:
     near(torch.stack(found()), torch.stack(online.losses(solver, MIXTURE, NOISE)), rtol=1e-2, atol=1e-4)
     table = solver.designer.table
     for row, loss in enumerate(found()[:-1]):
-        (slope,) = torch.autograd.grad(loss, table)
+        (slope,) = torch.autograd.grad(loss, table, retain_graph=True)
         assert float(slope[row + 1, -2]) == pytest.approx(change(table, (row + 1, -2), found, row), rel=1e-4, abs=1e-8)
 
 
