@@ -14,7 +14,7 @@ import dode
 from dode import distillation, experiments, solvers
 from dode.distillation import losses
 from dode.distillation.teachers import default_teacher
-from dode.experiments import fits, learned
+from dode.experiments import fits, gradients, learned
 from dode.experiments.rows import typed
 from dode.experiments.run import grid_function
 from dode.metrics import frechet_distance, moments, rmse
@@ -231,3 +231,14 @@ def test_floors_are_in_the_arithmetic_of_the_rows_beside_them() -> None:
     columns = ["checkpoint", "weights", "n", "reference_calls", "network"]
     floors, rows = (pd.read_csv(RESULTS / f"{name}.standard.csv")[columns] for name in ("floors", "learned"))
     assert len(floors) == len(floors.merge(rows.drop_duplicates())) == 4
+
+
+def test_gradients_of_step_losses_beside_the_last_images(project: Path) -> None:
+    """Held fixed or not, the level of a loss enters the gradient of levels alone."""
+    cells = gradients.gradient_cells(P)
+    rows = gradients.gradients.rows(RUN, cells).set_index(["objective", "head"])
+    assert len(rows) == 6 and rows.cosine.abs().max() <= 1
+    for head in gradients.HEADS:
+        fixed, moving = (rows.loc[(objective, head)] for objective in gradients.OBJECTIVES)
+        assert (fixed.by_design == moving.by_design) == (head != "levels")
+    assert gradients.cosine(torch.tensor([1.0, 0.0]), torch.tensor([-2.0, 0.0])) == -1

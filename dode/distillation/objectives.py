@@ -197,7 +197,10 @@ class StoredPaths(Paths):
         self.path = DensePath.record(denoiser, default_teacher(denoiser, STORED), self.noise, examples.size)
 
     def batch(self, denoiser: Denoiser, size: int, step: int, draws: torch.Generator) -> tuple[Denoiser, Tensor, Any]:
-        pick = torch.randint(self.pool, (size,), generator=draws)
+        return self.seen(denoiser, torch.randint(self.pool, (size,), generator=draws))
+
+    def seen(self, denoiser: Denoiser, pick: Tensor) -> tuple[Denoiser, Tensor, Any]:
+        """The same of these noises of the pool."""
         return denoiser.of(pick), self.noise[pick], self.path.of(pick).at
 
     def facts(self, solver: Designed) -> dict[str, Any]:
@@ -261,7 +264,10 @@ class LastImages(Objective):
         self.goal = torch.cat(goals)
 
     def batch(self, denoiser: Denoiser, size: int, step: int, draws: torch.Generator) -> tuple[Denoiser, Tensor, Any]:
-        pick = torch.randint(self.pool, (size,), generator=draws)
+        return self.seen(denoiser, torch.randint(self.pool, (size,), generator=draws))
+
+    def seen(self, denoiser: Denoiser, pick: Tensor) -> tuple[Denoiser, Tensor, Any]:
+        """The same of these noises of the pool."""
         return denoiser.of(pick), self.noise[pick], self.goal[pick]
 
     def losses(self, solver: Designed, denoiser: Denoiser, noise: Tensor, goal: Any) -> list[Tensor]:
