@@ -16,8 +16,8 @@ from dode.experiments import fits
 from dode.experiments.learned import SELECTION_BLOCK, reference_moments
 from dode.experiments.measurements import Cell, Value, measurement
 from dode.experiments.run import Run, draw, held_out_seeds, seeded
-from dode.experiments.sweeps import Preset, checkpoints
-from dode.metrics import frechet_distance
+from dode.experiments.sweeps import Preset, checkpoints, images_of
+from dode.metrics import measured_distance
 from dode.metrics import moments as moments_of
 from dode.sampling import sample
 from dode.tableau import Tableau
@@ -46,21 +46,26 @@ def loss_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
 def loss_study(run: Run, *, checkpoint: str, nfe: int, loss: str, fit: int) -> dict[str, Value]:
     """The distances of the Gauss-Newton solver fitted with a loss of :data:`LOSSES` to the seeds of block ``fit``."""
     solver = fits.fit(run, checkpoint, f"gauss-newton:residual={loss},fit={fit}", nfe)
-    n = min(2_000, max(run.preset.images * 2 // 5, 64))
-    seeds = held_out_seeds(n, SELECTION_BLOCK)
+    facts = solver.metadata
+    return distances(run, checkpoint, solver, SELECTION_BLOCK) | dict(
+        own_error=own_error(run, checkpoint, solver), images=facts["images"], seconds=facts["seconds"],
+        evaluations=facts["network_evaluations"], steps=len(facts["cost"]) - 1,
+    )  # fmt: skip
+
+
+def distances(run: Run, checkpoint: str, solver: Tableau | Designed, block: int) -> dict[str, Value]:
+    """Fréchet distances to the reference solution and to the data in both networks of :data:`EVALUATION`, and RMSE."""
+    p = run.preset
+    seeds = held_out_seeds(min(2_000, max(images_of(p, checkpoint) * 2 // 5, 64)), block)
     images = torch.cat([x.cpu() for x in draw(run.fast(checkpoint), solver, seeds)])
     found, aims = dict[str, Value](), reference_moments(run, checkpoint, EVALUATION)
     evaluators = run.evaluators(checkpoint, EVALUATION)
     for (features, data), aim, word in zip(evaluators, aims, ("", "_transformer"), strict=True):
         seen = moments_of(images, features)
-        found[f"fd_reference{word}"] = frechet_distance(seen, aim)
-        found[f"fd_data{word}"] = frechet_distance(seen, data)
-    facts, p = solver.metadata, run.preset
-    return found | dict(
-        rmse=run.rmse(checkpoint, solver, p.zoo_images, p.reference_steps), n_rmse=p.zoo_images,
-        own_error=own_error(run, checkpoint, solver), n=n, seeds=seeds, network=run.arithmetic, images=facts["images"],
-        seconds=facts["seconds"], evaluations=facts["network_evaluations"], steps=len(facts["cost"]) - 1,
-    )  # fmt: skip
+        found[f"fd_reference{word}"] = measured_distance(seen, aim)
+        found[f"fd_data{word}"] = measured_distance(seen, data)
+    rmse = run.rmse(checkpoint, solver, p.zoo_images, p.reference_steps)
+    return found | dict(rmse=rmse, n_rmse=p.zoo_images, n=len(seeds), seeds=seeds, network=run.arithmetic)
 
 
 @torch.no_grad()
