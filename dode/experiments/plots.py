@@ -34,7 +34,7 @@ NAMES = {name: info.title for name, info in SOLVERS.items()} | {
 NAMES |= {f"d-{solver}": f"D-{name}" for solver, name in NAMES.items()}
 MARKERS = {"ddim": "o", "heun": "s", "ipndm": "^"}
 LEARNED = {name: method.title for name, method in DISTILLERS.items()}
-NAMES |= {"start": "the start"} | LEARNED
+NAMES |= {"start": "initial solver"} | LEARNED
 LEARNED_LOOKS = {
     method: dict(color=colour, marker=marker)
     for method, colour, marker in zip(
@@ -168,19 +168,20 @@ def listing(table: pd.DataFrame) -> HTML:
     return HTML(table.to_html(index=False, border=0))
 
 
-def calls_table(found: pd.DataFrame, column: str, caption: str) -> HTML:
-    """Distances of one network's solvers: a line a ``method``, a column an NFE, the least in bold.
+def calls_table(found: pd.DataFrame, column: str, caption: str, titles: Mapping[str, str] = NAMES) -> HTML:
+    """Distances of one network's solvers: a line a ``method``, a column an NFE, the least in bold; empty: not measured.
 
     After a handcrafted solver's its ``grid`` stands as a letter: t uniform in time, q quadratic, K Karras's, s log SNR.
     """
     wide, grid = (found.pivot(index="method", columns="nfe", values=v) for v in (column, "grid"))
     letter = {"time": "t", "quadratic": "q", "Karras": "K", "log SNR": "s"}
     methods = list(dict.fromkeys(found.method))
-    cells = pd.DataFrame({"solver": [NAMES[m] for m in methods]})
+    cells = pd.DataFrame({"solver": [titles[m] for m in methods]})
     for nfe in wide:
         low = wide[nfe].min()
         cells[f"NFE {nfe}"] = [
-            (f"<b>{v:.4f}</b>" if v == low else f"{v:.4f}") + (f" {letter[g]}" if g and m != "start" else "")
+            (f"<b>{v:.4f}</b>" if v == low else "" if pd.isna(v) else f"{v:.4f}")
+            + (f" {letter[g]}" if g in letter and m != "start" else "")
             for m, v, g in ((m, wide[nfe][m], grid[nfe][m]) for m in methods)
         ]
     return HTML(f"<p>{caption}</p>" + cells.to_html(index=False, border=0, escape=False))
