@@ -13,8 +13,33 @@
 # %% [markdown]
 # # Your own model
 #
-# A solver is distilled for one network, and the network can be yours. This page trains one from nothing, a small one for points in the plane, wraps it in one line and distils two solvers for it; then it does the same
-# for a pipeline of diffusers. What it needs of a model is a function of a noisy sample and a noise level.
+# ```{admonition} In short
+# Asked: how do I distil a solver for my own network? Wrap the network in one line, call a distiller, and sample with what comes back. The network is not changed.
+# ```
+#
+# For a network that predicts noise on a discrete VP chain the whole of it is:
+#
+#     import dode
+#     from dode import distillation, solvers
+#     from dode.denoisers import NoisePrediction        # DataPrediction, VPrediction, FlowPrediction, EDMPrediction
+#
+#     model = NoisePrediction(network, (3, 32, 32), dode.schedules.VPDiscrete())
+#     noise = dode.initial_noise(model.shape, range(128))
+#     start = solvers.deis(model.grid, nfe=5, variable="log_rho", basis="data")
+#     solver = distillation.gauss_newton(model, start, noise)
+#     images = dode.sample(model, solver, dode.initial_noise(model.shape, range(1000, 1064)))
+#
+# ## Which method
+#
+# | method | what it costs | what it needs | when |
+# |---|---|---|---|
+# | `d_ode` | a run of a teacher and one least-squares number a step | nothing; its teacher, images and alignment are [choices](ablations) | a first try; DDIM gains most surely ([Limitations](limits)) |
+# | `gauss_newton` | 16,000 network evaluations for each of the solver's | a loss of final images; pixels if you give none | 3 to 6 evaluations ([The Gauss-Newton solver](gauss_newton)) |
+# | `dlms(objective="last")` | some 140,000 evaluations with gradients at NFE 5 | the bottleneck of a U-Net, or `features=False` | a row for each image ([DLMS](dlms)) |
+#
+# A loss in the features of a classifier of your images is `residual=distillation.features(classifier)`; without one, `distillation.own_features(model)` uses the network itself ([The network as its own critic](own_features)). A fit keeps back some noise and returns the solver that is best there: where `metadata["cost"]` is least at its first entry, it returned the initial solver, and there is no gain.
+#
+# The rest of this page trains a small network from scratch, for points in the plane, and distils two solvers for it; then it does the same for a pipeline of diffusers.
 
 # %% tags=["parameters"]
 preset = "quick"  # smoke, quick, standard or full
@@ -97,14 +122,12 @@ for _ in range(steps):
     optimizer.step()
     decay.step()
 model.network.eval().requires_grad_(False)
-print(
-    f"{sum(v.numel() for v in model.network.parameters()):,} parameters, {steps:,} steps, last loss {loss.item():.2f}"
-)
+print(f"{sum(v.numel() for v in model.network.parameters()):,} parameters, {steps:,} steps")
 
 # %% [markdown]
 # ## Two solvers for it
 #
-# Both start from Adams-Bashforth in $\ln \sigma$ with four calls. D-ODE fits one number a step, each step for itself; the Gauss-Newton solver moves all numbers of the table at once, so that the last point is right.
+# Both start from Adams-Bashforth in $\ln \sigma$ with 4 evaluations. D-ODE fits one number a step, step by step. The Gauss-Newton solver fits all numbers of the table at once to the last point.
 
 # %%
 calls, fit_noise = 4, dode.initial_noise(model.shape, range(256), device=model.device)
@@ -113,24 +136,26 @@ d_ode = dode.distillation.d_ode(model, plain, fit_noise)
 fitted = distillation.gauss_newton(model, plain, fit_noise)
 
 # %% [markdown]
-# Held-out noise, and the same network with a hundred times the calls for the truth:
+# Held-out noise; the reference solution has 400 evaluations. DPM-Solver++(2M) stands beside them as a usual baseline:
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "your-model", "caption": "Points drawn by one network of two dimensions: with 400 calls, and with four calls by a plain solver, its D- version and its Gauss-Newton solver, from the same noise. Colour: the angle of the noise, so that a point can be followed from panel to panel. RMSE to the points of 400 calls."}}
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "your-model", "caption": "Points drawn by one network from the same noise: the reference solution (400 NFE), and four solvers of 4 NFE. Colour: the angle of the noise, so that a point can be followed from panel to panel. Above each: RMSE to the reference solution."}}
 noise = dode.initial_noise(model.shape, range(10_000, 10_000 + count), device=model.device)
 truth = dode.sample(model, solvers.dpm_solver_pp(model.grid, nfe=400, order=2), noise).cpu()
-drawn = {"plain": plain, "D-ODE": d_ode, "Gauss-Newton": fitted}
+multistep = solvers.dpm_solver_pp(model.grid, nfe=calls, order=2)
+drawn = {"DPM-Solver++(2M)": multistep, "Adams-Bashforth": plain, "D-ODE": d_ode, "Gauss-Newton": fitted}
 points = {name: dode.sample(model, table, noise).cpu() for name, table in drawn.items()}
 colour = torch.atan2(noise[:, 1], noise[:, 0]).cpu()
-figure, axes = plt.subplots(1, 4, figsize=(11, 3.1), sharex=True, sharey=True)
-for ax, (name, found) in zip(axes, {"400 calls": truth, **points}.items(), strict=True):
-    ax.scatter(found[:, 0], found[:, 1], s=2, c=colour, cmap="twilight")
-    far = "" if name == "400 calls" else f", RMSE {rmse(found, truth):.3f}"
-    ax.set(title=name + far, xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal")
+figure, axes = plt.subplots(1, 5, figsize=(13, 3.1), sharex=True, sharey=True)
+for ax, (name, found) in zip(axes, {"reference": truth, **points}.items(), strict=True):
+    ax.scatter(found[:, 0], found[:, 1], s=2, c=colour, cmap="hsv")
+    far = "400 NFE" if name == "reference" else f"RMSE {rmse(found, truth):.3f}"
+    ax.set(title=f"{name}\n{far}", xlim=(-1.7, 1.7), ylim=(-1.7, 1.7), aspect="equal")
 plt.show()
+print(f"{calls} NFE, n = {count:,} points")
 
 # %% tags=["nbval-check-output", "hide-input"]
 errors = {name: rmse(found, truth) for name, found in points.items()}
-print("nearest to 400 calls:", min(errors, key=errors.get))
+print("nearest to the reference solution:", min(errors, key=errors.get))
 
 # %% [markdown]
 # A solver is saved as numbers, with the network's name, and refuses another network or another shape:
@@ -154,7 +179,7 @@ with TemporaryDirectory() as folder:
 # ## A pipeline of diffusers
 #
 # `dode.from_diffusers` makes a denoiser of a pipeline: the U-Net or transformer with its prediction type, its scheduler's noise levels, prompts or labels as conditions, classifier-free guidance in one doubled batch. The autoencoder is left out: the solver
-# is distilled in the latent space; Flux's, too, whose pipeline carries latents packed and whose network is told its guidance. A table goes back into the pipeline as its scheduler. The pipeline below is a tiny one with random weights, made on the spot, so that the page needs nothing from anywhere; with a model from a hub the same lines do.
+# is distilled in the latent space. Flux (packed latents, embedded guidance) is supported. A table goes back into the pipeline as its scheduler. The pipeline below is a tiny one with random weights, made here, so that the page needs no download; no model of a hub is run in this book.
 
 # %%
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
@@ -180,7 +205,7 @@ print(
     images.shape,
     "in",
     pipe.scheduler.num_inference_steps,
-    "calls",
+    "evaluations",
 )
 
 # %% tags=["nbval-check-output", "hide-input"]
@@ -195,12 +220,4 @@ print("dode.sample and the pipeline draw the same images:", bool(abs(apart).max(
 #     python -m dode distill --diffusers FOLDER_OR_NAME --solver dpm_solver_pp --order 2 --nfe 5 --out d.safetensors
 #     python -m dode sample --diffusers FOLDER_OR_NAME --solver d.safetensors --seeds 0-15 --out d.png
 #
-# `--prompt`, `--class-label` and `--guidance-scale` say what the pipeline is told. {doc}`papers_scale` has the checkpoints of the papers.
-
-# %% [markdown]
-# ## Which method
-#
-# - **D-ODE** needs no choice and no budget: one run of a teacher, a division a step. It helps most where a solver is of low order and steps are few.
-# - **The Gauss-Newton solver** is worth its price where calls are few. Its residual is pixels unless you give another: `residual=distillation.features(network)` with a classifier of your domain, `distillation.stack` for several. For large latents begin with fewer noises, and look at
-#   the cost on the held-back ones (`metadata["cost"]`).
-# - **DLMS** (`distillation.DLMS`, `--method dlms`) designs a table for each image from the U-Net's bottleneck; it trains longer ([DLMS](dlms)).
+# `--prompt`, `--class-label` and `--guidance-scale` are the conditioning. {doc}`papers_scale` has the checkpoints of the papers.
