@@ -12,63 +12,72 @@
 
 # %% [markdown]
 # # How the checkpoints were made
-#
-# Four denoisers ship with dode, so that nothing here needs a data set, a download or a GPU. Of each of two data sets one predicts the noise on DDPM's 1000-step
-# variance-preserving chain {cite:p}`ho2020ddpm`, the other the clean image with EDM's preconditioning {cite:p}`karras2022edm`. All are
-# small U-Nets on pixel-unshuffled images, trained in bf16 on one CPU core each: two on Fashion-MNIST {cite:p}`xiao2017fashion`, which the book measures unless it says otherwise, and two, told the class, on
-# 200 classes of ImageNet {cite:p}`deng2009imagenet` in 32 x 32 pixels ([Natural images](natural)).
-# A small classifier of each data set supplies the features behind every "FD (classifier features)".
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "remove-input"]
 preset = "quick"  # smoke, quick, standard or full
 checkpoint = "all"  # or one name
 device = "auto"  # cpu, cuda or auto
 seeds = None  # how many images to draw; None: 50, or 10 at quick and smoke
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import Markdown, display
 
 import dode
 from dode import experiments, zoo
 from dode.experiments import plots
+from dode.experiments.quality import real_cells, real_images
 
 plots.style()
 p = experiments.preset(preset)
 where = experiments.device(device)
 names = experiments.checkpoints(checkpoint)
 count = seeds or (10 if preset in ("smoke", "quick") else 50)
+word = lambda name: name.rsplit("-", 1)[1]  # noqa: E731  "noise" or "data"
+cards = {name: zoo.metadata(name) for name in names}
+stored = experiments.committed("figure_4", "natural").query("nfe == 50 and solver == 'ddim' and variant == 'plain'")
+stored = stored[stored.checkpoint.isin(names)]
+quality = stored.groupby(["checkpoint", "n"], sort=False).fd.agg(["mean", "std", "size"]).reset_index()
+real = real_images.rows(experiments.Run(p, where), real_cells(p)) if p.kept else None
+short = "```{admonition} In short\nAsked: what are the networks of this book, and how good? Four small U-Nets, trained for about an hour each on one CPU core.\n"
+if p.kept:
+    drawn = "; ".join(f"{row.checkpoint} {row.mean_:.2f} (n = {row.n:,})" for row in quality.rename(columns={"mean": "mean_"}).itertuples())  # fmt: skip
+    short += f"Fréchet distance to the training images, DDIM, NFE 50, in classifier features: {drawn}; test images {', '.join(map('{:.2f}'.format, real.fd))}.\n"
+short += "```"
+
+# %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
+Markdown(short)
+
+# %% [markdown]
+# Four denoisers ship with dode, so nothing here needs a data set, a download or a GPU. On each of two data sets one predicts the noise, on DDPM's 1000-step
+# variance-preserving chain {cite:p}`ho2020ddpm`, and the other the clean image, with EDM's preconditioning {cite:p}`karras2022edm`. All are
+# U-Nets on pixel-unshuffled images, trained in bf16: two on Fashion-MNIST {cite:p}`xiao2017fashion`, which the book measures unless it says otherwise, and two class-conditional ones on
+# the 200 classes of Tiny ImageNet {cite:p}`deng2009imagenet` at 32 x 32 pixels ([its page](natural)).
+
+# %% tags=["hide-input"]
+listed = []
+for name in [*names, *zoo.CLASSIFIERS]:
+    card = cards.get(name) or zoo.metadata(zoo.CHECKPOINTS / f"{name}.safetensors")
+    recipe, accuracy = card["recipe"], card.get("test_accuracy")
+    listed.append({
+        "network": name, "test accuracy": "" if accuracy is None else f"{accuracy:.1%}",
+        "steps x images": f"{recipe['steps']:,} x {recipe['batch']}", "minutes": f"{card['seconds'] / 60:.0f}",
+        "threads": card["threads"],
+    })  # fmt: skip
+plots.listing(pd.DataFrame(listed))
 
 # %% tags=["hide-input", "nbval-check-output"]
-cards = {name: zoo.metadata(name) for name in names}
-for name, card in cards.items():
-    network = dode.load(name).network
-    size = zoo.checkpoint_file(name).stat().st_size / 1e6
-    recipe = card["recipe"]
-    print(
-        f"{name}: {sum(w.numel() for w in network.parameters()) / 1e6:.2f} M parameters, {size:.1f} MB, {recipe['steps']} steps of {recipe['batch']} images"
-    )
+for name in names:
+    network, size = dode.load(name).network, zoo.checkpoint_file(name).stat().st_size / 1e6
+    print(f"{name}: {sum(w.numel() for w in network.parameters()) / 1e6:.2f} M parameters, {size:.1f} MB")
 
 # %% [markdown]
-# ## Loss
-#
-# Each training step draws its randomness from its own number, so a run that was killed and resumed ends with the same weights. The length of the run was
-# fixed beforehand (the rate falls to zero with it); the curves are nearly flat at their ends, but a longer run was not compared.
+# ## Samples
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "loss", "caption": "Training loss (mean over 100 steps) against training images seen. The losses of noise and data are weighted differently and cannot be compared with each other."}}
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "samples", "caption": "DDIM with 50 network evaluations, seeds not selected. The noise-predicting network of Tiny ImageNet is visibly oversaturated."}}
 columns = min(2, len(names))
 rows = -(-len(names) // columns)
-figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3 * rows), squeeze=False)
-for ax, name in zip(axes.flat, names, strict=False):
-    log = pd.read_csv(zoo.CHECKPOINTS / f"{name}.csv")
-    ax.plot(log.step * cards[name]["recipe"]["batch"] / 1000, log.loss)
-    ax.set(xlabel="thousand images", ylabel="loss", yscale="log", title=name)
-plt.show()
-
-# %% [markdown]
-# ## Samples at 50 network calls
-
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "samples", "caption": "DDIM at 50 network calls, seeds not selected."}}
 figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, (0.4 + 0.05 * count) * rows), squeeze=False)
 for ax, name in zip(axes.flat, names, strict=False):
     model = dode.load(name, device=where)
@@ -77,33 +86,39 @@ for ax, name in zip(axes.flat, names, strict=False):
 plt.show()
 
 # %% [markdown]
-# ## Quality, and the classifier that measures it
+# ## Quality
 #
-# A second classifier, the *critic*, is of another architecture and was trained from another seed, with mirrored images. Its features may enter the
-# fit of a solver ([Learned solvers compared](learned)), and so may those of a third, the *observer*, of yet another architecture and seed; the first one measures, and no fit sees it. A vision transformer of Fashion-MNIST measures beside it
-# where losses are compared ([The network as its own critic](own_features)): no fit, no grid and no setting uses it.
+# In the features of each data set's own classifier (**not** FID, and no two data sets compare). *Test images*: real ones to the training images, which no network can be asked to better. Those of Tiny ImageNet are a tenth of the images that the distance is taken to.
 
 # %% tags=["hide-input"]
-stored = experiments.committed("figure_4", "natural")
-stored = stored[(stored.nfe == 50) & stored.checkpoint.isin(names)]
-blocks = stored.groupby(["checkpoint", "solver", "variant", "n"], sort=False).fd
-shown = blocks.agg(plots.spread)
-print("Fréchet distance to the training images with 50 calls: mean and spread over blocks of n,")
-print("in the features of each data set's own classifier: not FID, and no two data sets compare")
-table = shown.unstack("variant").rename_axis(columns=None).reset_index()
-plots.listing(table.assign(solver=table.solver.map(plots.NAMES)).rename(columns={"d-ode": "distilled"}))
+if p.kept:
+    kind = dict(zip(real.checkpoint.map(lambda c: zoo.data_set_of(c).name), real.itertuples(), strict=True))
+    listed = quality.assign(data=quality.checkpoint.map(lambda c: zoo.data_set_of(c).name))
+    lines = [
+        {"images": f"{row.checkpoint}, DDIM, NFE 50", "FD": plots.plus_minus(row["mean"], row["std"]), "n x blocks": f"{row.n:,} x {row['size']}"}
+        for _, row in listed.iterrows()
+    ]  # fmt: skip
+    lines += [{"images": f"{name}, test images", "FD": f"{row.fd:.3f}", "n x blocks": f"{row.n:,} x 1"} for name, row in kind.items()]  # fmt: skip
+    display(plots.listing(pd.DataFrame(lines)))
+    print("after a ±: standard deviation over blocks of seeds, where there are three")
 
-# %% tags=["hide-input"]
-for name in zoo.CLASSIFIERS:
-    card = zoo.metadata(zoo.CHECKPOINTS / f"{name}.safetensors")
-    print(f"{name}: {card['test_accuracy']:.1%} of the test images right")
-    print(
-        f"{name}: {card['recipe']['steps']} steps of {card['recipe']['batch']} images, {card['seconds'] / 60:.0f} minutes on {card['threads']} thread(s)"
-    )
-for name in names:
-    print(
-        f"{name}: {cards[name]['seconds'] / 60:.0f} minutes on {cards[name]['threads']} thread(s), torch {cards[name]['torch']}"
-    )
+# %% [markdown]
+# **Classifiers.** The *evaluation classifier* of each data set measures, and no loss uses it. Two others, the *critic* and the *observer*, are of other architectures and seeds; they may enter the loss of a fit. A vision transformer of Fashion-MNIST measures beside the first
+# where losses and trainings are compared ([The network as its own critic](own_features), [DLMS](dlms)); no loss, no grid and no setting used it.
+
+# %% [markdown]
+# ## Loss
+#
+# Each training step draws its randomness from its own number, so a run that was killed and resumed ends with the same weights. The length of the run was
+# fixed beforehand, and the rate falls to zero with it. This is the training loss; no validation loss was kept, and no longer run was compared.
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "loss", "caption": "Training loss (mean over 100 steps) against training images seen. The losses of noise and data are weighted differently and cannot be compared with each other."}}
+figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3 * rows), squeeze=False)
+for ax, name in zip(axes.flat, names, strict=False):
+    log = pd.read_csv(zoo.CHECKPOINTS / f"{name}.csv")
+    ax.plot(log.step * cards[name]["recipe"]["batch"] / 1000, log.loss)
+    ax.set(xlabel="thousand images", ylabel="loss", yscale="log", title=name)
+plt.show()
 
 # %% [markdown]
 # ## Reproduce them
@@ -120,9 +135,9 @@ for name in names:
 # The data are read from the folder named by `DODE_DATA`, or fetched from their publisher and checked by digest. The images are under the MIT licence
 # (Zalando Research), and so are the checkpoints. A killed run resumes with the same command.
 #
-# ## Natural images
+# ## Training the 32x32 networks
 #
-# The images are under ImageNet's terms (research without commerce), and so are the networks that have learned from them. dode neither holds nor fetches the images: `DODE_DATA` names a folder with
+# The images are under ImageNet's terms (non-commercial research), and so are the networks that have learned from them. dode neither holds nor fetches the images: `DODE_DATA` names a folder with
 # `imagenet32/<wnid>.png`, 200 sheets of 10 rows and 25 columns; each class's last row is kept from the classifiers.
 #
 # ```
@@ -137,8 +152,7 @@ for name in names:
 # dode train imagenet32-data --large --device cuda --out runs
 # ```
 #
-# A training that is stopped, as by `timeout -s INT 9m`, goes on from its last saved step with the same command. Networks of natural images are
-# measured in the features of their own classifier, and fits see their own critic and observer: the judges of garments never look at them.
+# A training that is stopped, as by `timeout -s INT 9m`, goes on from its last saved step with the same command. These networks are measured by classifiers of their own images.
 
 # %% tags=["remove-input"]
 plots.provenance(dict(preset=preset, **experiments.provenance(where)))

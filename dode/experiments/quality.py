@@ -114,6 +114,24 @@ def fd(run: Run, *, checkpoint: str, solver: str, variant: str, nfe: int, block:
     )  # fmt: skip
 
 
+def real_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
+    """One network of each data set."""
+    names = [checkpoint] if checkpoint else [name for name in zoo.NAMES if name.endswith("-data")]
+    return real_images.cells(checkpoint=names)
+
+
+@measurement(gives=["fd"], planned=real_cells)
+def real_images(run: Run, *, checkpoint: str) -> dict[str, Value]:
+    """Fréchet distance of test images to the training images: what no solver and no network can be asked to better.
+
+    Needs the data set (``DODE_DATA``).
+    """
+    known = zoo.data_set_of(checkpoint)
+    images = known.load("test")[0][: run.preset.images]
+    found = metrics.measure(images, *run.evaluator(checkpoint))
+    return dict(fd=found["fd"], n=found["n"], features=found["features"])
+
+
 @measurement(name="ablations_spread", gives=["lambdas"], adds=["preset", "network"])
 def lambdas(run: Run, *, checkpoint: str, solver: str, nfe: int, images: int, batch: int) -> dict[str, Value]:
     """The lambdas of one fit, on one of the disjoint batches of ``images``."""
