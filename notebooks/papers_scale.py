@@ -11,36 +11,38 @@
 # ---
 
 # %% [markdown]
-# # Running the paper's scale
-#
-# The pages of this book are measured on small networks that ship with it, so that everything can be run again anywhere. This page is about the networks of the papers: where they are, how they are read, what a run with 50,000 images costs and how it is spread over machines.
-# **No number of this page is a result**: nothing here was run on those networks.
+# # Running the papers' experiments
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "remove-input"]
 preset = "quick"  # smoke, quick, standard, full or paper
-checkpoint = "fashion-mnist-noise"  # whose speed on this machine is measured
+checkpoint = None  # not used: nothing is drawn
 device = "auto"  # cpu, cuda or auto
 seeds = None  # not used: nothing is drawn
 
-# %% tags=["hide-input"]
-import time
-
+# %% tags=["remove-input"]
 import matplotlib.pyplot as plt
 import pandas as pd
-import torch
+from IPython.display import Markdown
 
-import dode
 from dode import experiments, zoo
 from dode.experiments import plans, plots
 
 plots.style()
 where = experiments.device(device)
+prices = {row.notebook: plans.price(row) for row in plans.ROWS}
+short = (
+    "```{admonition} In short\nAsked: what does it take to repeat the papers' experiments? "
+    f"{len(zoo.CATALOGUE)} published checkpoints load by name. With 50,000 images and three blocks of seeds, {prices['figure_3'] / 1e9:.2f} billion network evaluations for one network of the D-ODE paper's Figure 3 and {prices['figure_4'] / 1e9:.2f} billion for one of its Figure 4.\n"
+    "Nothing of it has been run: no number on this page is a result.\n```"
+)
+
+# %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
+Markdown(short)
 
 # %% [markdown]
 # ## The checkpoints
 #
-# `dode.zoo.load_published(name)` fetches a file once, checks it, keeps it in a cache folder (`DODE_CACHE`) and gives a denoiser. **No pickle is executed**: NVIDIA's files are read by an unpickler that knows tensors and arguments and refuses the rest, and the numbers go into networks
-# that are written here. Where a digest is published the file must have it; the others are checked by their format, each parameter's name and shape. (NVIDIA's baselines carry the licences of the networks that they are derived from, too; `dode.zoo.CATALOGUE` has all of it.)
+# `dode.zoo.load_published(name)` fetches a file once, checks it, keeps it in a cache folder (`DODE_CACHE`) and gives a denoiser. **No pickle is executed**: NVIDIA's files are read by an unpickler that knows tensors and arguments and refuses the rest. The numbers go into networks that are written here. Where a digest is published the file must have it; the others are checked by their format, each parameter's name and shape. (NVIDIA's baselines carry the licences of the networks that they are derived from, too; `dode.zoo.CATALOGUE` has all of it.)
 
 # %% tags=["hide-input"]
 listed = [
@@ -81,7 +83,7 @@ print(f"{len(zoo.CATALOGUE)} checkpoints, {digests} of them with a published dig
 # | improved-diffusion | state dictionary | `iddpm-*` | `like=`, `network=` |
 # | consistency models, and the EDM networks they were distilled from | state dictionary | `cd-*`, `ct-*`, `edm-imagenet-64`, `edm-lsun-*` | `like=`, `network=` |
 # | DDPM in PyTorch: DDIM's CelebA, pesser's conversions | state dictionary, or DDIM's list of states | `ddim-*`, `ddpm-*` | `like=`, `network=` |
-# | latent diffusion, unconditional or of classes (the autoencoder is left in the file) | training state of Lightning, also with OmegaConf's containers; the `.zip` that has one | `ldm-*` | `like=`, `network=` |
+# | latent diffusion, unconditional or of classes (the decoder is not loaded) | training state of Lightning, also with OmegaConf's containers; the `.zip` that has one | `ldm-*` | `like=`, `network=` |
 # | score networks of galaxies (MLP-Mixer in jax), from the wheel of `galaxygrad` 0.2.1: `pip install --no-deps galaxygrad==0.2.1` | arrays of equinox (`.eqx`) | `galaxies-*` | `like=`, also the wheel or its folder |
 # | `dode train` | `.safetensors` | the four that ship | path, with `dode.load` |
 #
@@ -89,7 +91,7 @@ print(f"{len(zoo.CATALOGUE)} checkpoints, {digests} of them with a published dig
 #
 # Without a network the error says which file to put where. Models of diffusers come by `dode.from_diffusers` ([Your own model](your_model)).
 #
-# A class-conditional network is swept with all its classes: `dode.load(name)` tells image $k$ a class that depends on the seed $k$ alone, as its noise does, however the run is cut into batches or over machines; `model.of(seeds)` is the denoiser for these images. `NAME@1.25` is guided by the classifier that is
+# A class-conditional network is swept with all its classes: with `dode.load(name)` image $k$ gets class $k$ mod $K$ of $K$ classes, however the run is cut into batches or over machines; `model.of(seeds)` is the denoiser for these images. `NAME@1.25` is guided by the classifier that is
 # published with the network, or where it was trained without classes too (`ldm-imagenet-256`), by the difference that the class makes. `load_published(name, labels=)` draws one class, several in turn, or with `"none"` any.
 
 # %% [markdown]
@@ -97,7 +99,7 @@ print(f"{len(zoo.CATALOGUE)} checkpoints, {digests} of them with a published dig
 #
 # The preset `paper` has the papers' numbers: 50,000 images behind each distance, three blocks of seeds, 2 to 250 calls, FID in the resizing of the original implementation. One evaluation is one image through the network once.
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "papers-scale", "caption": "Network evaluations that a figure takes at each of the larger presets, fits left out (they are a few per cent). Counted from the plans that the workflow runs, for the networks that ship."}}
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "papers-scale", "caption": "Network evaluations that a figure takes at each of the larger presets, without fits (a few per cent of these). Standard: 5,000 images of three blocks; full: 50,000; paper: 50,000 and more NFEs. Counted from the plans that the workflow runs, for the networks that ship."}}
 counted = []
 for figure in plans.PLANS:
     for name in ("standard", "full", "paper"):
@@ -116,63 +118,36 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# Hours are evaluations over evaluations a second. What this machine does with the network of the parameter, batches of 250, in the arithmetic of the FD sweeps (bf16, where the device has it):
-
-# %% tags=["hide-input"]
-model = experiments.Run(experiments.preset("standard"), where).fast(checkpoint)
-noise = dode.initial_noise(model.shape, range(250), device=model.device)
-
-
-def speed(rounds: int) -> float:
-    """Evaluations a second."""
-    began = time.perf_counter()
-    for _ in range(rounds):
-        model(model.sigma_max * noise, model.sigma_max)
-    if where.startswith("cuda"):
-        torch.cuda.synchronize()
-    return rounds * len(noise) / (time.perf_counter() - began)
-
-
-with torch.no_grad():
-    speed(1)
-    rate = speed(2 if preset in ("smoke", "quick") else 8)
-hours = counted.assign(hours=[f"{v / rate / 3600:,.1f}" for v in counted.evaluations])
-hours.evaluations = [f"{v:,}" for v in hours.evaluations]
-print(f"{rate:,.0f} evaluations a second here")
-plots.listing(hours.rename(columns={"hours": "hours here, one process"}))
-
-# %% [markdown]
-# A network of the papers is larger: DDPM++ of CIFAR-10 has 56 million parameters, where the one above has 2.7. Time one forward pass of it, divide, and multiply by the evaluations above: that is the expected time to a few per cent, because outside the network the loop takes less than one
-# (`results/loop_network.csv`).
+# Hours are these evaluations over a network's evaluations a second on your machine: time one forward pass of it. Outside the network the loop takes less than one per cent (`results/loop_network.csv`). Networks differ by a factor of a hundred and more, so no hours are given here.
 
 # %% [markdown]
 # ## The papers' rows
 #
-# What each row of the two papers takes (`dode.experiments.plans`): a notebook, a checkpoint, the calls. The grid is the checkpoint's own; the last column is the hours at 10,000 evaluations a second, so a network that makes 1,000 takes ten times that. Fits are left out, and the passes of the classifier that guides (`@1.25`, forward and back).
+# What each row of the two papers takes (`dode.experiments.plans`): a notebook, a checkpoint, the NFEs. The grid is the checkpoint's own. Evaluations are those of the samples. Fits are left out: a few per cent in `figure_3` and `figure_4`, and as much again in `learned`. So are the passes of the classifier that guides (`@1.25`, forward and back).
 
 # %% tags=["hide-input"]
 listed = [
     {
         "notebook": row.notebook, "data": row.data, "-p checkpoint": row.checkpoint,
-        "calls": f"{row.nfes[0]} to {row.nfes[-1]}", "blocks": row.blocks,
+        "NFE": f"{row.nfes[0]} to {row.nfes[-1]}", "blocks": row.blocks,
         "|B|": row.fit_images if row.notebook in plans.PLANS else "",
-        "hours": f"{plans.price(row) / 1e4 / 3600:.1f}",
+        "evaluations": f"{plans.price(row) / 1e6:,.0f} million",
     }
     for row in plans.ROWS
 ]  # fmt: skip
 plots.listing(pd.DataFrame(listed))
 
 # %% [markdown]
-# `figure_3` and `figure_4` are those of the D-ODE paper {cite:p}`kim2024dode`, `learned` is table 5 of the paper on DLMS {cite:p}`liang2025lms`: five handcrafted solvers, each on the best of four grids, the start and eleven learned ones. A row is one command:
+# `figure_3` and `figure_4` are those of the D-ODE paper {cite:p}`kim2024dode`, `learned` has the data sets and NFEs of Table 5 of the DLMS paper {cite:p}`liang2025lms` (second-hand), and more solvers: five handcrafted ones, each on the best of four grids, and eleven learned ones. Figures 3 and 4 have solvers here that the paper's do not, so the price is not the paper's. For CIFAR-10 in Figure 4 the unconditional EDM network is taken; the authors' launch script has a conditional one. A row is one command:
 #
 #     .venv/bin/jupytext --to ipynb notebooks/figure_4.py -o f.ipynb
 #     .venv/bin/papermill f.ipynb out.ipynb -p preset paper \
 #         -p checkpoint edm-cifar10-32x32-uncond-vp -p device cuda
 #
 # Rows go to `results/figure_4.paper.csv` as they are measured; a killed run goes on from there. FID wants two files in the cache folder: Inception, and the moments of its features on the training images (`NAME.inception-legacy_tensorflow.safetensors`; `learned` measures with clean-fid's resizing too, `NAME.inception-clean.safetensors`).
-# Without them an error says how to make them. Fits on these networks compare pixels and random features: there is no critic for such images, and Inception, which measures, stays out of them.
+# Without them an error says how to make them. Fits on these networks compare pixels and random features: no second classifier knows such images, and Inception measures.
 #
-# Not among the rows: latent LSUN-Bedroom, of table 5 too. `ldm-lsun-bedroom-256` is its denoiser, read out of a training state without the program that wrote it, and solvers can be distilled for it as for any other (`python -m dode distill --checkpoint ldm-lsun-bedroom-256`). But what it draws are latents: its autoencoder is left in the file, and the sweeps here measure images.
+# Not among the rows: latent LSUN-Bedroom, which Table 5 has too. `ldm-lsun-bedroom-256` is its denoiser, and solvers can be distilled for it (`dode distill --checkpoint ldm-lsun-bedroom-256`). But it draws latents, and the sweeps here measure images: the decoder is not loaded.
 # A latent model of diffusers brings its own decoder with it ([Your own model](your_model)).
 
 # %% [markdown]
@@ -183,5 +158,5 @@ plots.listing(pd.DataFrame(listed))
 #     make book PRESET=full PROFILE=workflow/profiles/slurm
 #     snakemake --workflow-profile workflow/profiles/slurm --config preset=paper checkpoint=NAME
 #
-# A GPU is a resource of a job (`gpu=1` in the profile), several GPUs of one machine are several jobs. Rows are merged in the plan's order, so the results do not depend on who measured them; features are merged as moments, to rounding. Other executors of Snakemake
+# A GPU is a resource of a job (`gpu=1` in the profile), several GPUs of one machine are several jobs. The results do not depend on the number of workers. Other executors of Snakemake
 # (Kubernetes, the clouds) take the same workflow by their own options.
