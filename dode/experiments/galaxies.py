@@ -37,9 +37,13 @@ GAUSS_NEWTON = {  # begun with an analytical first step, and without; single ima
     "gauss-newton:residual=pixels,base=deis,grid=time,afs=True,images=64,limit=5": "Gauss-Newton, AFS",
     "gauss-newton:residual=pixels,base=deis,grid=time,afs=False,images=64,limit=5": "Gauss-Newton",
 }
-TITLES = HANDCRAFTED | DISTILLED | GAUSS_NEWTON
-FIRST, OTHERS = "galaxies-hsc-64", ("galaxies-ztf-64", "galaxies-lsst-60")  # other networks: with 5 evaluations only
-NFES, FITTED_NFES = (3, 4, 5, 6, 8), (3, 4, 5, 6)  # the second: of the Gauss-Newton solver
+DESIGNED = {"dlms:objective=last,rate=0.005,residual=pixels,trajectories=4800": "DLMS, last image"}  # a row an image
+TITLES = HANDCRAFTED | DISTILLED | GAUSS_NEWTON | DESIGNED
+FIRST = "galaxies-hsc-64"
+SURVEYS = ("galaxies-ztf-64", "galaxies-lsst-60")  # with 5 evaluations, as the others
+OTHERS = ("galaxies-hsc-32", "galaxies-ztf-32", "galaxies-quasar-72", "galaxies-roman-120")  # from one block of seeds
+NFES, FITTED_NFES = (3, 4, 5, 6, 7, 8, 9, 10), (3, 4, 5, 6, 8)  # the second: of the Gauss-Newton solver
+BLOCKS = 5  # of seeds, with 5 evaluations
 
 
 def solver_of(run: Run, checkpoint: str, solver: str, grid: str, nfe: int) -> Tableau | Designed:
@@ -84,14 +88,17 @@ def galaxies_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     """Of one network against NFE; of the others with 5 evaluations, of the distilled solvers D-DDIM alone."""
     if p.name == "smoke":
         return galaxies.cells(checkpoint=checkpoint or "galaxies-hsc-32", nfe=3, block=0, solver="ddim", grid="time")
-    first, (afs, without) = checkpoint or FIRST, GAUSS_NEWTON
+    first, (afs, _) = checkpoint or FIRST, GAUSS_NEWTON
     cells = solvers_on((*HANDCRAFTED, *DISTILLED), checkpoint=first, nfe=NFES, block=0)
     cells += galaxies.cells(checkpoint=first, nfe=FITTED_NFES, block=0, solver=afs, grid="")
-    cells += galaxies.cells(checkpoint=first, nfe=5, block=0, solver=without, grid="")
     cells.sort(key=lambda cell: (cell["nfe"] != 5, cell["nfe"]))
+    few = functools.partial(solvers_on, (*HANDCRAFTED, *D_DDIM, *GAUSS_NEWTON, *DESIGNED), nfe=5)
+    cells += few(checkpoint=first, block=range(BLOCKS))
+    for name in () if checkpoint else SURVEYS:
+        cells += few(checkpoint=name, block=range(BLOCKS))
     for name in () if checkpoint else OTHERS:
-        cells += solvers_on((*HANDCRAFTED, *D_DDIM, *GAUSS_NEWTON), checkpoint=name, nfe=5, block=0)
-    return cells
+        cells += few(checkpoint=name, block=0)
+    return [cell for k, cell in enumerate(cells) if cell not in cells[:k]]
 
 
 @measurement(gives=["rmse", "flux_error"], planned=galaxies_cells)
@@ -113,12 +120,13 @@ def reference(run: Run, checkpoint: str, n: int, block: int) -> tuple[Tensor, Te
 
 
 def morphology_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
-    """With 5 evaluations: three handcrafted solvers, D-DDIM and the Gauss-Newton solver, begun on uniform times."""
-    make = functools.partial(morphology.cells, checkpoint=checkpoint or FIRST, nfe=5, block=range(p.repeats))
+    """With 5 evaluations: three handcrafted solvers and three learned ones, begun on uniform times."""
+    blocks = range(BLOCKS if p.kept else 1)
+    make = functools.partial(morphology.cells, checkpoint=checkpoint or FIRST, nfe=5, block=blocks)
     if p.name == "smoke":
         return make(solver="ddim", grid="time")
     plain = [solver for solver, title in HANDCRAFTED.items() if title in ("DDIM", "DEIS", "UniPC-3")]
-    return make(solver=plain, grid="time") + make(solver=[D_DDIM[0], next(iter(GAUSS_NEWTON))], grid="")
+    return make(solver=plain, grid="time") + make(solver=[D_DDIM[0], next(iter(GAUSS_NEWTON)), *DESIGNED], grid="")
 
 
 @measurement(gives=["rmse", "flux_error", "failed"], planned=morphology_cells)
