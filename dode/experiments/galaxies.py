@@ -37,11 +37,15 @@ GAUSS_NEWTON = {  # begun with an analytical first step, and without; single ima
     "gauss-newton:residual=pixels,base=deis,grid=time,afs=True,images=64,limit=5": "Gauss-Newton, AFS",
     "gauss-newton:residual=pixels,base=deis,grid=time,afs=False,images=64,limit=5": "Gauss-Newton",
 }
-DESIGNED = {"dlms:objective=last,rate=0.005,residual=pixels,trajectories=4800": "DLMS, last image"}  # a row an image
+DESIGNED = {  # a row for each image; begun as the two above
+    "dlms:objective=last,rate=0.005,residual=pixels,trajectories=4800": "DLMS, last image, AFS",
+    "dlms:objective=last,rate=0.005,residual=pixels,trajectories=4800,afs=False": "DLMS, last image",
+}
 TITLES = HANDCRAFTED | DISTILLED | GAUSS_NEWTON | DESIGNED
 FIRST = "galaxies-hsc-64"
 SURVEYS = ("galaxies-ztf-64", "galaxies-lsst-60")  # with 5 evaluations, as the others
-OTHERS = ("galaxies-hsc-32", "galaxies-ztf-32", "galaxies-quasar-72", "galaxies-roman-120")  # from one block of seeds
+LARGE = ("galaxies-quasar-72", "galaxies-roman-120")  # no designer was trained
+OTHERS = ("galaxies-hsc-32", "galaxies-ztf-32", *LARGE)  # from one block of seeds
 NFES, FITTED_NFES = (3, 4, 5, 6, 7, 8, 9, 10), (3, 4, 5, 6, 8)  # the second: of the Gauss-Newton solver
 BLOCKS = 5  # of seeds, with 5 evaluations
 
@@ -97,7 +101,8 @@ def galaxies_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     for name in () if checkpoint else SURVEYS:
         cells += few(checkpoint=name, block=range(BLOCKS))
     for name in () if checkpoint else OTHERS:
-        cells += few(checkpoint=name, block=0)
+        some = () if name in LARGE else DESIGNED
+        cells += solvers_on((*HANDCRAFTED, *D_DDIM, *GAUSS_NEWTON, *some), checkpoint=name, nfe=5, block=0)
     return [cell for k, cell in enumerate(cells) if cell not in cells[:k]]
 
 
@@ -126,7 +131,9 @@ def morphology_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     if p.name == "smoke":
         return make(solver="ddim", grid="time")
     plain = [solver for solver, title in HANDCRAFTED.items() if title in ("DDIM", "DEIS", "UniPC-3")]
-    return make(solver=plain, grid="time") + make(solver=[D_DDIM[0], next(iter(GAUSS_NEWTON)), *DESIGNED], grid="")
+    return make(solver=plain, grid="time") + make(
+        solver=[D_DDIM[0], next(iter(GAUSS_NEWTON)), next(iter(DESIGNED))], grid=""
+    )
 
 
 @measurement(gives=["rmse", "flux_error", "failed"], planned=morphology_cells)
