@@ -155,7 +155,7 @@ plt.show()
 # distilled solver on this page, and at 10 D-DDIM and plain UniPC-3 are within each other's spread. The fit is greedy: each step is matched to the teacher on its own,
 # and what is nearest now is not what ends nearest.
 #
-# That is so on this network: on the noise-predicting network of [natural images](natural) all three gain with 5 and with 10 calls.
+# That is so on this network: on the noise-predicting network of [Tiny ImageNet](natural) all three gain with 5 and with 10 calls.
 #
 # With 25 calls all three are worse distilled, by 6 to 17 hundredths, in either basis, and with 50 by 8 to 12. Of the nine solvers DDIM alone still gains more than a twentieth with 25, and with 50 none gains as much as a twentieth.
 #

@@ -346,7 +346,7 @@ print(
 #   teacher makes it more than twice as far.
 # - *By the measure*: on the data-predicting network UniPC-3 comes three times nearer in pixels at 5 calls and is farther in features, as are (2M) and (3M); on the noise-predicting one UniPC-3 at 10 and 25 calls, (3M) at 25 and EDM at 9 ({numref}`limits-map`).
 #
-# On [natural images](natural), with 5 and 10 calls, others lose: (2M) by greed and (3M) by the measure on the data-predicting network, none of seven on the noise-predicting one.
+# On [Tiny ImageNet](natural), with 5 and 10 calls, others lose: (2M) in both measures and (3M) in Fréchet distance alone on the data-predicting network, none of seven on the noise-predicting one.
 #
 # So the paper's claim holds for the solver it is derived from, and for solvers that go astray with few calls; of a solver that
 # was good before it does not hold in general: it depends on the network and on the number of calls. At 25 calls the losses are small in
