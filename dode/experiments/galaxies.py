@@ -47,7 +47,7 @@ SURVEYS = ("galaxies-ztf-64", "galaxies-lsst-60")  # with 5 evaluations, as the 
 LARGE = ("galaxies-quasar-72", "galaxies-roman-120")  # no designer was trained
 OTHERS = ("galaxies-hsc-32", "galaxies-ztf-32", *LARGE)  # from one block of seeds
 NFES, FITTED_NFES = (3, 4, 5, 6, 7, 8, 9, 10), (3, 4, 5, 6, 8)  # the second: of the Gauss-Newton solver
-BLOCKS = 5  # of seeds, with 5 evaluations
+BLOCKS, SURVEY_BLOCKS = 5, 3  # of seeds, with 5 evaluations
 
 
 def solver_of(run: Run, checkpoint: str, solver: str, grid: str, nfe: int) -> Tableau | Designed:
@@ -99,7 +99,7 @@ def galaxies_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     few = functools.partial(solvers_on, (*HANDCRAFTED, *D_DDIM, *GAUSS_NEWTON, *DESIGNED), nfe=5)
     cells += few(checkpoint=first, block=range(BLOCKS))
     for name in () if checkpoint else SURVEYS:
-        cells += few(checkpoint=name, block=range(BLOCKS))
+        cells += few(checkpoint=name, block=range(SURVEY_BLOCKS))
     for name in () if checkpoint else OTHERS:
         some = () if name in LARGE else DESIGNED
         cells += solvers_on((*HANDCRAFTED, *D_DDIM, *GAUSS_NEWTON, *some), checkpoint=name, nfe=5, block=0)
