@@ -37,10 +37,7 @@ GAUSS_NEWTON = {  # begun with an analytical first step, and without; single ima
     "gauss-newton:residual=pixels,base=deis,grid=time,afs=True,images=64,limit=5": "Gauss-Newton, AFS",
     "gauss-newton:residual=pixels,base=deis,grid=time,afs=False,images=64,limit=5": "Gauss-Newton",
 }
-DESIGNED = {  # a row for each image; begun as the two above
-    "dlms:objective=last,rate=0.005,residual=pixels,trajectories=4800": "DLMS, last image, AFS",
-    "dlms:objective=last,rate=0.005,residual=pixels,trajectories=4800,afs=False": "DLMS, last image",
-}
+DESIGNED = {"dlms:objective=last,rate=0.005,residual=pixels,trajectories=4800": "DLMS, last image"}  # begun with AFS
 TITLES = HANDCRAFTED | DISTILLED | GAUSS_NEWTON | DESIGNED
 FIRST = "galaxies-hsc-64"
 SURVEYS = ("galaxies-ztf-64", "galaxies-lsst-60")  # with 5 evaluations, as the others
