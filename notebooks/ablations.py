@@ -12,27 +12,20 @@
 
 # %% [markdown]
 # # Ablations: what the fit depends on
-#
-# **The paper's supplement** varies the teacher's steps ($C$ for each student step), the number of images in the one batch ($|B|$) and the formulation: eq. (10), one $\lambda$ a step;
-# eq. (9), one for each earlier output with weights that still sum to one; eq. (8), any combination. It settles on $C = 10$, $|B| = 100$ and eq. (10), and says
-# that one batch is enough {cite:p}`kim2024dode`. Its numbers are not reproduced here; the questions are.
-#
-# **Asked besides**: where the text and the released code differ (the teacher, the targets' alignment, the first step), and whether the $\lambda$ of one network serve another.
-#
-# **Measured here**: D-DDIM, the Fréchet distance in classifier features (**not** FID) on held-out seeds, each block of seeds with its own fit.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "remove-input"]
 preset = "quick"  # smoke, quick, standard or full
 checkpoint = "fashion-mnist"  # a data set, all, or one name
 device = "auto"  # cpu, cuda or auto
 seeds = None  # how many blocks of seeds; None: the preset's number
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 
 from dode import experiments
 from dode.experiments import plots, quality
@@ -45,7 +38,7 @@ names = experiments.checkpoints(checkpoint)
 NFE = 5
 small = preset == "smoke"  # a shorter list, one network and fewer samples
 names = names[:1] if small else names
-SCALES = (2, 10) if small else (2, 5, 10, 20, 50)  # C and |B| of the paper's supplement
+SCALES = (2, 10) if small else (2, 5, 10, 20, 50)  # C and |B|
 IMAGES = (5, 100) if small else (5, 10, 25, 50, 100, 200, 500)
 USUAL = dict(scale=10, images=100, equation=10, align="time", teacher="ddim")  # what "d-ode" alone means
 p = replace(p, fit_images=4) if small else replace(p, images=p.images * 2 // 5)
@@ -97,39 +90,52 @@ for name in names:
 cells = list({tuple(cell.items()): cell for cell in cells}.values())  # tables share some
 everything = experiments.fd.rows(experiments.Run(p, where), cells, "ablations")
 table = everything[everything.nfe == NFE]
-print(f"{len(everything)} numbers, {everything.n.sum():,} samples, in {experiments.fd.sweep(p, 'ablations').path.name}")
-
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "ablations", "caption": "Fréchet distance in classifier features (not FID) of D-DDIM with five calls when one thing is changed; the usual fit is filled, plain DDIM the dotted line; bars are one standard deviation over blocks of seeds."}}
 found = table.groupby(["checkpoint", "solver", "variant"]).fd.agg(["mean", "std"])
-AXES = list(axes_of[names[0]])
-figure, grid = plt.subplots(len(names), len(AXES), figsize=(11, 2.8 * len(names)), squeeze=False, sharey="row")
-for line, name in zip(grid, names, strict=True):
-    part = found.loc[name].loc["ddim"]
-    for ax, axis in zip(line, AXES, strict=True):
-        values = axes_of[name][axis]
-        spots, chosen = np.arange(len(values)), part.loc[list(values.values())]
-        joined = "-" if axis in ("scale C", "batch |B|") else "none"
-        ax.errorbar(
-            spots,
-            chosen["mean"],
-            yerr=chosen["std"].fillna(0),
-            color=plots.COLOURS["ddim"],
-            linestyle=joined,
-            capsize=3,
-        )
-        for spot, variant, y in zip(spots, values.values(), chosen["mean"], strict=True):
-            face = plots.COLOURS["ddim"] if variant == "d-ode" else "white"
-            ax.plot(spot, y, marker="o", color=plots.COLOURS["ddim"], markerfacecolor=face)
-        ax.axhline(part.loc["plain", "mean"], color="grey", linestyle=":", linewidth=1)
-        ax.set_xticks(spots, [v if len(values) < 6 or k % 2 == 0 else "" for k, v in enumerate(values)], fontsize=8)
-        ax.margins(x=0.2)
-        if ax in grid[0]:
-            ax.set_title(axis)
-    line[0].set(ylabel=f"{name.rsplit('-', 1)[1]} prediction\nFD, n = {int(table.n.max()):,}")
-    line[0].set_yscale("log")
-    for which in (line[0].yaxis.set_major_formatter, line[0].yaxis.set_minor_formatter):
-        which(plt.FuncFormatter(lambda v, _: f"{v:g}"))
+word = lambda name: name.rsplit("-", 1)[1]  # noqa: E731  "noise" or "data"
+index = {name: found.loc[name].loc["ddim", "mean"] for name in names}
+said = "; ".join(f"{word(name)} prediction {m['d-ode']:.2f} by time, {m[spec(align='index')]:.2f} by index, plain DDIM {m['plain']:.2f}" for name, m in index.items())  # fmt: skip
+short = (
+    "```{admonition} In short\nAsked: what does the fit of D-DDIM depend on? Little on the teacher's steps and the number of images. Much on which states are compared: of equal noise level (by time), or of equal index, as in the authors' code for EDM's networks.\n"
+    f"Fréchet distance to the training images, NFE {NFE}, n = {int(table.n.max()):,} x {table.block.nunique()} blocks: {said}.\n```"
+)
+
+# %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
+Markdown(short)
+
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "ablations", "caption": "Fréchet distance in classifier features (not FID) of D-DDIM with NFE 5 when one thing is changed, over that of the usual fit (C = 10, 100 images, eq. (10), states of equal noise level). A mark is the mean over blocks of seeds of the ratio in each block, a bar its range: blocks share their seeds. Right of the line: worse."}}
+blocks = table[table.solver == "ddim"].pivot(index=["checkpoint", "block"], columns="variant", values="fd")
+blocks = blocks.div(blocks["d-ode"], axis=0)
+TITLES = {"scale C": "C = {}", "batch |B|": "{} images", "equation": "eq. {}", "targets": "states by {}", "first step": "first step: {}", "fitted on": "fitted on the {} network"}  # fmt: skip
+changes = [(axis, label) for axis, values in axes_of[names[0]].items() for label, v in values.items() if v != "d-ode" and axis != "first step"]  # fmt: skip
+changes += [("first step", "the other choice"), ("", "plain DDIM")]
+figure, ax = plt.subplots(figsize=(7.4, 0.3 * len(changes) + 0.9))
+for k, name in enumerate(names):
+    for y, (axis, label) in enumerate(changes):
+        variant = "plain" if not axis else axes_of[name][axis].get(label) or next(v for v in axes_of[name][axis].values() if v != "d-ode")  # fmt: skip
+        each = blocks.loc[name, variant].dropna()
+        ax.plot([each.min(), each.max()], [y + 0.2 * k] * 2, color=f"C{k}", linewidth=2, alpha=0.6)
+        ax.plot(each.mean(), y + 0.2 * k, "o", color=f"C{k}", label=f"{word(name)} prediction" if not y else "")
+ax.axvline(1, color="0.4", linestyle=":")
+ax.set(xscale="log", xlabel="distance / that of the usual fit")
+ax.set_yticks(
+    range(len(changes)),
+    [TITLES.get(axis, "{}").format(label).replace("by released", "as released") for axis, label in changes],
+)
+ax.invert_yaxis()
+plots.plain_ticks(ax.xaxis)
+ax.legend(fontsize=9)
 plt.show()
+
+# %% [markdown]
+# ## Recommendation
+#
+# Compare states of equal noise level. With noise prediction leave the starting noise out of the first step and use eq. (9); with data prediction use eq. (10). $C = 20$ and 100 images are enough.
+#
+# ## What the paper says
+#
+# The main text (Section 3.3, 4) has $C = 10$, $|B| = 100$ and eq. (10), and refers to its supplement for ablations of $C$, $|B|$ and other formulations; the supplement was not at hand. Eq. (10) has one $\lambda$ a step; eq. (9) one for each earlier output, with weights that still sum to one; eq. (8) any combination. The text calls (8) possibly unstable and (10) sufficient {cite:p}`kim2024dode`. Where text and released code differ (teacher, compared states, first step), both are measured.
+#
+# D-DDIM with NFE 5 unless said, Fréchet distance in classifier features (**not** FID) on held-out seeds; each block of seeds has its own fit.
 
 # %% [markdown]
 # ## Every number
@@ -144,7 +150,7 @@ for name in names:
             listed.append([name, axis, label, plots.plus_minus(*part.loc[variant]), f"{ratio:.2f}"])
     ratio = part.loc["plain", "mean"] / part.loc["d-ode", "mean"]
     listed.append([name, "plain DDIM", "", plots.plus_minus(*part.loc["plain"]), f"{ratio:.2f}"])
-listed = pd.DataFrame(listed, columns=["checkpoint", "changed", "to", "FD", "FD / usual"])
+listed = pd.DataFrame(listed, columns=["checkpoint", "changed", "to", "FD", "ratio to the usual fit"])
 listed["n x blocks"] = f"{int(table.n.max()):,} x {table.block.nunique()}"
 plots.listing(listed)
 
@@ -190,16 +196,16 @@ listed = [
 plots.listing(pd.DataFrame(listed).assign(n=int(table.n.max())))
 
 # %% [markdown]
-# - **D-DDIM** as released is farther from the data than plain DDIM, on both networks and with 5 and 10 calls, on its own levels too. On the data-predicting network it differs from ours in the teacher's levels alone.
-# - **D-EDM** with clean images spends its last corrector on nothing with 5 calls: the best $\lambda$ is $-1$, which takes the correction back, so the next call sees the same image. Fitted with noise estimates it uses the call, and is nearest with 5 calls; with 9 it is the other way round.
-# - **D-DPM-Solver** as released is far ahead of the plain solver with 5 calls, and behind ours with 5 and 10.
+# - **D-DDIM** as released is farther from the data than plain DDIM, on both networks and with NFE 5 and 10, on its own levels too. On the data-predicting network it differs from ours in the teacher's levels alone.
+# - **D-EDM** with clean images gains nothing from its last corrector with NFE 5: the best $\lambda$ is $-1$, which takes the correction back. Fitted with noise estimates it uses the evaluation, and is nearest with 5; with 9 it is the other way round.
+# - **D-DPM-Solver** as released is far ahead of the plain solver with NFE 5, and behind ours with 5 and 10.
 #
 # Each of the authors' fits is compared with their formulas in `tests/test_released.py`, to nine digits.
 
 # %% [markdown]
 # ## How much lambda depends on the batch
 #
-# D-DDIM with five calls, fitted on eight disjoint batches of each size: how much the $\lambda$ of a step differs from batch to batch.
+# D-DDIM with NFE 5, fitted on eight disjoint batches of each size: how much the $\lambda$ of a step differs from batch to batch.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "ablations-spread", "caption": "Lambda of each of five steps: every dot is a fit on another batch. A column of dots that do not overlap is a lambda that one batch does not settle."}}
 SIZES = (5,) if small else (5, 25, 100)
@@ -236,25 +242,18 @@ for name in names:
     print(f"{name}: every variant is better than plain DDIM: {bool((part.drop('plain') < part['plain']).all())}")
 
 # %% [markdown]
-# ## Agreement
+# ## What comes out
 #
-# **In one sentence**: the paper's $C$ and $|B|$ are found again, its order of the equations is not, and what it leaves open (how grids are aligned, what the first step leans on) weighs more.
+# - **$C$ and $|B|$**: five times the teacher's steps gain less than a tenth, five times the images nothing beyond the spread. Even five images give most of the gain. Over eight batches of 100 images no $\lambda$ varies by more than 0.05 (standard deviation).
+# - **Equations**: eq. (8) is not unstable here. Eq. (10) is sufficient with data prediction; with noise prediction eq. (9) is a third better.
+# - **Compared states**: by index D-DDIM on the data-predicting network is *farther than plain DDIM*, because a state then has a target of another noise level. There that is the authors' fit, number for number. With noise prediction it helps in two blocks and undoes the gain in the third. The paper's own figures were, as far as we know, made with that code, and show gains with few evaluations; we do not know why.
+# - **First step**: the starting noise as the output before the first, as released, costs a tenth with noise prediction.
+# - **Teacher**: for D-iPNDM and D-DEIS-3 it makes no difference. On the data-predicting network the same solver as teacher makes D-EDM, (2M) and UniPC-3 a twentieth better; the latter two still do not beat their plain versions.
+# - **Another network's $\lambda$**, on the time steps of the network that samples: a tenth worse with noise prediction, twice as far with data prediction, and ahead of plain DDIM on both.
 #
-# From the committed run (`results/ablations.standard.csv`: 2,000 samples, three blocks of seeds; both networks).
+# ## Limits
 #
-# **As in the paper**, $C = 10$ and $|B| = 100$ are enough: five times the teacher's steps buy less than a tenth, five times the images nothing that shows above the spread. Even five
-# images give a fit that is most of the way from the plain solver. One batch does settle $\lambda$, except where a step hardly depends on it.
-#
-# **Not as in the paper**: more freedom is no ruin, and eq. (10) is not always best. On the noise-predicting network eq. (9) is a third better than eq. (10) and eq. (8), which the paper calls
-# unstable, nearly as good; on the data-predicting one both are a quarter worse. Weights that need not sum to one do no harm here by themselves: (8) and (9) are about a twentieth apart.
-#
-# **What the paper leaves open matters more than what it varies.** Targets aligned by index make D-DDIM on the data-predicting network *worse than plain DDIM*: its
-# targets have other noise levels than its states. There that is the authors' fit, number for number; on the noise-predicting network theirs is another (above). On that one targets by index help in two blocks of seeds and undo the whole gain in
-# the third. And the released first step, which leans on the starting noise, costs a tenth on the noise-predicting network; without it D-DDIM is better. Who
-# teaches D-iPNDM and D-DEIS-3, DDIM or the same solver, makes no difference; on the data-predicting network the same solver teaches D-EDM, (2M) and UniPC-3 a twentieth better.
-#
-# **The $\lambda$ of one network are some good to another**: on the other's grid, D-DDIM with borrowed $\lambda$ loses a tenth on the noise-predicting network and is twice as far on the
-# data-predicting one, and is far ahead of plain DDIM on both.
+# One data set; NFE 5 and D-DDIM for $C$, $|B|$ and equations; three blocks.
 
 # %% tags=["hide-input"]
 live = experiments.Live("ablations", p, where)
