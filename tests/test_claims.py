@@ -13,6 +13,7 @@ import pytest
 
 from book import pages
 from dode import zoo
+from dode.experiments import claims as papers
 from dode.experiments import galaxies as module
 from dode.experiments import plans
 from dode.experiments.learned import HANDCRAFTED, asked
@@ -149,11 +150,6 @@ CLAIMS: list[tuple[str, str, Callable[[], object]]] = [
     ("learned", "GITS by the distance to DDIM's states, costs not growing, is nearer than as released at NFE 5 and 8",
      lambda: all(learned()["gits:cost=l2,teacher=ddim,growth=1"]["data", n] < learned().gits["data", n]
                  for n in (5, 8))),
-    ("dlms", "short trained, DLMS is nearer than handcrafted solvers at NFE 3 and 4, and farther from 5 on",
-     lambda: [n for n, v in gain()["dlms"]["data"].items() if v < 1] == [3, 4]),
-    ("dlms", "features, time scaling and a high-order start each help at every NFE",
-     lambda: all((learned()[f"dlms:{c}"] > learned().dlms)["data"].loc[[4, 6, 8, 10]].all()
-                 for c in ("residual=pixels", "scaling=False", "base=ddim"))),
     ("gauss_newton", "without clipping, without a classifier or with few images the fit is worse",
      lambda: all(learned()[f"{GN}:{c}"]["data", 3] > learned()[GN]["data", 3]
                  for c in ("residual=raw", "residual=seen-averaged", "images=32", "bias=0", "base=gits"))),
@@ -188,6 +184,11 @@ CLAIMS: list[tuple[str, str, Callable[[], object]]] = [
 def test_a_claim_holds(page: str, claim: str, holds: Callable[[], object]) -> None:
     assert page in pages.pages()
     assert holds(), claim
+
+
+@pytest.mark.parametrize("claim", papers.CLAIMS, ids=[claim.text for claim in papers.CLAIMS])
+def test_a_verdict_on_a_papers_claim_is_so(claim: papers.Claim) -> None:
+    assert claim.page in pages.pages() and claim.finding()[1]
 
 
 @pytest.mark.parametrize("name", COMMITTED)
