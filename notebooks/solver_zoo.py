@@ -317,7 +317,7 @@ plots.listing(pd.DataFrame(rows))
 # ## The tables, side by side
 #
 # NFE 7 (Heun and DPM-2: 8), on one grid. Rows are evaluations, columns the outputs they use. Blue goes the way of the step, red
-# against it; each row is scaled to its largest weight. Multistep solvers fill a band below the diagonal. Single-step ones work in blocks, with no history across steps. A row of UniPC is the corrector of the last step and the predictor of the next.
+# against it; each row as shares, scaled to its largest. Multistep solvers fill a band below the diagonal. Single-step ones work in blocks, with no history across steps. A row of UniPC is the corrector of the last step and the predictor of the next.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "zoo-tables", "caption": "Twelve solvers as tables, NFE 7 or 8, on Karras's grid from 80 down to 0.1. The first column is the starting noise, which none of them uses."}}
 shown = {
@@ -336,7 +336,7 @@ shown = {
 }
 figure, axes = plt.subplots(3, 4, figsize=(11, 8))
 for ax, (title, table) in zip(axes.flat, shown.items(), strict=True):
-    plots.table(ax, table, f"{title}\n{table.basis} basis", numbers=False, along=True)
+    plots.table(ax, table, f"{title}\n{table.basis} basis", numbers=False)
     ax.set_yticks(range(table.nfe), [f"{s:.3g}" for s in table.sigmas[:-1]])
     ax.tick_params(labelsize=7)
 for ax in axes[:, 0]:

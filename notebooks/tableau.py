@@ -33,13 +33,13 @@
 # The row sum is the condition of *consistency*: a constant output is integrated exactly. The starting noise $z$ counts as
 # an output before the first one. A first step can use it without a network evaluation.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "remove-input"]
 preset = "quick"  # smoke, quick, standard or full
 checkpoint = "fashion-mnist-noise"
 device = "auto"  # cpu, cuda or auto
 seeds = None  # images behind the measured orders; None: 32
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 import math
 
 import matplotlib.pyplot as plt
@@ -58,7 +58,7 @@ grid = model.grid(5)
 # %% [markdown]
 # ## Four solvers
 #
-# Each row is scaled to its largest weight; blue adds, red subtracts. DDIM uses the newest output only. iPNDM
+# Weights as shares of their row: blue goes the way of the step, red against it. DDIM uses the newest output only. iPNDM
 # {cite:p}`zhang2023deis` extrapolates from the last four. Heun's method {cite:p}`karras2022edm` has two rows a step:
 # the second corrects the first and does not change the noise level.
 

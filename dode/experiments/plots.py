@@ -125,21 +125,22 @@ def strip(ax: Axes, images: Tensor, label: str, kind: Images = PICTURES) -> None
     ax.spines[:].set_visible(False)
 
 
-def table(ax: Axes, tableau: Tableau, title: str = "", numbers: bool = True, along: bool = False) -> None:
-    """A tableau as a picture: one square a weight, blue adds and red subtracts, each row scaled to its largest.
+def table(ax: Axes, tableau: Tableau, title: str = "", numbers: bool = True) -> None:
+    """A tableau as a picture: one square a weight, as a share of its row; blue goes the way of the step, red back.
 
-    With ``along``, blue goes the way of the step instead, so that the bases look alike: in the noise basis a
-    step takes noise away.
+    DDIM is 1, the second row of iPNDM 3/2 and -1/2, in either basis.  A row that stays at its noise level has no sum:
+    it is divided by half of the sum without signs, so that it takes away as much as it adds.
     """
-    full = tableau.full
-    shown = full / full.abs().amax(1, keepdim=True).clamp(min=1e-300)
-    if along and tableau.basis == "noise":
-        shown = -shown
-    ax.imshow(torch.where(full == 0, torch.nan, shown).numpy(), cmap="RdBu", norm=TwoSlopeNorm(0, -1, 1), aspect="auto")
+    sums, sizes = tableau.full.sum(1, keepdim=True), tableau.full.abs().sum(1, keepdim=True)
+    half = sizes / 2 * (-1 if tableau.basis == "noise" else 1)  # noise is taken away on the way
+    shares = tableau.full / torch.where(sums.abs() > 1e-9 * sizes, sums, half)
+    shown = shares / shares.abs().amax(1, keepdim=True).clamp(min=1e-300)
+    blank = torch.where(shares == 0, torch.nan, shown).numpy()
+    ax.imshow(blank, cmap="RdBu", norm=TwoSlopeNorm(0, -1, 1), aspect="auto")
     n = tableau.nfe
-    for i, j in full.nonzero().tolist() if numbers else []:
+    for i, j in shares.nonzero().tolist() if numbers else []:
         colour = "white" if abs(float(shown[i, j])) > 0.6 else "black"
-        ax.text(j, i, f"{full[i, j]:.2g}", ha="center", va="center", fontsize=7, color=colour)
+        ax.text(j, i, f"{shares[i, j]:.3g}", ha="center", va="center", fontsize=8, color=colour)
     symbol = "d" if tableau.basis == "noise" else "D"
     ax.set_xticks(range(n + 1), ["z", *(f"${symbol}_{{{j}}}$" for j in range(n))])
     ax.set_yticks(
