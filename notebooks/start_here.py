@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Start here
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "remove-input"]
 preset = "quick"  # smoke, quick, standard or full
 checkpoint = "fashion-mnist-noise"  # or fashion-mnist-data
 device = "auto"  # cpu, cuda or auto

@@ -12,19 +12,8 @@
 
 # %% [markdown]
 # # One formula
-#
-# **The paper shows** that the multistep solvers of diffusion models differ only in the weights with which they average the network's last outputs, and learns these
-# weights {cite:p}`liang2025lms`. With $x_t = \alpha_t x_0 + \sigma_t \varepsilon$, times $t_0 > t_1 > \dots > t_N$, and $h_n$ the step in $\ln(\alpha/\sigma)$, its eqs. (8) and (9) are
-#
-# $$\begin{aligned}
-# \bar D_n &= \sum_{k=1}^{\min(n,p)} a_k^{(n)}\, x_\theta(x_{n-k},\, s_{n-k} t_{n-k}), \qquad \sum_k a_k^{(n)} = 1, \\
-# x_n &= \frac{\sigma_n}{\sigma_{n-1}} x_{n-1} - \alpha_n (e^{-h_n} - 1)\, \bar D_n .
-# \end{aligned}$$
-#
-# **Shown here**: a loop of a dozen lines that does just this gives the same images as `dode.sample` for every member; the weights of each member follow from its paper's own formula; and what
-# the formula leaves out.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "remove-input"]
 preset = "quick"  # smoke, quick, standard or full
 checkpoint = "fashion-mnist"  # a data set, all, or one name
 device = "auto"  # cpu, cuda or auto
@@ -50,11 +39,22 @@ names = experiments.checkpoints(checkpoint)
 count = seeds or {"smoke": 1}.get(preset, 4)
 
 # %% [markdown]
-# ## A row is a row sum times parts
+# ```{admonition} In short
+# Asked: are DDIM, DPM-Solver++(2M, 3M), DEIS, UniPC-3, iPNDM and D-DDIM one formula with different weights? They are, in two bases: a loop of a dozen lines that is given only their weights agrees with `dode.sample` to rounding. Heun's method and PNDM's warm-up are outside.
+# ```
+#
+# DLMS writes the linear multistep solvers of diffusion models as one formula and learns its coefficients, time steps and time scaling {cite:p}`liang2025lms`. The abstract says so; the equations are known second-hand, from an independent reimplementation that numbers them (8) and (9). With $x_t = \alpha_t x_0 + \sigma_t \varepsilon$, times $t_0 > t_1 > \dots > t_N$, and $h_n$ the step in $\ln(\alpha/\sigma)$:
+#
+# $$\begin{aligned}
+# \bar D_n &= \sum_{k=1}^{\min(n,p)} a_k^{(n)}\, x_\theta(x_{n-k},\, s_{n-k} t_{n-k}), \qquad \sum_k a_k^{(n)} = 1, \\
+# x_n &= \frac{\sigma_n}{\sigma_{n-1}} x_{n-1} - \alpha_n (e^{-h_n} - 1)\, \bar D_n .
+# \end{aligned}$$
+#
+# ## Normalised weights
 #
 # In the coordinates $x/\alpha$ of [the tableau](tableau), with $t = \sigma/\alpha$, eq. (9) is row $i = n - 1$ of a tableau in the data basis: $x_n = \frac{t_n}{t_{n-1}} x_{n-1} + \left(1 - \frac{t_n}{t_{n-1}}\right) \bar D_n$.
-# The bracket is the row sum, and $a_k^{(n)}$ is the weight on the $k$-th newest output over the row sum. `Tableau.normalised_weights` holds these quotients, below for DPM-Solver++(2M); its first column belongs to the starting noise $z$. `Tableau.sigmas_in` holds $s_n t_n$, the level that the
-# network is told. In the noise basis the same parts average noise estimates, and $x_n = x_{n-1} + (t_n - t_{n-1})\, \bar\varepsilon_n$: the formula's twin.
+# The bracket is the row sum, and $a_k^{(n)}$ is the weight on the $k$-th newest output over the row sum. `Tableau.normalised_weights` holds these quotients, below for DPM-Solver++(2M); its first column belongs to the starting noise $z$. `Tableau.sigmas_in` holds $s_n t_n$, the noise level passed to the
+# network. In the noise basis the same parts average noise estimates, and $x_n = x_{n-1} + (t_n - t_{n-1})\, \bar\varepsilon_n$: the same formula for noise predictions.
 
 # %% tags=["nbval-check-output"]
 grid = schedules.karras(5, 0.002, 80.0)
@@ -66,7 +66,7 @@ print("rows sum to one:", bool((table.normalised_weights.sum(1) - 1).abs().max()
 # ## The formula in a dozen lines
 #
 # `alpha` is the only trace of the noise schedule: a function for a variance-preserving chain, and 1 for EDM {cite:p}`karras2022edm`. The state is the paper's $x$. (A denoiser of `dode` takes $x/\alpha$ and a level. A network of a
-# variance-preserving chain gets it times the $\alpha$ of the level that it is told.)
+# variance-preserving chain gets it times the $\alpha$ of the level that is passed to it.)
 
 
 # %%
@@ -88,9 +88,9 @@ def formula(network, a, t, s, alpha, x, basis):
 
 
 # %% [markdown]
-# It is given the parts of each solver and nothing else of it. DPM-Solver++ {cite:p}`lu2022dpmsolverpp`, UniPC {cite:p}`zhao2023unipc`, iPNDM and DEIS {cite:p}`zhang2023deis` are members.
+# It is given the normalised weights of each solver and nothing else of it. DPM-Solver++ {cite:p}`lu2022dpmsolverpp`, UniPC {cite:p}`zhao2023unipc`, iPNDM and DEIS {cite:p}`zhang2023deis` are members.
 # So is UniPC's corrector: it adds one more output to the average, so UniPC-3 has $p = 4$.
-# D-DDIM, the distilled solver of the first paper {cite:p}`kim2024dode`, is a member with $p = 2$. In the last row $a$ and $s$ are drawn at random, which makes no solver that anyone would want: the two loops agree on all of them.
+# D-DDIM, the distilled solver of the first paper {cite:p}`kim2024dode`, is a member with $p = 2$. In the last row $a$ and $s$ are drawn at random, as a test of the formula alone: the two loops agree on all of them. They run on a mixture of three points in the plane in float64, and on the networks in float32.
 
 
 # %% tags=["hide-input"]
@@ -167,7 +167,7 @@ agreement = pd.DataFrame(columns)
 plots.listing(agreement.map(lambda v: f"{v:.1e}" if isinstance(v, float) else v))
 
 # %% [markdown]
-# The largest difference of any pixel after five calls, on the grid that each network is used to. It is rounding, in both columns of float32 too: the noise network's grid starts at $\sigma = 157$, and
+# The largest difference of any pixel with NFE 5, on each network's own grid. It is rounding, in both columns of float32 too: the noise network's grid starts at $\sigma = 157$, and
 # float32 numbers of the size of its starting noise are 15 to 61 millionths apart.
 
 # %% tags=["nbval-check-output", "hide-input"]
@@ -178,7 +178,7 @@ for label, (network, _, _) in problems.items():
 # %% [markdown]
 # ## The weights, as their papers write them
 #
-# Below, $u$ is the way gone in $\ln(\alpha/\sigma)$ since the start of the step, $r_0 = h_{n-1}/h_n$, $r_1 = h_{n-2}/h_n$, and $D_j = x_\theta(x_j, t_j)$.
+# Below, $u$ is the step so far in $\ln(\alpha/\sigma)$, $r_0 = h_{n-1}/h_n$, $r_1 = h_{n-2}/h_n$, and $D_j = x_\theta(x_j, t_j)$.
 #
 # | member | $a_1, a_2, \dots$ of a step of full order |
 # |---|---|
@@ -194,7 +194,7 @@ for label, (network, _, _) in problems.items():
 #
 # In 3M, $D^{(1)} = d_0 + \frac{r_0}{r_0 + r_1}(d_0 - d_1)$ and $D^{(2)} = \frac{d_0 - d_1}{r_0 + r_1}$, where $d_0 = (D_{n-1} - D_{n-2})/r_0$ and $d_1 = (D_{n-2} - D_{n-3})/r_1$.
 # The first steps have fewer outputs and take the member of that order. Where UniPC has a line through two outputs, its code takes the middle of the step, $h/2$, for the mean $\langle u \rangle$, as 2M does. The cell
-# computes all this from the eight-call grid alone, without the package's solvers.
+# computes all this from the grid of eight steps alone, without the package's solvers.
 
 
 # %% tags=["hide-input"]
@@ -291,7 +291,7 @@ print("closed forms and parts differ by less than 1e-11:", bool((checked.differe
 # %% [markdown]
 # ## The weights in a picture
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "unified-weights", "caption": "The weights of eight members on one grid (Karras's, from 80 to 0.002 in eight calls): a panel a solver, a line for each of the last four outputs, the newest first. In every step they sum to one. Above: averages of clean images. Below: averages of noise estimates. DDIM, which is not shown, has a₁ = 1 throughout."}}
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "unified-weights", "caption": "The weights of eight members on one grid (Karras's, from 80 to 0.002, NFE 8): a panel a solver, a line for each of the last four outputs, the newest first. In every step they sum to one. Above: averages of clean images. Below: averages of noise estimates. DDIM, which is not shown, has a₁ = 1 throughout."}}
 shown = ["DPM-Solver++(2M)", "DPM-Solver++(3M)", "DEIS on clean images, 3", "UniPC-3"]
 shown += ["iPNDM-4", "DEIS tAB2", "DEIS tAB3", "LMS-4 (rhoAB)"]
 figure, axes = plt.subplots(2, 4, figsize=(10, 6), sharex=True, sharey=True)
@@ -314,14 +314,14 @@ axes[1, 3].legend(handles, labels, loc="lower center", ncols=2)
 plt.show()
 
 # %% [markdown]
-# All of them extrapolate: from the second step on, $a_1$ is above one and $a_2$ below zero. iPNDM's lines are flat from the fourth step on, because it does not look at the grid. The others bend with it, and the two bases bend apart:
+# All of them extrapolate: from the second step on, $a_1$ is above one and $a_2$ below zero. iPNDM's lines are flat from the fourth step on, because its weights do not depend on the grid. The others do, differently in the two bases:
 # on this grid each step is longer than the last in $\ln(\alpha/\sigma)$, so the weights on clean images grow, and shorter than the last in $\sigma$, so the weights on noise estimates go back to DDIM's. In the last step
 # $a_1$ is 3.05 for DEIS on clean images, and 1.11 for LMS-4.
 #
 # ## What is not in it
 #
-# **A row that stays.** Heun's corrector moves the state and not the level. Its row sum is 0, so there is nothing to take parts of; PNDM {cite:p}`liu2022pndm` warms up with such a row. Single-step methods whose stages
-# go down are another matter: count each stage as a step, and DPM-Solver-2 and -3 {cite:p}`lu2022dpmsolver` are in the twin, DPM-Solver++(2S) and (3S) in the formula. What sets them apart is a pattern of their weights: they start afresh every two or three rows.
+# **A corrector row.** Heun's corrector keeps $\sigma$ and changes $x$. Its row sum is 0, so it has no normalised weights; PNDM {cite:p}`liu2022pndm` warms up with such a row. Single-step methods whose stages
+# go down are members, with each stage a step: DPM-Solver-2 and -3 {cite:p}`lu2022dpmsolver` for noise predictions, DPM-Solver++(2S) and (3S) for clean images. Their weights use no output of an earlier step.
 
 # %% tags=["hide-input"]
 karras = lambda n: schedules.karras(n, 0.002, 80.0)  # noqa: E731
@@ -341,22 +341,22 @@ for title, table in single.items():
     if not stay:
         far = difference(mixture, table, noise, schedules.VPContinuous().alpha)
         inside = dict(p=window(table), difference=f"{far:.0e}")
-    rows.append({"solver": title, "basis": table.basis, "calls": table.nfe, "rows that stay": stay} | inside)
+    rows.append({"solver": title, "basis": table.basis, "NFE": table.nfe, "corrector rows": stay} | inside)
 plots.listing(pd.DataFrame(rows))
 
 # %% [markdown]
-# **An output that no call made.** The analytical first step takes $D_0 = 0$, which is to say the starting noise for the first noise estimate, and saves a call. That zero has an $a_k$ of its own, and the parts of the calls no longer sum to one.
+# **Analytical first step (AFS).** It takes $D_0 = 0$, that is the starting noise for the first noise estimate, and saves an evaluation. That zero has an $a_k$ of its own, and the weights of the evaluations no longer sum to one.
 # In a table it is the first column. D-DDIM fitted in the noise basis uses it too, in its first row.
 
 # %% tags=["nbval-check-output"]
 saved = solvers.dpm_solver_pp(eight, order=2, afs=True)
 zero, call = saved.normalised_weights[0, :2].tolist()
-print(f"2M after such a step: {zero:.3f} on D_0 = 0, {call:.3f} on the call")
+print(f"2M after such a step: {zero:.3f} on D_0 = 0, {call:.3f} on the evaluation")
 
 # %% [markdown]
-# **The other family, with a window.** Any consistent table can be rewritten in the other basis, so without a limit on $p$ the formula and its twin hold the same solvers. The rewritten rows use *all* outputs so far: a noise estimate
+# **The other family, with a window.** Any consistent table can be rewritten in the other basis, so without a limit on $p$ both bases hold the same solvers. The rewritten rows use *all* outputs so far: a noise estimate
 # $(x - D)/\sigma$ brings the state $x$ with it, and in $x$ are all outputs before. (They do not use the starting noise.) The weights on the outputs before the last four
-# reach from 0.01 for LMS-4 to 601 for DEIS on clean images. So with $p = 4$ and five calls or more the two are different families; with
+# reach from 0.01 for LMS-4 to 601 for DEIS on clean images. So with $p = 4$ and NFE 5 or more the two are different families; with
 # four or fewer they are one. DDIM alone has $p = 1$ in both.
 
 
@@ -381,8 +381,7 @@ plots.listing(twins)
 # %% [markdown]
 # ## What is learned
 #
-# DLMS learns everything that the formula leaves open: $a$, the times $t$, and the scalings $s$. In the paper a small network, the designer, gives them step by step and image by image, from the bottleneck of the last call
-# {cite:p}`liang2025lms`. These are the numbers for $N$ calls and $p = 4$. Each step has $\min(n, 4)$ weights, of which the sum fixes one; both ends of the grid and $s_0 = 1$ are given. An analytical first step adds a step without a call.
+# DLMS learns everything that the formula leaves open: $a$, the times $t$, and the scalings $s$. A small network, the designer, gives them for each step and image, from the bottleneck of the last evaluation (second-hand; [DLMS](dlms)). These are the numbers of one solver for all images with NFE $N$ and $p = 4$. Each step has $\min(n, 4)$ weights, of which the sum fixes one; both ends of the grid and $s_0 = 1$ are given. An analytical first step adds a step without an evaluation.
 
 
 # %% tags=["hide-input"]
@@ -396,14 +395,14 @@ rows = []
 for calls in (3, 5, 8, 10):
     plain, start = numbers(calls), solvers.ipndm(schedules.karras(calls, 0.002, 80.0))
     rows.append({
-        "calls": calls, **plain, "together": sum(plain.values()), "with an analytical first step": sum(numbers(calls, afs=True).values()),
+        "NFE": calls, **plain, "together": sum(plain.values()), "with an analytical first step": sum(numbers(calls, afs=True).values()),
         "free in distillation.Space": len(distillation.Space(start).pack(start)), "D-DDIM": calls,
     })  # fmt: skip
 counts = pd.DataFrame(rows)
 plots.listing(counts)
 
 # %% [markdown]
-# Five calls have 9 weights, 4 times and 4 scalings: 17 numbers. D-DDIM has one a call. `dode.distillation.Space`, in which this package fits, lets the first three rows use the starting noise and frees $s_0$ too: four numbers more.
+# NFE 5 has 9 weights, 4 times and 4 scalings: 17 numbers. D-DDIM has one an evaluation. DLMS gives them for each image, by a network of thousands of parameters. `dode.distillation.Space`, in which this package fits, lets the first three rows use the starting noise and frees $s_0$ too: four numbers more.
 
 # %% tags=["remove-input"]
 plots.provenance(
