@@ -41,7 +41,7 @@
 #
 # The rest of this page trains a small network from scratch, for points in the plane, and distils two solvers for it; then it does the same for a pipeline of diffusers.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "remove-input"]
 preset = "quick"  # smoke, quick, standard or full
 checkpoint = None  # not used: this page makes its own network
 device = "auto"  # cpu, cuda or auto
