@@ -43,7 +43,7 @@ FIRST = "galaxies-hsc-64"
 SURVEYS = ("galaxies-ztf-64", "galaxies-lsst-60")  # with 5 evaluations, as the others
 LARGE = ("galaxies-quasar-72", "galaxies-roman-120")  # no designer was trained
 OTHERS = ("galaxies-hsc-32", "galaxies-ztf-32", *LARGE)  # from one block of seeds
-NFES, FITTED_NFES = (3, 4, 5, 6, 7, 8, 9, 10), (3, 4, 5, 6, 8)  # the second: of the Gauss-Newton solver
+NFES, FITTED_NFES = (3, 4, 5, 6, 8, 10), (3, 4, 5, 6, 8)  # the second: of the Gauss-Newton solver
 BLOCKS, SURVEY_BLOCKS = 5, 3  # of seeds, with 5 evaluations
 
 
