@@ -182,7 +182,7 @@ for _, stored in rows[(rows.solver + rows.nfe.astype(str)).isin(["ddim5", "heun9
     for column in ("rmse_plain", "rmse_distilled"):
         live.check(stored, nearness, column, n=count)
 live.show(
-    f"Pictures (to 10 calls, fits of {sizes.fit_images} images, many-step solution of {sizes.reference_steps} steps)",
+    f"Images (to NFE 10, fits of {sizes.fit_images} images, reference solution of {sizes.reference_steps} steps)",
     "Table",
 )
 

@@ -182,13 +182,13 @@ for method, table in tables.items():
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "gauss-newton-variants", "caption": "Each variant of the fit at NFE 3, divided by the usual one (dotted line): Fréchet distance in classifier features (not FID) to the samples of the reference solution (filled) and to the data (open), and RMSE to the reference solution's images (square). To the right: worse."}}
 measures = {"fd_reference": "FD to the reference", "fd_data": "FD to the data", "rmse": "RMSE"}
-results = rows.assign(variant=rows.method.map(VARIANTS | {"start": "the start, not fitted"}))
+results = rows.assign(variant=rows.method.map(VARIANTS | {"start": "initial solver"}))
 if not small:
     crafted = results[results.method.isin(learned.HANDCRAFTED)]
     crafted = crafted.loc[[crafted.fd_reference.idxmin()]]
     crafted = crafted.assign(variant=[f"best handcrafted: {m}, {g} grid" for m, g in zip(crafted.method, crafted.grid, strict=True)])  # fmt: skip
     results = pd.concat([results, crafted])
-order = [*VARIANTS.values(), "the start, not fitted", *([] if small else crafted.variant)]
+order = [*VARIANTS.values(), "initial solver", *([] if small else crafted.variant)]
 values = results.dropna(subset="variant").set_index("variant").loc[order]
 ratios = values[list(measures)] / values.loc["as usual", list(measures)]
 figure, ax = plt.subplots(figsize=(9, 1.2 + 0.34 * len(order)))
@@ -221,9 +221,9 @@ for column, label in measures.items():
     print(
         f"{label}, over the usual fit's. Worse: {say(changed[changed > 1.05])}. Better: {say(changed[changed < 0.95])}."
     )
-gain = ratios.loc["the start, not fitted"]
+gain = ratios.loc["initial solver"]
 print(
-    f"The usual fit divides the start's FD to the reference by {gain.fd_reference:.1f}, its FD to the data by {gain.fd_data:.1f} and its RMSE by {gain.rmse:.1f}."
+    f"The usual fit divides the initial solver's FD to the reference by {gain.fd_reference:.1f}, its FD to the data by {gain.fd_data:.1f} and its RMSE by {gain.rmse:.1f}."
 )
 if not small:
     gain = ratios.loc[order[-1]]

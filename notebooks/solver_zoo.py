@@ -53,7 +53,7 @@ for basis, dash in (("noise", "--"), ("data", "-")):
         STYLE[entry] = dict(color=colour, marker=mark, linestyle=dash, linewidth=1.5, markersize=5, label=entry)
 run = experiments.Run(p, where)
 cells = quality.rmse_cells(replace(p, zoo_images=count), checkpoint)
-doubt = {}  # how far the long run is from one of half its calls, on a few of the seeds
+doubt = {}  # how far the reference solution is from one of half its evaluations, on a few of the seeds
 for name in names:
     many, steps = (p.live.zoo_images, p.live.reference_steps) if p.rows_of else (count, p.reference_steps)
     few = min(many, 16)

@@ -52,7 +52,7 @@ class Training(Settings):
 
 SMALL = dict(widths=(32, 64, 128))  # 2.7 M parameters, an hour on one core
 MEDIUM = dict(widths=(48, 96, 160))  # 4.7 M parameters, 9.4 MB in half precision, an hour on one core
-EYES, CRITIC = dict(width=32, features=128), dict(stem=24, widths=(64, 160))
+CLASSIFIER, CRITIC = dict(width=32, features=128), dict(stem=24, widths=(64, 160))
 PATCHES = dict(width=128, layers=6)
 LARGE = dict(patch=1, widths=(64, 112, 160), blocks=2, heads=5)  # 7.8 M parameters, 15.5 MB, for a GPU
 
@@ -67,9 +67,9 @@ TRAININGS = {
         Training("fashion-mnist-transformer", 12_000, rate=1e-3, warmup=500, seed=3, bf16=False, flips=True),
         Training("imagenet32-noise", 5_000, rate=1.2e-3, flips=True, drop=0.1, network=MEDIUM),
         Training("imagenet32-data", 5_000, rate=1.2e-3, flips=True, drop=0.1, network=MEDIUM),
-        Training("imagenet32-classifier", 3_000, batch=256, rate=2e-3, flips=True, network=EYES),
+        Training("imagenet32-classifier", 3_000, batch=256, rate=2e-3, flips=True, network=CLASSIFIER),
         Training("imagenet32-critic", 2_000, batch=256, rate=2e-3, seed=1, flips=True, network=CRITIC),
-        Training("imagenet32-observer", 2_000, batch=256, rate=2e-3, seed=2, flips=True, network=EYES),
+        Training("imagenet32-observer", 2_000, batch=256, rate=2e-3, seed=2, flips=True, network=CLASSIFIER),
         Training("imagenet32-transformer", 4_000, batch=256, warmup=400, seed=3, flips=True, network=PATCHES),
     )
 }
