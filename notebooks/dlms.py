@@ -154,8 +154,8 @@ plots.listing(pd.DataFrame(listed).sort_values(["network", "NFE"], kind="stable"
 published = pd.read_csv(experiments.home() / "results" / "published_dlms_ablation.csv").set_index(["variant", "nfe"]).fid  # fmt: skip
 whole, *taken = dlms_study.ABLATION
 if not small and (names[0], dlms_study.ABLATED[0], whole) in cell.index:
-    figure, axes = plt.subplots(1, len(dlms_study.ABLATED), figsize=(10.5, 3.6), sharex=True, sharey=True)
-    for ax, nfe in zip(axes, dlms_study.ABLATED, strict=True):
+    figure, axes = plt.subplots(1, len(dlms_study.ABLATED), figsize=(7.4, 3.6), sharex=True, sharey=True, squeeze=False)
+    for ax, nfe in zip(axes[0], dlms_study.ABLATED, strict=True):
         for y, method in enumerate(taken):
             title = dlms_study.ABLATION[method]
             for column, look in (("fd_reference", {}), ("fd_reference_transformer", dict(markerfacecolor="white"))):
@@ -166,9 +166,9 @@ if not small and (names[0], dlms_study.ABLATED[0], whole) in cell.index:
         ax.axvline(1, color="0.4", linestyle=":")
         ax.set(xscale="log", title=f"NFE {nfe}", xlabel=f"over that of all techniques, n = {found.n.max():,}")
         plots.plain_ticks(ax.xaxis)
-    axes[0].set_yticks(range(len(taken)), [dlms_study.ABLATION[m] for m in taken])
-    axes[0].invert_yaxis()
-    axes[-1].legend(fontsize=9)
+    axes[0, 0].set_yticks(range(len(taken)), [dlms_study.ABLATION[m] for m in taken])
+    axes[0, 0].invert_yaxis()
+    axes[0, -1].legend(fontsize=9)
     plt.show()
 
 # %% tags=["hide-input"]
