@@ -62,7 +62,8 @@ def learned(value: str = "fd_reference", images: str = "fashion-mnist", block: i
 def galaxies(value: str) -> dict[str, pd.DataFrame]:
     """Of each network: line, a solver as pages call it, on its better grid; column, NFE."""
     found = rows("galaxies").fillna({"grid": ""}).assign(title=lambda t: t.solver.map(module.TITLES))
-    found = found.groupby(["checkpoint", "title", "nfe", "grid"])[["rmse", "flux_error"]].mean().reset_index()
+    cells = ["checkpoint", "title", "solver", "nfe", "grid"]
+    found = found.groupby(cells)[["rmse", "flux_error"]].mean().reset_index()
     found = found.loc[found.groupby(["checkpoint", "title", "nfe"]).rmse.idxmin()]
     groups = found.groupby(found.checkpoint.str.removeprefix("galaxies-"))
     return {name: part.pivot(index="title", columns="nfe", values=value) for name, part in groups}

@@ -38,7 +38,10 @@ GAUSS_NEWTON = {  # begun with an analytical first step, and without; single ima
     "gauss-newton:residual=pixels,base=deis,grid=time,afs=False,images=64,limit=5": "Gauss-Newton",
 }
 DESIGNED = {"dlms:objective=last,rate=0.005,residual=pixels,trajectories=4800": "DLMS, last image"}  # begun with AFS
-TITLES = HANDCRAFTED | DISTILLED | GAUSS_NEWTON | DESIGNED
+MORE = {  # where it is cheap
+    "gauss-newton:residual=pixels,base=deis,grid=time,afs=False,images=256,limit=0.0": "Gauss-Newton, 256 images, no bound",
+}
+TITLES = HANDCRAFTED | DISTILLED | GAUSS_NEWTON | DESIGNED | MORE
 FIRST = "galaxies-hsc-64"
 SURVEYS = ("galaxies-ztf-64", "galaxies-lsst-60")  # with 5 evaluations, as the others
 LARGE = ("galaxies-quasar-72", "galaxies-roman-120")  # no designer was trained
@@ -98,7 +101,7 @@ def galaxies_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     for name in () if checkpoint else SURVEYS:
         cells += few(checkpoint=name, block=range(SURVEY_BLOCKS))
     for name in () if checkpoint else OTHERS:
-        some = () if name in LARGE else DESIGNED
+        some = () if name in LARGE else (*DESIGNED, *MORE)
         cells += solvers_on((*HANDCRAFTED, *D_DDIM, *GAUSS_NEWTON, *some), checkpoint=name, nfe=5, block=0)
     return [cell for k, cell in enumerate(cells) if cell not in cells[:k]]
 
