@@ -38,8 +38,8 @@ GAUSS_NEWTON = {  # begun with an analytical first step, and without; single ima
     "gauss-newton:residual=pixels,base=deis,grid=time,afs=False,images=64,limit=5": "Gauss-Newton",
 }
 DESIGNED = {"dlms:objective=last,rate=0.005,residual=pixels,trajectories=4800": "DLMS, last image"}  # begun with AFS
-MORE = {  # where it is cheap
-    "gauss-newton:residual=pixels,base=deis,grid=time,afs=False,images=256,limit=0.0": "Gauss-Newton, 256 images, no bound",
+MORE = {  # where it is cheap; without a bound on the error of single images
+    "gauss-newton:residual=pixels,base=deis,grid=time,afs=False,images=256,limit=0.0": "Gauss-Newton, 256 images",
 }
 TITLES = HANDCRAFTED | DISTILLED | GAUSS_NEWTON | DESIGNED | MORE
 FIRST = "galaxies-hsc-64"
