@@ -97,7 +97,7 @@ listed = pd.DataFrame({
 plots.listing(listed)
 
 # %% [markdown]
-# **For whom.** For those who sample a diffusion or flow model many times with few evaluations, and for reviewers of the two papers. **What has not been run**: the papers' networks and FID ([what it takes](papers_scale)). **What holds** of the papers' claims here, and what does not, is on each figure's page.
+# **For whom.** For those who sample a diffusion or flow model many times with few evaluations, and for reviewers of the two papers. **What has not been run**: the papers' networks and FID ([what it takes](papers_scale)). **What holds** of the papers' claims here, and what does not: [one table](claims).
 #
 # In ten lines, with a network that is part of the package:
 
