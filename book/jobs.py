@@ -20,7 +20,7 @@ EARLY = (
     "figure_3", "ablations", "limits",
 )  # fmt: skip
 # These add to the same files of results and of solvers: one at a time.
-SHARE = ("learned", "dlms", "gauss_newton", "carried", "natural")
+SHARE = ("learned", "gauss_newton", "carried", "natural")
 # These need rows of other pages: always, and where the other pages make the rows that are committed.
 AFTER = {"table_1": ("figure_4",)}
 AFTER_KEPT = AFTER | {"limits": ("figure_3", "figure_4"), "checkpoints": ("figure_4", "natural")}
