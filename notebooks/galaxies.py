@@ -201,7 +201,7 @@ table["failed"] = table.failed.map("{:.1f}".format)
 plots.listing(table.rename(columns={"title": "solver", "failed": "not measurable"} | columns))
 
 # %% [markdown]
-# The Gauss-Newton solver has the least error of an image in each of the six quantities, and is the only one whose distributions are nearer than the floor in all six. The best handcrafted solvers get fluxes nearly right and shapes not: the asymmetry of an image, and its distribution, are off by a third of a standard deviation.
+# The Gauss-Newton solver and DLMS have less error of an image in each of the six quantities than the others, and are the only ones whose distributions are nearer than the floor in all six. The best handcrafted solvers get fluxes nearly right and shapes not: the asymmetry of an image, and its distribution, are off by a third of a standard deviation.
 #
 # *Not measurable*: images, mean over blocks, of which `statmorph` could not measure the solver's or the reference's; they are left out.
 
