@@ -161,7 +161,7 @@ CLAIMS: list[tuple[str, str, Callable[[], object]]] = [
      lambda: all(galaxies(v)["hsc-64"].drop("DLMS, last image").idxmin()[n] == "Gauss-Newton, AFS"
                  for v in ("rmse", "flux_error") for n in (3, 4, 5, 6))),
     ("galaxies", "with 5 it is as near as the best handcrafted solver with 8",
-     lambda: galaxies("rmse")["hsc-64"].loc["Gauss-Newton, AFS", 5] < galaxies("rmse")["hsc-64"].loc[list(CRAFTED), 8].min()),
+     lambda: (t := galaxies("rmse")["hsc-64"]).loc["Gauss-Newton, AFS", 5] < t.loc[list(CRAFTED), 8].min()),
     ("galaxies", "it and DLMS have less error than others in all six quantities, alone distributions within the floor",
      lambda: (shapes(False)[WHOLE].max(axis=1) < shapes(False).drop(columns=WHOLE).min(axis=1)).all()
              and set(shapes(True).lt(floor_of_shapes(), axis=0).all().loc[lambda s: s].index) == set(WHOLE)),

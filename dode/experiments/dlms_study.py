@@ -55,7 +55,8 @@ def dlms_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
         return dlms_study.cells(checkpoint=names[:1], method=["start", *list(OBJECTIVES)[2:]], nfe=3)
     make = functools.partial(dlms_study.cells, checkpoint=names)
     cells = make(method=["start", *HANDCRAFTED, "gauss-newton", ENDS], nfe=NFES)
-    cells += make(method=[*list(OBJECTIVES)[:3], AGAIN], nfe=5)
+    cells += make(method=[trained("stored"), trained("moving"), AGAIN], nfe=5)
+    cells += dlms_study.cells(checkpoint=names[0], method=list(OBJECTIVES), nfe=5)
     cells += dlms_study.cells(checkpoint=names[0], method=["start", *HANDCRAFTED, *ABLATION], nfe=ABLATED)
     return [cell for k, cell in enumerate(cells) if cell not in cells[:k]]
 
