@@ -116,7 +116,7 @@ plots.listing(pd.DataFrame(listed))
 #
 # Early selection returns the best of each training on held-back noise. What it returns is good in all of them.
 #
-# The same in the gradients at the start: the cosine between the gradient of all step losses and that of the last image's distance, by what is designed. At 1 the one descends the other.
+# At the initial solver the gradients do not show this yet. Below is the cosine between the gradient of all step losses and that of the last image's distance, by what is designed; at 1 the one descends the other. They agree for weights and input levels, and little for levels, with the level's own gradient or without.
 
 # %% tags=["hide-input"]
 cosines = gradients.gradients.rows(run, gradients.gradient_cells(p, checkpoint))
