@@ -120,11 +120,12 @@ plots.listing(pd.DataFrame(listed))
 
 # %% tags=["hide-input"]
 cosines = gradients.gradients.rows(run, gradients.gradient_cells(p, checkpoint))
-wide = cosines.assign(cosine=cosines.cosine.map("{:+.2f}".format), each=cosines.by_design)
-wide["objective"] = wide.objective.map(gradients.OBJECTIVES)
-wide = wide.rename(columns={"head": "designed", "each": "by row of the design", "checkpoint": "network"})
+wide = pd.DataFrame({
+    "network": cosines.checkpoint.map(word), "step losses": cosines.objective.map(gradients.OBJECTIVES),
+    "designed": cosines["head"], "cosine": cosines.cosine.map("{:+.2f}".format),
+})  # fmt: skip
 print(f"NFE {int(cosines.nfe.max())}, {int(cosines.n.max())} noises, at the initial solver")
-plots.listing(wide[["network", "objective", "designed", "cosine", "by row of the design"]].fillna(""))
+plots.listing(wide)
 
 # %% [markdown]
 # ## Beside other solvers
@@ -138,11 +139,16 @@ for (name, nfe), part in found.groupby(["checkpoint", "nfe"], sort=False):
     rows = part.set_index("method")
     if ENDS not in rows.index:
         continue
-    shown = {} if small else {f"best handcrafted ({best.method[name, nfe]})": best.loc[name, nfe]}
+    shown = {} if small else {f"best handcrafted ({plots.NAMES[best.method[name, nfe]]})": best.loc[name, nfe]}
     shown |= {title: rows.loc[method] for method, title in SHOWN.items() if method in rows.index}
     for title, row in shown.items():
         listed.append({"network": word(name), "NFE": nfe, "solver": title, **{t: f"{row[c]:.3f}" for c, t in COLUMNS.items()}, "evaluations of the fit": f"{int(row.evaluations):,}"})  # fmt: skip
-print(f"n = {found.n.max():,} held-out seeds that chose nothing; RMSE: {found.n_rmse.max()}; one training each")
+floor = ""
+if p.kept:
+    floors = learned.floor.rows(run, [c for name in names for c in learned.floor_cells(p, name)]).fd_reference
+    floors *= (1 / found.n.max() + 1 / p.images) / (2 / p.images)  # measured for two sets of as many images
+    floor = f"; floor of FD {floors.min():.3f} to {floors.max():.3f}"
+print(f"n = {found.n.max():,} held-out seeds that chose nothing{floor}; RMSE: {found.n_rmse.max()}; one training each")
 plots.listing(pd.DataFrame(listed).sort_values(["network", "NFE"], kind="stable"))
 
 # %% [markdown]
@@ -223,7 +229,8 @@ live = experiments.Live("dlms", p, where)
 if live.active:
     row = found.query("checkpoint == @names[0] and nfe == @NFE and method == @ENDS").iloc[0]
     live.check(row, dlms_study.dlms_study, "fd_reference", p.again)  # as committed
-    live.check(row, dlms_study.dlms_study, "fd_reference", method="start")
+    start = found.query("checkpoint == @names[0] and nfe == @NFE and method == 'start'").iloc[0]
+    live.check(start, dlms_study.dlms_study, "fd_reference")
 live.show()
 
 # %% tags=["remove-input"]

@@ -18,7 +18,7 @@ from dode.experiments.sweeps import Preset
 
 HEADS = {"weights": slice(0, -2), "levels": slice(-2, -1), "input levels": slice(-1, None)}  # columns of a designer
 POOL = 192  # noises behind a gradient, of training
-OBJECTIVES = {"stored": "level held fixed, as published", "moving": "level with its gradient"}
+OBJECTIVES = {"stored": "level held fixed", "moving": "level with its gradient"}
 
 
 def gradient_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
