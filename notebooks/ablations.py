@@ -102,7 +102,7 @@ short = (
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
 Markdown(short)
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "ablations", "caption": "Fréchet distance in classifier features (not FID) of D-DDIM with NFE 5 when one thing is changed, over that of the usual fit (C = 10, 100 images, eq. (10), states of equal noise level). A mark is the mean over blocks of seeds of the ratio in each block, a bar its range: blocks share their seeds. Right of the line: worse."}}
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "ablations-ratios", "caption": "Fréchet distance in classifier features (not FID) of D-DDIM with NFE 5 when one thing is changed, over that of the usual fit (C = 10, 100 images, eq. (10), states of equal noise level). A mark is the mean over blocks of seeds of the ratio in each block, a bar its range: blocks share their seeds. Right of the line: worse."}}
 blocks = table[table.solver == "ddim"].pivot(index=["checkpoint", "block"], columns="variant", values="fd")
 blocks = blocks.div(blocks["d-ode"], axis=0)
 TITLES = {"scale C": "C = {}", "batch |B|": "{} images", "equation": "eq. {}", "targets": "states by {}", "first step": "first step: {}", "fitted on": "fitted on the {} network"}  # fmt: skip

@@ -48,7 +48,7 @@ listed = pd.DataFrame({
 })  # fmt: skip
 HTML(listed.to_html(index=False, border=0, escape=False))
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "claims", "caption": "Claims of the two papers by verdict."}}
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "claims-verdicts", "caption": "Claims of the two papers by verdict."}}
 figure, ax = plt.subplots(figsize=(6, 1.9))
 ax.barh([v for v in order if counts[v]], [counts[v] for v in order if counts[v]], color="C0")
 ax.invert_yaxis()
