@@ -32,9 +32,10 @@ from dode.experiments.claims import CLAIMS
 plots.style()
 counts = Counter(claim.verdict for claim in CLAIMS)
 order = ["holds", "holds in part", "not here", "not tested"]
+words = ", ".join(f"{counts[v]} {v.replace('holds', 'hold') if counts[v] > 1 else v}" for v in order if counts[v])
 short = (
     "```{admonition} In short\nAsked: which claims of the two papers hold on the small networks of this book?\n"
-    f"Of {len(CLAIMS)} claims: {', '.join(f'{counts[v]} {v}' for v in order if counts[v])}. Each verdict is a condition on committed rows, and a test holds it to them.\n```"
+    f"Of {len(CLAIMS)} claims: {words}. Each verdict is a condition on committed rows, and a test holds it to them.\n```"
 )
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}

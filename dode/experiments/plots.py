@@ -42,7 +42,7 @@ LEARNED_LOOKS = {
         itertools.cycle(("C8", "C2", "C3", "C1", "C5", "C4", "C0", "C9", "#AA1155", "C6", "C7", "#225544")),
         itertools.cycle("PX*^v<sDop"),
     )
-}
+} | {"gauss-newton": dict(color="black", marker="D")}  # grey is for handcrafted solvers
 
 
 def style() -> None:
