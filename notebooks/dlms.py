@@ -77,14 +77,14 @@ plt.show()
 # %% [markdown]
 # ## The method
 #
-# DLMS {cite:p}`liang2025lms` trains a small network, the *designer*. After each network evaluation it reads the bottleneck of the large network and writes the next step of the solver for each image: the weights of the last four outputs, the next noise level, and the level that the network is told there (*time scaling*). The paper's abstract says so, and that an
+# DLMS {cite:p}`liang2025lms` trains a small network, the *designer*. After each network evaluation it reads the bottleneck of the large network and writes the next step of the solver for each image: the weights of the last four outputs, the next noise level, and the level passed to the network there (*time scaling*). The paper's abstract says so, and that an
 # image of CIFAR-10 then takes 5 evaluations for FID 3.23. All else here is known second-hand, from an independent reimplementation: there is no code of the authors.
 #
 # - **The initial solver** is Adams-Bashforth in $\ln\sigma$ on clean images, on levels uniform in time, with an analytical first step (AFS).
 # - **Step losses.** After each step the student's state is compared with a teacher's at the same level, after the last one in features of the image. A training step descends their sum. No gradient passes through more than two steps.
 # - **Ours**, for comparison: *the last image alone*. The same designer, the same loss of the last image, its gradient through all steps. The distance is compared, not its square, so that single images do not lead.
 #
-# All trainings here have the rate of the reimplementation, $5\cdot10^{-3}$, and the loss of the Gauss-Newton solver for the last image (two classifiers, neither of which measures). The teacher runs once for each of 1,200 noises and is known at every level (`dode.distillation.dense`), which costs a third of a teacher that runs along.
+# All trainings here have the rate of the reimplementation, $5\cdot10^{-3}$, and the loss of the Gauss-Newton solver for the last image (two classifiers, neither of which measures). The teacher runs once for each of 1,200 noises and is known at every level (`dode.distillation.dense`).
 
 # %% tags=["nbval-check-output", "hide-input"]
 table, _ = fits.initial_solver(run, names[0], "dlms", 4)
@@ -154,7 +154,7 @@ plots.listing(pd.DataFrame(listed).sort_values(["network", "NFE"], kind="stable"
 # %% [markdown]
 # - **Trained on the last image, DLMS is ahead of every handcrafted solver** on both networks, in both evaluation networks and in RMSE.
 # - **It is ahead of the Gauss-Newton solver with 3 evaluations and, with noise prediction, with 8**, and level with it elsewhere. That solver is one table for all images; DLMS takes two to three times the evaluations, with gradients.
-# - **Step losses with early selection are ahead of handcrafted solvers too** with NFE 5; with the level held fixed on the data-predicting network only. An earlier version of this page trained DLMS at a twentieth of this rate, for 50 steps, and found otherwise: that solver had hardly moved.
+# - **Step losses with early selection are ahead of handcrafted solvers too** with NFE 5; with the level held fixed on the data-predicting network only. Rows of an earlier training, at a twentieth of this rate and of 50 steps, are of a solver that had hardly moved (`results/learned.standard.csv`, method `dlms`).
 #
 # ## The ablation
 #
