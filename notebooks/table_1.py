@@ -64,7 +64,7 @@ points = both.groupby(["method", "stage", "calls"]).agg(
 )
 points = points.reset_index().join(cost, on=["method", "stage"]).fillna({"units": 0.0, "evaluations": 0})
 points["total"] = points.units + points.calls / costs.CALLS
-LEVELS = (0.5, 0.35)  # distances to reach, chosen before any method's own
+LEVELS = (0.5, 0.35)  # distances to reach: round numbers, none of them a method's own
 
 
 def reached(method: str, level: float) -> tuple[str, float]:
