@@ -53,12 +53,6 @@ def exponential_shares(levels: list[Tensor], following: Tensor) -> Tensor:
     return solved / m[0]
 
 
-def pool_of(denoiser: Denoiser, size: int, seed: int) -> Tensor:
-    """Noises of a training, ``(size, ...)``; no other page or fit sees them."""
-    draws = torch.Generator().manual_seed(seed + 1)
-    return torch.randn((size, *denoiser.shape), generator=draws).to(denoiser.device)
-
-
 class OnlineTeacher:
     """Runs from ``top`` times the noise to wherever the student goes, ``points`` steps a time, uniform in ``sigma``.
 
@@ -180,28 +174,47 @@ class Paths(Objective):
         return [self.points] + ["distances"] * self.distances
 
 
-class StoredPaths(Paths):
-    """:class:`Paths` of ``pool`` noises, seen again and again; the teacher runs once for each (:class:`DensePath`).
+class Pooled(Objective):
+    """Of ``pool`` noises, drawn again and again; the teacher runs once for each."""
 
-    It is UniP-3 with :data:`STORED` steps.  ``moving``: the level of a loss is designed too, and the path's slope is
-    known there; else a level moves for the next row's loss alone.
-    """
-
-    def __init__(self, pool: int = POOL, seed: int = 0, distances: bool = False, moving: bool = False) -> None:
-        super().__init__(distances=distances)
-        self.pool, self.seed, self.moving = pool, seed, moving
+    def __init__(self, pool: int = POOL, seed: int = 0) -> None:
+        self.pool, self.seed = pool, seed
 
     def prepare(self, denoiser: Denoiser, examples: Examples) -> None:
         super().prepare(denoiser, examples)
-        self.noise = pool_of(denoiser, self.pool, self.seed)
-        self.path = DensePath.record(denoiser, default_teacher(denoiser, STORED), self.noise, examples.size)
+        draws = torch.Generator().manual_seed(self.seed + 1)
+        self.noise = torch.randn((self.pool, *denoiser.shape), generator=draws).to(denoiser.device)
 
     def batch(self, denoiser: Denoiser, size: int, step: int, draws: torch.Generator) -> tuple[Denoiser, Tensor, Any]:
-        return self.seen(denoiser, torch.randint(self.pool, (size,), generator=draws))
+        return self.chosen(denoiser, torch.randint(self.pool, (size,), generator=draws))
 
-    def seen(self, denoiser: Denoiser, pick: Tensor) -> tuple[Denoiser, Tensor, Any]:
-        """The same of these noises of the pool."""
-        return denoiser.of(pick), self.noise[pick], self.path.of(pick).at
+    def chosen(self, denoiser: Denoiser, pick: Tensor) -> tuple[Denoiser, Tensor, Any]:
+        """The batch of these noises."""
+        return denoiser.of(pick), self.noise[pick], self.goals(pick)
+
+    def goals(self, pick: Tensor) -> Any:
+        """What :meth:`losses` aims at for these noises."""
+        raise NotImplementedError
+
+
+class StoredPaths(Pooled, Paths):
+    """:class:`Paths` with a teacher that runs once for each noise: UniP-3, :data:`STORED` steps.
+
+    ``moving``: the level of a loss is designed too, and the path's slope is known there; else a level moves for the
+    next row's loss alone.
+    """
+
+    def __init__(self, pool: int = POOL, seed: int = 0, distances: bool = False, moving: bool = False) -> None:
+        Pooled.__init__(self, pool, seed)
+        Paths.__init__(self, distances=distances)
+        self.moving = moving
+
+    def prepare(self, denoiser: Denoiser, examples: Examples) -> None:
+        super().prepare(denoiser, examples)
+        self.path = DensePath.record(denoiser, default_teacher(denoiser, STORED), self.noise, examples.size)
+
+    def goals(self, pick: Tensor) -> Callable[[Tensor], Tensor]:
+        return self.path.of(pick).at
 
     def facts(self, solver: Designed) -> dict[str, Any]:
         return dict(teacher="deis, stored", teacher_nfe=STORED)
@@ -245,30 +258,21 @@ class TeachersSteps(Objective):
         return [5, self.teacher.digest]
 
 
-class LastImages(Objective):
+class LastImages(Pooled):
     """The distance of the last image's residual, not its square, so that single images far off do not lead.
 
-    ``pool`` noises are seen again and again; the teacher runs once for each.  The solver's levels keep their gradient
-    from row to row (``solver.through``).
+    The solver's levels keep their gradient from row to row (``solver.through``).
     """
-
-    def __init__(self, pool: int = POOL, seed: int = 0) -> None:
-        self.pool, self.seed = pool, seed
 
     @torch.no_grad()
     def prepare(self, denoiser: Denoiser, examples: Examples) -> None:
         super().prepare(denoiser, examples)
-        self.noise = pool_of(denoiser, self.pool, self.seed)
         pieces = batches(denoiser, examples.size, self.noise)
         goals = [bound(examples.residual, m)(sample(m, examples.teacher, part)) for m, (part,) in pieces]
         self.goal = torch.cat(goals)
 
-    def batch(self, denoiser: Denoiser, size: int, step: int, draws: torch.Generator) -> tuple[Denoiser, Tensor, Any]:
-        return self.seen(denoiser, torch.randint(self.pool, (size,), generator=draws))
-
-    def seen(self, denoiser: Denoiser, pick: Tensor) -> tuple[Denoiser, Tensor, Any]:
-        """The same of these noises of the pool."""
-        return denoiser.of(pick), self.noise[pick], self.goal[pick]
+    def goals(self, pick: Tensor) -> Tensor:
+        return self.goal[pick]
 
     def losses(self, solver: Designed, denoiser: Denoiser, noise: Tensor, goal: Any) -> list[Tensor]:
         *_, (end, _) = replace(solver, through=True).walk(denoiser, noise)

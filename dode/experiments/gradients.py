@@ -28,8 +28,19 @@ def gradient_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     return gradients.cells(checkpoint=names, objective=OBJECTIVES, head=HEADS, nfe=3 if small else 5)
 
 
-def gradients_of(run: Run, checkpoint: str, nfe: int, aim: StoredPaths | LastImages, pool: int) -> list[Tensor]:
-    """Of each loss, on the numbers of the starting table, ``(rows, columns)``; over ``pool`` noises."""
+def pool_of(p: Preset) -> int:
+    """How many noises a preset takes."""
+    return 4 if p.name == "smoke" else POOL
+
+
+@functools.cache
+def gradients_of(run: Run, checkpoint: str, nfe: int, objective: str) -> list[Tensor]:
+    """Of each loss, on the numbers of the starting table, ``(rows, columns)``, over a pool of noises.
+
+    ``objective`` is one of :data:`OBJECTIVES`, or "last": the last image's distance alone.
+    """
+    pool = pool_of(run.preset)
+    aim = LastImages(pool) if objective == "last" else StoredPaths(pool, moving=objective == "moving")
     _, problem, _ = task(run, checkpoint, "dlms:residual=seen", nfe)
     model = problem.denoiser
     solver: DLMS = begin_dlms(model, problem.table, features=False)
@@ -38,20 +49,11 @@ def gradients_of(run: Run, checkpoint: str, nfe: int, aim: StoredPaths | LastIma
     aim.prepare(model, problem.examples(1.0))
     for first in range(0, pool, 32):
         images = torch.arange(first, min(pool, first + 32))
-        losses = aim.losses(solver, *aim.seen(model, images))
+        losses = aim.losses(solver, *aim.chosen(model, images))
         found = [torch.autograd.grad(loss, table, retain_graph=True, allow_unused=True)[0] for loss in losses]
         part = [torch.zeros_like(table) if g is None else g * len(images) / pool for g in found]
         total = [a + b for a, b in zip(total, part, strict=True)] if total else part
     return total
-
-
-@functools.cache
-def both(run: Run, checkpoint: str, nfe: int, objective: str) -> tuple[list[Tensor], Tensor]:
-    """The gradients of an objective's losses, and that of the last image's distance."""
-    pool = 4 if run.preset.name == "smoke" else POOL
-    aim = StoredPaths(pool, moving=objective == "moving")
-    (last,) = gradients_of(run, checkpoint, nfe, LastImages(pool), pool)
-    return gradients_of(run, checkpoint, nfe, aim, pool), last
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -65,12 +67,12 @@ def gradients(run: Run, *, checkpoint: str, nfe: int, objective: str, head: str)
 
     1: descending the one descends the other; below 0: it climbs.
     """
-    steps, last = both(run, checkpoint, nfe, objective)
+    steps, (last,) = (gradients_of(run, checkpoint, nfe, kind) for kind in (objective, "last"))
     columns = HEADS[head]
     each = [cosine(g[:, columns], last[:, columns]) for g in steps]
     total = torch.stack(steps).sum(0)
     rows = joined((cosine(g, w) for g, w in zip(total[:, columns], last[:, columns], strict=True)), ".3f")
     return dict(
         cosine=cosine(total[:, columns], last[:, columns]), by_loss=joined(each, ".3f"), by_design=rows,
-        n=4 if run.preset.name == "smoke" else POOL,
+        n=pool_of(run.preset),
     )  # fmt: skip

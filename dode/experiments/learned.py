@@ -145,6 +145,26 @@ def compared_solver(run: Run, checkpoint: str, method: str, nfe: int) -> Tableau
     return run.on_grid(checkpoint, method, best_grid(run.preset, checkpoint, method, nfe), nfe, to_zero=False)
 
 
+def frechet_distances(
+    run: Run,
+    checkpoint: str,
+    solver: Tableau | distillation.Designed,
+    seeds: range,
+    kinds: tuple[str, ...] = EVALUATION,
+) -> dict[str, Value]:
+    """To the training images and to the reference solution's samples, in the features of networks.
+
+    Columns of all but the first network end in its kind.
+    """
+    images = torch.cat([x.cpu() for x in draw(run.fast(checkpoint), solver, seeds)])
+    aims, found = reference_moments(run, checkpoint, kinds), dict[str, Value]()
+    for kind, (features, data), aim in zip(kinds, run.evaluators(checkpoint, kinds), aims, strict=True):
+        seen, word = moments_of(images, features), "" if kind == kinds[0] else f"_{kind}"
+        found[f"fd_data{word}"] = measured_distance(seen, data)
+        found[f"fd_reference{word}"] = measured_distance(seen, aim)
+    return found
+
+
 @measurement(gives=["fd_data", "fd_reference"])
 def learned(run: Run, *, checkpoint: str, method: str, nfe: int, block: int) -> dict[str, Value]:
     """The three distances of a solver, and the Fréchet ones in the critic's features too.
@@ -153,12 +173,7 @@ def learned(run: Run, *, checkpoint: str, method: str, nfe: int, block: int) -> 
     """
     p, n, solver = run.preset, images_of(run.preset, checkpoint), compared_solver(run, checkpoint, method, nfe)
     seeds = held_out_seeds(n, block)
-    images = torch.cat([x.cpu() for x in draw(run.fast(checkpoint), solver, seeds)])
-    aims, found = reference_moments(run, checkpoint), dict[str, Value]()
-    for (features, data), aim, word in zip(run.evaluators(checkpoint), aims, ("", "_critic"), strict=True):
-        seen = moments_of(images, features)
-        found[f"fd_data{word}"] = measured_distance(seen, data)
-        found[f"fd_reference{word}"] = measured_distance(seen, aim)
+    found = frechet_distances(run, checkpoint, solver, seeds)
     if block == 0:
         found |= dict(rmse=run.rmse(checkpoint, solver, p.zoo_images, p.reference_steps), n_rmse=p.zoo_images)
     grid = best_grid(p, checkpoint, method, nfe) if method in HANDCRAFTED else "time" if method == "start" else ""

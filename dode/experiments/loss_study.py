@@ -13,12 +13,10 @@ import torch
 from dode.distillation import Designed
 from dode.distillation.losses import bound, named_loss
 from dode.experiments import fits
-from dode.experiments.learned import SELECTION_BLOCK, reference_moments
+from dode.experiments.learned import SELECTION_BLOCK, frechet_distances
 from dode.experiments.measurements import Cell, Value, measurement
-from dode.experiments.run import Run, draw, held_out_seeds, seeded
+from dode.experiments.run import Run, held_out_seeds, seeded
 from dode.experiments.sweeps import Preset, checkpoints, images_of
-from dode.metrics import measured_distance
-from dode.metrics import moments as moments_of
 from dode.sampling import sample
 from dode.tableau import Tableau
 
@@ -57,13 +55,7 @@ def distances(run: Run, checkpoint: str, solver: Tableau | Designed, block: int)
     """Fréchet distances to the reference solution and to the data in both networks of :data:`EVALUATION`, and RMSE."""
     p = run.preset
     seeds = held_out_seeds(min(2_000, max(images_of(p, checkpoint) * 2 // 5, 64)), block)
-    images = torch.cat([x.cpu() for x in draw(run.fast(checkpoint), solver, seeds)])
-    found, aims = dict[str, Value](), reference_moments(run, checkpoint, EVALUATION)
-    evaluators = run.evaluators(checkpoint, EVALUATION)
-    for (features, data), aim, word in zip(evaluators, aims, ("", "_transformer"), strict=True):
-        seen = moments_of(images, features)
-        found[f"fd_reference{word}"] = measured_distance(seen, aim)
-        found[f"fd_data{word}"] = measured_distance(seen, data)
+    found = frechet_distances(run, checkpoint, solver, seeds, EVALUATION)
     rmse = run.rmse(checkpoint, solver, p.zoo_images, p.reference_steps)
     return found | dict(rmse=rmse, n_rmse=p.zoo_images, n=len(seeds), seeds=seeds, network=run.arithmetic)
 

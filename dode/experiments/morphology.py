@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dode.metrics import Features
+from dode.metrics import Features, Moments
 from dode.utils.environment import need
 from dode.zoo.families.galaxies import flux
 
@@ -75,23 +76,16 @@ def light(samples: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(samples.double(), 4).flatten(1)
 
 
-def spread(values: Tensor) -> Tensor:
-    """The standard deviation of each column, over the rows that could be measured."""
-    return values[values.isfinite().all(1)].std(0)
-
-
-def observed(kind: str, checkpoint: str, sky: float, known: Tensor) -> Features:
-    """:func:`morphologies` or :func:`light` as features, each in units of its spread over ``known``.
+def observed(name: str, take: Callable[[Tensor], Tensor], known: Tensor) -> tuple[Features, Moments]:
+    """What ``take`` measures of samples as features in units of its spread over ``known``, and the moments of these.
 
     Samples that cannot be measured have no row.
     """
-    unit, take = spread(known), light if kind == "light" else functools.partial(morphologies, sky=sky)
-
-    def function(samples: Tensor) -> Tensor:
-        found = take(samples)
-        return found[found.isfinite().all(1)] / unit
-
-    return Features(f"{checkpoint}-{kind}", known.shape[1], f"FD ({kind})", (1,), function, samples=True)
+    unit = known[known.isfinite().all(1)].std(0)
+    scaled = lambda found: found[found.isfinite().all(1)] / unit  # noqa: E731
+    label = f"FD ({name.rpartition('-')[2]})"
+    features = Features(name, known.shape[1], label, (1,), lambda x: scaled(take(x)), samples=True)
+    return features, Moments(name, features.dim, "the reference solution").update(scaled(known))
 
 
 def wasserstein(a: Tensor, b: Tensor) -> float:

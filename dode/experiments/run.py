@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dode import schedules, solvers, zoo
 from dode.denoisers import Denoiser, NetworkDenoiser
-from dode.experiments.morphology import light, morphologies, observed, spread
+from dode.experiments.morphology import light, morphologies, observed
 from dode.experiments.rows import kept
 from dode.experiments.sweeps import Preset, home, images_of
 from dode.metrics import Features, Mode, Moments, cache_folder, classifier_features, inception_features, rmse
@@ -123,6 +123,19 @@ def inception_moments(mode: Mode, name: str, device_name: str) -> tuple[Features
     return inception_features(mode, device_name), Moments.load(path)
 
 
+def kept_tensor(key: str, facts: dict[str, Any], make: Callable[[], Tensor], prefix: str = "") -> Tensor:
+    """What ``make`` returns, made once and kept under ``key`` in a file of ``_build`` that ``facts`` name."""
+
+    def made(file: Path) -> Tensor:
+        found = make()
+        save_tensors(file, {key: found}, "images", facts)
+        return found
+
+    name = prefix + "-".join(map(str, facts.values())) + ".safetensors"
+    read = lambda file: load_tensors(file, "images")[0][key]  # noqa: E731
+    return kept(home() / "_build" / "references" / name, read, made)
+
+
 @dataclass(frozen=True)
 class Run:
     """What the cells of a sweep have in common: the sizes, the device, and what is loaded or drawn once for all."""
@@ -188,23 +201,16 @@ class Run:
         """What is measured of galaxies, as features in units of its spread, and the reference solution's moments."""
         n = max(32, images_of(self.preset, checkpoint))
         where = (checkpoint, n, self.preset.reference_calls, TRAINING_BLOCK)
-        known = self.shapes(*where) if kind == "morphology" else light(self.reference_images(*where))
-        found = observed(kind, checkpoint, sky_of(checkpoint), known)
-        of = Moments(found.name, found.dim, f"{checkpoint}, {self.preset.reference_calls} calls")
-        return found, of.update(known[known.isfinite().all(1)] / spread(known))
+        if kind == "light":
+            return observed(f"{checkpoint}-light", light, light(self.reference_images(*where)))
+        measure = functools.partial(morphologies, sky=sky_of(checkpoint))
+        return observed(f"{checkpoint}-morphology", measure, self.shapes(*where))
 
     def shapes(self, checkpoint: str, n: int, calls: int, block: int = 0) -> Tensor:
         """Morphologies ``(n, 6)`` of :meth:`reference_images`; kept in ``_build``."""
         facts = dict(checkpoint=checkpoint, weights=zoo.digest(checkpoint), n=n, calls=calls, block=block)
-        name = "-".join(["morphology", *map(str, facts.values())]) + ".safetensors"
-
-        def make(file: Path) -> Tensor:
-            found = morphologies(self.reference_images(checkpoint, n, calls, block), sky_of(checkpoint))
-            save_tensors(file, dict(morphologies=found), "images", facts)
-            return found
-
-        read = lambda file: load_tensors(file, "images")[0]["morphologies"]  # noqa: E731
-        return kept(home() / "_build" / "references" / name, read, make)
+        make = lambda: morphologies(self.reference_images(checkpoint, n, calls, block), sky_of(checkpoint))  # noqa: E731
+        return kept_tensor("morphologies", facts, make, "morphology-")
 
     def reference_images(self, checkpoint: str, n: int, calls: int, block: int = 0) -> Tensor:
         """Images of the first ``n`` held-out seeds of a block, ``(n, C, H, W)``, with ``calls`` evaluations each.
@@ -215,16 +221,12 @@ class Run:
         facts = dict(checkpoint=checkpoint, weights=zoo.digest(checkpoint), n=n, calls=calls)
         facts |= dict(block=block) if block else {}
 
-        def make(file: Path) -> Tensor:
+        def make() -> Tensor:
             model, noise = seeded(self.model(checkpoint), held_out_seeds(n, block))
             table = self.on_grid(checkpoint, "dpm_solver_pp:order=2", "Karras", calls)
-            images = sample(model, table, noise, batch_size=100, progress=True).cpu()
-            save_tensors(file, dict(images=images), "images", facts)
-            return images
+            return sample(model, table, noise, batch_size=100, progress=True).cpu()
 
-        name = "-".join(map(str, facts.values())) + ".safetensors"
-        read = lambda file: load_tensors(file, "images")[0]["images"]  # noqa: E731
-        return kept(home() / "_build" / "references" / name, read, make)
+        return kept_tensor("images", facts, make)
 
     def rmse(self, checkpoint: str, solver: Tableau | Walker, n: int, calls: int) -> float:
         """How far a solver's images of the first ``n`` held-out seeds are from :meth:`reference_images`, in float32.
