@@ -29,6 +29,7 @@ from IPython.display import Markdown
 
 from dode import experiments
 from dode.experiments import plots, quality
+from dode.experiments.measurements import distinct
 
 plots.style()
 p = experiments.preset(preset)
@@ -87,7 +88,7 @@ for name in names:
         more = [spec(basis="own")] if solver == "heun" else []
         calls = [NFE] if small else [NFE, experiments.possible_nfe(solver, 10)]
         cells += experiments.fd_cells(p, {(name, solver): calls}, variants + more)
-cells = list({tuple(cell.items()): cell for cell in cells}.values())  # tables share some
+cells = distinct(cells)  # tables share some
 everything = experiments.fd.rows(experiments.Run(p, where), cells, "ablations")
 table = everything[everything.nfe == NFE]
 found = table.groupby(["checkpoint", "solver", "variant"]).fd.agg(["mean", "std"])

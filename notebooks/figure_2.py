@@ -27,7 +27,6 @@ from IPython.display import Markdown
 import dode
 from dode import experiments, solvers
 from dode.experiments import plots, quality
-from dode.experiments.rows import typed
 
 plots.style()
 p = experiments.preset(preset)
@@ -82,7 +81,7 @@ Markdown(short)
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "figure-2", "caption": "Top: how far neighbouring outputs of a ten-step solver are from collinear (1 - cosine), against the noise level. Bottom: share of a step's squared error that the fitted lambda of D-DDIM removes, NFE 10, on the fit's seeds. Noise levels fall from left to right. The first step of D-DDIM on the data-predicting network has no number to fit."}}
 figure, axes = plt.subplots(2, 1, figsize=(7, 5.4), sharex=True)
-kept_rows = typed(quality.greedy_error.sweep(experiments.preset("standard")).rows)
+of_steps = quality.committed_rows("limits")
 shares = {}
 for k, (name, matrix) in enumerate(matrices.items()):
     levels = dode.load(name).grid(sizes.reference_steps)[
@@ -90,7 +89,7 @@ for k, (name, matrix) in enumerate(matrices.items()):
     ]
     tenth = len(matrix) // 10
     axes[0].plot(levels[: len(matrix) - tenth], (1 - torch.diagonal(matrix, tenth)).clamp(min=1e-6), color=f"C{k}", label=f"{word(name)} prediction")  # fmt: skip
-    fit = kept_rows.query("checkpoint == @name and solver == 'ddim' and variant == 'd-ode' and nfe == 10")
+    fit = of_steps.query("checkpoint == @name and solver == 'ddim' and variant == 'd-ode' and nfe == 10")
     for row in fit.itertuples():
         plain, fitted = (torch.tensor(experiments.numbers(v)) for v in (row.plain_rmse, row.fit_rmse))
         shares[name] = 1 - (fitted / plain) ** 2

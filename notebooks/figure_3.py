@@ -25,7 +25,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 from dode import experiments
-from dode.experiments import learned, plots
+from dode.experiments import learned, plots, quality
 from dode.experiments.quality import OWN
 
 plots.style()
@@ -136,9 +136,7 @@ def show(variant: str) -> pd.Series:
 
 
 ratio = wide["mean"]["d-ode"] / wide["mean"]["plain"]
-blocks = rows.pivot(index=["checkpoint", "solver", "nfe", "block"], columns="variant", values="fd")
-ahead = (blocks["d-ode"] < blocks.plain).groupby(level=[0, 1, 2]).mean()
-verdict = ahead.map(lambda share: "distilled" if share == 1 else "plain" if share == 0 else "tie")
+verdict = quality.paired(rows)
 result = pd.DataFrame({title: show(variant) for variant, title in TITLES.items()})
 result["distilled / plain"] = ratio.map("{:.2f}".format)
 result["paired"] = verdict.reindex(result.index)

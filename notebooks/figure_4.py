@@ -25,7 +25,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 from dode import experiments, zoo
-from dode.experiments import learned, plots
+from dode.experiments import learned, plots, quality
 from dode.experiments.plans import LATER
 
 plots.style()
@@ -128,9 +128,7 @@ if clean:
 # %% tags=["hide-input"]
 keys = ["checkpoint", "solver", "nfe"]
 wide = measured.pivot(index=keys, columns="variant", values=["mean", "std", "count", "n"])
-blocks = rows.pivot(index=[*keys, "block"], columns="variant", values="fd")
-ahead = (blocks["d-ode"] < blocks.plain).groupby(level=[0, 1, 2]).mean()
-verdict = ahead.map(lambda share: "distilled" if share == 1 else "plain" if share == 0 else "tie")
+verdict = quality.paired(rows)
 result = pd.DataFrame({title: wide["mean"][v].combine(wide["std"][v], plots.plus_minus) for v, title in (("plain", "plain"), ("d-ode", "distilled"))})  # fmt: skip
 result["distilled / plain"] = (wide["mean"]["d-ode"] / wide["mean"]["plain"]).map("{:.2f}".format)
 result["paired"] = verdict.reindex(result.index)

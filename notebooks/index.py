@@ -28,8 +28,7 @@ from IPython.display import Markdown
 
 import dode
 from dode import experiments
-from dode.experiments import fits, galaxies, plots
-from dode.experiments.rows import typed
+from dode.experiments import fits, galaxies, plots, quality
 
 plots.style()
 p = experiments.preset(preset)
@@ -37,7 +36,7 @@ where = experiments.device(device)
 run = experiments.Run(p, where)
 small = preset == "smoke"
 many = min(p.reference_steps, 60)  # its own error is a tenth of what is shown
-found = typed(galaxies.galaxies.sweep(experiments.preset("standard")).rows)
+found = quality.committed_rows("galaxies")
 found = found.query("checkpoint == @galaxies.FIRST and nfe == 5").assign(title=lambda t: t.solver.map(galaxies.TITLES))
 each = found.fillna({"grid": ""}).groupby(["title", "solver", "grid"])
 each = each.agg(rmse=("rmse", "mean"), flux_error=("flux_error", "mean"), n=("n", "sum"), seconds=("seconds", "first"))

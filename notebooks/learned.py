@@ -71,7 +71,7 @@ short = (
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
 Markdown(short)
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "learned-nfe", "caption": "Fréchet distance (not FID) to samples of the reference solution against NFE; lower is better. Grey: the best of five handcrafted solvers, each on the best of four grids. Shaded: what two sets of n normal draws with these moments are apart; there nothing can be told. DLMS was trained at NFE 3, 5 and 8."}}
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "learned-nfe", "caption": "Fréchet distance (not FID) to samples of the reference solution against NFE; lower is better. Grey: the best of five handcrafted solvers, each on the best of four grids. Shaded: what two sets of n normal draws with these moments are apart; differences there may be chance. DLMS was trained at NFE 3, 5 and 8."}}
 shown = [m for m in ("ld3", "s4s-alt", "dlms", "gauss-newton") if m in fitted]
 figure, axes = plt.subplots(1, len(names), figsize=(5.6 * len(names) + 0.5, 4.2), sharey=True, squeeze=False)
 for ax, name in zip(axes[0], names, strict=True):

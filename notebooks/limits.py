@@ -59,11 +59,12 @@ def kept() -> pd.DataFrame:
     if table.empty:  # of another network: measured
         table = pd.concat([experiments.plan("figure_3", preset, name).run(where) for name in names])
     grouped = table.groupby(["checkpoint", "solver", "variant", "nfe"])
-    each = table.pivot(index=["checkpoint", "solver", "nfe", "block"], columns="variant", values="fd")
     found = grouped.fd.agg(["mean", "std", "count"]).join(grouped.n.first()).reset_index()
-    agree = {v: (each[v] < each.plain).groupby(level=[0, 1, 2]).mean() for v in each}
+    verdicts = {v: quality.paired(table, v) for v in set(table.variant) - {"plain"}}
     keys = found[["checkpoint", "solver", "nfe"]].itertuples(index=False)
-    found["tie"] = [0 < agree[v].get(tuple(k), 0) < 1 for k, v in zip(keys, found.variant, strict=True)]
+    found["tie"] = [
+        v in verdicts and verdicts[v].get(tuple(k)) == "tie" for k, v in zip(keys, found.variant, strict=True)
+    ]
     return found
 
 

@@ -33,8 +33,7 @@ import dode
 from dode import experiments, schedules, solvers
 from dode.denoisers import MixtureDenoiser
 from dode.distillation import corrected
-from dode.experiments import learned, orders, plots, quality
-from dode.experiments.rows import typed
+from dode.experiments import orders, plots, quality
 from dode.experiments.run import GRIDS, on_grid
 from dode.metrics import rmse
 
@@ -62,7 +61,7 @@ for name in names:
 data = quality.rmse.rows(run, cells)
 data["calls"] = data.nfe.map(lambda n: min(c for c in p.zoo_nfes if c >= n))  # Heun's 9 stands with the others' 10
 few_nfe = 5 if 5 in set(data.calls) else int(data.calls.min())
-distances = typed(learned.grid_distance.sweep(experiments.preset("standard")).rows).query("nfe == @few_nfe")
+distances = quality.committed_rows("grids").query("nfe == @few_nfe")
 nearest = {kind: part.loc[part.groupby("checkpoint")[column].idxmin()].set_index("checkpoint") for kind, part, column in (("RMSE", data[data.calls == few_nfe], "rmse"), ("FD", distances.replace({"solver": plots.NAMES}), "fd_reference"))}  # fmt: skip
 shown = [name for name in names if name in nearest["FD"].index]
 said = "; ".join(f"{name} {nearest['RMSE'].solver[name]} on {nearest['RMSE'].grid[name]} steps by RMSE, {nearest['FD'].solver[name]} on {nearest['FD'].grid[name]} by Fréchet distance" for name in shown)  # fmt: skip

@@ -28,8 +28,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 from dode import experiments
-from dode.experiments import costs, learned, plots
-from dode.experiments.rows import typed
+from dode.experiments import costs, learned, plots, quality
 
 plots.style()
 p = experiments.preset(preset)
@@ -52,7 +51,7 @@ cost = spent.set_index(["method", "stage"])[["units", "evaluations"]]
 plain["method"] = [("d-ode " if v == "d-ode" else "") + s for s, v in zip(plain.solver, plain.variant, strict=True)]
 plain["stage"] = plain["calls"] = plain.nfe
 both = pd.concat([plain, taught])
-fitted = pd.DataFrame(typed(learned.learned.sweep(experiments.preset("standard")).rows))
+fitted = quality.committed_rows("learned")
 fitted = fitted.query("method == 'gauss-newton' and checkpoint == @checkpoint and block == 0") if p.kept else fitted[:0]
 if len(fitted):
     fitted = fitted.assign(stage=fitted.nfe, calls=fitted.nfe, fd=fitted.fd_data)

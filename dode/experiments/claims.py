@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dode.experiments.dlms_study import ABLATION, ENDS, trained
 from dode.experiments.learned import HANDCRAFTED
-from dode.experiments.rows import typed
-from dode.experiments.sweeps import home
+from dode.experiments.quality import committed_rows as rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,15 +46,6 @@ def claim(source: str, page: str, verdict: Verdict) -> Callable[[Finding], Findi
         return finding
 
     return enter
-
-
-@functools.cache
-def rows(name: str) -> pd.DataFrame:
-    """The committed rows of a measurement."""
-    import pandas as pd
-
-    text = pd.read_csv(home() / "results" / f"{name}.standard.csv", dtype=str, keep_default_na=False)
-    return typed(text.to_dict("records"))
 
 
 @functools.cache

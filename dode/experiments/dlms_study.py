@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dode.experiments import fits
 from dode.experiments.learned import HANDCRAFTED, compared_solver
 from dode.experiments.loss_study import distances
-from dode.experiments.measurements import Cell, Value, measurement
+from dode.experiments.measurements import Cell, Value, distinct, measurement
 from dode.experiments.run import Run
 from dode.experiments.sweeps import Preset
 
@@ -58,7 +58,7 @@ def dlms_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     cells += make(method=[trained("stored"), trained("moving"), AGAIN], nfe=5)
     cells += dlms_study.cells(checkpoint=names[0], method=list(OBJECTIVES), nfe=5)
     cells += dlms_study.cells(checkpoint=names[0], method=["start", *HANDCRAFTED, *ABLATION], nfe=ABLATED)
-    return [cell for k, cell in enumerate(cells) if cell not in cells[:k]]
+    return distinct(cells)
 
 
 @measurement(gives=["fd_reference", "fd_data"], planned=dlms_cells)

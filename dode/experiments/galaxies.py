@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dode.distillation import DISTILLERS, Designed
 from dode.experiments import fits
-from dode.experiments.measurements import Cell, Value, measurement
+from dode.experiments.measurements import Cell, Value, distinct, measurement
 from dode.experiments.morphology import compared, morphologies, total_flux
 from dode.experiments.run import Run, draw, held_out_seeds
 from dode.experiments.sweeps import Preset, images_of
@@ -105,7 +105,7 @@ def galaxies_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
         some = () if name in LARGE else (*DESIGNED, *MORE)
         fitted = () if name == LARGEST else GAUSS_NEWTON
         cells += solvers_on((*HANDCRAFTED, *D_DDIM, *fitted, *some), checkpoint=name, nfe=5, block=0)
-    return [cell for k, cell in enumerate(cells) if cell not in cells[:k]]
+    return distinct(cells)
 
 
 @measurement(gives=["rmse", "flux_error"], planned=galaxies_cells)

@@ -34,6 +34,11 @@ Cell = dict[str, Any]
 MEASUREMENTS: dict[str, Measurement] = {}
 
 
+def distinct(cells: Iterable[Cell]) -> list[Cell]:
+    """Each cell once, where it came first."""
+    return list({tuple(cell.items()): cell for cell in cells}.values())
+
+
 def text(column: str, value: Value) -> str:
     """A value as its file has it: five decimals, of seconds two; seeds as first and last."""
     if isinstance(value, range):

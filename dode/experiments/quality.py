@@ -149,6 +149,26 @@ def committed(*pages: str) -> pd.DataFrame:
     return typed({tuple(row[k] for k in fd.keys): row for sweep in sweeps for row in sweep.rows}.values())
 
 
+@functools.cache
+def committed_rows(name: str) -> pd.DataFrame:
+    """All rows of ``results/NAME.standard.csv``, which the project keeps."""
+    import pandas as pd
+
+    text = pd.read_csv(home() / "results" / f"{name}.standard.csv", dtype=str, keep_default_na=False)
+    return typed(text.to_dict("records"))
+
+
+def paired(rows: pd.DataFrame, variant: str = "d-ode") -> pd.Series:
+    """Which is nearer in every block of rows of :func:`fd`: "distilled", "plain", or neither, a "tie".
+
+    By network, solver and NFE; a block's seeds are the same for both.
+    """
+    keys = ["checkpoint", "solver", "nfe"]
+    each = rows.pivot(index=[*keys, "block"], columns="variant", values="fd")[["plain", variant]].dropna()
+    nearer = (each[variant] < each.plain).groupby(level=keys).mean()
+    return nearer.map(lambda share: {1: "distilled", 0: "plain"}.get(share, "tie"))
+
+
 # --- how far from the reference solution -----------------------------------------------------------
 
 
