@@ -339,7 +339,7 @@ plt.show()
 # ## What is published
 #
 # FIDs (50,000 images) of Table 5 of the DLMS paper as an independent reimplementation transcribed them, and of its neighbours, from the sources in `results/published_dlms.csv`. They differ in protocol: diff-sampler, with which most were made, thresholds DPM-Solver++ and UniPC dynamically, which nothing in this book does; LD3's and S4S-Alt's are from GAS's table.
-# The table leaves out iPNDM, which is the best handcrafted solver on CIFAR-10 with 5 evaluations (13.59, diff-sampler's README).
+# iPNDM, the best handcrafted solver on CIFAR-10 with 5 evaluations, is not in the paper's table; its points are from diff-sampler's README.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "learned-published", "caption": "Published FIDs against network calls. Grey: the handcrafted solvers of the DLMS paper's table. Nothing in this figure was measured here."}}
 published = pd.read_csv(experiments.home() / "results" / "published_dlms.csv")

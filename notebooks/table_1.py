@@ -84,7 +84,7 @@ least = {
     if m in there
 }
 short = (
-    "```{admonition} In short\nAsked: what does it cost to reach a given distance, when a solver is distilled, and when a network is (Section 4.3 of the D-ODE paper)? A distilled solver is several times cheaper in the paper's count; a plain DPM-Solver++(2M) is as cheap as D-DDIM without any, and the Gauss-Newton solver cheaper than both.\n"
+    "```{admonition} In short\nAsked: what does it cost to reach a given distance, when a solver is distilled, and when a network is (Section 4.3 of the D-ODE paper)? A distilled solver is several times cheaper in the paper's count; a plain DPM-Solver++(2M), which is not distilled, is as cheap as D-DDIM, and the Gauss-Newton solver is cheaper than both.\n"
     f"Cost of FD {LEVELS[0]} in units of 50,000 images by DDIM with NFE {costs.CALLS} (n = {int(points.n.max()):,}): "
     + ", ".join(f"{title} {words}" for title, words in least.items()) + ".\n```"
 )  # fmt: skip
@@ -92,7 +92,7 @@ short = (
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
 Markdown(short)
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "table-1", "caption": "Fréchet distance in classifier features (not FID) to the training images against the cost of distilling and then drawing 50,000 images; one unit is 50,000 images of ten-step DDIM. Numbers beside points: NFE. Progressive distillation goes from right and below to fewer steps; points of consistency distillation are stages of one training. Dashed: the reference solution's own distance."}}
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "table-1", "caption": "Fréchet distance in classifier features (not FID) to the training images against the cost of distilling and then drawing 50,000 images; one unit is 50,000 images of ten-step DDIM. Numbers beside points: NFE. Each round of progressive distillation halves the steps and adds to the cost. Points of consistency distillation are stages of one training. Dashed: the reference solution's own distance."}}
 LOOKS = {
     "ddim": dict(color="C0", linestyle=":", marker="o", markerfacecolor="white"),
     "d-ode ddim": dict(color="C0", marker="o"),
@@ -107,7 +107,7 @@ figure, ax = plt.subplots(figsize=(8, 4.6))
 for method, look in LOOKS.items():
     part = points[points.method == method]
     for calls, line in part.groupby("calls") if method == "consistency" else [(0, part.sort_values("total"))]:
-        label = NAMES[method] + (f", {calls} call{'s' if calls > 1 else ''}" if calls else "")
+        label = NAMES[method] + (f", {calls} NFE" if calls else "")
         ax.plot(line.total, line.fd, label=label, linewidth=1.2, **look | ({"linestyle": "--"} if calls == 2 else {}))
     if method != "consistency":
         for _, point in part.iterrows():
