@@ -29,7 +29,7 @@ import seaborn as sns
 from IPython.display import Markdown
 
 from dode import experiments, zoo
-from dode.experiments import learned, plots, quality
+from dode.experiments import greedy, learned, plots, quality
 from dode.experiments.quality import OWN
 
 plots.style()
@@ -83,8 +83,8 @@ def compare(measured: pd.DataFrame) -> pd.DataFrame:
 
 pairs = compare(kept())
 nfes = (3,) if preset == "smoke" else (5, 10, 25)
-cells = quality.greedy_error_cells(names, SOLVERS, nfes, count, p.reference_steps)
-table = quality.greedy_error.rows(experiments.Run(p, where), cells)
+cells = greedy.greedy_error_cells(names, SOLVERS, nfes, count, p.reference_steps)
+table = greedy.greedy_error.rows(experiments.Run(p, where), cells)
 few = min(nfe for nfe in set(pairs.nfe) if nfe >= 5) if (pairs.nfe >= 5).any() else int(pairs.nfe.max())
 part = pairs[(pairs.checkpoint == names[0]) & (pairs.nfe == few) & (pairs.variant == "d-ode")]
 short = (
@@ -212,7 +212,7 @@ print(f"a fit brings each step nearer to the teacher on its own seeds, or leaves
 live = experiments.Live("limits", p, where)
 fewer = dict(n=p.live.path_images, reference_calls=p.live.reference_steps)
 for _, row in table.query("solver == 'ddim' and nfe == 5").iterrows():
-    live.check(row, quality.greedy_error, "rmse", **fewer)
+    live.check(row, greedy.greedy_error, "rmse", **fewer)
 stored = experiments.committed("figure_4").query("solver == 'unipc' and variant == 'd-ode' and nfe == 5 and block == 0")
 for _, row in stored[stored.checkpoint == names[-1]].iterrows():
     live.check(row, experiments.fd, "fd")

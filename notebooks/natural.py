@@ -30,7 +30,8 @@ from IPython.display import HTML, Markdown
 import dode
 from dode import experiments
 from dode.experiments import fits, learned, plans, plots, possible_nfe
-from dode.experiments.quality import OWN, greedy_error, greedy_error_cells
+from dode.experiments.greedy import greedy_error, greedy_error_cells
+from dode.experiments.quality import OWN
 
 plots.style()
 p = experiments.preset(preset)

@@ -11,7 +11,7 @@ import torch
 
 import dode
 from dode import distillation, experiments, solvers
-from dode.experiments import quality
+from dode.experiments import greedy, quality
 from dode.experiments.quality import OWN
 from dode.experiments.run import grid_function, on_grid
 from dode.metrics import rmse
@@ -63,7 +63,7 @@ def test_a_committed_distance_can_be_measured_again(project: Path, solver: str) 
 
 def row_of(checkpoint: str, solver: str, variant: str, nfe: int) -> dict[str, str]:
     cell = dict(checkpoint=checkpoint, solver=solver, variant=variant, nfe=nfe)
-    return quality.greedy_error(FEW, **cell, n=2, reference_calls=20)
+    return greedy.greedy_error(FEW, **cell, n=2, reference_calls=20)
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_a_row_is_what_a_fit_and_two_long_runs_give(project: Path, name: str, so
 def test_the_path_is_measured_level_by_level_in_unit_variance(project: Path) -> None:
     model, n = dode.load(NOISE), 2
     plain = solvers.heun(model.grid, nfe=5)  # states twice at a level: predictor and corrector
-    path = experiments.numbers(quality.distances(FEW, NOISE, plain, n, 20)["path"])
+    path = experiments.numbers(greedy.distances(FEW, NOISE, plain, n, 20)["path"])
     guide = distillation.make_teacher(plain)
     noise = dode.initial_noise(model.shape, experiments.held_out_seeds(n))
     states, aims = (dode.trajectory(model, table, noise) for table in (plain, guide))
@@ -112,12 +112,12 @@ def test_a_plain_row_has_no_fit_and_keeps_its_distances(project: Path) -> None:
     table = experiments.base_solver("ddim", dode.load(NAME), 3)
     assert row["lambdas"] == row["fit_rmse"] == row["plain_rmse"] == row["fit_seeds"] == ""
     assert experiments.numbers(row["lambdas"]) == []
-    assert row["rmse"] == f"{quality.distances(FEW, NAME, table, 2, 20)['rmse']:.5f}"
+    assert row["rmse"] == f"{greedy.distances(FEW, NAME, table, 2, 20)['rmse']:.5f}"
 
 
 @pytest.mark.slow
 def test_cells_can_be_made_and_no_two_are_one() -> None:
-    cells = quality.greedy_error_cells([NOISE, NAME], ("ddim", "heun", "unipc"), (5, 10), 4, 50)
+    cells = greedy.greedy_error_cells([NOISE, NAME], ("ddim", "heun", "unipc"), (5, 10), 4, 50)
     assert len({tuple(c.values()) for c in cells}) == len(cells)
     assert {c["nfe"] for c in cells if c["solver"] == "heun"} == {5, 9}
     assert {(c["checkpoint"], c["solver"]) for c in cells if c["variant"] == OWN} == {(NOISE, "unipc")}

@@ -34,7 +34,9 @@ from dode.distillation.losses import (
 )  # fmt: skip
 from dode.distillation.own_features import own_features as own_features
 from dode.distillation.problem import DISTILLERS as DISTILLERS, Problem as Problem, distiller as distiller
-from dode.distillation.space import GridSpace as GridSpace, Space as Space, resampled as resampled
+from dode.distillation.space import (
+    DirectionSpace as DirectionSpace, GridSpace as GridSpace, Space as Space, resampled as resampled,
+)  # fmt: skip
 from dode.distillation.teachers import (
     Align as Align, Recording as Recording, Teacher as Teacher, default_teacher as default_teacher,
     make_teacher as make_teacher, record as record, target_states as target_states,

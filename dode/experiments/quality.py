@@ -1,20 +1,15 @@
-"""What several pages measure of solvers, on held-out seeds: Fréchet distance, RMSE, and the error of each step.
+"""What several pages measure of solvers, on held-out seeds: Fréchet distance and RMSE.
 
-:func:`fd` is to the training images, :func:`rmse` to the images of a reference solution from the same seeds.  Eq. (14)
-of the D-ODE paper brings each state nearest to the teacher's, one after the other.  :func:`greedy_error` gives three
-distances: of each step to the teacher (what is fitted), of the last state to the teacher (what fitting step by step
-may make worse), and of the last state to the reference solution (what a poor teacher may make worse).
+:func:`fd` is to the training images, :func:`rmse` to the images of a reference solution from the same seeds.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from dode import distillation, metrics, solvers, zoo
 from dode.denoisers import Denoiser
@@ -25,7 +20,6 @@ from dode.experiments.measurements import Cell, Value, measurement
 from dode.experiments.rows import Sweep, joined, typed
 from dode.experiments.run import GRIDS, Run, base_solver, draw, fit_seeds, held_out_seeds, possible_nfe, seeded
 from dode.experiments.sweeps import Preset, checkpoints, home, images_of
-from dode.sampling import trajectory
 from dode.tableau import Tableau
 
 if TYPE_CHECKING:
@@ -53,6 +47,23 @@ def distilled(
     return distillation.d_ode(conditioned, tableau, noise, align=align, scale=scale, seeds=seeds, **more)
 
 
+def joint(denoiser: Denoiser, tableau: Tableau, images: int, block: int = 0) -> Tableau:
+    """The lambdas of :func:`distilled` fitted to the teacher's last state alone, all at once, from where it ends.
+
+    Same teacher, same seeds, Gauss-Newton steps: what is different is what fitting one step after the other costs.
+    """
+    seeds = fit_seeds(images, block)
+    conditioned, noise = seeded(denoiser, seeds)
+    start = distilled(denoiser, tableau, images, block)
+    plain = tableau.to_basis(start.basis)
+    space = distillation.DirectionSpace(plain, directions=distillation.families(plain))
+    found = distillation.gauss_newton(
+        conditioned, start, noise, space=space, teacher=distillation.make_teacher(tableau), bias=0.0, limit=0.0,
+        budget=10**9, seeds=seeds,
+    )  # fmt: skip
+    return found.with_full(found.full, lambdas=space.pack(found).tolist())
+
+
 @functools.lru_cache(maxsize=8)
 def _recorded(
     denoiser: Denoiser, levels: tuple[float, ...], images: int, block: int, align: Align, scale: int
@@ -64,9 +75,10 @@ def _recorded(
 
 
 def variant_of(run: Run, checkpoint: str, solver: str, variant: str, nfe: int, block: int = 0) -> Tableau:
-    """``solver`` as ``variant`` has it: "plain", or "d-ode" with options, ``"d-ode:scale=20,teacher=same"``.
+    """``solver`` as ``variant`` has it: "plain", "joint", or "d-ode" with options, ``"d-ode:scale=20,teacher=same"``.
 
-    "plain:align=released" is the solver on the levels of the authors' fit, which may be others than the network's own.
+    "joint" is :func:`joint`; "plain:align=released" is the solver on the levels of the authors' fit, which may be
+    others than the network's own.
 
     ``images`` is |B| (default: the preset's), ``teacher`` "ddim" or "same", ``model`` the checkpoint that is
     fitted on in place of the one that samples (on this one's grid); the others are those of
@@ -77,8 +89,10 @@ def variant_of(run: Run, checkpoint: str, solver: str, variant: str, nfe: int, b
     method, options = solvers.parse_options(variant, VARIANT_OPTIONS)
     if method == "plain":
         return released_plan(tableau, model.schedule, 10).table if options.get("align") == "released" else tableau
+    if method == "joint":
+        return joint(model, tableau, options.get("images", run.preset.fit_images), block)
     if method != "d-ode":
-        raise ValueError(f"no variant named {method!r}; there are plain and d-ode")
+        raise ValueError(f"no variant named {method!r}; there are plain, d-ode and joint")
     if options.get("teacher") == "same":
         facts, own = solvers.parse(solver)
         options["teacher"] = functools.partial(facts.make, **own)
@@ -193,73 +207,3 @@ def rmse(
     """Root mean squared distance of a solver's images to the reference solution's, in pixels of -1..1."""
     table = run.on_grid(checkpoint, ENTRIES[solver], grid, nfe)
     return dict(rmse=run.rmse(checkpoint, table, n, reference_calls), seeds=held_out_seeds(n))
-
-
-def greedy_error_cells(
-    names: Iterable[str], solvers: Iterable[str], nfes: Iterable[int], n: int, reference_calls: int
-) -> list[Cell]:
-    """Cells of every variant; those that share a teacher stand together.
-
-    Plain, distilled, and in its own basis too where a noise-predicting network meets a solver of clean images.
-    """
-    cells = list[Cell]()
-    for name in names:
-        model = zoo.load_denoiser(name)
-        for nfe, solver in itertools.product(nfes, solvers):
-            own = model.prediction == "noise" and base_solver(solver, model, 5).basis == "data"
-            which = dict(solver=solver, nfe=possible_nfe(solver, nfe), variant=["plain", "d-ode"] + [OWN] * own)
-            cells += greedy_error.cells(checkpoint=name, **which, n=n, reference_calls=reference_calls)
-    return cells
-
-
-def _batches(model: Denoiser, n: int) -> list[tuple[Denoiser, Tensor]]:
-    return [seeded(model, held_out_seeds(n)[k : k + 100]) for k in range(0, n, 100)]
-
-
-@functools.lru_cache(maxsize=4)
-def _teacher(model: Denoiser, n: int, levels: tuple[float, ...]) -> dict[float, Tensor]:
-    """States ``(n, C, H, W)`` of the fit's teacher at each level after the first, on the first ``n`` held-out seeds."""
-    student = solvers.ddim(torch.tensor(levels, dtype=torch.float64))  # as any solver through these levels
-    runs = [distillation.record(conditioned, student, noise) for conditioned, noise in _batches(model, n)]
-    rows = distillation.target_states(student, runs[0].tableau, "time")
-    return {
-        level: torch.cat([run.states[row].cpu() for run in runs]) for level, row in zip(levels[1:], rows, strict=True)
-    }
-
-
-def distances(run: Run, checkpoint: str, tableau: Tableau, n: int, reference_calls: int) -> dict[str, Value]:
-    """How far a run on the first ``n`` held-out seeds is from the teacher's run, and from the long one.
-
-    Each is the RMSE of an image in pixels of -1..1, averaged over images; ``path`` is that of the state after each row
-    to the teacher's there, both as ``x / sqrt(1 + sigma^2)``.
-    """
-    model = run.model(checkpoint)
-    states = torch.cat(
-        [trajectory(conditioned, tableau, noise).cpu() for conditioned, noise in _batches(model, n)], dim=1
-    )[1:]
-    teacher = _teacher(model, n, tuple(tableau.levels.tolist()))
-    aims = torch.stack([teacher[sigma] for sigma in tableau.sigmas[1:].tolist()])
-    truth = run.reference_images(checkpoint, n, reference_calls)
-    path = metrics.trajectory_distance(states, aims) / (1 + tableau.sigmas[1:] ** 2).sqrt()
-    return dict(
-        rmse=metrics.rmse(states[-1], truth), rmse_teacher=metrics.rmse(states[-1], aims[-1]),
-        teacher_rmse=metrics.rmse(aims[-1], truth), path=joined(path, ".6g"),
-    )  # fmt: skip
-
-
-@measurement(name="limits", gives=["rmse", "rmse_teacher", "path"])
-def greedy_error(
-    run: Run, *, checkpoint: str, solver: str, variant: str, nfe: int, n: int, reference_calls: int
-) -> dict[str, Value]:
-    """:func:`distances`: fit on the first block's seeds, run on held-out ones.
-
-    The row keeps what the fit found, so that a page needs no second fit.
-    """
-    tableau = variant_of(run, checkpoint, solver, variant, nfe)
-    fit = tableau.metadata
-    used = fit.get("seeds") or []
-    lists = {key: joined(fit.get(key, []), ".6g") for key in ("lambdas", "plain_rmse", "fit_rmse")}
-    return dict(
-        **distances(run, checkpoint, tableau, n, reference_calls), levels=joined(tableau.sigmas, ".6g"), **lists,
-        fit_seeds=f"{used[0]}-{used[-1]}" if used else "", seeds=held_out_seeds(n),
-    )  # fmt: skip
