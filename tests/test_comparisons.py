@@ -88,6 +88,21 @@ def test_a_row_is_what_a_fit_and_two_long_runs_give(project: Path, name: str, so
 
 
 @pytest.mark.slow
+def test_fitted_at_once_the_last_image_is_nearer_to_the_teachers_than_step_by_step(project: Path) -> None:
+    """On the fit's own seeds, in the mean of squares that both make small; and its lambdas give the solver again."""
+    found = {
+        v: greedy.causes(FEW, checkpoint=NOISE, solver="ddim", variant=v, nfe=3) for v in ("plain", "d-ode", "joint")
+    }
+    plain, steps, joint = (float(row["teacher_fitted_rms"]) for row in found.values())
+    assert joint < steps - 1e-4 < plain
+    model = dode.load(NOISE)
+    table = experiments.base_solver("ddim", model, 3)
+    again = distillation.corrected(table, experiments.numbers(found["joint"]["lambdas"]))
+    made = experiments.variant_of(FEW, NOISE, "ddim", "joint", 3)
+    torch.testing.assert_close(again.full, made.full, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_the_path_is_measured_level_by_level_in_unit_variance(project: Path) -> None:
     model, n = dode.load(NOISE), 2
     plain = solvers.heun(model.grid, nfe=5)  # states twice at a level: predictor and corrector

@@ -16,7 +16,18 @@ from torch import Tensor
 
 from dode import schedules, solvers
 from dode.denoisers import GaussianDenoiser
-from dode.distillation import GridSpace, Problem, Space, descend, gauss_newton, pixels, resampled
+from dode.distillation import (
+    DirectionSpace,
+    GridSpace,
+    Problem,
+    Space,
+    corrected,
+    descend,
+    families,
+    gauss_newton,
+    pixels,
+    resampled,
+)  # fmt: skip
 from dode.distillation.descent import _Relaxed, gradient, jacobian
 from dode.distillation.gauss_newton import _Equations
 from dode.distillation.gits import cheapest_path, gits, gits_grid, step_costs
@@ -85,6 +96,22 @@ def test_a_grid_space_writes_the_handcrafted_weights_anew() -> None:
     torch.testing.assert_close(moved.full, solvers.dpm_solver_pp(moved.sigmas).full)
     assert (moved.sigmas_in / moved.sigmas[:-1] - math.exp(0.2)).abs().max() < 1e-12
     assert set(space.kinds) == {"level", "level_in"}
+
+
+@pytest.mark.parametrize("basis", ["noise", "data"])
+@pytest.mark.parametrize("equation", [8, 9, 10])
+@pytest.mark.parametrize("make", [solvers.ddim, solvers.heun, solvers.unipc])
+def test_lambdas_are_a_space_of_any_table(make: Callable[..., Tableau], equation: int, basis: str) -> None:
+    """One that repeats levels, or looks back to its first output, too."""
+    table = make(ZERO).to_basis(basis)
+    space = DirectionSpace(table, directions=families(table, equation))
+    assert len(space.rows) == len(space.moves_only) == len(space.kinds) == len(space.pack(table))
+    torch.testing.assert_close(space.table(torch.zeros(len(space.rows))).full, table.full)
+    if equation == 10:
+        lambdas = torch.tensor([0.0] * (basis == "data") + [0.3, -0.2, 0.5, 0.1, 0.7, -0.4, 0.2])[: table.nfe]
+        moved = space.table(lambdas[-len(space.rows) :])
+        torch.testing.assert_close(moved.full, corrected(table, lambdas).full)
+        torch.testing.assert_close(space.pack(moved), lambdas[-len(space.rows) :].double())
 
 
 def test_what_has_no_such_space_is_refused() -> None:
