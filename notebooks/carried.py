@@ -34,8 +34,6 @@ where = experiments.device(device)
 run = experiments.Run(p, where)
 nfes, chosen_for = learned.asked(preset, checkpoint)
 names = list(chosen_for)
-# DLMS by its step losses, trained for 50 steps, is left out: it moved hardly anything (see its page)
-chosen_for = {name: [m for m in some if m not in ("dlms", "dlms-fixed")] for name, some in chosen_for.items()}
 methods = chosen_for[names[0]]
 word = lambda name: name.rsplit("-", 1)[1]  # noqa: E731  "noise" or "data"
 BLOCKS, EARLY = (0, 1, 2) if p.kept else (0, 1), [nfe for nfe in nfes if nfe <= 6]

@@ -187,7 +187,7 @@ plt.show()
 #
 # ## Limits
 #
-# One small network, one data set, one grid; no 100 or 250 evaluations; DDIM as the teacher of all, as the paper's text has it (its released code takes the same solver); `deis:order=4` for DEIS-3, with four outputs (tAB3): the paper's "third order" may have three. Most rows are in bf16, which moves this network's Fréchet distance by up to 8% (`results/bf16.csv`), for plain and distilled alike.
+# One small network, one data set, one grid; no 100 or 250 evaluations; DDIM as the teacher of all, as the paper's text has it (its released code takes the same solver); DEIS-3 has four outputs (tAB3, `deis:order=4`), as in the paper's released code, where a step of order $r$ takes $r$ outputs beside the newest (`th_deis/sampler.py`). Most rows are in bf16, which moves this network's Fréchet distance by up to 8% (`results/bf16.csv`), for plain and distilled alike.
 
 # %% tags=["hide-input"]
 live = experiments.Live("figure_3", plan.preset, where)

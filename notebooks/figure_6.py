@@ -26,12 +26,13 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 import torch
 from IPython.display import Markdown
+from matplotlib.patches import Rectangle
 
 import dode
-from dode import experiments
+from dode import experiments, zoo
 from dode.denoisers import Images
-from dode.experiments import plots
-from dode.metrics import rmse
+from dode.experiments import greedy, plots
+from dode.experiments.run import possible_nfe
 
 plots.style()
 p = experiments.preset(preset)
@@ -42,15 +43,12 @@ run = experiments.Run(sizes, where)
 names = experiments.checkpoints(checkpoint)
 count = seeds or 9
 models = {name: dode.load(name, device=where) for name in names}
-SEEDS = f"{experiments.held_out_seeds(1).start} and up"
-
-plan = {(name, "ddim"): p.nfes[:5] for name in names}
-plan |= {(name, "heun"): p.heun_nfes[:5] for name in names if name.endswith("data")}
 HIGHER = {"noise": ["ipndm", "dpm_solver", "deis:order=4"], "data": ["dpm_solver_pp:order=2", "unipc"]}
-most = 5 if preset == "smoke" else 25
-higher_nfes = tuple(nfe for nfe in (3, 5, 10, 25) if nfe <= most)  # a third-order solver wants three calls
-plan |= {(name, solver): higher_nfes for name in names for solver in HIGHER[models[name].prediction]}
-drawn = {job: [nfe for nfe in nfes if nfe <= 10 or not p.rows_of] for job, nfes in plan.items()}
+drawn = {  # the NFEs of each solver's pictures; a third-order solver wants three
+    (name, solver): [possible_nfe(solver, nfe) for nfe in ([2] * (solver == "ddim") + [3, 5, 10]) if p.kept or nfe <= 5]
+    for name in names
+    for solver in ["ddim", *["heun"] * (models[name].prediction == "data"), *HIGHER[models[name].prediction]]
+}
 
 
 def sample(name: str, tableau: dode.Tableau) -> torch.Tensor:
@@ -71,34 +69,38 @@ todo.sort(key=lambda job: (job[0], job[2]))  # solvers with the same levels shar
 pictures = {job: samples(*job) for job in todo}
 
 
-@experiments.measurement(name="figure_6", adds=[])
-def nearness(run: experiments.Run, *, checkpoint: str, solver: str, nfe: int, n: int) -> dict:
-    found = {
-        kind: f"{rmse(pictures[checkpoint, solver, nfe][label], exact[checkpoint]):.4f}"
-        for kind, label in (("rmse_plain", solver), ("rmse_distilled", f"d-{solver}"))
-    }
-    return found | dict(reference_steps=sizes.reference_steps, preset=preset, seeds=SEEDS)
-
-
-cells = [
-    nearness.cell(dict(checkpoint=name, solver=solver, nfe=nfe, n=count))
-    for (name, solver), nfes in plan.items()
-    for nfe in nfes
-]
-rows = nearness.rows(experiments.Run(p, where), cells, jobs=1)
-by = rows.set_index(["checkpoint", "solver", "nfe"])
-few = max(nfe for nfe in plan[names[0], "ddim"] if nfe <= 10)
-said = ", ".join(f"{name.removeprefix('fashion-mnist-')} {by.rmse_plain[name, 'ddim', few]:.3f} and {by.rmse_distilled[name, 'ddim', few]:.3f}" for name in names)  # fmt: skip
+measured = greedy.greedy_error.rows(run=experiments.Run(p, where), cells=[
+    cell for (name, solver), nfes in drawn.items() for nfe in [*nfes, *[25] * p.kept]
+    for cell in greedy.greedy_error.cells(
+        checkpoint=name, solver=solver, variant=["plain", "d-ode"], nfe=possible_nfe(solver, nfe), n=p.zoo_images,
+        reference_calls=p.reference_steps,
+    )
+])  # fmt: skip
+by = measured.set_index(["checkpoint", "solver", "nfe", "variant"]).rmse.unstack()
+few = drawn[names[0], "ddim"][-1]
+said = ", ".join(f"{name.removeprefix('fashion-mnist-')} {by.plain[name, 'ddim', few]:.3f} and {by['d-ode'][name, 'ddim', few]:.3f}" for name in names)  # fmt: skip
 short = (
     "```{admonition} In short\nAsked: what does distillation do to the images (Section 5.2 of the D-ODE paper)? With 5 and 10 network evaluations it removes blur from DDIM's and noise from those of solvers of higher order; with 2 and 3, D-DDIM and D-EDM draw blurs.\n"
-    f"RMSE to the reference solution of the same seed, DDIM and D-DDIM with NFE {few}, n = {count} images: {said}.\n```"
+    f"RMSE to the reference solution of the same seed, DDIM and D-DDIM with NFE {few}, n = {p.zoo_images} images: {said}.\n```"
 )
+
+
+@torch.no_grad()
+def classes(kind: Images, images: torch.Tensor) -> torch.Tensor:
+    """What the classifier of these images takes each for; where there is none, all are of one class."""
+    if not kind.evaluators:
+        return torch.zeros(len(images))
+    classifier, _ = zoo.load_evaluator(f"{kind.evaluators}-classifier", where)
+    return classifier(kind.pixel_values(images)).argmax(1).cpu()
 
 
 def grid_of_samples(
     samples: dict[str, dict[str, torch.Tensor]], kind: Images, columns: int = 3, width: float = 9.0
 ) -> plt.Figure:
-    """Rows (solvers) by columns (NFEs) of mosaics; ``samples[row][column]`` is ``(B, C, H, W)``, ``kind`` the model's."""
+    """Rows (solvers) by columns (NFEs) of mosaics; ``samples[row][column]`` is ``(B, C, H, W)``, ``kind`` the model's.
+
+    A frame is around each image that the classifier takes for another class than that of the last column.
+    """
     heads = list(dict.fromkeys(c for row in samples.values() for c in row))
     count = -(-len(next(iter(next(iter(samples.values())).values()))) // columns)
     height = width / len(heads) * len(samples) * count / columns + 0.4
@@ -110,6 +112,11 @@ def grid_of_samples(
             sns.despine(ax=ax, left=True, bottom=True)
             if head in row:
                 ax.imshow(kind.mosaic(row[head], columns), cmap="gray", vmin=0, vmax=255)
+                h, w = (side + 1 for side in row[head].shape[-2:])
+                other = classes(kind, row[head]) != classes(kind, row[heads[-1]])
+                for k in other.nonzero().flatten().tolist():
+                    corner = (k % columns * w, k // columns * h)
+                    ax.add_patch(Rectangle(corner, w, h, fill=False, edgecolor="C3", linewidth=1.5))
             else:
                 ax.set_axis_off()
             if r == 0:
@@ -137,7 +144,7 @@ def draw(prediction: str, solvers: list[str], images: int = count) -> None:
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
 Markdown(short)
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "figure-6", "caption": "The noise-predicting network: the same seeds through DDIM (top) and D-DDIM, with the NFE above; last column: the reference solution. With few evaluations some images become another object, with many too."}}
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "figure-6", "caption": "The noise-predicting network: the same seeds through DDIM (top) and D-DDIM, with the NFE above; last column: the reference solution. Red frame: the evaluation classifier takes the image for another class than the reference's."}}
 draw("noise", ["ddim"])
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "figure-6-data", "caption": "DDIM (top) and D-DDIM on the data-predicting network."}}
@@ -155,18 +162,22 @@ draw("data", HIGHER["data"], images=6)
 # %% [markdown]
 # ## Every number
 #
-# The paper shows samples of DDIM, D-DDIM, EDM and D-EDM on data-predicting networks of ImageNet and FFHQ {cite:p}`kim2024dode`; the noise-predicting network and the other solvers are additions. The distance of each image to the reference solution (DDIM, 1000 steps) of the same seed, before clipping, over the nine images of the grids. Where a solver's image becomes another object the distance jumps, so with nine images single cells mean little; [Limitations](limits) has 128.
+# The paper shows samples of DDIM, D-DDIM, EDM and D-EDM on data-predicting networks of ImageNet and FFHQ {cite:p}`kim2024dode`; the noise-predicting network and the other solvers are additions. RMSE to the reference solution (DPM-Solver++(2M), 1000 steps) of the same seed, before clipping, of the seeds that the grids begin with.
 
 # %% tags=["hide-input"]
-plots.listing(
-    rows[["checkpoint", "solver", "nfe", "n", "rmse_plain", "rmse_distilled"]].replace({"solver": plots.NAMES})
-)
+word = lambda name: name.removeprefix("fashion-mnist-")  # noqa: E731
+listed = by.reset_index().rename_axis(columns=None)
+listed["ratio"] = (listed["d-ode"] / listed.plain).map("{:.2f}".format)
+listed[["plain", "d-ode"]] = listed[["plain", "d-ode"]].map("{:.3f}".format)
+listed["checkpoint"] = listed.checkpoint.map(word)
+print(f"RMSE, n = {p.zoo_images}")
+plots.listing(listed.replace({"solver": plots.NAMES}).rename(columns={"checkpoint": "network", "nfe": "NFE", "d-ode": "distilled"}))  # fmt: skip
 
 # %% tags=["nbval-check-output", "hide-input"]
-closer = rows.assign(won=rows.rmse_distilled < rows.rmse_plain)
-print("cells in which the distilled images are nearer to the reference solution:")
-for (name, solver), won in closer.groupby(["checkpoint", "solver"], sort=False).won:
-    print(f"  {name}, {plots.NAMES[solver]}: {won.sum()} of {len(won)}")
+print("NFEs at which the distilled images are nearer to the reference solution:")
+for (name, solver), part in by.groupby(["checkpoint", "solver"], sort=False):
+    nearer = part[part["d-ode"] < part.plain].index.get_level_values("nfe")
+    print(f"  {word(name)}, {plots.NAMES[solver]}: {', '.join(map(str, nearer)) or 'none'} of {', '.join(map(str, part.index.get_level_values('nfe')))}")  # fmt: skip
 
 # %% [markdown]
 # ## What the paper says, and what came out
@@ -178,13 +189,10 @@ for (name, solver), won in closer.groupby(["checkpoint", "solver"], sort=False).
 
 # %% tags=["hide-input"]
 live = experiments.Live("figure_6", p, where)
-for _, stored in rows[(rows.solver + rows.nfe.astype(str)).isin(["ddim5", "heun9"])].iterrows():
-    for column in ("rmse_plain", "rmse_distilled"):
-        live.check(stored, nearness, column, n=count)
-live.show(
-    f"Images (to NFE 10, fits of {sizes.fit_images} images, reference solution of {sizes.reference_steps} steps)",
-    "Table",
-)
+fewer = dict(n=p.live.zoo_images, reference_calls=p.live.reference_steps)
+for _, row in measured.query("solver == 'heun' and nfe == 9").iterrows():
+    live.check(row, greedy.greedy_error, "rmse", **fewer)
+live.show(f"Images (fits of {sizes.fit_images} images, reference solution of {sizes.reference_steps} steps)", "Table")
 
 # %% tags=["remove-input"]
-plots.provenance(experiments.origin(rows))
+plots.provenance(experiments.origin(measured))

@@ -39,8 +39,6 @@ where = experiments.device(device)
 run = experiments.Run(p, where)
 TITLES = {m: plots.NAMES[m] for m in learned.METHODS} | {"dlms": "DLMS, last image", "start": "initial solver"}
 nfes, chosen_for = learned.asked(preset, checkpoint)
-# DLMS is the one that is trained until its error is flat; it has a page of its own
-chosen_for = {name: [m for m in some if m not in ("dlms", "dlms-fixed")] for name, some in chosen_for.items()}
 names = list(chosen_for)
 ENDS, designed = dlms_study.ENDS, [nfe for nfe in dlms_study.NFES if nfe in nfes]
 found = learned.compare(run, chosen_for, nfes)

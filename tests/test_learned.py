@@ -124,14 +124,14 @@ def test_a_fit_may_begin_at_that_of_another_number_of_calls(project: Path, monke
 # --- the committed run -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", distillation.DISTILLERS)
+@pytest.mark.parametrize("method", learned.FITTED)
 def test_every_learned_row_has_its_solver(method: str) -> None:
     run = experiments.Run(experiments.preset("quick"))
     for row in learned.compare(run, {DATA: [method]}, NFES).itertuples():
         solver = distillation.load_solver(fits.solver_file(run.preset, DATA, method, row.nfe))
         assert solver.nfe == row.nfe and solver.metadata["weights"] == row.weights
         assert row.evaluations == solver.metadata["network_evaluations"] > 0
-        assert isinstance(solver, distillation.Designed) == (method in ("dlms", "amed"))
+        assert isinstance(solver, distillation.Designed) == (method == "amed")
 
 
 # --- paths -----------------------------------------------------------------------------------------

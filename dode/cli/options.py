@@ -38,7 +38,7 @@ DISTILL = """Fit a few-step solver to a many-step teacher and store the table. T
 {methods}
 
 With a checkpoint of dode at NFE 3 on one CPU core, d-ode and gits take about ten seconds; olss, ld3, s4s, s4s-alt,
-dyweight and gauss-newton less than a minute; dlms and dlms-fixed a minute and a half, amed four minutes.
+dyweight and gauss-newton less than a minute; dlms two minutes, amed four.
 
   dode distill --checkpoint fashion-mnist-data --solver deis:variable=log_rho,basis=data --afs --nfe 3 \\
     --method gauss-newton --out g.safetensors

@@ -16,7 +16,7 @@ from dode.distillation.corrections import (
     directions as directions, families as families,
 )  # fmt: skip
 from dode.distillation.d_ode import Alignment as Alignment, d_ode as d_ode
-from dode.distillation.dlms import DLMS as DLMS, begin_dlms as begin_dlms, dlms as dlms, dlms_fixed as dlms_fixed
+from dode.distillation.dlms import DLMS as DLMS, begin_dlms as begin_dlms, dlms as dlms
 from dode.distillation.dyweight import dyweight as dyweight
 from dode.distillation.gauss_newton import gauss_newton as gauss_newton
 from dode.distillation.gits import (

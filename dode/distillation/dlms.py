@@ -106,10 +106,12 @@ def begin_dlms(
 )  # fmt: skip
 def dlms(
     problem: Problem, *, window: int = 4, features: bool = True, scaling: bool = True, adaptive: bool = True,
-    objective: Literal["paths", "stored", "moving", "last"] = "paths", distances: bool = False,
-    rate: float | None = None, trajectories: int = 2_000, seed: int = 0,
+    objective: Literal["last", "paths", "stored", "moving"] = "last", distances: bool = False,
+    rate: float = 5e-3, trajectories: int = 2_000, seed: int = 0,
 ) -> Designed:  # fmt: skip
-    """A small network predicts each step from the features of the denoiser (Algorithm 1).
+    """A small network predicts each step from the features of the denoiser.
+
+    The network and what it designs are the paper's; it is trained on the final image, unless ``objective`` is another.
 
     Parameters
     ----------
@@ -122,13 +124,13 @@ def dlms(
     adaptive
         Whether it designs the noise levels.
     objective
-        paths: the states after each step against a teacher's, as published; stored: a teacher that runs once for each
-        of 1,200 noises; moving: the level of a loss has a gradient too; last: the final image alone, by gradient
-        through all steps.
+        last: the final image alone, by gradient through all steps (ours: it converges, as the others may not); paths:
+        the states after each step against a teacher's (Algorithm 1, known second-hand); stored: the same with a teacher
+        that runs once for each of 1,200 noises; moving: the level of a loss has a gradient too.
     distances
         Whether losses are distances, or their squares; last: always.
     rate
-        Adam's, at first; None: 2.5e-4, eight times that where no features are read.
+        Adam's, at first; that of the reimplementation which the paper's numbers are known from.
     trajectories
         Noises that the designer is trained on (the paper: 20,000); of those that are stored, each more than once.
     seed
@@ -143,17 +145,4 @@ def dlms(
         aim = StoredPaths(pool, seed, distances, objective == "moving")
     elif objective == "last":
         aim = LastImages(pool, seed)
-    rate = rate or (2.5e-4 if features else 2e-3)
     return train(problem, start, aim, rate=rate, trajectories=trajectories, seed=seed)
-
-
-@distiller(
-    "DLMS, no feature", source="Liang et al. 2025", cite="liang2025lms", place=8, needs_gradient=True,
-    moves=("first level", "levels", "input levels", "weights"),
-)  # fmt: skip
-def dlms_fixed(problem: Problem, *, rate: float = 2e-3, trajectories: int = 2_000) -> Tableau:
-    """The training of DLMS, of one table for all images."""
-    start = begin_dlms(problem.denoiser, problem.table, features=False)
-    found = train(problem, start, rate=rate, trajectories=trajectories)
-    assert isinstance(found, DLMS)  # what begin_dlms makes
-    return found.freeze()

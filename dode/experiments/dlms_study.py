@@ -1,13 +1,15 @@
-"""DLMS trained until its error is flat: by which objective, what its parts are worth, and beside other solvers.
+"""DLMS trained until its error is flat: by which objective, what its parts are worth, and beside other fits.
 
-All are trained with one loss of the last image, that of the Gauss-Newton solver, and measured in two networks: the
-classifier that the book measures with, and a transformer by which nothing was chosen.
+What is compared has one loss of the last image, that of the Gauss-Newton solver, unless a table says otherwise, and is
+measured in two networks: the classifier that the book measures with, and a transformer by which nothing was chosen.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from dode.experiments import fits
 from dode.experiments.learned import HANDCRAFTED, compared_solver
@@ -16,17 +18,20 @@ from dode.experiments.measurements import Cell, Value, distinct, measurement
 from dode.experiments.run import Run
 from dode.experiments.sweeps import Preset
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 BLOCK = 8  # of held-out seeds: no grid, loss or setting was chosen by them
 NETWORKS = ("fashion-mnist-data", "fashion-mnist-noise")
-NFES, ABLATED = (3, 5, 8), (4,)
+NFES, OFTEN = (3, 4, 5, 6, 8, 10), (3, 5, 8)  # with those in OFTEN three trainings each
+ABLATED, CROSSED = (4, 8), (3, 5)
 LONG, SHORT = 9_600, 4_800  # noises of a training: 300 and 150 steps of Adam
 
 
 def trained(objective: str, noises: int = LONG, change: str = "", loss: str = "seen") -> str:
     """The words of a training: the rate is that of the reimplementation that the paper's numbers are known from."""
-    return f"dlms:objective={objective},rate=0.005,residual={loss},trajectories={noises}" + ("," + change) * bool(
-        change
-    )
+    words = f"dlms:objective={objective},rate=0.005,residual={loss},trajectories={noises}"
+    return ",".join([words, change] if change else [words])
 
 
 OBJECTIVES = {  # with 5 evaluations
@@ -34,9 +39,10 @@ OBJECTIVES = {  # with 5 evaluations
     trained("stored", change="adaptive=False"): "step losses, levels not designed",
     trained("moving"): "step losses, the level of a loss with its gradient",
     trained("last"): "the last image alone, through all steps",
+    trained("stored", change="distances=True"): "distances in place of squares, the level held fixed",
+    trained("moving", change="distances=True"): "distances in place of squares, the level with its gradient",
 }
 ENDS = trained("last")
-AGAIN = trained("last", change="seed=1")
 ABLATION = {
     trained("last", SHORT): "all techniques",
     trained("last", SHORT, "afs=False"): "without AFS",
@@ -46,19 +52,52 @@ ABLATION = {
     trained("last", SHORT, "scaling=False"): "without time scaling",
     trained("last", SHORT, "adaptive=False"): "without the adaptive schedule",
 }
+OPTIMISERS = {
+    "gauss-newton": "Gauss-Newton, all numbers of a table", "ld3": "Adam, the grid alone (LD3)",
+    "s4s-alt": "Adam, grid and weights in turn (S4S-Alt)", "dlms": "Adam, a designer (DLMS)",
+}  # fmt: skip
+LOSSES = {
+    "seen-pixels": "pixels", "seen-critic": "a classifier", "own": "own features",
+    "seen": "two classifiers and random features",
+}  # fmt: skip
+
+
+def fitted(optimiser: str, loss: str) -> str:
+    """The words of a fit with a loss of :data:`LOSSES`."""
+    if optimiser == "dlms":
+        return trained("last", LONG if loss == "seen" else SHORT, loss=loss)
+    return f"{optimiser}:residual={loss}"
+
+
+GAUSS_NEWTON = fitted("gauss-newton", "seen")  # the book's "gauss-newton"
+
+
+def again(word: str, k: int) -> str:
+    """Fit ``k`` of several, of other noises: for a designer those it is trained on."""
+    return (word if k == 0 else f"{word},seed={k}") if word.startswith("dlms") else f"{word},fit={k}"
+
+
+def together(rows: pd.DataFrame) -> pd.DataFrame:
+    """Fits that differ in their noises alone as one line: mean, least and greatest of each column of numbers."""
+    named = rows.assign(method=rows.method.str.replace(r",(seed|fit)=\d+$", "", regex=True))
+    columns = ["fd_reference", "fd_reference_transformer", "fd_data", "rmse", "kept", "ended", "evaluations"]
+    return named.groupby(["checkpoint", "nfe", "method"], sort=False)[columns].agg(["mean", "min", "max", "count"])
 
 
 def dlms_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
-    """The comparison on both networks, the objectives on both, and the ablation on the first."""
+    """The comparison on both networks, the objectives on both, the ablation and all losses on the first."""
     names = [checkpoint] if checkpoint else list(NETWORKS)
+    first = functools.partial(dlms_study.cells, checkpoint=names[0])
     if p.name == "smoke":
-        return dlms_study.cells(checkpoint=names[:1], method=["start", *list(OBJECTIVES)[2:]], nfe=3)
-    make = functools.partial(dlms_study.cells, checkpoint=names)
-    cells = make(method=["start", *HANDCRAFTED, "gauss-newton", ENDS], nfe=NFES)
-    cells += make(method=[trained("stored"), trained("moving"), AGAIN], nfe=5)
-    cells += dlms_study.cells(checkpoint=names[0], method=list(OBJECTIVES), nfe=5)
-    cells += dlms_study.cells(checkpoint=names[0], method=["start", *HANDCRAFTED, *ABLATION], nfe=ABLATED)
-    return distinct(cells)
+        return first(method=["start", trained("moving"), ENDS], nfe=3)
+    make, cells = functools.partial(dlms_study.cells, checkpoint=names), list[Cell]()
+    for nfe in NFES:
+        several = [again(word, k) for word in (GAUSS_NEWTON, ENDS) for k in range(3 if nfe in OFTEN else 1)]
+        cells += make(method=["start", *HANDCRAFTED, *several], nfe=nfe)
+    cells += make(method=[trained("stored"), trained("moving")], nfe=5) + first(method=OBJECTIVES, nfe=5)
+    cells += first(method=ABLATION, nfe=ABLATED)
+    crossed = [again(fitted(*pair), k) for pair in itertools.product(OPTIMISERS, LOSSES) for k in range(3)]
+    return distinct(cells + first(method=crossed, nfe=CROSSED))
 
 
 @measurement(gives=["fd_reference", "fd_data"], planned=dlms_cells)

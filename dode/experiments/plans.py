@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dode.experiments import learned, sweeps
+from dode.experiments import dlms_study, learned, sweeps
 from dode.experiments.measurements import Cell, Measurement, known
 from dode.experiments.quality import OWN, fd, fd_cells
 from dode.experiments.rows import Sweep
@@ -147,7 +147,7 @@ ROWS = (
 def price(row: Parameters) -> int:
     """Network evaluations of the samples that a row of a paper takes, without fits: counted, for no file is opened."""
     if row.notebook == "learned":  # distances, the reference solution they are to, and RMSE
-        p, calls = sweeps.preset("paper"), len(learned.METHODS) * sum(row.nfes)
+        p, calls = sweeps.preset("paper"), len(learned.METHODS) * sum(row.nfes) + sum(dlms_study.NFES)
         return p.images * (calls + p.reference_calls) + p.zoo_images * (calls + p.reference_steps)
     stands_in = "fashion-mnist-noise" if row.notebook == "figure_3" else "fashion-mnist-data"
     return plan(row.notebook, "paper", stands_in).evaluations
