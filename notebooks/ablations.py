@@ -25,7 +25,6 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
 
 from dode import experiments
 from dode.experiments import plots, quality
@@ -96,12 +95,12 @@ word = lambda name: name.rsplit("-", 1)[1]  # noqa: E731  "noise" or "data"
 index = {name: found.loc[name].loc["ddim", "mean"] for name in names}
 said = "; ".join(f"{word(name)} prediction {m['d-ode']:.2f} by time, {m[spec(align='index')]:.2f} by index, plain DDIM {m['plain']:.2f}" for name, m in index.items())  # fmt: skip
 short = (
-    "```{admonition} In short\nAsked: what does the fit of D-DDIM depend on? Little on the teacher's steps and the number of images. Much on which states are compared: of equal noise level (by time), or of equal index, as in the authors' code for EDM's networks.\n"
-    f"Fréchet distance to the training images, NFE {NFE}, n = {int(table.n.max()):,} x {table.block.nunique()} blocks: {said}.\n```"
+    "Asked: what does the fit of D-DDIM depend on? Little on the teacher's steps and the number of images. Much on which states are compared: of equal noise level (by time), or of equal index, as in the authors' code for EDM's networks.\n"
+    f"Fréchet distance to the training images, NFE {NFE}, n = {int(table.n.max()):,} x {table.block.nunique()} blocks: {said}."
 )
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(short)
+plots.in_short(short)
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "ablations-ratios", "caption": "Fréchet distance in classifier features (not FID) of D-DDIM with NFE 5 when one thing is changed, over that of the usual fit (C = 10, 100 images, eq. (10), states of equal noise level). A mark is the mean over blocks of seeds of the ratio in each block, a bar its range: blocks share their seeds. Right of the line: worse."}}
 blocks = table[table.solver == "ddim"].pivot(index=["checkpoint", "block"], columns="variant", values="fd")

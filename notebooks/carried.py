@@ -23,7 +23,6 @@ seeds = None  # how many images behind a distance on another network or number o
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
 
 from dode import distillation, experiments, zoo
 from dode.experiments import fits, learned, plots
@@ -50,12 +49,12 @@ spans = [
     f"{word(name)} prediction {far[name, EARLY[0]].min():.2f} to {far[name, EARLY[0]].max():.2f}" for name in names
 ]
 short = (
-    "```{admonition} In short\nAsked: does a solver that was fitted on some seeds of one network work elsewhere? On fresh seeds yes; on another network it does not, or worse than that network's own fit; with one evaluation more or less nearly.\n"
-    f"Gauss-Newton solver, NFE {EARLY[0]}, Fréchet distance over the best handcrafted solver's on {len(BLOCKS)} blocks of n = {blocks.n.max():,} seeds: {', '.join(spans)}.\n```"
+    "Asked: does a solver that was fitted on some seeds of one network work elsewhere? On fresh seeds yes; on another network it does not, or worse than that network's own fit; with one evaluation more or less nearly.\n"
+    f"Gauss-Newton solver, NFE {EARLY[0]}, Fréchet distance over the best handcrafted solver's on {len(BLOCKS)} blocks of n = {blocks.n.max():,} seeds: {', '.join(spans)}."
 )
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(short)
+plots.in_short(short)
 
 # %% [markdown]
 # ## To other seeds

@@ -22,7 +22,7 @@ seeds = None  # how many images to draw; None: 50, or 10 at quick and smoke
 # %% tags=["remove-input"]
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import display
 
 import dode
 from dode import experiments, zoo
@@ -40,14 +40,13 @@ stored = experiments.committed("figure_4", "natural").query("nfe == 50 and solve
 stored = stored[stored.checkpoint.isin(names)]
 quality = stored.groupby(["checkpoint", "n"], sort=False).fd.agg(["mean", "std", "size"]).reset_index()
 real = real_images.rows(experiments.Run(p, where), real_cells(p)) if p.kept else None
-short = "```{admonition} In short\nAsked: what are the networks of this book, and how good? Four small U-Nets, trained for about an hour each on one CPU core.\n"
+short = "Asked: what are the networks of this book, and how good? Four small U-Nets, trained for about an hour each on one CPU core.\n"
 if p.kept:
     drawn = "; ".join(f"{row.checkpoint} {row.mean_:.2f} (n = {row.n:,})" for row in quality.rename(columns={"mean": "mean_"}).itertuples())  # fmt: skip
     short += f"Fréchet distance to the training images, DDIM, NFE 50, in classifier features: {drawn}; test images {', '.join(map('{:.2f}'.format, real.fd))}.\n"
-short += "```"
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(short)
+plots.in_short(short)
 
 # %% [markdown]
 # Four denoisers ship with dode, so nothing here needs a data set, a download or a GPU. On each of two data sets one predicts the noise, on DDPM's 1000-step

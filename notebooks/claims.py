@@ -24,7 +24,7 @@ from collections import Counter
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import HTML, Markdown
+from IPython.display import HTML
 
 from dode.experiments import plots
 from dode.experiments.claims import CLAIMS
@@ -34,12 +34,12 @@ counts = Counter(claim.verdict for claim in CLAIMS)
 order = ["holds", "holds in part", "not here", "not tested"]
 words = ", ".join(f"{counts[v]} {v.replace('holds', 'hold') if counts[v] > 1 else v}" for v in order if counts[v])
 short = (
-    "```{admonition} In short\nAsked: which claims of the two papers hold on the small networks of this book?\n"
-    f"Of {len(CLAIMS)} claims: {words}. Each verdict is a condition on committed rows, and a test holds it to them.\n```"
+    "Asked: which claims of the two papers hold on the small networks of this book?\n"
+    f"Of {len(CLAIMS)} claims: {words}. Each verdict is a condition on committed rows, and a test holds it to them."
 )
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(short)
+plots.in_short(short)
 
 # %% tags=["hide-input"]
 listed = pd.DataFrame({

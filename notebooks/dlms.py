@@ -23,7 +23,7 @@ seeds = None  # how many images show what a designer does; None: 64
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import display
 
 from dode import experiments
 from dode.distillation import begin_dlms
@@ -39,22 +39,35 @@ found = dlms_study.dlms_study.rows(run, dlms_study.dlms_cells(p, checkpoint))
 names, NFE = list(dict.fromkeys(found.checkpoint)), 3 if small else 5
 word = lambda name: name.removeprefix("fashion-mnist-")  # noqa: E731
 COLUMNS = {"fd_reference": "FD", "fd_reference_transformer": "FD, transformer", "fd_data": "FD to the data", "rmse": "RMSE"}  # fmt: skip
-ENDS, MOVING = dlms_study.ENDS, dlms_study.trained("moving")
+ENDS, TABLE, N = dlms_study.ENDS, dlms_study.GAUSS_NEWTON, found.n.max()
 crafted = found[found.method.isin(learned.HANDCRAFTED)]
 best = crafted.loc[crafted.groupby(["checkpoint", "nfe"]).fd_reference.idxmin()].set_index(["checkpoint", "nfe"])
 cell = found.set_index(["checkpoint", "nfe", "method"])
+fit = dlms_study.together(found)  # several trainings as one line
+floors = {}
+if p.kept:  # measured for two sets of as many images as the reference has
+    kept = learned.floor.rows(run, [c for name in names for c in learned.floor_cells(p, name)])
+    floors = (kept.set_index("checkpoint").fd_reference * (1 / N + 1 / p.images) / (2 / p.images)).to_dict()
+
+
+def ranged(values: pd.Series) -> str:
+    """The mean of several fits, and their range."""
+    one = f"{values['mean']:.3f}"
+    return one if values["count"] == 1 else f"{one} ({values['min']:.3f} to {values['max']:.3f})"
+
+
 said = "; ".join(
-    f"{word(name)} prediction {cell.fd_reference[name, NFE, ENDS]:.3f}"
+    f"{word(name)} prediction {fit.fd_reference['mean'][name, NFE, ENDS]:.3f}"
     + ("" if small else f", best handcrafted solver {best.fd_reference[name, NFE]:.3f}")
     for name in names
 )
 short = (
-    "```{admonition} In short\nAsked: is DLMS ahead of handcrafted solvers once it is trained until its error is flat? It is. Step losses, as they are known second-hand, lose again what they gain and need early selection, because a noise level moves for one of its two neighbours only; trained on the last image it converges.\n"
-    f"Fréchet distance to the reference solution, NFE {NFE}, n = {found.n.max():,}: {said}.\n```"
+    "Asked: is DLMS ahead of handcrafted solvers once it is trained until its error is flat? It is. Step losses, as they are known second-hand, lose again what they gain and need early selection, because a noise level moves for one of its two neighbours only; trained on the last image it converges.\n"
+    f"Fréchet distance to the reference solution, NFE {NFE}, n = {N:,}, mean of {int(fit.fd_reference['count'].max())} trainings: {said}."
 )
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(short)
+plots.in_short(short)
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "dlms-training", "caption": "Error of the final image on held-back noise, over that of the initial solver, during training; lower is better. Circles: what early selection keeps. Above the dashed line a training has made the solver worse."}}
 trainings = {name: [m for m in dlms_study.OBJECTIVES if (name, NFE, m) in cell.index] for name in names}
@@ -108,7 +121,7 @@ for name, methods in trainings.items():
             "network": word(name), "training": dlms_study.OBJECTIVES[method], "kept": f"{row.kept:.2f}",
             "at the end": f"{row.ended:.2f}", **{title: f"{row[c]:.3f}" for c, title in COLUMNS.items()},
         })  # fmt: skip
-print(f"NFE {NFE}, n = {found.n.max():,}; final error on held-back noise over the initial solver's: kept, and at the end")  # fmt: skip
+print(f"NFE {NFE}, n = {N:,}; final error on held-back noise over the initial solver's: kept, and at the end")  # fmt: skip
 plots.listing(pd.DataFrame(listed))
 
 # %% [markdown]
@@ -130,31 +143,83 @@ plots.listing(wide)
 # %% [markdown]
 # ## Beside other solvers
 #
-# *Best handcrafted*: of five solvers, each on the best of four grids, the one with the least Fréchet distance. Grids were chosen by the evaluation classifier, on other seeds, to their advantage.
+# *Best handcrafted*: of five solvers, each on the best of four grids, the one with the least Fréchet distance. Grids were chosen by the evaluation classifier, on other seeds, to their advantage. *Gauss-Newton* is one table for all images, fitted with the same loss.
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "dlms-nfe", "caption": "Fréchet distance (not FID) to the reference solution against NFE; lower is better. Bars: range over three fits from other noises, where there are three. Shaded: what two sets of n normal draws with these moments are apart; differences there may be chance."}}
+LINES = {ENDS: ("DLMS, last image", dict(color="C0", marker="o")), TABLE: ("Gauss-Newton, one table", dict(color="C2", marker="s"))}  # fmt: skip
+figure, axes = plt.subplots(1, len(names), figsize=(5.6 * len(names) + 0.4, 4), sharey=True, squeeze=False)
+for ax, name in zip(axes[0], names, strict=True):
+    nfes = sorted(nfe for c, nfe, m in fit.index if c == name and m == ENDS)
+    if name in floors:
+        ax.axhspan(1e-3, floors[name], color="0.9", zorder=0)
+    if not small:
+        ax.plot(nfes, best.fd_reference[name][nfes], color="0.55", marker="o", linewidth=3, label="best handcrafted")
+    ax.plot(nfes, [cell.fd_reference[name, nfe, "start"] for nfe in nfes], "k:", label="initial solver")
+    for method, (title, look) in LINES.items():
+        known = [nfe for nfe in nfes if (name, nfe, method) in fit.index]
+        part = fit.fd_reference.loc[[(name, nfe, method) for nfe in known]]
+        error = [part["mean"] - part["min"], part["max"] - part["mean"]]
+        ax.errorbar(known, part["mean"], error, capsize=3, label=title, **look)
+    plots.log_axes(ax, nfes, f"FD to the reference solution, n = {N:,}" if ax is axes[0, 0] else "")
+    ax.set(title=f"{word(name)} prediction", ylim=(0.02, None))
+axes[0, -1].legend(fontsize=9)
+plt.show()
 
 # %% tags=["hide-input"]
-SHOWN = {"start": "initial solver", "gauss-newton": "Gauss-Newton, one table", ENDS: "DLMS, last image", dlms_study.AGAIN: "DLMS, last image, other noises", MOVING: "DLMS, step losses with the gradient of levels"}  # fmt: skip
+SHOWN = {"start": "initial solver", TABLE: "Gauss-Newton, one table", ENDS: "DLMS, last image"}
 listed = []
-for (name, nfe), part in found.groupby(["checkpoint", "nfe"], sort=False):
-    rows = part.set_index("method")
+for (name, nfe), part in fit.groupby(level=["checkpoint", "nfe"], sort=False):
+    rows = part.droplevel([0, 1])
     if ENDS not in rows.index:
         continue
-    shown = {} if small else {f"best handcrafted ({plots.NAMES[best.method[name, nfe]]})": best.loc[name, nfe]}
-    shown |= {title: rows.loc[method] for method, title in SHOWN.items() if method in rows.index}
-    for title, row in shown.items():
-        listed.append({"network": word(name), "NFE": nfe, "solver": title, **{t: f"{row[c]:.3f}" for c, t in COLUMNS.items()}, "evaluations of the fit": f"{int(row.evaluations):,}"})  # fmt: skip
-floor = ""
-if p.kept:
-    floors = learned.floor.rows(run, [c for name in names for c in learned.floor_cells(p, name)]).fd_reference
-    floors *= (1 / found.n.max() + 1 / p.images) / (2 / p.images)  # measured for two sets of as many images
-    floor = f"; floor of FD {floors.min():.3f} to {floors.max():.3f}"
-print(f"n = {found.n.max():,} held-out seeds that chose nothing{floor}; RMSE: {found.n_rmse.max()}; one training each")
+    crafted = {} if small else {f"best handcrafted ({plots.NAMES[best.method[name, nfe]]})": best.method[name, nfe]}
+    for title, method in (crafted | {title: m for m, title in SHOWN.items() if m in rows.index}).items():
+        row = rows.loc[method]
+        listed.append({"network": word(name), "NFE": nfe, "solver": title, **{t: ranged(row[c]) for c, t in COLUMNS.items()}, "fits": int(row["rmse"]["count"]), "evaluations of a fit": f"{row.evaluations['mean']:,.0f}"})  # fmt: skip
+print(f"n = {N:,} held-out seeds that chose nothing; floor of FD " + (", ".join(f"{word(k)} {v:.3f}" for k, v in floors.items()) or "not known") + f"; RMSE: {found.n_rmse.max()} images")  # fmt: skip
 plots.listing(pd.DataFrame(listed).sort_values(["network", "NFE"], kind="stable"))
 
 # %% [markdown]
-# - **Trained on the last image, DLMS is ahead of every handcrafted solver** on both networks, in both evaluation networks and in RMSE.
-# - **It is ahead of the Gauss-Newton solver with 3 evaluations and, with noise prediction, with 8**, and level with it elsewhere. That solver is one table for all images; DLMS takes two to three times the evaluations, with gradients.
-# - **Step losses with early selection are ahead of handcrafted solvers too** with NFE 5; with the level held fixed on the data-predicting network only. Rows of an earlier training, at a twentieth of this rate and of 50 steps, are of a solver that had hardly moved (`results/learned.standard.csv`, method `dlms`).
+# COMPARED
+#
+# ## Loss and optimiser
+#
+# What is owed to the loss of the last image, and what to the method that makes it small? Four losses, each made small by Gauss-Newton steps on a table, by Adam on a grid (LD3) or on grid and weights (S4S-Alt), and by Adam on a designer (DLMS). All images are clipped first. Each from several sets of noises.
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "dlms-cross", "caption": "Each dot is a fit: Fréchet distance to the reference solution by loss (line) and optimiser (colour). Left is nearer. Dashed: the best handcrafted solver."}}
+crossed = {} if small else {nfe: [k for k in dlms_study.LOSSES if (names[0], nfe, dlms_study.fitted("ld3", k)) in fit.index] for nfe in dlms_study.CROSSED}  # fmt: skip
+split = found.method.str.extract(r"^(?P<word>.*?)(?:,(?:seed|fit)=\d+)?$").word
+if crossed:
+    figure, axes = plt.subplots(1, len(crossed), figsize=(11, 3.6), sharey=True, squeeze=False)
+    for ax, nfe in zip(axes[0], crossed, strict=True):
+        for k, (optimiser, title) in enumerate(dlms_study.OPTIMISERS.items()):
+            for y, loss in enumerate(crossed[nfe]):
+                here = (
+                    (found.checkpoint == names[0]) & (found.nfe == nfe) & (split == dlms_study.fitted(optimiser, loss))
+                )
+                values = found.fd_reference[here]
+                ax.plot(values, [y + 0.17 * (k - 1.5)] * len(values), "o", color=f"C{k}", label=title if not y else "")
+        ax.axvline(best.fd_reference[names[0], nfe], color="0.4", linestyle="--")
+        ax.set(xscale="log", xlabel=f"FD to the reference solution, n = {N:,}", title=f"{word(names[0])} prediction, NFE {nfe}")  # fmt: skip
+        plots.plain_ticks(ax.xaxis)
+    axes[0, 0].set_yticks(range(len(crossed[nfe])), [dlms_study.LOSSES[k] for k in crossed[nfe]])
+    axes[0, 0].invert_yaxis()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    plt.show()
+
+# %% tags=["hide-input"]
+for column in ("fd_reference", "fd_reference_transformer", "rmse") if crossed else ():
+    listed = []
+    for nfe, losses in crossed.items():
+        for loss in losses:
+            methods = {title: dlms_study.fitted(o, loss) for o, title in dlms_study.OPTIMISERS.items()}
+            values = {title: ranged(fit[column].loc[names[0], nfe, m]) for title, m in methods.items() if (names[0], nfe, m) in fit.index}  # fmt: skip
+            listed.append({"NFE": nfe, "loss": dlms_study.LOSSES[loss]} | values)
+    print(f"{COLUMNS[column]}, {word(names[0])} prediction: mean of several fits (range)")
+    display(plots.listing(pd.DataFrame(listed).fillna("")))
+
+# %% [markdown]
+# CROSSED
 #
 # ## The ablation
 #
@@ -164,17 +229,17 @@ plots.listing(pd.DataFrame(listed).sort_values(["network", "NFE"], kind="stable"
 published = pd.read_csv(experiments.home() / "results" / "published_dlms_ablation.csv").set_index(["variant", "nfe"]).fid  # fmt: skip
 whole, *taken = dlms_study.ABLATION
 if not small and (names[0], dlms_study.ABLATED[0], whole) in cell.index:
-    figure, axes = plt.subplots(1, len(dlms_study.ABLATED), figsize=(7.4, 3.6), sharex=True, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(dlms_study.ABLATED), figsize=(11, 3.6), sharex=True, sharey=True, squeeze=False)
     for ax, nfe in zip(axes[0], dlms_study.ABLATED, strict=True):
         for y, method in enumerate(taken):
             title = dlms_study.ABLATION[method]
             for column, look in (("fd_reference", {}), ("fd_reference_transformer", dict(markerfacecolor="white"))):
-                ratio = cell[column][names[0], nfe, method] / cell[column][names[0], nfe, whole]
+                ratio = fit[column]["mean"][names[0], nfe, method] / fit[column]["mean"][names[0], nfe, whole]
                 label = {"fd_reference": "FD", "fd_reference_transformer": "FD, transformer"}[column]
                 ax.plot(ratio, y, "o", color="C0", markersize=8, label=label if not y else "", **look)
             ax.plot(published[title, nfe] / published["DLMS", nfe], y + 0.2, "D", color="C1", label="FID, the paper" if not y else "")  # fmt: skip
         ax.axvline(1, color="0.4", linestyle=":")
-        ax.set(xscale="log", title=f"NFE {nfe}", xlabel=f"over that of all techniques, n = {found.n.max():,}")
+        ax.set(xscale="log", title=f"NFE {nfe}", xlabel=f"over that of all techniques, n = {N:,}")
         plots.plain_ticks(ax.xaxis)
     axes[0, 0].set_yticks(range(len(taken)), [dlms_study.ABLATION[m] for m in taken])
     axes[0, 0].invert_yaxis()

@@ -22,7 +22,6 @@ seeds = None  # how many images; None: the preset's number
 # %% tags=["remove-input"]
 import matplotlib.pyplot as plt
 import torch
-from IPython.display import Markdown
 
 import dode
 from dode import experiments, solvers
@@ -72,12 +71,12 @@ cells = likeness.cells(checkpoint=names, n=seeds or p.path_images)
 rows = likeness.rows(experiments.Run(p, where), cells, jobs=1)
 least = {name: float(torch.diagonal(m, len(m) // 10).min()) for name, m in matrices.items()}
 short = (
-    "```{admonition} In short\nAsked: are neighbouring denoiser outputs redundant, as the D-ODE paper says (Section 3.1)? They are nearly collinear. But that does not say where a fitted number helps: it helps most at high noise levels, where outputs are most alike on one network and least alike on the other.\n"
-    f"Least cosine of outputs a tenth of a {sizes.reference_steps}-step DDIM run apart, n = {count}: {', '.join(f'{word(k)} {v:.2f}' for k, v in least.items())}.\n```"
+    "Asked: are neighbouring denoiser outputs redundant, as the D-ODE paper says (Section 3.1)? They are nearly collinear. But that does not say where a fitted number helps: it helps most at high noise levels, where outputs are most alike on one network and least alike on the other.\n"
+    f"Least cosine of outputs a tenth of a {sizes.reference_steps}-step DDIM run apart, n = {count}: {', '.join(f'{word(k)} {v:.2f}' for k, v in least.items())}."
 )
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(short)
+plots.in_short(short)
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "figure-2", "caption": "Top: how far neighbouring outputs of a ten-step solver are from collinear (1 - cosine), against the noise level. Bottom: share of a step's squared error that the fitted lambda of D-DDIM removes, NFE 10, on the fit's seeds. Noise levels fall from left to right. The first step of D-DDIM on the data-predicting network has no number to fit."}}
 figure, axes = plt.subplots(2, 1, figsize=(7, 5.4), sharex=True)

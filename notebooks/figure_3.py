@@ -22,7 +22,6 @@ seeds = None  # how many blocks of seeds; None: the preset's number
 # %% tags=["remove-input"]
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import Markdown
 
 from dode import experiments
 from dode.experiments import learned, plots, quality
@@ -57,12 +56,12 @@ best = {
 }
 said = ", ".join(f"{label} {SOLVERS[t.solver[few]]} {plots.plus_minus(t['mean'][few], t['std'][few])}" for label, t in best.items())  # fmt: skip
 short = (
-    "```{admonition} In short\nAsked: does a fitted number a step improve every solver, as the D-ODE paper reports for four (Section 4.1)? For those four it does with 5 and 10 network evaluations. The best plain solver is not beaten with 3, 5, 25 and 50.\n"
-    f"{distance} to the training images, NFE {few}, n = {int(measured.n.max()):,} x {int(measured['count'].max())} blocks: best {said}.\n```"
+    "Asked: does a fitted number a step improve every solver, as the D-ODE paper reports for four (Section 4.1)? For those four it does with 5 and 10 network evaluations. The best plain solver is not beaten with 3, 5, 25 and 50.\n"
+    f"{distance} to the training images, NFE {few}, n = {int(measured.n.max()):,} x {int(measured['count'].max())} blocks: best {said}."
 )
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(short)
+plots.in_short(short)
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "figure-3-best", "caption": "Fréchet distance in classifier features (not FID) to the training images against NFE: at each NFE the best plain solver and the best distilled one, of nine on one grid; bars (smaller than the marks): one standard deviation over blocks. Dashed: the reference solution's own distance. Below it a solver's error offsets the network's."}}
 figure, ax = plt.subplots(figsize=(6.4, 3.8))

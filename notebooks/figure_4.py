@@ -22,7 +22,6 @@ seeds = None  # how many blocks of seeds; None: the preset's number
 # %% tags=["remove-input"]
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import Markdown
 
 from dode import experiments, zoo
 from dode.experiments import learned, plots, quality
@@ -72,12 +71,12 @@ said = [("D-DDIM", "ddim", "d-ode"), ("DDIM", "ddim", "plain")]
 said += [("DPM-Solver++(2M), not fitted", "dpm_solver_pp:order=2", "plain")] if clean else []
 numbers = ", ".join(f"{title} {plots.plus_minus(*cell.loc[(solver, variant, few), ['mean', 'std']])}" for title, solver, variant in said)  # fmt: skip
 short = (
-    "```{admonition} In short\nAsked: does distillation improve DDIM and EDM's Heun sampler, as in the D-ODE paper (Section 4.2)? From 5 network evaluations on it does; at 2 it makes DDIM clearly worse.\n"
-    f"{distance} to the training images, data prediction, NFE {few}, n = {int(measured.n.max()):,} x {int(measured['count'].max())} blocks: {numbers}.\n```"
+    "Asked: does distillation improve DDIM and EDM's Heun sampler, as in the D-ODE paper (Section 4.2)? From 5 network evaluations on it does; at 2 it makes DDIM clearly worse.\n"
+    f"{distance} to the training images, data prediction, NFE {few}, n = {int(measured.n.max()):,} x {int(measured['count'].max())} blocks: {numbers}."
 )
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(short)
+plots.in_short(short)
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "figure-4", "caption": "Fréchet distance in classifier features (not FID) to the training images against NFE, Fashion-MNIST. Solvers dotted, distilled versions solid; bars (smaller than the marks): one standard deviation over blocks of seeds. Dashed: the reference solution's own distance."}}
 draw(measured)

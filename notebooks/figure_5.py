@@ -26,7 +26,6 @@ from functools import cache
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from IPython.display import Markdown
 
 import dode
 from dode import experiments
@@ -117,13 +116,13 @@ pairs = [(name, solver) for name in names for solver in SOLVERS[models[name].pre
 nearer = [pair for pair in pairs if by.rmse_end[pair[0], f"d-{pair[1]}"] < by.rmse_end[pair]]
 name, solver = pairs[0]
 short = (
-    "```{admonition} In short\nAsked: do distilled solvers follow the reference trajectory more closely (Section 5.1 of the D-ODE paper)? "
+    "Asked: do distilled solvers follow the reference trajectory more closely (Section 5.1 of the D-ODE paper)? "
     f"{len(nearer)} of {len(pairs)} end nearer to it; the norm of their states changes, where the paper finds it unchanged.\n"
-    f"RMSE at the end, {word(name)} prediction, {plots.NAMES[solver]} with NFE 10: {by.rmse_end[name, solver]:.3f}, distilled {by.rmse_end[name, f'd-{solver}']:.3f} (n = {n} held-out seeds).\n```"
+    f"RMSE at the end, {word(name)} prediction, {plots.NAMES[solver]} with NFE 10: {by.rmse_end[name, solver]:.3f}, distilled {by.rmse_end[name, f'd-{solver}']:.3f} (n = {n} held-out seeds)."
 )
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(short)
+plots.in_short(short)
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "figure-5", "caption": "RMSE to the end of the reference trajectory (1000-step DDIM, same noise), NFE 10 (Heun 9): plain (hollow) and distilled (filled). Left is nearer."}}
 figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names) + 1, 2.6), squeeze=False, sharex=True)

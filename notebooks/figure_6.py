@@ -25,7 +25,6 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import seaborn as sns
 import torch
-from IPython.display import Markdown
 from matplotlib.patches import Rectangle
 
 import dode
@@ -80,8 +79,8 @@ by = measured.set_index(["checkpoint", "solver", "nfe", "variant"]).rmse.unstack
 few = drawn[names[0], "ddim"][-1]
 said = ", ".join(f"{name.removeprefix('fashion-mnist-')} {by.plain[name, 'ddim', few]:.3f} and {by['d-ode'][name, 'ddim', few]:.3f}" for name in names)  # fmt: skip
 short = (
-    "```{admonition} In short\nAsked: what does distillation do to the images (Section 5.2 of the D-ODE paper)? With 5 and 10 network evaluations it removes blur from DDIM's and noise from those of solvers of higher order; with 2 and 3, D-DDIM and D-EDM draw blurs.\n"
-    f"RMSE to the reference solution of the same seed, DDIM and D-DDIM with NFE {few}, n = {p.zoo_images} images: {said}.\n```"
+    "Asked: what does distillation do to the images (Section 5.2 of the D-ODE paper)? With 5 and 10 network evaluations it removes blur from DDIM's and noise from those of solvers of higher order; with 2 and 3, D-DDIM and D-EDM draw blurs.\n"
+    f"RMSE to the reference solution of the same seed, DDIM and D-DDIM with NFE {few}, n = {p.zoo_images} images: {said}."
 )
 
 
@@ -142,7 +141,7 @@ def draw(prediction: str, solvers: list[str], images: int = count) -> None:
 
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(short)
+plots.in_short(short)
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "figure-6", "caption": "The noise-predicting network: the same seeds through DDIM (top) and D-DDIM, with the NFE above; last column: the reference solution. Red frame: the evaluation classifier takes the image for another class than the reference's."}}
 draw("noise", ["ddim"])

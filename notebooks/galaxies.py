@@ -23,7 +23,6 @@ seeds = None  # how many images of each solver are shown; None: 6
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
 
 import dode
 from dode import experiments
@@ -56,10 +55,10 @@ lines = [
 if FITTED in at.index:
     own = at.loc[FITTED]
     lines[1] += f"; the Gauss-Newton solver by {own.rmse:.3f} and {own.flux_error:.1%}"
-short = "```{admonition} In short\n" + "\n".join(lines) + ".\n```"
+short = "" + "\n".join(lines) + "."
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(short)
+plots.in_short(short)
 
 # %% tags=["remove-input", "thumbnail"] mystnb={"figure": {"name": "galaxies-pictures", "caption": "The same noise through solvers of few network evaluations, and through the reference solution; seeds not selected. Fluxes in an asinh stretch, as astronomers show them."}}
 count = seeds or 6

@@ -25,7 +25,7 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import display
 
 from dode import distillation, experiments
 from dode.experiments import fits, learned, plots
@@ -60,15 +60,15 @@ crafted = () if small else learned.HANDCRAFTED  # at smoke none: its grid would 
 rows = learned.compare(run, {checkpoint: [*crafted, "start", *VARIANTS]}, [NFE])
 at = rows.set_index("method")
 short = (
-    f"```{{admonition}} In short\nAsked: what do all numbers of a solver of {NFE} NFE gain when they are fitted at once to the final image?\n"
+    f"Asked: what do all numbers of a solver of {NFE} NFE gain when they are fitted at once to the final image?\n"
     f"Its Fréchet distance to the reference solution falls from {at.fd_reference['start']:.2f} to {at.fd_reference[USUAL]:.3f}"
 )
 if crafted:
     short += f"; the best handcrafted solver has {at.fd_reference[list(crafted)].min():.2f}"
-short += f" ({checkpoint}, n = {p.images:,}, one fit, {at.evaluations[USUAL]:,} network evaluations).\n```"
+short += f" ({checkpoint}, n = {p.images:,}, one fit, {at.evaluations[USUAL]:,} network evaluations)."
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(short)
+plots.in_short(short)
 
 # %% [markdown]
 # **Not from either paper.** A solver of three evaluations has about a dozen numbers, so all of them can be fitted at once to the *last* image by Gauss-Newton's method (`dode.distillation.gauss_newton`).

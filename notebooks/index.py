@@ -24,7 +24,6 @@ from importlib.util import find_spec
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import Markdown
 
 import dode
 from dode import experiments
@@ -44,10 +43,9 @@ each = each.reset_index().sort_values("rmse").drop_duplicates("title").set_index
 crafted = each[each.solver.isin(galaxies.HANDCRAFTED)].iloc[0]
 SHOWN = ["DDIM", crafted.name, "D-DDIM", "Gauss-Newton, AFS"]
 result = (
-    "```{admonition} In short\n"
     "Asked: do a few fitted numbers make a few-step solver better? They do. With 5 network evaluations (NFE) a galaxy is off its "
     f"reference image by an RMSE of {each.rmse[SHOWN[-1]]:.3f} with a fitted solver, by {crafted.rmse:.3f} with the best handcrafted one "
-    f"({crafted.name}) and by {each.rmse['DDIM']:.3f} with DDIM (n = {crafted.n:,}).\n```"
+    f"({crafted.name}) and by {each.rmse['DDIM']:.3f} with DDIM (n = {crafted.n:,})."
 )
 pictures = dict[str, dict]()
 first = "galaxies-hsc-32" if small else galaxies.FIRST
@@ -63,7 +61,7 @@ for name in dict.fromkeys([first if find_spec("galaxygrad") else "imagenet32-dat
     pictures[name] = {label: (images, model.images) for label, images in drawn.items()}
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(result)
+plots.in_short(result)
 
 # %% [markdown]
 # A diffusion model draws an image by solving an ordinary differential equation. Each step of the solver costs one network

@@ -25,7 +25,7 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from IPython.display import HTML, Markdown, display
+from IPython.display import HTML, display
 from matplotlib.lines import Line2D
 
 import dode
@@ -62,12 +62,12 @@ said = "; ".join(
     for name in names
 )
 short = (
-    "```{admonition} In short\nAsked: which solver of few network evaluations comes nearest to the reference solution? On both networks and at each NFE the Gauss-Newton solver or, at the three NFEs where it was trained, DLMS on the last image.\n"
-    f"Fréchet distance to the reference solution, NFE {NFE}, n = {n:,}, one fit each: {said}.\n```"
+    "Asked: which solver of few network evaluations comes nearest to the reference solution? On both networks and at each NFE the Gauss-Newton solver or, at the three NFEs where it was trained, DLMS on the last image.\n"
+    f"Fréchet distance to the reference solution, NFE {NFE}, n = {n:,}, one fit each: {said}."
 )
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(short)
+plots.in_short(short)
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "learned-nfe", "caption": "Fréchet distance (not FID) to samples of the reference solution against NFE; lower is better. Grey: the best of five handcrafted solvers, each on the best of four grids. Shaded: what two sets of n normal draws with these moments are apart; differences there may be chance. DLMS was trained at NFE 3, 5 and 8."}}
 shown = [m for m in ("ld3", "s4s-alt", "dlms", "gauss-newton") if m in fitted]

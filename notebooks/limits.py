@@ -26,7 +26,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython.display import Markdown
 
 from dode import experiments, zoo
 from dode.experiments import greedy, learned, plots, quality
@@ -88,12 +87,12 @@ table = greedy.greedy_error.rows(experiments.Run(p, where), cells)
 few = min(nfe for nfe in set(pairs.nfe) if nfe >= 5) if (pairs.nfe >= 5).any() else int(pairs.nfe.max())
 part = pairs[(pairs.checkpoint == names[0]) & (pairs.nfe == few) & (pairs.variant == "d-ode")]
 short = (
-    "```{admonition} In short\nAsked: when does step-by-step distillation not help? When the plain solver is good already: it levels solvers.\n"
-    f"NFE {few}, {word(names[0])} network, Fréchet distance to the training images, n = {int(part.n.max()):,} x {int(part['count'].max())} blocks: plain solvers from {part.mean_plain.min():.2f} to {part.mean_plain.max():.1f}, distilled ones from {part['mean'].min():.2f} to {part['mean'].max():.1f}; the best plain one is not improved.\n```"
+    "Asked: when does step-by-step distillation not help? When the plain solver is good already: it levels solvers.\n"
+    f"NFE {few}, {word(names[0])} network, Fréchet distance to the training images, n = {int(part.n.max()):,} x {int(part['count'].max())} blocks: plain solvers from {part.mean_plain.min():.2f} to {part.mean_plain.max():.1f}, distilled ones from {part['mean'].min():.2f} to {part['mean'].max():.1f}; the best plain one is not improved."
 )
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(short)
+plots.in_short(short)
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "limits-levels", "caption": "Fréchet distance in classifier features (not FID) to the training images: plain solver (hollow) and its distilled version (filled), sorted by the plain one. Heun makes 9 evaluations for 10. Dashed: the reference solution's own distance."}}
 shown = [nfe for nfe in (5, 10) if nfe in set(pairs.nfe)] or sorted(set(pairs.nfe))[:1]
@@ -194,6 +193,57 @@ nearer = [fit <= plain for each in fits for fit, plain in each]
 print(f"a fit brings each step nearer to the teacher on its own seeds, or leaves it: {all(nearer)}")
 
 # %% [markdown]
+# ## What fitting step by step costs, and what the teacher
+#
+# Two fits that each differ from the usual one in one thing. *At once*: the same number of $\\lambda$, the same teacher and noises, fitted to the teacher's last image alone, all together (Gauss-Newton on them, from where the usual fit ends). *Own teacher*: the solver itself with ten times the steps, at the same cost, in place of DDIM.
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "limits-causes", "caption": "RMSE to the reference solution of each solver: plain, with its numbers fitted one step after the other, and fitted all at once to the same teacher's last image. Left is nearer."}}
+asked = [cell for name in names for cell in greedy.cause_cells(p, name)]
+causes = greedy.causes.rows(experiments.Run(p, where), asked)
+LOOKS = {
+    "plain": dict(color="C0", markerfacecolor="white"), "d-ode": dict(color="C0"),
+    "d-ode:teacher=same": dict(color="C2", marker="s"), "joint": dict(color="C1", marker="D"),
+}  # fmt: skip
+figure, axes = plt.subplots(1, len(names), figsize=(5.5 * len(names), 3.4), squeeze=False, sharey=True)
+for ax, name in zip(axes[0], names, strict=True):
+    wide = causes[causes.checkpoint == name].pivot(index="solver", columns="variant", values="rmse")
+    those = [solver for solver in greedy.TAUGHT if solver in wide.index]
+    for y, solver in enumerate(those):
+        for variant, look in LOOKS.items():
+            label = greedy.CAUSES[variant] if not y and ax is axes[0, -1] else ""
+            if variant in wide:
+                ax.plot(wide[variant][solver], y, **dict(marker="o", markersize=8, linestyle="") | look, label=label)
+    ax.set_yticks(range(len(those)), [SOLVERS[solver] for solver in those])
+    ax.set(
+        xscale="log", xlabel=f"RMSE, n = {causes.n_rmse.max()}", title=f"{word(name)} network, NFE {causes.nfe.max()}"
+    )
+    plots.plain_ticks(ax.xaxis)
+axes[0, 0].invert_yaxis()
+figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+plt.show()
+
+# %% tags=["hide-input"]
+listed = []
+for (name, solver), part in causes.groupby(["checkpoint", "solver"], sort=False):
+    rows = part.set_index("variant")
+    for variant, row in rows.loc[[v for v in greedy.CAUSES if v in rows.index and v != "plain"]].iterrows():
+        usual = rows.loc["plain"]
+        listed.append({
+            "network": word(name), "solver": SOLVERS[solver], "fit": greedy.CAUSES[variant],
+            "to DDIM's last image, its own seeds": f"{row.teacher_fitted_rms / usual.teacher_fitted_rms:.2f}",
+            "the same, held out": f"{row.teacher_rms / usual.teacher_rms:.2f}",
+            "RMSE to the reference": f"{row.rmse / usual.rmse:.2f}",
+            "FD to the reference": f"{row.fd_reference / usual.fd_reference:.2f}",
+            "FD to the data": f"{row.fd_data / usual.fd_data:.2f}",
+        })  # fmt: skip
+print(
+    f"NFE {causes.nfe.max()} (Heun: 5), each over the plain solver's; RMSE: {causes.n_rmse.max()} images, FD: n = {causes.n.max():,}"
+)
+plots.listing(pd.DataFrame(listed))
+
+# %% [markdown]
+# CAUSES
+#
 # ## What comes out
 #
 # - **Within the paper's scope the claim holds.** The paper has lower FID "in most NFEs" for DDIM, iPNDM, DPM-Solver-3 and DEIS-3 with noise prediction, and for DDIM and EDM with data prediction (Sections 4.1 and 4.2). With 5 and 10 evaluations (EDM 9) each of these gains here in Fréchet distance.

@@ -25,7 +25,7 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import HTML, Markdown
+from IPython.display import HTML
 
 import dode
 from dode import experiments
@@ -63,12 +63,12 @@ said = "; ".join(
     for name in names
 )
 short = (
-    "```{admonition} In short\nAsked: do the results on Fashion-MNIST hold for 200 classes of colour images? The Gauss-Newton solver's lead does. D-DDIM comes nearer to the training images on one network from NFE 5 on, and on the other up to 10.\n"
-    f"Fréchet distance to the reference solution, NFE {few}, n = {n:,}: {said}.\n```"
+    "Asked: do the results on Fashion-MNIST hold for 200 classes of colour images? The Gauss-Newton solver's lead does. D-DDIM comes nearer to the training images on one network from NFE 5 on, and on the other up to 10.\n"
+    f"Fréchet distance to the reference solution, NFE {few}, n = {n:,}: {said}."
 )
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(short)
+plots.in_short(short)
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "natural-pictures", "caption": "The same seeds through DDIM, its distilled version and the Gauss-Newton solver with few network evaluations, and through the reference solution; seeds not selected."}}
 count = min(seeds or 12, small.zoo_images)

@@ -24,7 +24,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import Markdown
 from torchvision.transforms.functional import gaussian_blur
 
 from dode import experiments
@@ -48,12 +47,12 @@ said = "; ".join(
     for name, row in few.iterrows()
 )
 short = (
-    "```{admonition} In short\nAsked: can features of the network that is sampled replace a classifier's in the loss of a fit? On the data-predicting network with 3 network evaluations; else they differ from pixels by no more than two fits of one recipe do.\n"
-    f"Fréchet distance to the reference solution, NFE {found.nfe.min()}, n = {found.n.max():,}: {said}.\n```"
+    "Asked: can features of the network that is sampled replace a classifier's in the loss of a fit? On the data-predicting network with 3 network evaluations; else they differ from pixels by no more than two fits of one recipe do.\n"
+    f"Fréchet distance to the reference solution, NFE {found.nfe.min()}, n = {found.n.max():,}: {said}."
 )
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(short)
+plots.in_short(short)
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "own-features", "caption": "Fréchet distance (not FID) of Gauss-Newton solvers to samples of the reference solution, by the loss of the fit; lower is better. Filled: in features of the book's evaluation classifier. Hollow: in features of a transformer by which nothing was chosen, divided by a constant so that both have one mean. A mark is a fit. Dashed: what two sets of so many images are apart in the classifier's features."}}
 order = [loss for loss in MAIN if loss in set(found.loss)]

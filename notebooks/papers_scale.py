@@ -22,7 +22,6 @@ seeds = None  # not used: nothing is drawn
 # %% tags=["remove-input"]
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import Markdown
 
 from dode import experiments, zoo
 from dode.experiments import plans, plots
@@ -31,13 +30,13 @@ plots.style()
 where = experiments.device(device)
 prices = {row.notebook: plans.price(row) for row in plans.ROWS}
 short = (
-    "```{admonition} In short\nAsked: what does it take to repeat the papers' experiments? "
+    "Asked: what does it take to repeat the papers' experiments? "
     f"{len(zoo.CATALOGUE)} published checkpoints load by name. With 50,000 images and three blocks of seeds, {prices['figure_3'] / 1e9:.2f} billion network evaluations for one network of the D-ODE paper's Figure 3 and {prices['figure_4'] / 1e9:.2f} billion for one of its Figure 4.\n"
-    "Nothing of it has been run: no number on this page is a result.\n```"
+    "Nothing of it has been run: no number on this page is a result."
 )
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(short)
+plots.in_short(short)
 
 # %% [markdown]
 # ## The checkpoints

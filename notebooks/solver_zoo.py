@@ -27,7 +27,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 import torch
-from IPython.display import HTML, Markdown
+from IPython.display import HTML
 
 import dode
 from dode import experiments, schedules, solvers
@@ -66,12 +66,12 @@ nearest = {kind: part.loc[part.groupby("checkpoint")[column].idxmin()].set_index
 shown = [name for name in names if name in nearest["FD"].index]
 said = "; ".join(f"{name} {nearest['RMSE'].solver[name]} on {nearest['RMSE'].grid[name]} steps by RMSE, {nearest['FD'].solver[name]} on {nearest['FD'].grid[name]} by Fréchet distance" for name in shown)  # fmt: skip
 summary = (
-    "```{admonition} In short\nAsked: which handcrafted solver with few evaluations? It depends on the grid more than on the order, and RMSE and Fréchet distance choose different grids. Two released solvers have not the order of their names: DPM-Solver++(3M) converges with order 2, and iPNDM_v as circulated has wrong factors.\n"
-    f"Nearest to the reference solution with NFE {few_nfe} (n = {count} for RMSE, 500 for the distance): {said}.\n```"
+    "Asked: which handcrafted solver with few evaluations? It depends on the grid more than on the order, and RMSE and Fréchet distance choose different grids. Two released solvers have not the order of their names: DPM-Solver++(3M) converges with order 2, and iPNDM_v as circulated has wrong factors.\n"
+    f"Nearest to the reference solution with NFE {few_nfe} (n = {count} for RMSE, 500 for the distance): {said}."
 )
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(summary)
+plots.in_short(summary)
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "zoo-both", "caption": "NFE 5, solvers by grid: Fréchet distance in classifier features (not FID) to the reference solution (top, four networks) and RMSE to it (bottom, Fashion-MNIST). Colour by row of panels, dark is better; numbers of data sets do not compare. A box: the best of a panel."}}
 every = list(dict.fromkeys([*names, *distances.checkpoint]))

@@ -21,9 +21,9 @@ seeds = None  # how many images to draw; None: 16
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
 import pandas as pd
-from IPython.display import Markdown
 
 from dode import experiments
+from dode.experiments import plots
 
 rows = pd.read_csv(experiments.home() / "results" / "limits.standard.csv")
 rows = rows[(rows.checkpoint == checkpoint) & (rows.solver == "ddim") & (rows.nfe == 5)].set_index("variant")
@@ -33,10 +33,9 @@ found = (
     if len(rows)
     else ""
 )
-Markdown(
-    "```{admonition} In short\n"
+plots.in_short(
     "This page loads a network, samples with DDIM, distils DDIM into D-DDIM, saves it and samples with it. "
-    f"Both take 5 network evaluations (NFE) an image.{found}\n```"
+    f"Both take 5 network evaluations (NFE) an image.{found}"
 )
 
 # %% [markdown]
@@ -52,6 +51,7 @@ import matplotlib.pyplot as plt
 
 import dode
 from dode import experiments
+from dode.experiments import plots
 from dode.experiments import plots
 
 plots.style()

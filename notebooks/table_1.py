@@ -25,7 +25,6 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
 
 from dode import experiments
 from dode.experiments import costs, learned, plots, quality
@@ -84,13 +83,13 @@ least = {
     if m in there
 }
 short = (
-    "```{admonition} In short\nAsked: what does it cost to reach a given distance, when a solver is distilled, and when a network is (Section 4.3 of the D-ODE paper)? A distilled solver is several times cheaper in the paper's count; a plain DPM-Solver++(2M), which is not distilled, is as cheap as D-DDIM, and the Gauss-Newton solver is cheaper than both.\n"
+    "Asked: what does it cost to reach a given distance, when a solver is distilled, and when a network is (Section 4.3 of the D-ODE paper)? A distilled solver is several times cheaper in the paper's count; a plain DPM-Solver++(2M), which is not distilled, is as cheap as D-DDIM, and the Gauss-Newton solver is cheaper than both.\n"
     f"Cost of FD {LEVELS[0]} in units of 50,000 images by DDIM with NFE {costs.CALLS} (n = {int(points.n.max()):,}): "
-    + ", ".join(f"{title} {words}" for title, words in least.items()) + ".\n```"
+    + ", ".join(f"{title} {words}" for title, words in least.items()) + "."
 )  # fmt: skip
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
-Markdown(short)
+plots.in_short(short)
 
 # %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "table-1", "caption": "Fréchet distance in classifier features (not FID) to the training images against the cost of distilling and then drawing 50,000 images; one unit is 50,000 images of ten-step DDIM. Numbers beside points: NFE. Each round of progressive distillation halves the steps and adds to the cost. Points of consistency distillation are stages of one training. Dashed: the reference solution's own distance."}}
 LOOKS = {

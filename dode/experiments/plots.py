@@ -188,6 +188,11 @@ def calls_table(found: pd.DataFrame, column: str, caption: str, titles: Mapping[
     return HTML(f"<p>{caption}</p>" + cells.to_html(index=False, border=0, escape=False))
 
 
+def in_short(text: str) -> Markdown:
+    """The box at the head of a page; its cell has the metadata ``mystnb={"markdown_format": "myst"}``."""
+    return Markdown(f"```{{admonition}} In short\n{text}\n```")
+
+
 def provenance(facts: Mapping[str, object]) -> Markdown:
     """The foot of a page: where its numbers come from."""
     return Markdown("*" + " · ".join(f"{k}: {v}" for k, v in facts.items()) + "*")
