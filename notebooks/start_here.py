@@ -52,7 +52,6 @@ import matplotlib.pyplot as plt
 import dode
 from dode import experiments
 from dode.experiments import plots
-from dode.experiments import plots
 
 plots.style()
 p = experiments.preset(preset)
