@@ -14,7 +14,7 @@ import dode
 from dode import distillation, experiments, solvers
 from dode.distillation import losses
 from dode.distillation.teachers import default_teacher
-from dode.experiments import fits, gradients, learned
+from dode.experiments import dlms_study, fits, gradients, learned
 from dode.experiments.rows import typed
 from dode.experiments.run import grid_function
 from dode.metrics import frechet_distance, moments, rmse
@@ -242,3 +242,29 @@ def test_gradients_of_step_losses_beside_the_last_images(project: Path) -> None:
         fixed, moving = (rows.loc[(objective, head)] for objective in gradients.OBJECTIVES)
         assert (fixed.by_design == moving.by_design) == (head != "levels")
     assert gradients.cosine(torch.tensor([1.0, 0.0]), torch.tensor([-2.0, 0.0])) == -1
+
+
+# --- several fits -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", [dlms_study.ENDS, dlms_study.GAUSS_NEWTON, dlms_study.fitted("s4s-alt", "own")])
+def test_fits_from_other_noises_are_one_line_and_no_other_training_is_in_it(word: str) -> None:
+    words = [dlms_study.again(word, k) for k in range(3)]
+    assert len(set(words)) == 3
+    others = ["start", dlms_study.trained("last", dlms_study.SHORT), dlms_study.fitted("ld3", "own") + ",fit=1"]
+    numbers = dict.fromkeys(("fd_reference_transformer", "fd_data", "rmse", "kept", "ended", "evaluations"), 1.0)
+    rows = [
+        dict(checkpoint=DATA, nfe=3, method=m, fd_reference=float(k), **numbers) for k, m in enumerate(words + others)
+    ]
+    found = dlms_study.together(pd.DataFrame(rows)).fd_reference
+    line = found.loc[DATA, 3, dlms_study.again(word, 0).removesuffix(",fit=0")]
+    assert line.to_dict() == {"mean": 1.0, "min": 0.0, "max": 2.0, "count": 3} and len(found) == 4
+
+
+def test_every_word_of_the_study_is_one_that_a_fit_takes() -> None:
+    p = experiments.preset("standard")
+    for cell in dlms_study.dlms_cells(p):
+        name = cell["method"].partition(":")[0]
+        if name in distillation.DISTILLERS:
+            known = (*fits.CELL_OPTIONS, *distillation.DISTILLERS[name].options)
+            assert solvers.parse_options(cell["method"], known)[0] == name
