@@ -22,7 +22,7 @@ RUNS = ("figure_4.standard", "natural.standard", "figure_4.full", "natural.full"
 def readme_table() -> str:
     """The README's table, Markdown, from the committed comparison of learned solvers."""
     rows = pd.read_csv(ROOT / "results" / "learned.standard.csv")
-    head = ("checkpoint", "NFE", "plain DDIM", "best handcrafted solver", "distilled (Gauss-Newton)", "n")
+    head = ("checkpoint", "NFE", "DDIM, best noise levels", "best handcrafted solver", "distilled (Gauss-Newton)", "n")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for checkpoint in ("fashion-mnist-noise", "fashion-mnist-data", "imagenet32-data"):
         cell = rows[(rows.checkpoint == checkpoint) & (rows.weights == zoo.digest(checkpoint)) & (rows.nfe == 5)]

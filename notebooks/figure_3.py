@@ -63,7 +63,7 @@ short = (
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
 plots.in_short(short)
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "figure-3-best", "caption": "Fréchet distance in classifier features (not FID) to the training images against NFE: at each NFE the best plain solver and the best distilled one, of nine on one grid; bars (smaller than the marks): one standard deviation over blocks. Dashed: the reference solution's own distance. Below it a solver's error offsets the network's."}}
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "figure-3-best", "caption": "Fréchet distance in classifier features (not FID) to the training images against NFE: at each NFE the best plain solver and the best distilled one, of nine on one grid; bars (smaller than the marks): one standard deviation over blocks. Dashed: the reference solution's own distance (60 evaluations, one block)."}}
 figure, ax = plt.subplots(figsize=(6.4, 3.8))
 for label, look in (
     ("plain", dict(linestyle=":", marker="o", markerfacecolor="white")),
@@ -177,16 +177,16 @@ plt.show()
 # | D-ODE solvers have a lower FID "in most NFEs" | holds for its four solvers with 5 and 10 evaluations, in each block |
 # | D-DDIM is ahead when the NFE exceeds 5, and comes to DDIM's FID as it grows | holds: ahead with 5 to 25, level with 50; D-DDIM with 25 is ahead of DDIM with 50 |
 # | DDIM with 2 or 5 evaluations draws no meaningful image, and D-DDIM neither | at 3, the least here, plain DDIM is ahead of D-DDIM |
-# | iPNDM gains except at NFE 2; DPM-Solver-3 and DEIS-3 gain most with very few | holds with 5 and 10. These three diverge undistilled on this network and grid, so the gain is a repair: D-iPNDM with 10 is behind D-DDIM and behind plain DPM-Solver++(2M) |
-# | distillation is effective for DPM-Solver++ (said of the supplement, which was not at hand) | not here for (3M), nor for UniPC-3: in the network's basis they lose with 3, 5 and 10, in their own they gain with 3 alone. (2M) gains with 10, in its own basis with 3 and 5 too. On [Tiny ImageNet](natural) all three gain with 5 and 10 |
+# | iPNDM gains except at NFE 2; the gain is notable for DPM-Solver-3, most with extremely few, and DEIS-3 | holds with 3, 5 and 10; with 25 iPNDM and DPM-Solver-3 lose. With 5 these three are worse than plain DDIM undistilled, so much of the gain is a repair: D-iPNDM with 10 is behind D-DDIM and behind plain DPM-Solver++(2M) |
+# | distillation is effective for DPM-Solver++ (said of the supplement, which was not at hand) | not here for (3M), nor for UniPC-3: in the network's basis they lose with 3, 5 and 10, in their own they gain with 3 alone. (2M) gains with 10, in its own basis with 3 and 5 too. On [Tiny ImageNet](natural) all three gain with 5 and 10 with noise prediction; with data prediction (2M) loses at both and (3M) at 5 |
 #
-# - **Beyond what grid and order give.** One grid is used on this page. With the best of four grids the best plain solver is ahead of all distilled ones with 3, 5 and 10 evaluations ([Learned solvers compared](learned), column `fd_data` of its rows).
+# - **Beyond what grid and order give.** One grid is used on this page. With the best of four grids the best plain solver is ahead of all distilled ones of this page, which were not fitted on those grids, with 3, 5 and 10 evaluations (10: one block; [Learned solvers compared](learned), column `fd_data` of its rows).
 # - **With 25 and more evaluations** the plain DPM-Solvers and UniPC-3 are *below* the reference solution's own distance (dashed), and their distilled versions are nearer to it. That is no loss of accuracy: in RMSE they gain at 25 ([Limitations](limits)).
 # - **Why solvers diverge** or lose is not isolated on this page. We suspect extrapolation at high noise levels, and that step-by-step fitting gives the nearest next state, not the nearest image.
 #
 # ## Limits
 #
-# One small network, one data set, one grid; no 100 or 250 evaluations; DDIM as the teacher of all, as the paper's text has it (its released code takes the same solver); DEIS-3 has four outputs (tAB3, `deis:order=4`), as in the paper's released code, where a step of order $r$ takes $r$ outputs beside the newest (`th_deis/sampler.py`). Most rows are in bf16, which moves this network's Fréchet distance by up to 8% (`results/bf16.csv`), for plain and distilled alike.
+# One small network, one data set, one grid; no 100 or 250 evaluations; DDIM as the teacher of all, as the paper's text has it unless stated otherwise (its released code takes the same solver); DEIS-3 has four outputs (tAB3, `deis:order=4`), as in the paper's released code, where a step of order $r$ takes $r$ outputs beside the newest (`th_deis/sampler.py`). Most rows are in bf16, which moves this network's Fréchet distance by up to 8% (`results/bf16.csv`), for plain and distilled alike.
 
 # %% tags=["hide-input"]
 live = experiments.Live("figure_3", plan.preset, where)

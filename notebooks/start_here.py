@@ -81,7 +81,8 @@ print(solver)
 # ## Distil it
 #
 # The teacher is DDIM with ten times as many steps. Teacher and student start from the same 100 noises. At each step
-# the student's next state is linear in its $\lambda$, so least squares gives the best $\lambda$ in one division.
+# the student's next state is linear in its $\lambda$, so least squares gives the best $\lambda$ in one division. Step 0 has no earlier output; as in the released code the starting noise
+# takes its place.
 
 # %%
 fit_noise = dode.initial_noise(model.shape, experiments.fit_seeds(p.fit_images), device=model.device)
@@ -90,7 +91,9 @@ learned = dode.distillation.d_ode(model, solver, fit_noise, seeds=experiments.fi
 # %% tags=["nbval-check-output"]
 for i, value in enumerate(learned.metadata["lambdas"]):
     before, after = learned.metadata["plain_rmse"][i], learned.metadata["fit_rmse"][i]
-    print(f"step {i}: lambda {value:+.3f}   distance to the teacher {before:.3f} -> {after:.3f}")
+    print(
+        f"step {i}: lambda {value:+.3f}   RMSE to the teacher after this step: without lambda {before:.3f}, with {after:.3f}"
+    )
 
 # %% [markdown]
 # ## Save, load, sample
@@ -103,7 +106,7 @@ again = dode.Tableau.load(path)
 print(f"{path.name}: {path.stat().st_size} bytes")
 print({k: again.metadata[k] for k in ("solver", "model", "teacher", "teacher_nfe", "images", "network_evaluations")})
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "start-here", "caption": "Held-out seeds: DDIM, D-DDIM read from its file, and the reference solution (DDIM with many steps)."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "start-here", "caption": "The same 16 held-out seeds through DDIM, D-DDIM read from its file, and the reference solution (DDIM with many steps). D-DDIM is not always nearer: an image can become another object."}}
 many = min(p.reference_steps, 100)  # its own error is a tenth of what is shown
 exact = dode.sample(model, dode.solvers.ddim(model.grid(many)), noise)
 figure, axes = plt.subplots(1, 3, figsize=(9, 3.2))

@@ -14,11 +14,12 @@
 # # The solver is a tableau
 #
 # ```{admonition} In short
-# DDIM, Heun's method, iPNDM and every distilled solver of this book are one object: a basis, a grid of noise levels and
-# a triangular matrix of weights. One loop runs them all. The orders measured at the end of this page confirm it.
+# DDIM, Heun's method, iPNDM and distilled solvers with the same numbers for all images are one object: a basis, a grid
+# of noise levels and a triangular matrix of weights. One loop runs them all; written in either basis, four of them agree
+# to 1e-10 (n = 32). Stochastic and adaptive solvers, and those with numbers for each image (DLMS), are outside.
 # ```
 #
-# In the coordinates $x/\alpha$ every Gaussian diffusion is one equation {cite:p}`karras2022edm`,
+# Divide $x$ by $\alpha$; the probability-flow ODE then depends on $\sigma$ alone {cite:p}`karras2022edm`,
 #
 # $$\frac{\mathrm dx}{\mathrm d\sigma} = \varepsilon(x, \sigma) = \frac{x - D(x, \sigma)}{\sigma},$$
 #
@@ -76,7 +77,8 @@ plt.show()
 
 # %% [markdown]
 # D-DDIM is DDIM with a second diagonal. Eq. (10) of the paper, $O_t = d_t + \lambda_t (d_t - d_{t+1})$, moves weight from
-# the previous output to the newest one. The row sum does not change.
+# the previous output to the newest one. In the first row the starting noise stands for the previous output, as in the
+# released code. The row sum does not change.
 #
 # ## The two bases hold the same solvers
 #
@@ -103,7 +105,7 @@ for table in (solvers.ddim(grid), solvers.ipndm(grid), solvers.heun(grid), learn
 # by $2^p$. The weights of iPNDM are those of equal steps. On Karras's grid the steps are not equal, and iPNDM does not
 # reach its fourth order.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "orders", "caption": "Error against the number of steps on a mixture of three Gaussians (Karras grid, 20 to 0.01, float64)."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "orders", "caption": "Error against the number of steps on a mixture of three Gaussians (Karras grid, 20 to 0.01, float64), n = 32 points; lower is better. Heun makes about two evaluations a step."}}
 steps = [20, 40, 80, 160] if preset != "smoke" else [20, 40, 80]
 karras = lambda n: schedules.karras(n, 0.01, 20.0)  # noqa: E731
 reference = dode.sample(mixture, solvers.heun(karras(1500)), noise)

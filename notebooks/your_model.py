@@ -33,11 +33,11 @@
 #
 # | method | what it costs | what it needs | when |
 # |---|---|---|---|
-# | `d_ode` | a run of a teacher and one least-squares number a step | nothing; its teacher, images and alignment are [choices](ablations) | a first try; DDIM gains most surely ([Limitations](limits)) |
-# | `gauss_newton` | 16,000 network evaluations for each of the solver's | a loss of final images; pixels if you give none | 3 to 6 evaluations ([The Gauss-Newton solver](gauss_newton)) |
+# | `d_ode` | a run of a teacher and one least-squares number a step | nothing; its teacher, images and alignment are [choices](ablations) | a first try; DDIM gains most surely, from 5 evaluations on ([Limitations](limits)) |
+# | `gauss_newton` | 16,000 network evaluations for each of the solver's | a loss of final images; pixels if you give none | 3 to 10 evaluations; many solvers are at the floor by 9 or 10 ([The Gauss-Newton solver](gauss_newton)) |
 # | `dlms` | some 140,000 evaluations with gradients at NFE 5 | the bottleneck of a U-Net, or `features=False` | a row for each image ([DLMS](dlms)) |
 #
-# A loss in the features of a classifier of your images is `residual=distillation.features(classifier)`; without one, `distillation.own_features(model)` uses the network itself ([The network as its own critic](own_features)). A fit keeps back some noise and returns the solver that is best there: where `metadata["cost"]` is least at its first entry, it returned the initial solver, and there is no gain.
+# A loss in the features of a classifier of your images is `residual=distillation.features(classifier)`; without one, `distillation.own_features(model)` uses the network itself ([The network as its own critic](own_features)). `gauss_newton` and `dlms` keep back some noise and return the solver that is best there: where `metadata["cost"]` is least at its first entry, it returned the initial solver, and there is no gain.
 #
 # The rest of this page trains a small network from scratch, for points in the plane, and distils two solvers for it; then it does the same for a pipeline of diffusers.
 
