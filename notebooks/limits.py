@@ -242,10 +242,10 @@ print(
 plots.listing(pd.DataFrame(listed))
 
 # %% [markdown]
-# - **Fitting step by step costs much with noise prediction.** There each solver ends nearer to the teacher when the same numbers are fitted at once, on the fit's own seeds and held out: iPNDM's RMSE to the reference is 0.125 in place of 0.156. DPM-Solver++(3M) and UniPC-3, fitted step by step, end *farther* from the teacher than plain, on the very seeds of the fit; fitted at once they do not. With data prediction it costs DDIM nothing, and iPNDM and DEIS-3 a tenth.
-# - **The teacher costs little**: the solver's own many steps in place of DDIM's change the RMSE by 3% at most (Heun's step-by-step fit excepted on one network).
-# - **The measure** explains DPM-Solver++(2M) with data prediction: either fit brings it nearer in RMSE (0.206 to 0.190 and 0.182), and farther in Fréchet distance (0.30 to 0.37).
-# - **One number a step is not enough** for UniPC-3 with noise prediction: fitted at once it is no nearer than plain on held-out seeds.
+# - **Fitting step by step is what costs.** With noise prediction each solver ends nearer to the teacher when the same numbers are fitted at once, on the fit's own seeds and held out: iPNDM's RMSE to the reference is 0.125 in place of 0.156. DPM-Solver++(3M) and UniPC-3, fitted step by step, end *farther* from the teacher than plain, on the very seeds of the fit. With data prediction the same two lose in distance to the data step by step (1.24 to 1.54, 1.43 to 1.71), and gain at once (1.10, 1.21). DDIM has little to gain from that: with data prediction nothing.
+# - **The teacher costs little**: the solver's own many steps in place of DDIM's change the RMSE by 4% at most, and Fréchet distances by a tenth or so.
+# - **The measure** explains DPM-Solver++(2M) with data prediction: either fit brings it nearer in RMSE (0.206 to 0.190 and 0.182), and farther in Fréchet distance to the reference (0.30 to 0.37).
+# - **One number a step is not enough** for UniPC-3 with noise prediction: fitted at once it is no nearer to the reference than plain on held-out seeds.
 #
 # ## What comes out
 #
@@ -253,7 +253,7 @@ plots.listing(pd.DataFrame(listed))
 # - **Outside it does not in general**: DPM-Solver++(3M), UniPC-3 and, with noise prediction, Heun's method lose at some NFE. (The paper says of its supplement that DPM-Solver++ gains; it was not at hand.) On [Tiny ImageNet](natural) D-DDIM loses at 25 and 50 with noise prediction, and (2M) and (3M) lose at 5 with data prediction.
 # - **With 2 and 3 evaluations D-DDIM loses** clearly, where the paper has DDIM ahead "occasionally" and "slightly" near 2 (Section 4.2; {numref}`figure-3`, {numref}`figure-4`).
 # - **The measures disagree** in a third of the cases (the count above). UniPC-3 on the data-predicting network with NFE 5 comes three times nearer in RMSE, and farther in Fréchet distance. With noise prediction and NFE 25 the plain DPM-Solvers, DPM-Solver++ and UniPC-3 (0.22) are below the reference solution's own distance (0.257, 60 evaluations), and distillation moves them towards it.
-# - **Why a solver loses**: with noise prediction and NFE 5 fitting step by step is the reason, and the teacher is not ({numref}`limits-causes`). A fit brings each step nearer to the teacher, and the last image may end farther.
+# - **Why a solver loses**: with NFE 5 fitting step by step is the main reason, and the teacher is not ({numref}`limits-causes`). A fit brings each step nearer to the teacher, and the last image may end farther.
 #
 # **When to distil**: if your plain solver is farther than D-DDIM with as many evaluations, use D-DDIM. Its own distilled version still loses in 10 of 35 such cells ({numref}`limits-map`), so compare both on held-out seeds. The paper names two limits of its own: gains are marginal with many evaluations, and one number a step may be too few for large images (Section 6).
 #

@@ -90,6 +90,12 @@ def losses() -> list[pd.DataFrame]:
 
 
 @functools.cache
+def caused(value: str) -> pd.DataFrame:
+    """Line: network, solver; column: how its numbers were fitted."""
+    return rows("causes").pivot(index=["net", "solver"], columns="variant", values=value)
+
+
+@functools.cache
 def studied(value: str = "fd_reference") -> pd.DataFrame:
     """Line: network, NFE; column: training or solver."""
     return rows("dlms_study").pivot(index=["checkpoint", "nfe"], columns="method", values=value)
@@ -136,7 +142,21 @@ CLAIMS: list[tuple[str, str, Callable[[], object]]] = [
      lambda: all(ablated(n, "d-ode:scale=50") < ablated(n, "d-ode")
                  and 0.98 < ablated(n, "d-ode:images=500") / ablated(n, "d-ode") < 1.02 for n in NETS)),
     ("limits", "D-DDIM comes nearer to the reference solution on both networks at every NFE",
-     lambda: (worth("limits", "rmse").xs("ddim", level="solver") < 0.75).all()),
+     lambda: (worth("limits", "rmse").xs("ddim", level="solver").drop([2, 3], level="nfe") < 0.75).all()),
+    ("limits", "fitted at once each solver is nearer to the teacher on the fit's seeds than step by step, or as near",
+     lambda: (caused("teacher_fitted_rms").joint < 1.001 * caused("teacher_fitted_rms")["d-ode"]).all()),
+    ("limits", "step by step (3M) and UniPC-3 end farther than plain on the fit's own seeds, noise, not at once",
+     lambda: all(t.joint[s] < t.plain[s] < t["d-ode"][s] for t in [caused("teacher_fitted_rms").loc["noise"]]
+                 for s in (PP, "unipc"))),
+    ("limits", "its own many steps as teacher change a solver's RMSE by 4% at most",
+     lambda: (caused("rmse")["d-ode:teacher=same"] / caused("rmse")["d-ode"]).dropna().sub(1).abs().max() < 0.04),
+    ("limits", "with data prediction (3M) and UniPC-3 lose to the data step by step and gain at once",
+     lambda: all(t.joint[s] < t.plain[s] < t["d-ode"][s] for t in [caused("fd_data").loc["data"]]
+                 for s in (PP, "unipc"))),
+    ("limits", "either fit brings (2M) nearer in RMSE and farther in Fréchet distance, data prediction",
+     lambda: all(caused("rmse")[v]["data", f"{PP}:order=2"] < caused("rmse").plain["data", f"{PP}:order=2"]
+                 and caused("fd_reference")[v]["data", f"{PP}:order=2"]
+                 > caused("fd_reference").plain["data", f"{PP}:order=2"] for v in ("d-ode", "joint"))),
     ("solver_zoo", "UniPC-3 and DEIS on clean images are nearest, or within 3%, at NFE 3; at 5 on noise",
      lambda: all(best(n, k)[["UniPC-3", "DEIS data"]].max() < 1.03 * best(n, k).min()
                  for n, k in (("noise", 3), ("noise", 5), ("data", 3)))),
