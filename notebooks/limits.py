@@ -87,7 +87,7 @@ table = greedy.greedy_error.rows(experiments.Run(p, where), cells)
 few = min(nfe for nfe in set(pairs.nfe) if nfe >= 5) if (pairs.nfe >= 5).any() else int(pairs.nfe.max())
 part = pairs[(pairs.checkpoint == names[0]) & (pairs.nfe == few) & (pairs.variant == "d-ode")]
 short = (
-    "Asked: when does step-by-step distillation not help? When the plain solver is good already: it levels solvers.\n"
+    "Asked: when does step-by-step distillation not help? When the plain solver is good already: it levels solvers. The same numbers fitted to the last image all at once (`distillation.DirectionSpace`) end nearer.\n"
     f"NFE {few}, {word(names[0])} network, Fréchet distance to the training images, n = {int(part.n.max()):,} x {int(part['count'].max())} blocks: plain solvers from {part.mean_plain.min():.2f} to {part.mean_plain.max():.1f}, distilled ones from {part['mean'].min():.2f} to {part['mean'].max():.1f}; the best plain one is not improved."
 )
 
@@ -197,7 +197,7 @@ print(f"a fit brings each step nearer to the teacher on its own seeds, or leaves
 #
 # Two fits that each differ from the usual one in one thing. *At once*: the same number of $\\lambda$, the same teacher and noises, fitted to the teacher's last image alone, all together (Gauss-Newton on them, from where the usual fit ends). *Own teacher*: the solver itself with ten times the steps, at the same cost, in place of DDIM.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "limits-causes", "caption": "RMSE to the reference solution of each solver: plain, with its numbers fitted one step after the other, and fitted all at once to the same teacher's last image. Left is nearer."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "limits-causes", "caption": "RMSE to the reference solution of each solver: plain, with its numbers fitted one step after the other, and fitted all at once to the same teacher's last image. Left is nearer; arrows: beyond the edge."}}
 asked = [cell for name in names for cell in greedy.cause_cells(p, name)]
 causes = greedy.causes.rows(experiments.Run(p, where), asked)
 LOOKS = {
@@ -212,7 +212,9 @@ for ax, name in zip(axes[0], names, strict=True):
         for variant, look in LOOKS.items():
             label = greedy.CAUSES[variant] if not y and ax is axes[0, -1] else ""
             if variant in wide:
-                ax.plot(wide[variant][solver], y, **dict(marker="o", markersize=8, linestyle="") | look, label=label)
+                value, most = wide[variant][solver], 3 * wide["joint"].min()
+                look = dict(marker="o", markersize=8, linestyle="") | look | ({"marker": ">"} if value > most else {})
+                ax.plot(min(value, most), y, **look, label=label)
     ax.set_yticks(range(len(those)), [SOLVERS[solver] for solver in those])
     ax.set(
         xscale="log", xlabel=f"RMSE, n = {causes.n_rmse.max()}", title=f"{word(name)} network, NFE {causes.nfe.max()}"
