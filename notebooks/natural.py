@@ -29,7 +29,7 @@ from IPython.display import HTML
 
 import dode
 from dode import experiments
-from dode.experiments import fits, learned, plans, plots, possible_nfe
+from dode.experiments import dlms_study, fits, learned, plans, plots, possible_nfe
 from dode.experiments.greedy import greedy_error, greedy_error_cells
 from dode.experiments.quality import OWN
 
@@ -133,6 +133,25 @@ for name in names:
         each = {f"NFE {k}": ", ".join(f"{gain[name, k, block, method]:.2f}" for block in BLOCKS) for k in NFES}
         lines.append({"network": word(name), "solver": plots.NAMES[method]} | each)
 plots.listing(pd.DataFrame(lines))
+
+# %% [markdown]
+# **Other learned solvers**, fitted here too, with NFE 5. LD3 and S4S-Alt compare features of a classifier, DLMS (trained on the last image, 4,800 noises) and the Gauss-Newton solver those of two; neither measures. One fit each.
+
+# %% tags=["hide-input"]
+FITTED = {"ld3": "LD3", "s4s-alt": "S4S-Alt", dlms_study.trained("last", dlms_study.SHORT): "DLMS, last image"}
+listed = []
+if p.kept:
+    cells = learned.learned.cells(checkpoint=names, method=FITTED, nfe=5, block=0)
+    others = pd.concat([found[found.nfe == 5], learned.learned.rows(run, cells)])
+    for name, part in others.groupby("checkpoint", sort=False):
+        rows = part.set_index("method")
+        crafted = rows.fd_reference[CRAFTED].idxmin()
+        shown = {crafted: f"best handcrafted ({plots.NAMES[crafted]})", "start": "initial solver of three"} | FITTED
+        for method, title in (shown | {"gauss-newton": "Gauss-Newton"}).items():
+            row = rows.loc[method]
+            listed.append({"network": word(name), "solver": title, "FD": f"{row.fd_reference:.2f}", "RMSE": f"{row.rmse:.3f}", "evaluations of the fit": f"{int(row.evaluations):,}"})  # fmt: skip
+    print(f"FD to the reference solution, n = {n:,}; RMSE, n = {n_rmse}")
+plots.listing(pd.DataFrame(listed))
 
 # %% [markdown]
 # ## D-DDIM
