@@ -47,7 +47,7 @@ def test_table_5_is_the_published_one() -> None:
     table = table[table.source.str.startswith("DLMS Table 5")]
     assert set(rows) == set(table.dataset)
     assert all(set(table.nfe[table.dataset == data]) <= set(row.nfes) for data, row in rows.items())
-    assert plans.price(rows["CIFAR-10"]) == 50_000 * (15 * 52 + 36 + 100) + 1_000 * (15 * 52 + 36 + 1_000)
+    assert plans.price(rows["CIFAR-10"]) == 50_000 * (15 * 52 + 16 + 100) + 1_000 * (15 * 52 + 16 + 1_000)
 
 
 def test_the_preset_of_the_paper_is_the_papers() -> None:
