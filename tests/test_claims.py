@@ -251,7 +251,8 @@ CLAIMS: list[tuple[str, str, Callable[[], object]]] = [
      lambda: all((t["own"] < t["seen-pixels"])["data", 3].all() and (t["own"] > t["seen-pixels"])["noise", 5].all()
                  for t in losses())),
     ("natural", "LD3 and S4S-Alt with NFE 5 are ahead of the best handcrafted solver with noise prediction alone",
-     lambda: all((gain(0, "imagenet32")[m][net, 5] < 1) == (net == "noise") for m in ("ld3", "s4s-alt") for net in NETS)),
+     lambda: all((gain(0, "imagenet32")[m][net, 5] < 1) == (net == "noise")
+                 for m in ("ld3", "s4s-alt") for net in NETS)),
     ("natural", "the Gauss-Newton solver is nearest to the reference in every block, and with 3 beats all others' 5",
      lambda: all((gain(b, "imagenet32").idxmin(axis=1) == GN).all() for b in (0, 1, 2))
              and (learned(images="imagenet32")[GN].xs(3, level="nfe")
