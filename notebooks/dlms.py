@@ -125,7 +125,7 @@ print(f"NFE {NFE}, n = {N:,}; final error on held-back noise over the initial so
 plots.listing(pd.DataFrame(listed))
 
 # %% [markdown]
-# With the level held fixed the training loses all that it had gained; with its gradient, or without designed levels, it keeps most. So the fixed level is the cause here. Whether the authors' program has it we cannot know. The rest of the difference is the objective: step losses go on falling while the last image gets worse.
+# With the level held fixed the training loses all that it had gained; with its gradient, or without designed levels, it keeps most. Distances in place of their squares, as the abstract may be read, change nothing in that: with the level held fixed the training ends above the initial solver, so it diverged. So the fixed level is the cause here. Whether the authors' program has it we cannot know. The rest of the difference is the objective: step losses go on falling while the last image gets worse.
 #
 # Early selection returns the best of each training on held-back noise. What it returns is good in all of them.
 #
