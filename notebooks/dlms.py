@@ -23,7 +23,7 @@ seeds = None  # how many images show what a designer does; None: 64
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import display
+from IPython.display import HTML, display
 
 from dode import experiments
 from dode.distillation import begin_dlms
@@ -218,8 +218,8 @@ for column in ("fd_reference", "fd_reference_transformer", "rmse") if crossed el
             methods = {title: dlms_study.fitted(o, loss) for o, title in dlms_study.OPTIMISERS.items()}
             values = {title: ranged(fit[column].loc[names[0], nfe, m]) for title, m in methods.items() if (names[0], nfe, m) in fit.index}  # fmt: skip
             listed.append({"NFE": nfe, "loss": dlms_study.LOSSES[loss]} | values)
-    print(f"{COLUMNS[column]}, {word(names[0])} prediction: mean of several fits (range)")
-    display(plots.listing(pd.DataFrame(listed).fillna("")))
+    table = plots.listing(pd.DataFrame(listed).fillna("")).data
+    display(HTML(f"<p>{COLUMNS[column]}, {word(names[0])} prediction: mean of several fits (range)</p>{table}"))
 
 # %% [markdown]
 # - **What moves, and how, matters more than the loss.** With NFE 3 the Gauss-Newton solver and DLMS end at 0.10 to 0.24 with any of the four losses, S4S-Alt at 0.21 to 0.27, LD3, which moves the grid alone, at 0.8 to 1.3.

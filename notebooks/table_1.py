@@ -186,7 +186,7 @@ print(f"distilling a network costs more evaluations than distilling a solver: {b
 #
 # - **Why the factor is smaller** is not isolated. Our students are trained for minutes, and a training that is stopped early is cheap. The paper's students are sampled in few steps as well.
 # - **A plain baseline**: DPM-Solver++(3M) on its best of four grids reaches both distances for no more than D-DDIM, without any fit. (Its distance is not monotone in NFE, because each NFE has its own grid.)
-# - **The count decides the ranking**: for some million images a student of few evaluations has paid for its training.
+# - **No number of images pays a network's training back** at the first distance: no student with fewer evaluations than D-DDIM's seven comes to it.
 #
 # ## How networks are distilled here, and limits
 #

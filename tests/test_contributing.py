@@ -119,7 +119,7 @@ run = experiments.Run(experiments.preset("smoke"))
 learnt = fits.fit(run, "fashion-mnist-data", "random-search:tries=2,residual=pixels", 3)
 assert learnt.metadata["network_evaluations"] == 4 * 40 + 3 * 2 * 3
 assert learned.METHODS[-1] == "random-search" in learned.EVERYWHERE and plots.NAMES["random-search"] == "Random grids"
-assert len({look["color"] for look in plots.LEARNED_LOOKS.values()}) == len(distillation.DISTILLERS) == 12
+assert len({look["color"] for look in plots.LEARNED_LOOKS.values()}) == len(distillation.DISTILLERS) == 11
 
 assert "averages" in said("solvers") and "Nobody 2026" in said("solvers")
 assert quality.ENTRIES["Averages"] == "averages" in learned.HANDCRAFTED and plots.NAMES["averages"] == "Averages"

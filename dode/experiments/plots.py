@@ -190,7 +190,8 @@ def calls_table(found: pd.DataFrame, column: str, caption: str, titles: Mapping[
 
 def in_short(text: str) -> Markdown:
     """The box at the head of a page; its cell has the metadata ``mystnb={"markdown_format": "myst"}``."""
-    return Markdown(f"```{{admonition}} In short\n{text}\n```")
+    paragraphs = text.strip().replace("\n", "\n\n")
+    return Markdown(f"```{{admonition}} In short\n{paragraphs}\n```")
 
 
 def provenance(facts: Mapping[str, object]) -> Markdown:
