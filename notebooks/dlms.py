@@ -90,8 +90,9 @@ plt.show()
 # %% [markdown]
 # ## The method
 #
-# DLMS {cite:p}`liang2025lms` trains a small network, the *designer*. After each network evaluation it reads the bottleneck of the large network and writes the next step of the solver for each image: the weights of the last four outputs, the next noise level, and the level passed to the network there (*time scaling*). The paper's abstract says so, and that an
-# image of CIFAR-10 then takes 5 evaluations for FID 3.23. All else here is known second-hand, from an independent reimplementation: there is no code of the authors.
+# DLMS {cite:p}`liang2025lms` distils a multistep solver: its prediction coefficients, its time steps and its time scaling (the level passed to the network, over that of the state), so that the trajectory is near a teacher's in mean Euclidean distance. So says the abstract, which is all that could be read of the paper; it reports FID 3.23 on CIFAR-10 with 5 evaluations.
+#
+# All else is known second-hand, from an independent reimplementation; there is no code of the authors. A small network, the *designer*, reads the bottleneck of the large network after each evaluation, and writes the next step of the solver for each image: the weights of the last four outputs, the next noise level, and its scaling.
 #
 # - **The initial solver** is Adams-Bashforth in $\ln\sigma$ on clean images, on levels uniform in time, with an analytical first step (AFS).
 # - **Step losses.** After each step the student's state is compared with a teacher's at the same level, after the last one in features of the image. A training step descends their sum. No gradient passes through more than two steps.
