@@ -201,12 +201,14 @@ def clear() -> tuple[str, bool]:
 
 @claim("DLMS abstract", "dlms", "holds in part")
 def ahead() -> tuple[str, bool]:
-    """With few evaluations it is far ahead of handcrafted solvers."""
-    found = rows("dlms_study").pivot(index=["checkpoint", "nfe"], columns="method", values="fd_reference")
-    gain = (found[ENDS] / found[list(HANDCRAFTED)].min(axis=1)).dropna()
-    both = [gain[c, 5] for c in (DATA, NOISE)]
-    words = "trained on the last image, FD over the best handcrafted one's, NFE 5: data {:.2f}, noise {:.2f}"
-    return words.format(*both), bool((gain < 1).all())
+    """With 5 evaluations sampling is twice as fast as with handcrafted solvers."""
+    found = (
+        rows("learned").query("block == 0").pivot(index=["checkpoint", "nfe"], columns="method", values="fd_reference")
+    )
+    best, five = found[list(HANDCRAFTED)].min(axis=1), found[ENDS].xs(5, level="nfe")
+    needed = {c: min((n for n, fd in best[c].items() if fd <= five[c]), default=11) for c in (DATA, NOISE)}
+    words = f"trained on the last image, FD with NFE 5: data {five[DATA]:.3f}, noise {five[NOISE]:.3f}"
+    return words + f"; handcrafted solvers need {needed[DATA]} and {needed[NOISE]}", min(needed.values()) >= 9
 
 
 @claim("DLMS, Algorithm 1", "dlms", "holds in part")
