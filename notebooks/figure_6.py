@@ -21,6 +21,7 @@ seeds = None  # how many images in each grid; None: 9
 
 # %% tags=["remove-input"]
 from dataclasses import replace
+from functools import cache
 
 import matplotlib.pyplot as plt
 import seaborn as sns
@@ -84,13 +85,15 @@ short = (
 )
 
 
+classifier = cache(lambda data: zoo.load_evaluator(f"{data}-classifier", where)[0])
+
+
 @torch.no_grad()
 def classes(kind: Images, images: torch.Tensor) -> torch.Tensor:
     """What the classifier of these images takes each for; where there is none, all are of one class."""
     if not kind.evaluators:
         return torch.zeros(len(images))
-    classifier, _ = zoo.load_evaluator(f"{kind.evaluators}-classifier", where)
-    return classifier(kind.pixel_values(images)).argmax(1).cpu()
+    return classifier(kind.evaluators)(kind.pixel_values(images)).argmax(1).cpu()
 
 
 def grid_of_samples(
@@ -105,6 +108,7 @@ def grid_of_samples(
     height = width / len(heads) * len(samples) * count / columns + 0.4
     figure, axes = plt.subplots(len(samples), len(heads), squeeze=False, figsize=(width, height))
     for r, (name, row) in enumerate(samples.items()):
+        known = classes(kind, row[heads[-1]])
         for c, head in enumerate(heads):
             ax = axes[r, c]
             ax.set(xticks=[], yticks=[])
@@ -112,8 +116,7 @@ def grid_of_samples(
             if head in row:
                 ax.imshow(kind.mosaic(row[head], columns), cmap="gray", vmin=0, vmax=255)
                 h, w = (side + 1 for side in row[head].shape[-2:])
-                other = classes(kind, row[head]) != classes(kind, row[heads[-1]])
-                for k in other.nonzero().flatten().tolist():
+                for k in (classes(kind, row[head]) != known).nonzero().flatten().tolist():
                     corner = (k % columns * w, k // columns * h)
                     ax.add_patch(Rectangle(corner, w, h, fill=False, edgecolor="C3", linewidth=1.5))
             else:

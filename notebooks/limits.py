@@ -207,12 +207,12 @@ LOOKS = {
 figure, axes = plt.subplots(1, len(names), figsize=(5.5 * len(names), 3.4), squeeze=False, sharey=True)
 for ax, name in zip(axes[0], names, strict=True):
     wide = causes[causes.checkpoint == name].pivot(index="solver", columns="variant", values="rmse")
-    those = [solver for solver in greedy.TAUGHT if solver in wide.index]
+    those, most = [solver for solver in greedy.TAUGHT if solver in wide.index], 3 * wide["joint"].min()
     for y, solver in enumerate(those):
         for variant, look in LOOKS.items():
             label = greedy.CAUSES[variant] if not y and ax is axes[0, -1] else ""
             if variant in wide:
-                value, most = wide[variant][solver], 3 * wide["joint"].min()
+                value = wide[variant][solver]
                 look = dict(marker="o", markersize=8, linestyle="") | look | ({"marker": ">"} if value > most else {})
                 ax.plot(min(value, most), y, **look, label=label)
     ax.set_yticks(range(len(those)), [SOLVERS[solver] for solver in those])
@@ -257,7 +257,7 @@ plots.listing(pd.DataFrame(listed))
 # - **The measures disagree** in a third of the cases (the count above). UniPC-3 on the data-predicting network with NFE 5 comes three times nearer in RMSE, and farther in Fréchet distance. With noise prediction and NFE 25 the plain DPM-Solvers, DPM-Solver++ and UniPC-3 (0.22) are below the reference solution's own distance (0.257, 60 evaluations), and distillation moves them towards it.
 # - **Why a solver loses**: with NFE 5 fitting step by step is the main reason, and the teacher is not ({numref}`limits-causes`). A fit brings each step nearer to the teacher, and the last image may end farther.
 #
-# **When to distil**: if your plain solver is farther than D-DDIM with as many evaluations, use D-DDIM. Its own distilled version still loses in 10 of 35 such cells ({numref}`limits-map`), so compare both on held-out seeds. The paper names two limits of its own: gains are marginal with many evaluations, and one number a step may be too few for large images (Section 6).
+# **When to distil**: if your plain solver is farther than D-DDIM with as many evaluations, use D-DDIM. Its own distilled version still loses in about a third of such cells ({numref}`limits-map`), so compare both on held-out seeds. The paper names two limits of its own: gains are marginal with many evaluations, and one number a step may be too few for large images (Section 6).
 #
 # ## Limits
 #

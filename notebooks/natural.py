@@ -25,7 +25,7 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
+from IPython.display import HTML, display
 
 import dode
 from dode import experiments
@@ -139,8 +139,8 @@ plots.listing(pd.DataFrame(lines))
 
 # %% tags=["hide-input"]
 FITTED = {"ld3": "LD3", "s4s-alt": "S4S-Alt"}
-listed = []
 if p.kept:
+    listed = []
     cells = learned.learned.cells(checkpoint=names, method=FITTED, nfe=5, block=0)
     others = pd.concat([found[found.nfe == 5], learned.learned.rows(run, cells)])
     for name, part in others.groupby("checkpoint", sort=False):
@@ -151,7 +151,7 @@ if p.kept:
             row = rows.loc[method]
             listed.append({"network": word(name), "solver": title, "FD": f"{row.fd_reference:.2f}", "RMSE": f"{row.rmse:.3f}", "evaluations of the fit": f"{int(row.evaluations):,}"})  # fmt: skip
     print(f"FD to the reference solution, n = {n:,}; RMSE, n = {n_rmse}")
-plots.listing(pd.DataFrame(listed))
+    display(plots.listing(pd.DataFrame(listed)))
 
 # %% [markdown]
 # ## D-DDIM
@@ -266,7 +266,7 @@ print(f"{len(tables)} tables fitted for Fashion-MNIST: levels fall: {fall}; the 
 # ## What comes out
 #
 # - **The Gauss-Newton solver leads here too**, in Fréchet distance at each NFE, network and block, and in RMSE on the one block that has it. With 10 evaluations on the data-predicting network iPNDM is near the floor too (0.52; floor 0.40).
-# - **LD3 and S4S-Alt** with NFE 5 are behind the best handcrafted solver in Fréchet distance with data prediction, and ahead with noise prediction; far behind the Gauss-Newton solver on both. One fit each, with half of its evaluations or less.
+# - **LD3 and S4S-Alt** with NFE 5 are behind the best handcrafted solver in Fréchet distance with data prediction, and ahead with noise prediction; far behind the Gauss-Newton solver on both. One fit each, with half of its evaluations or fewer.
 # - **D-DDIM and the paper's claim.** The D-ODE paper has gains especially at smaller NFE (Section 4.2), hardly any at 2 to 5 (4.1, 4.2), and curves that meet at large NFE (4.1, 4.2, 6). On the data-predicting network it is so: no gain at 2, the largest at 10. On the noise-predicting one D-DDIM is *farther* from the training images than DDIM from 25 evaluations on: there, and at 10 already, DDIM is below the reference solution's own distance (dashed), so nearer to these images is not more exact.
 # - **To the reference solution D-DDIM is behind** the best handcrafted solver in all six cases, and on the noise-predicting network behind DDIM itself, although its RMSE is about half of DDIM's: a lower RMSE does not imply a lower Fréchet distance.
 # - **Other solvers, distilled.** On the noise-predicting network each is nearer to the data distilled with 5 evaluations, and all end at nearly one distance. With 10 too, but all are then below the reference's own distance (15.5), where nearer says nothing; their RMSE falls by a quarter and more. On the data-predicting one DPM-Solver++(2M) loses at both, (3M) at 5 (in RMSE it gains), and the distilled solvers end far apart. So the common teacher alone does not explain the first.

@@ -12,8 +12,8 @@ import pkgutil
 
 from dode.distillation.amed import AMED as AMED, amed as amed, begin_amed as begin_amed
 from dode.distillation.corrections import (
-    Equation as Equation, FirstStep as FirstStep, corrected as corrected, default_first_step as default_first_step,
-    directions as directions, families as families,
+    DirectionSpace as DirectionSpace, Equation as Equation, FirstStep as FirstStep, corrected as corrected,
+    default_first_step as default_first_step, directions as directions, families as families,
 )  # fmt: skip
 from dode.distillation.d_ode import Alignment as Alignment, d_ode as d_ode
 from dode.distillation.dlms import DLMS as DLMS, begin_dlms as begin_dlms, dlms as dlms
@@ -34,9 +34,7 @@ from dode.distillation.losses import (
 )  # fmt: skip
 from dode.distillation.own_features import own_features as own_features
 from dode.distillation.problem import DISTILLERS as DISTILLERS, Problem as Problem, distiller as distiller
-from dode.distillation.space import (
-    DirectionSpace as DirectionSpace, GridSpace as GridSpace, Space as Space, resampled as resampled,
-)  # fmt: skip
+from dode.distillation.space import GridSpace as GridSpace, Space as Space, resampled as resampled
 from dode.distillation.teachers import (
     Align as Align, Recording as Recording, Teacher as Teacher, default_teacher as default_teacher,
     make_teacher as make_teacher, record as record, target_states as target_states,

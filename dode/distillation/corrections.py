@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dode import solvers
+from dode.distillation.space import Kind, Space
 from dode.schedules import VPDiscrete, karras, time_uniform
 from dode.solvers.singlestep import split
 from dode.tableau import Tableau
@@ -127,6 +129,35 @@ class Plan:
         reach = torch.stack([direction.abs().sum(0) for direction in self.directions])
         back = [reach[i - 1] * (i in self.takes_back) for i in range(self.table.nfe)]
         return self.table.with_full(self.table.full.abs() + reach + torch.stack(back))
+
+
+@dataclass(frozen=True)
+class DirectionSpace(Space):
+    """Lambdas as what a fit may move: each row along ``directions``, ``(K_i, N + 1)`` of it (:func:`families`).
+
+    Any table will do, one that repeats levels too.
+    """
+
+    directions: Sequence[Tensor] = ()
+
+    def __post_init__(self) -> None:
+        """Nothing is refused: no level moves, and a row may use any output."""
+
+    @cached_property
+    def kinds(self) -> list[Kind]:
+        return ["weight"] * len(self.rows)
+
+    @cached_property
+    def rows(self) -> list[int]:
+        return [i for i, along in enumerate(self.directions) for _ in along]
+
+    def pack(self, table: Tableau) -> Tensor:
+        moves = zip(self.directions, table.full - self.base.full, strict=True)
+        return torch.cat([torch.linalg.lstsq(d.T, move[:, None], driver="gelsd").solution[:, 0] for d, move in moves])
+
+    def table(self, vector: Tensor) -> Tableau:
+        lambdas = vector.double().split([len(along) for along in self.directions])
+        return Plan(self.base, self.base, [], self.directions).corrected(lambdas)
 
 
 def released_plan(table: Tableau, schedule: Any, scale: int) -> Plan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -154,38 +154,6 @@ class GridSpace(Space):
         assert self.make is not None and not self.weights, "a grid space needs make=, and has no free weights"
         made = self.make(moved.sigmas)
         return replace(made, sigmas_in=moved.sigmas_in, metadata=self.base.metadata)
-
-
-@dataclass(frozen=True)
-class DirectionSpace(Space):
-    """A solver whose weights move along ``directions`` alone, for each row ``(K_i, N + 1)``: D-ODE's lambdas.
-
-    :func:`dode.distillation.families` gives them.  Any table will do, one that repeats levels too.
-    """
-
-    directions: Sequence[Tensor] = ()
-
-    def __post_init__(self) -> None:
-        pass
-
-    @cached_property
-    def kinds(self) -> list[Kind]:
-        return ["weight"] * len(self.rows)
-
-    @cached_property
-    def rows(self) -> list[int]:
-        return [i for i, along in enumerate(self.directions) for _ in along]
-
-    def pack(self, table: Tableau) -> Tensor:
-        moves = zip(self.directions, table.full - self.base.full, strict=True)
-        return torch.cat(
-            [torch.linalg.lstsq(along.T, move[:, None], driver="gelsd").solution[:, 0] for along, move in moves]
-        )
-
-    def table(self, vector: Tensor) -> Tableau:
-        parts = vector.double().split([len(along) for along in self.directions])
-        moves = [part @ along for part, along in zip(parts, self.directions, strict=True)]
-        return self.base.with_full(self.base.full + torch.stack(moves))
 
 
 def resampled(table: Tableau, nfe: int) -> Tableau:

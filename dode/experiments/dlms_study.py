@@ -70,8 +70,12 @@ def fitted(optimiser: str, loss: str) -> str:
     return f"{optimiser}:residual={loss}"
 
 
-# S4S-Alt without relaxed starts, and then at a quarter of its rate, and longer.
-UNRELAXED = [fitted("s4s-alt", "seen") + f",radius=0{more}" for more in ("", ",rate=0.005", ",rate=0.005,epochs=60")]
+_UNRELAXED = fitted("s4s-alt", "seen") + ",radius=0"
+UNRELAXED = {  # S4S-Alt
+    _UNRELAXED: "without relaxed starts",
+    f"{_UNRELAXED},rate=0.005": "the same, a quarter of the rate",
+    f"{_UNRELAXED},rate=0.005,epochs=60": "the same, and three times the epochs",
+}
 GAUSS_NEWTON = fitted("gauss-newton", "seen")  # the book's "gauss-newton"
 
 
@@ -80,10 +84,15 @@ def again(word: str, k: int) -> str:
     return (word if k == 0 else f"{word},seed={k}") if word.startswith("dlms") else f"{word},fit={k}"
 
 
+def recipes(methods: pd.Series) -> pd.Series:
+    """The words of fits without those of their noises."""
+    return methods.str.replace(r",(seed|fit)=\d+$", "", regex=True)
+
+
 def together(rows: pd.DataFrame) -> pd.DataFrame:
     """Fits that differ in their noises alone as one line: mean, least and greatest of each column of numbers."""
-    named = rows.assign(method=rows.method.str.replace(r",(seed|fit)=\d+$", "", regex=True))
     columns = ["fd_reference", "fd_reference_transformer", "fd_data", "rmse", "kept", "ended", "evaluations"]
+    named = rows.assign(method=recipes(rows.method))
     return named.groupby(["checkpoint", "nfe", "method"], sort=False)[columns].agg(["mean", "min", "max", "count"])
 
 
@@ -97,8 +106,7 @@ def dlms_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     several = [again(word, k) for word in (GAUSS_NEWTON, ENDS) for k in range(3)]
     cells += make(method=["start", *HANDCRAFTED, *several], nfe=NFES)
     cells += make(method=[trained("stored"), trained("moving")], nfe=5) + first(method=OBJECTIVES, nfe=5)
-    cells += first(method=ABLATION, nfe=ABLATED)
-    cells += first(method=UNRELAXED, nfe=5)
+    cells += first(method=ABLATION, nfe=ABLATED) + first(method=UNRELAXED, nfe=5)
     for nfe, count in CROSSED.items():
         pairs = itertools.product(OPTIMISERS, LOSSES)
         cells += first(method=[again(fitted(*pair), k) for pair in pairs for k in range(count)], nfe=nfe)
