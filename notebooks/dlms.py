@@ -189,7 +189,7 @@ plots.listing(pd.DataFrame(listed).sort_values(["network", "NFE"], kind="stable"
 #
 # ## Loss and optimiser
 #
-# What is owed to the loss of the last image, and what to the method that makes it small? Four losses, each made small by Gauss-Newton steps on a table, by Adam on a grid (LD3) or on grid and weights (S4S-Alt), and by Adam on a designer (DLMS). All images are clipped first. Each from several sets of noises.
+# What is owed to the loss of the last image, and what to the method that makes it small? Four losses, each made small by Gauss-Newton steps on a table, by Adam on a grid (LD3) or on grid and weights (S4S-Alt), and by Adam on a designer (DLMS). All images are clipped first. With NFE 3 two fits each, with 5 one; three where Gauss-Newton and DLMS have the loss of the table above.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "dlms-cross", "caption": "Each dot is a fit: Fréchet distance to the reference solution by loss (line) and optimiser (colour). Left is nearer. Dashed: the best handcrafted solver."}}
 recipe = dlms_study.recipes(found.method)
@@ -219,7 +219,11 @@ for column in () if small else ("fd_reference", "fd_reference_transformer", "rms
         for loss, title in dlms_study.LOSSES.items()
     ]
     table = plots.listing(pd.DataFrame(listed)).data
-    display(HTML(f"<p>{COLUMNS[column]}, {word(names[0])} prediction: mean of several fits (range)</p>{table}"))
+    display(
+        HTML(
+            f"<p>{COLUMNS[column]}, {word(names[0])} prediction, n = {N:,} (RMSE: {found.n_rmse.max()}): one fit, or the mean of several (range)</p>{table}"
+        )
+    )
 
 # %% tags=["hide-input"]
 if not small:  # S4S-Alt by its own loop, and with other settings of it
