@@ -4,7 +4,7 @@ from dode.experiments.live import Live as Live
 from dode.experiments.measurements import Measurement as Measurement, measurement as measurement
 from dode.experiments.plans import Plan as Plan, plan as plan
 from dode.experiments.quality import (
-    committed as committed, distilled as distilled, fd as fd, fd_cells as fd_cells, variant_of as variant_of,
+    committed as committed, fd as fd, fd_cells as fd_cells, fidelity as fidelity,
 )  # fmt: skip
 from dode.experiments.rows import Sweep as Sweep, kept as kept, numbers as numbers
 from dode.experiments.run import (
@@ -15,3 +15,4 @@ from dode.experiments.sweeps import (
     PRESETS as PRESETS, Preset as Preset, checkpoints as checkpoints, device as device, home as home, jobs as jobs,
     origin as origin, preset as preset, provenance as provenance,
 )  # fmt: skip
+from dode.experiments.variants import distilled as distilled, variant_of as variant_of

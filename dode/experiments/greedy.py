@@ -19,10 +19,10 @@ from dode import distillation, metrics, solvers, zoo
 from dode.denoisers import Denoiser
 from dode.experiments.learned import frechet_distances
 from dode.experiments.measurements import Cell, Value, measurement
-from dode.experiments.quality import OWN, variant_of
 from dode.experiments.rows import joined
 from dode.experiments.run import EVALUATION, Run, base_solver, fit_seeds, held_out_seeds, possible_nfe, seeded
 from dode.experiments.sweeps import Preset, checkpoints, images_of
+from dode.experiments.variants import OWN, variant_of
 from dode.sampling import trajectory
 from dode.tableau import Tableau
 

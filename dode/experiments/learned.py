@@ -22,12 +22,12 @@ from dode.experiments.measurements import Cell, Value, measurement, weights_of
 from dode.experiments.rows import joined, kept
 from dode.experiments.run import EVALUATION, GRIDS, Run, draw, held_out_seeds, seeded
 from dode.experiments.sweeps import Preset, checkpoints, home, images_of
+from dode.experiments.variants import variant_of
 from dode.metrics import Moments, frechet_distance, measured_distance
 from dode.metrics import moments as moments_of
 from dode.sampling import trajectory
 from dode.solvers import SOLVERS
 from dode.tableau import Tableau
-from dode.utils.files import FileError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,23 +114,21 @@ def floor(run: Run, *, checkpoint: str, n: int, reference_calls: int) -> dict[st
 # --- handcrafted solvers, each on its best grid ----------------------------------------------------
 
 
-@measurement(name="grids", gives=["fd_reference"], adds=["preset"])
-def grid_distance(run: Run, *, checkpoint: str, solver: str, grid: str, nfe: int) -> dict[str, Value]:
+@measurement(name="grids", gives=["fd_reference"])
+def grid_distance(run: Run, *, checkpoint: str, solver: str, variant: str, grid: str, nfe: int) -> dict[str, Value]:
     """Fréchet distance to the reference solution's samples, from few seeds that choose the grid and measure nothing."""
-    table = run.on_grid(checkpoint, solver, grid, nfe, to_zero=False)
-    n = min(500, images_of(run.preset, checkpoint), max(run.preset.images // 5, 64))
+    table = variant_of(run, checkpoint, solver, f"{variant}{',' if ':' in variant else ':'}grid={grid}", nfe)
+    n = min(500, images_of(run.preset, checkpoint), max(run.preset.images // 4, 64))
     seeds = held_out_seeds(n, SELECTION_BLOCK)
     found = moments_of(draw(run.fast(checkpoint), table, seeds), run.evaluator(checkpoint)[0])
     aim, _ = reference_moments(run, checkpoint)
-    return dict(fd_reference=measured_distance(found, aim), n=n, seeds=seeds)
+    return dict(fd_reference=measured_distance(found, aim), n=n, seeds=seeds, network=run.arithmetic)
 
 
-def best_grid(p: Preset, checkpoint: str, solver: str, nfe: int) -> str:
-    """The grid that was nearest in the rows of :func:`grid_distance`; FileError where there are none."""
-    sweep = grid_distance.sweep(p)
-    found = sweep.select(grid_distance.cells(checkpoint=checkpoint, nfe=nfe, solver=solver, grid=GRIDS))
-    if found.empty:
-        raise FileError(f"{sweep.path} has no grid of {solver} with {nfe} calls on {checkpoint}")
+def best_grid(run: Run, checkpoint: str, solver: str, nfe: int, variant: str = "plain") -> str:
+    """The grid on which ``variant`` is nearest by :func:`grid_distance`; measured where there are no rows."""
+    cells = grid_distance.cells(checkpoint=checkpoint, nfe=nfe, solver=solver, variant=variant, grid=GRIDS)
+    found = grid_distance.rows(run, cells, jobs=1)
     return str(found.sort_values(["fd_reference", "grid"]).grid.iloc[0])
 
 
@@ -143,7 +141,7 @@ def compared_solver(run: Run, checkpoint: str, method: str, nfe: int) -> Tableau
         return initial_solver(run, checkpoint, "dlms", nfe)[0]
     if method not in HANDCRAFTED:
         return fit(run, checkpoint, method, nfe)
-    return run.on_grid(checkpoint, method, best_grid(run.preset, checkpoint, method, nfe), nfe, to_zero=False)
+    return run.on_grid(checkpoint, method, best_grid(run, checkpoint, method, nfe), nfe, to_zero=False)
 
 
 def frechet_distances(
@@ -157,7 +155,7 @@ def frechet_distances(
 
     Columns of all but the first network end in its kind.
     """
-    images = torch.cat([x.cpu() for x in draw(run.fast(checkpoint), solver, seeds)])
+    images = torch.cat([x.cpu() for x in draw(run.compiled(checkpoint), solver, seeds)])
     aims, found = reference_moments(run, checkpoint, kinds), dict[str, Value]()
     for kind, (features, data), aim in zip(kinds, run.evaluators(checkpoint, kinds), aims, strict=True):
         seen, word = moments_of(images, features), "" if kind == kinds[0] else f"_{kind}"
@@ -177,7 +175,7 @@ def learned(run: Run, *, checkpoint: str, method: str, nfe: int, block: int) -> 
     found = frechet_distances(run, checkpoint, solver, seeds)
     if block == 0:
         found |= dict(rmse=run.rmse(checkpoint, solver, p.zoo_images, p.reference_steps), n_rmse=p.zoo_images)
-    grid = best_grid(p, checkpoint, method, nfe) if method in HANDCRAFTED else "time" if method == "start" else ""
+    grid = best_grid(run, checkpoint, method, nfe) if method in HANDCRAFTED else "time" if method == "start" else ""
     return found | dict(
         n=n, reference_calls=p.reference_calls, seeds=seeds, network=run.arithmetic, preset=p.name, grid=grid,
         evaluations=solver.metadata.get("network_evaluations", 0), seconds=solver.metadata.get("seconds", 0),
@@ -194,7 +192,8 @@ def compare(
     for name, some in ((name, list(some)) for name, some in methods.items()):
         cells = learned.cells(nfe=nfes, checkpoint=name, method=some, block=blocks)
         if set(some) & set(HANDCRAFTED):
-            grid_distance.rows(run, grid_distance.cells(checkpoint=name, nfe=nfes, solver=HANDCRAFTED, grid=GRIDS))
+            which = dict(checkpoint=name, nfe=nfes, solver=HANDCRAFTED, variant="plain", grid=GRIDS)
+            grid_distance.rows(run, grid_distance.cells(**which))
         parts.append(learned.rows(run, cells))
     return pd.concat(parts, ignore_index=True)
 

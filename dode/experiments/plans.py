@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING
 
 from dode.experiments import dlms_study, learned, sweeps
 from dode.experiments.measurements import Cell, Measurement, known
-from dode.experiments.quality import OWN, fd, fd_cells
+from dode.experiments.quality import fd_cells, fidelity
 from dode.experiments.rows import Sweep
 from dode.experiments.run import Run, load_cached, possible_nfe
 from dode.experiments.sweeps import Preset, checkpoints
+from dode.experiments.variants import OWN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +36,7 @@ LATER = ("dpm_solver_pp:order=2", "dpm_solver_pp", "unipc")  # published after i
 STAGES = ("dpm_solver:order=2", "heun")  # distilled in the paper too, but not in its figure 3
 KIM, LIANG = "Kim et al. 2024", "Liang et al. 2025"
 DDIM = (2, 5, 10, 25, 50, 100, 250)
+BEST = ("plain:grid=best", "d-ode:grid=best")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Plan:
     figure: str  # the name of the page, and of the file of results
     preset: Preset  # with what this figure has otherwise
     cells: tuple[Cell, ...]  # what there is to measure, cheap first
-    measurement: Measurement = fd
+    measurement: Measurement = fidelity
 
     @property
     def checkpoints(self) -> list[str]:
@@ -75,27 +77,34 @@ class Plan:
 
 def figure_3(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     """Every solver and its distilled version, the paper's four followed to more calls than the later ones."""
-    most = 5 if p.name == "smoke" else 250
+    most = {"smoke": 5, "standard": 25, "quick": 25}.get(p.name, 250)
     calls: dict[tuple[str, str], tuple[int, ...]] = {}
     for name in checkpoints(checkpoint or "fashion-mnist-noise"):
         for solver in FOUR + LATER + STAGES:  # a third order wants three calls
             fewest = 2 if p.name == "paper" and solver in ("ddim", "ipndm") else 3
-            calls[name, solver] = tuple(possible_nfe(solver, max(fewest, nfe)) for nfe in p.nfes if nfe <= most)
-    return fd_cells(p, calls) + fd_cells(p, {key: found for key, found in calls.items() if key[1] in LATER}, [OWN])
+            nfes = [n for n in p.nfes if n <= most or solver == "ddim"]
+            calls[name, solver] = tuple(possible_nfe(solver, max(fewest, n)) for n in nfes)
+    own = {key: found for key, found in calls.items() if key[1] in LATER}
+    return fd_cells(p, calls) + fd_cells(p, own, [OWN]) + fd_cells(p, few(calls), BEST)
+
+
+def few(calls: dict[tuple[str, str], tuple[int, ...]]) -> dict[tuple[str, str], list[int]]:
+    """The NFEs at which each solver is on its best grid too."""
+    return {key: [n for n in found if 3 <= n <= 10] for key, found in calls.items()}
 
 
 def figure_4(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     """DDIM on every network; Heun and the later solvers on those that predict clean images."""
     names = checkpoints(checkpoint or "fashion-mnist")
     clean = [name for name in names if load_cached(name, "cpu").prediction == "data"]
-    most = 10 if p.name == "smoke" else 250
+    most = {"smoke": 10, "standard": 25, "quick": 25}.get(p.name, 250)
     calls: dict[tuple[str, str], tuple[int, ...]] = {(name, "ddim"): p.nfes for name in names}
     calls |= {(name, "heun"): p.heun_nfes for name in clean}
     calls |= {(name, solver): tuple(n for n in p.nfes if 5 <= n <= most) for solver in LATER for name in clean}
-    return fd_cells(p, calls)
+    return fd_cells(p, calls) + fd_cells(p, few({k: v for k, v in calls.items() if k[0] in clean}), BEST)
 
 
-PLANS = {"figure_3": figure_3, "figure_4": figure_4}  # of :func:`~dode.experiments.quality.fd`, each in a file
+PLANS = {"figure_3": figure_3, "figure_4": figure_4}  # of :func:`~dode.experiments.quality.fidelity`, a file each
 
 
 def plan(figure: str, preset: str, checkpoint: str | None = None, seeds: int | None = None) -> Plan:
@@ -106,11 +115,13 @@ def plan(figure: str, preset: str, checkpoint: str | None = None, seeds: int | N
     those there are; FileError for a file that is not there, or holds no network.
     """
     planned = {m.name: (m.planned, m) for m in known().values() if m.planned}
-    planned = {name: (cells, fd) for name, cells in PLANS.items()} | planned
+    planned = {name: (cells, fidelity) for name, cells in PLANS.items()} | planned
     if figure not in planned:
         raise ValueError(f"no plan named {figure!r}; there are: {', '.join(planned)}")
     p, (cells, measurement) = sweeps.preset(preset), planned[figure]
     p = replace(p, repeats=seeds or p.repeats)
+    if figure in PLANS and p.bf16:  # float32 costs twice as much: fewer images, and one block where steps are many
+        p = replace(p, images=2_000, bf16=False, blocks_to=10)
     if preset == "paper":
         p = replace(p, fit_images=next((r.fit_images for r in ROWS if r.checkpoint == checkpoint), p.fit_images))
     return Plan(figure, p, tuple(cells(p, checkpoint)), measurement)

@@ -7,26 +7,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-
-from dode import distillation, metrics, solvers, zoo
-from dode.denoisers import Denoiser
+from dode import metrics, solvers, zoo
 from dode.denoisers.networks import is_compiled
-from dode.distillation import Align, Alignment
-from dode.distillation.corrections import released_plan
+from dode.experiments.learned import best_grid, frechet_distances
 from dode.experiments.measurements import Cell, Value, measurement
 from dode.experiments.rows import Sweep, joined, typed
-from dode.experiments.run import GRIDS, Run, base_solver, draw, fit_seeds, held_out_seeds, possible_nfe, seeded
+from dode.experiments.run import GRIDS, Run, base_solver, draw, fit_seeds, held_out_seeds, possible_nfe
 from dode.experiments.sweeps import Preset, checkpoints, home, images_of
+from dode.experiments.variants import distilled, variant_of
 from dode.tableau import Tableau
 
 if TYPE_CHECKING:
     import pandas as pd
 
-OWN = "d-ode:basis=own"  # the variant for solvers whose own basis is not the network's
-VARIANT_OPTIONS = ("images", "scale", "teacher", "align", "first_step", "equation", "basis", "model")
 # What a page calls an entry -> the solver, as one word.  No order: its usual one, or what a short grid carries.
 ENTRIES = {
     label: info.name + ":" * bool(options) + ",".join(f"{k}={v}" for k, v in options.items())
@@ -35,80 +30,16 @@ ENTRIES = {
 }
 
 
-def distilled(
-    denoiser: Denoiser, tableau: Tableau, images: int, block: int = 0, align: Alignment = "time", scale: int = 10,
-    **more: Any,
-) -> Tableau:  # fmt: skip
-    """The D- version of ``tableau``, fitted on the block's seeds; ``more`` goes to :func:`dode.distillation.d_ode`."""
-    seeds = fit_seeds(images, block)
-    conditioned, noise = seeded(denoiser, seeds)
-    if align != "released" and more.get("teacher", "ddim") == "ddim":
-        more["teacher"] = _recorded(denoiser, tuple(tableau.levels.tolist()), images, block, align, scale)
-    return distillation.d_ode(conditioned, tableau, noise, align=align, scale=scale, seeds=seeds, **more)
-
-
-def joint(denoiser: Denoiser, tableau: Tableau, images: int, block: int = 0) -> Tableau:
-    """The lambdas of :func:`distilled` fitted to the teacher's last state alone, all at once, from where it ends.
-
-    Same teacher, same seeds, Gauss-Newton steps: what is different is what fitting one step after the other costs.
-    """
-    seeds = fit_seeds(images, block)
-    conditioned, noise = seeded(denoiser, seeds)
-    start = distilled(denoiser, tableau, images, block)
-    plain = tableau.to_basis(start.basis)
-    space = distillation.DirectionSpace(plain, directions=distillation.families(plain))
-    found = distillation.gauss_newton(
-        conditioned, start, noise, space=space, teacher=distillation.make_teacher(tableau), bias=0.0, limit=0.0,
-        budget=10**9, seeds=seeds,
-    )  # fmt: skip
-    return found.with_full(found.full, lambdas=space.pack(found).tolist())
-
-
-@functools.lru_cache(maxsize=8)
-def _recorded(
-    denoiser: Denoiser, levels: tuple[float, ...], images: int, block: int, align: Align, scale: int
-) -> distillation.Recording:
-    """DDIM's many-step run through ``levels``, which all solvers of one grid are fitted to: most of a fit's cost."""
-    conditioned, noise = seeded(denoiser, fit_seeds(images, block))
-    student = solvers.ddim(torch.tensor(levels, dtype=torch.float64))
-    return distillation.record(conditioned, student, noise, scale=scale, align=align)
-
-
-def variant_of(run: Run, checkpoint: str, solver: str, variant: str, nfe: int, block: int = 0) -> Tableau:
-    """``solver`` as ``variant`` has it: "plain", "joint", or "d-ode" with options, ``"d-ode:scale=20,teacher=same"``.
-
-    "joint" is :func:`joint`; "plain:align=released" is the solver on the levels of the authors' fit, which may be
-    others than the network's own.
-
-    ``images`` is |B| (default: the preset's), ``teacher`` "ddim" or "same", ``model`` the checkpoint that is
-    fitted on in place of the one that samples (on this one's grid); the others are those of
-    :func:`dode.distillation.d_ode`.
-    """
-    model = run.model(checkpoint)  # the fit is always in float32
-    tableau = base_solver(solver, model, nfe)
-    method, options = solvers.parse_options(variant, VARIANT_OPTIONS)
-    if method == "plain":
-        return released_plan(tableau, model.schedule, 10).table if options.get("align") == "released" else tableau
-    if method == "joint":
-        return joint(model, tableau, options.get("images", run.preset.fit_images), block)
-    if method != "d-ode":
-        raise ValueError(f"no variant named {method!r}; there are plain, d-ode and joint")
-    if options.get("teacher") == "same":
-        facts, own = solvers.parse(solver)
-        options["teacher"] = functools.partial(facts.make, **own)
-    source = run.model(options.pop("model", checkpoint))
-    learned = distilled(source, tableau, options.pop("images", run.preset.fit_images), block, **options)
-    return learned if source is model else learned.unbind()
-
-
 def fd_cells(
     p: Preset, plan: Mapping[tuple[str, str], Iterable[int]], variants: Iterable[str] = ("plain", "d-ode")
 ) -> list[Cell]:
     """Cells of :func:`fd`: ``plan`` maps (checkpoint, solver) to NFEs; cheap cells come first."""
-    blocks, cells = range(p.repeats), list[Cell]()
+    cells = list[Cell]()
     for (checkpoint, solver), nfes in plan.items():
-        cells += fd.cells(checkpoint=checkpoint, solver=solver, nfe=nfes, variant=variants, block=blocks)
-    return sorted(cells, key=lambda cell: cell["nfe"])
+        for nfe in nfes:
+            blocks = range(1 if nfe > p.blocks_to else p.repeats)
+            cells += fd.cells(checkpoint=checkpoint, solver=solver, nfe=nfe, variant=variants, block=blocks)
+    return sorted(cells, key=lambda cell: (cell["nfe"] > p.blocks_to, cell["block"], cell["nfe"]))
 
 
 @measurement(gives=["fd"])
@@ -119,12 +50,39 @@ def fd(run: Run, *, checkpoint: str, solver: str, variant: str, nfe: int, block:
     seeds = held_out_seeds(images_of(run.preset, checkpoint), block)
     model = run.compiled(checkpoint)
     found = metrics.measure(draw(model, tableau, seeds), features, reference)
-    per_row = (row if isinstance(row, list) else [row] for row in tableau.metadata.get("lambdas", []))
     return dict(
-        fd=found["fd"], n=found["n"], features=found["features"], seeds=seeds,
-        lambdas=joined(v for row in per_row for v in row),
-        evaluations=tableau.metadata.get("network_evaluations", 0),
+        fd=found["fd"], n=found["n"], features=found["features"], seeds=seeds, **fitted(tableau),
         network=run.arithmetic + ", compiled" * is_compiled(model.network),
+    )  # fmt: skip
+
+
+def fitted(tableau: Tableau) -> dict[str, Value]:
+    """What a fit found, and the evaluations that it took."""
+    per_row = (row if isinstance(row, list) else [row] for row in tableau.metadata.get("lambdas", []))
+    found = joined(v for row in per_row for v in row)
+    return dict(lambdas=found, evaluations=tableau.metadata.get("network_evaluations", 0))
+
+
+@measurement(gives=["fd", "fd_reference"])
+def fidelity(run: Run, *, checkpoint: str, solver: str, variant: str, nfe: int, block: int) -> dict[str, Value]:
+    """:func:`fd` and, of the same images, the Fréchet distance to the reference solution's samples; RMSE to its images.
+
+    "grid=best" in the variant is the grid that :func:`.learned.best_grid` chooses for this variant of the solver.
+    RMSE is of seeds of the first block; rows of others have none.
+    """
+    p, grid = run.preset, ""
+    if "grid=best" in variant:
+        grid = best_grid(run, checkpoint, solver, nfe, variant.replace("grid=best", "").rstrip(":,"))
+    tableau = variant_of(run, checkpoint, solver, variant.replace("grid=best", f"grid={grid}"), nfe, block)
+    seeds = held_out_seeds(images_of(p, checkpoint), block)
+    distances = frechet_distances(run, checkpoint, tableau, seeds, ("classifier",))
+    found = dict[str, Value](fd=distances["fd_data"], fd_reference=distances["fd_reference"])
+    if block == 0:
+        found |= dict(rmse=run.rmse(checkpoint, tableau, p.zoo_images, p.reference_steps), n_rmse=p.zoo_images)
+    compiled = is_compiled(run.compiled(checkpoint).network)
+    return found | fitted(tableau) | dict(
+        n=len(seeds), features=run.evaluator(checkpoint)[0].name, seeds=seeds, reference_calls=p.reference_calls,
+        grid=grid, network=run.arithmetic + ", compiled" * compiled,
     )  # fmt: skip
 
 

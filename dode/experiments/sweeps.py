@@ -42,6 +42,7 @@ class Preset:
     trajectories: int  # noises that a designer is trained on
     reference_calls: int  # of the reference solution whose samples FDs are taken to
     fit_steps: int = 10  # of a Gauss-Newton fit, at most
+    blocks_to: int = 1_000  # NFEs above this have one block of seeds
     rows_of: str = ""  # the preset whose committed rows and solvers its pages show; none: its own, measured if missing
 
     @property
