@@ -25,7 +25,7 @@ import pandas as pd
 
 from dode import experiments
 from dode.experiments import learned, plots, quality
-from dode.experiments.quality import OWN
+from dode.experiments.variants import OWN
 
 plots.style()
 SOLVERS = {

@@ -30,7 +30,7 @@ from matplotlib.lines import Line2D
 
 import dode
 from dode import experiments
-from dode.experiments import dlms_study, fits, learned, plots
+from dode.experiments import dlms_study, fits, learned, paths, plots
 
 plots.style()
 p = experiments.preset(preset)
@@ -264,13 +264,15 @@ count = min(64, p.zoo_images)
 cells = list[dict]()
 for name in names:
     asked = [word_of.get(m, m) for m in ordered if m in tables[name] and m != "amed"]
-    cells += learned.paths.cells(checkpoint=name, method=asked, nfe=at, n=count)
-paths = learned.paths.rows(run, cells, jobs=1).replace({"method": {ENDS: "dlms"}})
+    cells += paths.paths.cells(checkpoint=name, method=asked, nfe=at, n=count)
+followed = paths.paths.rows(run, cells, jobs=1).replace({"method": {ENDS: "dlms"}})
 figure, axes = plt.subplots(1, len(names), figsize=(max(7, 5.5 * len(names)), 4.2), sharey=True, squeeze=False)
 ends = {}
 for ax, name in zip(axes[0], names, strict=True):
     floor = 0.5 * min(float(t.sigmas[-2]) for t in tables[name].values() if isinstance(t, dode.Tableau))
-    for method, *columns in paths[paths.checkpoint == name][["method", "levels", "distances"]].itertuples(index=False):
+    for method, *columns in followed[followed.checkpoint == name][["method", "levels", "distances"]].itertuples(
+        index=False
+    ):
         levels, apart = (torch.tensor(experiments.numbers(column)) for column in columns)
         ends[name, method] = apart
         grey = method in learned.HANDCRAFTED
@@ -381,12 +383,12 @@ if live.active:
     live.check(row, learned.learned, "fd_reference", p.again)  # as committed
     row = found.query("checkpoint == @name and method == 'gauss-newton' and nfe == 3").iloc[0]
     live.check(row, learned.learned, "fd_reference", method="gauss-newton:images=16")  # fitted now
-    deis = learned.grid_distance.cells(checkpoint=name, solver="deis", grid="time", nfe=3)
+    deis = learned.grid_distance.cells(checkpoint=name, solver="deis", variant="plain", grid="time", nfe=3)
     live.check(learned.grid_distance.rows(run, deis).iloc[0], learned.grid_distance, "fd_reference", p.again)
     fewer = dict(n=p.again.images, reference_calls=p.again.reference_calls)
     live.check(floors.reset_index().query("checkpoint == @name").iloc[0], learned.floor, "fd_data", p.again, **fewer)
-    row = paths.query("checkpoint == @name and method == 'dlms'").iloc[0]
-    live.check(row, learned.paths, "image", p.again, n=8, method=ENDS)
+    row = followed.query("checkpoint == @name and method == 'dlms'").iloc[0]
+    live.check(row, paths.paths, "image", p.again, n=8, method=ENDS)
 live.show()
 
 # %% tags=["remove-input"]

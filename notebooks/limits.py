@@ -29,7 +29,7 @@ import seaborn as sns
 
 from dode import experiments, zoo
 from dode.experiments import greedy, learned, plots, quality
-from dode.experiments.quality import OWN
+from dode.experiments.variants import OWN
 
 plots.style()
 p = experiments.preset(preset)

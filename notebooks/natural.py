@@ -31,7 +31,7 @@ import dode
 from dode import experiments
 from dode.experiments import fits, learned, plans, plots, possible_nfe
 from dode.experiments.greedy import greedy_error, greedy_error_cells
-from dode.experiments.quality import OWN
+from dode.experiments.variants import OWN
 
 plots.style()
 p = experiments.preset(preset)

@@ -11,9 +11,9 @@ import torch
 
 import dode
 from dode import distillation, experiments, solvers
-from dode.experiments import greedy, quality
-from dode.experiments.quality import OWN
-from dode.experiments.run import grid_function, on_grid
+from dode.experiments import greedy, learned, paths, quality
+from dode.experiments.run import GRIDS, grid_function, on_grid
+from dode.experiments.variants import OWN
 from dode.metrics import rmse
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +113,51 @@ def test_the_path_is_measured_level_by_level_in_unit_variance(project: Path) -> 
     for i, sigma in enumerate(plain.sigmas[1:].tolist()):
         aim = aims[guide.sigmas.tolist().index(sigma)]
         assert path[i] == pytest.approx(rmse(states[i + 1], aim) / (1 + sigma**2) ** 0.5, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver, nfe", [("ddim", 10), ("heun", 9)])
+def test_a_run_is_compared_with_the_reference_where_their_levels_meet(project: Path, solver: str, nfe: int) -> None:
+    """The last state after Heun's corrector; norms, distances and pixels are of the states that a run gives."""
+    row = paths.path(FEW, checkpoint=NAME, solver=solver, variant="plain", nfe=nfe, n=2)
+    model = dode.load(NAME)
+    table, noise = (
+        solvers.get(solver).make(model.grid, nfe=nfe),
+        dode.initial_noise(model.shape, range(10**6, 10**6 + 2)),
+    )
+    steps = len(table.levels) - 1
+    guide = distillation.make_teacher(
+        table, lambda s: solvers.dpm_solver_pp(s, order=2), FEW.preset.reference_steps // steps
+    )
+    states, aims = dode.trajectory(model, table, noise), dode.trajectory(model, guide, noise)
+    expected = {"ddim": range(11), "heun": (0, 2, 4, 6, 8, 9)}[solver]  # Heun's last step is Euler's
+    assert experiments.numbers(row["calls"]) == list(expected)
+    assert len(experiments.numbers(row["norms"])) == steps + 1
+    assert float(row["rmse_end"]) == pytest.approx(rmse(states[-1], aims[-1]), rel=1e-3)
+    size = lambda x: float(x.flatten(1).norm(dim=1).mean())  # noqa: E731
+    assert float(row["norm_ratio_end"]) == pytest.approx(size(states[-1]) / size(aims[-1]), rel=1e-3)
+    assert experiments.numbers(row["pixel_0_mean"])[-1] == pytest.approx(
+        float(states[-1][:, 0, 14, 14].mean()), abs=1e-4
+    )
+    assert experiments.numbers(row["pixel_1_reference"])[-1] == pytest.approx(float(aims[-1][0, 0, 9, 19]), abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver, variant", [("ddim", "d-ode:grid=best"), ("heun", "plain:grid=best")])
+def test_a_variant_is_measured_on_the_grid_that_suits_it(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, solver: str, variant: str
+) -> None:
+    monkeypatch.setenv("DODE_RESULTS", str(tmp_path))
+    small = experiments.Run(replace(FEW.preset, images=16))
+    row = experiments.fidelity(small, checkpoint=NAME, solver=solver, variant=variant, nfe=3, block=0)
+    chosen = learned.grid_distance.sweep(small.preset).rows
+    assert {r["grid"] for r in chosen} == set(GRIDS) and {r["variant"] for r in chosen} == {variant.split(":")[0]}
+    assert row["grid"] == min(chosen, key=lambda r: float(r["fd_reference"]))["grid"]
+    table = experiments.variant_of(small, NAME, solver, f"{variant.split(':')[0]}:grid={row['grid']}", 3)
+    assert table.nfe == 3 and (solver == "heun" or table.sigmas[-2] > 1.5 * dode.load(NAME).sigma_min)
+    by_hand = learned.frechet_distances(small, NAME, table, experiments.held_out_seeds(16))
+    assert float(row["fd"]) == pytest.approx(by_hand["fd_data"], rel=1e-4)
+    assert float(row["fd_reference"]) == pytest.approx(by_hand["fd_reference"], rel=1e-4) and float(row["rmse"]) > 0
 
 
 def test_the_authors_levels_can_be_had_without_their_fit() -> None:

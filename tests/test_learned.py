@@ -14,12 +14,11 @@ import dode
 from dode import distillation, experiments, solvers
 from dode.distillation import losses
 from dode.distillation.teachers import default_teacher
-from dode.experiments import dlms_study, fits, gradients, learned
+from dode.experiments import dlms_study, fits, gradients, learned, paths
 from dode.experiments.rows import typed
-from dode.experiments.run import grid_function
+from dode.experiments.run import GRIDS, grid_function
 from dode.metrics import frechet_distance, moments, rmse
 from dode.tableau import Tableau
-from dode.utils.files import FileError
 
 DATA = "fashion-mnist-data"
 RESULTS = Path(__file__).parents[1] / "results"
@@ -96,8 +95,8 @@ def test_no_grid_is_chosen_where_no_solver_needs_one(
     monkeypatch.setenv("DODE_RESULTS", str(tmp_path))
     assert learned.compare(RUN, {DATA: ("start",)}, (2,)).method.tolist() == ["start"]
     assert [path.name for path in tmp_path.glob("*.csv")] == ["learned.smoke.csv"]
-    with pytest.raises(FileError, match="has no grid of ddim with 2 calls"):
-        learned.best_grid(P, DATA, "ddim", 2)
+    assert learned.best_grid(RUN, DATA, "ddim", 2) in GRIDS  # asked for, it is measured
+    assert len(learned.grid_distance.sweep(P).rows) == len(GRIDS)
 
 
 @pytest.mark.slow
@@ -142,7 +141,7 @@ def test_distances_to_the_path_shrink_with_the_steps_and_begin_at_zero() -> None
     """Many steps stay on the path, few leave it, and more the fewer they are; both begin on it."""
     grid = grid_function("time", dode.load(DATA))
     made = {n: solvers.deis(grid, nfe=n, variable="log_rho", basis="data") for n in (3, 6, 24)}
-    found = {n: learned.path_distances(RUN, DATA, table, 2) for n, table in made.items()}
+    found = {n: paths.path_distances(RUN, DATA, table, 2) for n, table in made.items()}
     for n, (levels, apart) in found.items():
         assert torch.allclose(levels, made[n].sigmas) and apart[0] == 0 and apart.shape == (n + 1,)
     assert 3 * found[24][1][-1] < found[6][1][-1] < found[3][1][-1]
@@ -155,8 +154,8 @@ def test_distances_to_the_path_shrink_with_the_steps_and_begin_at_zero() -> None
 def test_a_designed_solver_has_a_path_too_and_begins_as_its_base() -> None:
     model, (table, _) = dode.load(DATA), fits.initial_solver(RUN, DATA, "dlms", 4)
     designed = distillation.begin_dlms(model, table)  # as it begins, it is the table
-    levels, apart = learned.path_distances(RUN, DATA, designed, 2, points=4)
-    same, distance = learned.path_distances(RUN, DATA, table, 2, points=4)
+    levels, apart = paths.path_distances(RUN, DATA, designed, 2, points=4)
+    same, distance = paths.path_distances(RUN, DATA, table, 2, points=4)
     assert torch.allclose(levels, same, rtol=1e-4) and torch.allclose(apart, distance, rtol=1e-3)
     assert apart[0] > 0  # the analytical first step has left the path by then
 

@@ -12,20 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from dode import distillation, zoo
-from dode.distillation.objectives import OnlineTeacher
 from dode.distillation.teachers import default_teacher
 from dode.experiments.fits import fit, initial_solver
 from dode.experiments.measurements import Cell, Value, measurement, weights_of
-from dode.experiments.rows import joined, kept
-from dode.experiments.run import EVALUATION, GRIDS, Run, draw, held_out_seeds, seeded
+from dode.experiments.rows import kept
+from dode.experiments.run import EVALUATION, GRIDS, Run, draw, held_out_seeds
 from dode.experiments.sweeps import Preset, checkpoints, home, images_of
 from dode.experiments.variants import variant_of
 from dode.metrics import Moments, frechet_distance, measured_distance
 from dode.metrics import moments as moments_of
-from dode.sampling import trajectory
 from dode.solvers import SOLVERS
 from dode.tableau import Tableau
 
@@ -196,37 +193,6 @@ def compare(
             grid_distance.rows(run, grid_distance.cells(**which))
         parts.append(learned.rows(run, cells))
     return pd.concat(parts, ignore_index=True)
-
-
-@torch.no_grad()
-def path_distances(
-    run: Run, checkpoint: str, solver: Tableau | distillation.Designed, count: int = 64, points: int = 16
-) -> tuple[Tensor, Tensor]:
-    """Mean level ``(N + 1,)`` of each state of a solver, and how far it is from the exact path of the same noise there.
-
-    The path is that of DLMS's online teacher with ``points`` steps to each of the solver's; the distance is the mean
-    over ``count`` held-out images of the Euclidean one, over ``sqrt(1 + sigma^2)``, the size of a state.
-    """
-    model, noise = seeded(run.model(checkpoint), held_out_seeds(count))
-    teacher, found = OnlineTeacher(model, noise, model.sigma_max, points), list[tuple[float, float]]()
-    if isinstance(solver, Tableau):
-        states: Iterable[tuple[Any, Tensor]] = zip(solver.sigmas, trajectory(model, solver, noise), strict=True)
-    else:
-        states = ((state.level, state.x) for state, _ in solver.walk(model, noise))
-    for level, x in states:
-        level = level.to(noise.device).double().expand(count)
-        aim = teacher.run_to(level) if (level < teacher.level).any() else teacher.state.x
-        apart = (x - aim).flatten(1).norm(dim=1) / (1 + level**2).sqrt()
-        found.append((float(level.mean()), float(apart.mean())))
-    levels, distances = torch.tensor(found, dtype=torch.float64).T
-    return levels, distances
-
-
-@measurement(gives=["image", "levels", "distances"])
-def paths(run: Run, *, checkpoint: str, method: str, nfe: int, n: int) -> dict[str, Value]:
-    """:func:`path_distances` of a solver on ``n`` images; ``image`` is the last of them."""
-    levels, apart = path_distances(run, checkpoint, compared_solver(run, checkpoint, method, nfe), n)
-    return dict(image=float(apart[-1]), levels=joined(levels, ".5g"), distances=joined(apart, ".5g"))
 
 
 # --- where it was not learned: on another network, or with another number of calls -----------------
