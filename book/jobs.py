@@ -21,9 +21,8 @@ EARLY = (
 )  # fmt: skip
 # These add to the same files of results and of solvers: one at a time.
 SHARE = ("learned", "gauss_newton", "carried", "natural")
-# These need rows of other pages: always, and where the other pages make the rows that are committed.
-AFTER = {"table_1": ("figure_4",)}
-AFTER_KEPT = AFTER | {"limits": ("figure_3", "figure_4"), "checkpoints": ("figure_4", "natural")}
+# These need rows of other pages, which make the rows that are committed.
+AFTER = {"limits": ("figure_3", "figure_4"), "checkpoints": ("figure_4", "natural")}
 NEEDS = {"galaxies": "galaxygrad"}  # packages whose networks a page draws with; where they are not, it is not run
 SWEPT = ("figure_3", "figure_4")  # where results are kept, their sweeps are jobs of their own; "paper" has these alone
 
@@ -50,7 +49,7 @@ def inputs(name: str, preset: str) -> list[Path]:
 
 def before(name: str, preset: str) -> tuple[str, ...]:
     """The pages that page ``name`` waits for."""
-    return {"smoke": AFTER, "quick": {}}.get(preset, AFTER_KEPT).get(name, ())  # quick shows rows that are there
+    return () if preset in TRANSIENT else AFTER.get(name, ())  # a smoke run measures its own, quick shows what is there
 
 
 def pieces(figure: str, preset: str, checkpoint: str | None = None) -> list[tuple[str, str, int]]:

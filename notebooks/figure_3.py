@@ -21,11 +21,9 @@ seeds = None  # how many blocks of seeds; None: the preset's number
 
 # %% tags=["remove-input"]
 import matplotlib.pyplot as plt
-import pandas as pd
 
 from dode import experiments
 from dode.experiments import learned, plots, quality
-from dode.experiments.variants import OWN
 
 plots.style()
 SOLVERS = {
@@ -40,46 +38,38 @@ SOLVERS = {
     "heun": "EDM (Heun)",
 }
 plan = experiments.plan("figure_3", preset, checkpoint, seeds)
-names = plan.checkpoints
-calls = {solver: plan.calls[names[0], solver] for solver in SOLVERS}
-nfes = calls["ddim"]
 where = experiments.device(device)
 rows = plan.run(where)
 distance = "FID" if rows.features[0].startswith("inception") else "FD"
-keys = ["checkpoint", "solver", "nfe", "variant"]
-measured = rows.groupby(keys).fd.agg(["mean", "std", "count"]).join(rows.groupby(keys).n.first()).reset_index()
+name = plan.checkpoints[0]
+pairs = quality.pairs(rows[rows.checkpoint == name])
+nfes = sorted(set(pairs.nfe) - {9, 49})
 few = max(nfe for nfe in nfes if nfe <= 5)
-own = measured[(measured.checkpoint == names[0]) & measured.nfe.isin(nfes)]
-best = {
-    label: part.loc[part.groupby("nfe")["mean"].idxmin()].set_index("nfe")
-    for label, part in (("plain", own[own.variant == "plain"]), ("distilled", own[own.variant != "plain"]))
-}
-said = ", ".join(f"{label} {SOLVERS[t.solver[few]]} {plots.plus_minus(t['mean'][few], t['std'][few])}" for label, t in best.items())  # fmt: skip
+floors = {}
+if distance == "FD" and name.startswith("fashion") and plan.preset.kept:
+    run = experiments.Run(plan.preset, where)
+    found = learned.floor.rows(run, learned.floor_cells(plan.preset, name)).iloc[0]
+    floors = {"fd": found.fd_data, "fd_reference": found.fd_reference}
+winners = plots.best_names(pairs, SOLVERS)
+GRIDS = {"own": "on the network's own grid", "best": "each on the best of four grids"}
+at = winners[(few == winners.NFE) & (winners.measure == "FD to the data")].itertuples()
+said = "; ".join(f"{GRIDS[row.grid]}: plain {row.plain}, distilled {row.distilled}" for row in at)
 short = (
-    "Asked: does a fitted number a step improve every solver, as the D-ODE paper reports for four (Section 4.1)? For those four it does with 5 and 10 network evaluations. The best plain solver is not beaten with 3, 5, 25 and 50.\n"
-    f"{distance} to the training images, NFE {few}, n = {int(measured.n.max()):,} x {int(measured['count'].max())} blocks: best {said}."
+    "Asked: does a fitted number a step improve every solver, as the D-ODE paper reports for four (Section 4.1)?\n"
+    f"{distance} to the training images, NFE {few}, n = {int(pairs.n.max()):,} x {int(pairs.blocks.max())} blocks; {said}."
 )
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
 plots.in_short(short)
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "figure-3-best", "caption": "Fréchet distance in classifier features (not FID) to the training images against NFE: at each NFE the best plain solver and the best distilled one, of nine on one grid; bars (smaller than the marks): one standard deviation over blocks. Dashed: the reference solution's own distance (60 evaluations, one block)."}}
-figure, ax = plt.subplots(figsize=(6.4, 3.8))
-for label, look in (
-    ("plain", dict(linestyle=":", marker="o", markerfacecolor="white")),
-    ("distilled", dict(marker="o")),
-):
-    line = best[label]
-    ax.errorbar(line.index, line["mean"], yerr=line["std"].fillna(0), capsize=3, color="C0", label=f"best {label}", **look)  # fmt: skip
-    for nfe, row in line.iterrows():
-        title = SOLVERS[row.solver] if label == "plain" else f"D-{SOLVERS[row.solver]}"
-        ax.annotate(title, (nfe, row["mean"]), (4, -13 if label == "plain" else 6), textcoords="offset points", fontsize=7)  # fmt: skip
-if distance == "FD" and names[0].startswith("fashion"):
-    floor = learned.floor.rows(experiments.Run(plan.preset, where), learned.floor_cells(plan.preset, names[0]))
-    ax.axhline(floor.fd_data[0], color="0.3", linestyle="--", linewidth=0.9, label="reference solution")
-plots.log_axes(ax, nfes, f"{distance}, n = {int(measured.n.max()):,}")
-ax.legend()
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "figure-3-best", "caption": "At each NFE the best plain and the best distilled of nine solvers, by three distances: Fréchet (classifier features, not FID) to the training images and to the reference solution's samples, and RMSE to its images of the same noise. Blue: on the network's own grid; orange: each on the grid that suits it. Dashed: the reference solution's own distance (left), what two sets of as many normal draws are apart (middle)."}}
+figure, axes = plt.subplots(1, 3, figsize=(12.5, 3.8))
+plots.best_lines(axes, pairs, distance, floors)
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 plt.show()
+
+# %% tags=["hide-input"]
+plots.listing(winners)
 
 # %% [markdown]
 # ## The measurement
@@ -88,69 +78,40 @@ plt.show()
 # Here the network predicts the noise of Fashion-MNIST, and the solvers are those four, three that were published later (DPM-Solver++(2M), (3M), UniPC-3), and two with two stages a step (DPM-Solver-2 and EDM's Heun, which makes an odd number of evaluations). At NFE 3 DPM-Solver-2 and -3 are one table, and so are (2M) and (3M).
 #
 # Every solver is corrected by the same code: eq. (10) on its own combined estimate, one $\lambda$ a network evaluation, DDIM with ten times the steps as the teacher, 100 seeds, one grid. DPM-Solver++ and UniPC work on estimates of clean images: $\lambda$ is applied to noise estimates and, a second time, to clean-image estimates (*own basis*).
-#
+# %% [markdown]
 # ## Each solver
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "figure-3", "caption": "Fréchet distance in classifier features (not FID) against NFE: each solver dotted, its distilled version solid, distilled in its own basis dashed. Bars (smaller than the marks): one standard deviation over blocks of seeds."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "figure-3", "caption": "Fréchet distance in classifier features (not FID) to the training images against NFE: each solver dotted, its distilled version solid, distilled in its own basis dashed. Orange: both on the grid that suits each. Bars (smaller than the marks): one standard deviation over blocks of seeds."}}
 figure, axes = plt.subplots(2, 5, figsize=(12.5, 5.7), sharex=True, sharey=True)
 for ax, (solver, title) in zip(axes.flat, SOLVERS.items(), strict=False):
-    part = measured[(measured.solver == solver) & (measured.checkpoint == names[0])]
-    for variant, label, style in (
-        ("plain", "plain", dict(linestyle=":", markerfacecolor="white")),
-        ("d-ode", "distilled", dict(linestyle="-")),
-        (OWN, "own basis", dict(linestyle="--", marker="s")),
-    ):
-        line = part[part.variant == variant]
-        if line.empty:
-            continue
-        ax.errorbar(
-            line.nfe, line["mean"], yerr=line["std"].fillna(0), capsize=3, color=plots.COLOURS["ddim"],
-            label=label, **dict(marker="o") | style,
-        )  # fmt: skip
-    plots.log_axes(ax, nfes, f"{distance}, n = {int(measured.n.max()):,}" if ax in axes[:, 0] else "")
+    plots.beside(ax, pairs[pairs.solver == solver])
+    plots.log_axes(ax, nfes, distance if ax in axes[:, 0] else "")
     ax.set_title(title)
-    ax.legend()
     ax.set_xlabel("NFE")
 ax = axes.flat[-1]
 for solver, title in SOLVERS.items():
-    line = measured[(measured.solver == solver) & (measured.variant == "d-ode") & (measured.checkpoint == names[0])]
-    ax.plot(line.nfe, line["mean"], marker=".", label=f"D-{title.replace(' (tAB3)', '')}", linewidth=1.2)
+    line = pairs[(pairs.solver == solver) & (pairs.variant == "d-ode")]
+    ax.plot(line.nfe, line.fd, marker=".", label=f"D-{title.replace(' (tAB3)', '')}", linewidth=1.2)
 plots.log_axes(ax, nfes, "")
-ax.set(title="all distilled", xlabel="NFE")
-figure.legend(handles=ax.get_lines(), loc="outside lower center", ncols=9, fontsize=8)
+ax.set(title="all distilled, own grid", xlabel="NFE")
+ax.legend(fontsize=6)
+figure.legend(*axes[1, 1].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
 plt.show()
 
 # %% [markdown]
 # ## Every number
 #
-# Mean and standard deviation over blocks of seeds; each block fits its own $\lambda$ on its own 100 seeds. Plain and distilled share the seeds of a block. *Paired*: which is ahead in all blocks; else it is a tie.
+# Means over blocks of seeds; each block fits its own $\lambda$ on its own 100 seeds, and plain and distilled share the seeds that measure them. *Paired*: which is nearer to the data in all blocks; else it is a tie. *Grids*: own, or the best for the plain and for the distilled solver, chosen on 500 other seeds.
 
 # %% tags=["hide-input"]
-wide = measured.pivot(index=["checkpoint", "solver", "nfe"], columns="variant", values=["mean", "std", "count", "n"])
-TITLES = {"plain": "plain", "d-ode": "distilled", OWN: "in its own basis"}
-
-
-def show(variant: str) -> pd.Series:
-    return wide["mean"][variant].combine(wide["std"][variant], plots.plus_minus)
-
-
-ratio = wide["mean"]["d-ode"] / wide["mean"]["plain"]
-verdict = quality.paired(rows)
-result = pd.DataFrame({title: show(variant) for variant, title in TITLES.items()})
-result["distilled / plain"] = ratio.map("{:.2f}".format)
-result["paired"] = verdict.reindex(result.index)
-result["n x blocks"] = [
-    f"{int(n):,} x {int(c)}" for n, c in zip(wide["n"]["plain"], wide["count"]["plain"], strict=True)
-]
-result = result.reset_index()
-result["order"] = result.solver.map(list(SOLVERS).index)
-result = result.sort_values(["checkpoint", "order", "nfe"]).drop(columns=["order", "checkpoint"])
-plots.listing(result.replace({"solver": SOLVERS}))
+plots.pairs_table(pairs, SOLVERS)
 
 # %% tags=["nbval-check-output", "hide-input"]
-for solver, title in SOLVERS.items():
-    won = [str(nfe) for (_, s, nfe), v in verdict.items() if s == solver and v == "distilled"]
-    print(f"{title:17s} distilled ahead in all blocks at NFE {', '.join(won) or 'none'} of {', '.join(map(str, calls[solver]))}")  # fmt: skip
+for (solver, variant), part in pairs.groupby(["solver", "variant"], sort=False):
+    won = [str(row.nfe) for row in part.itertuples() if row.paired == "distilled"]
+    kind = {"d-ode": "own grid", "d-ode:grid=best": "best grid"}.get(variant, "own basis")
+    asked = ", ".join(str(row.nfe) for row in part.itertuples() if row.paired)
+    print(f"{SOLVERS.get(solver, solver):17s} {kind}: distilled ahead in all blocks at NFE {', '.join(won) or 'none'} of {asked}")  # fmt: skip
 
 # %% [markdown]
 # ## Lambda against step
@@ -160,7 +121,7 @@ for solver, title in SOLVERS.items():
 # %% tags=["hide-input"] mystnb={"figure": {"name": "figure-3-lambda", "caption": "Lambda of each network evaluation of the distilled solvers. 0 leaves the solver as it is; below 0 it takes extrapolation back."}}
 figure, ax = plt.subplots(figsize=(7.5, 3.6))
 for solver, title in SOLVERS.items():
-    top = max(nfe for nfe in calls[solver] if nfe <= 10)
+    top = max(nfe for nfe in pairs[pairs.solver == solver].nfe if nfe <= 10)
     for fitted in rows.query("solver == @solver and variant == 'd-ode' and nfe == @top and block == 0").lambdas:
         values = experiments.numbers(fitted)
         ax.plot(range(len(values)), values, marker="o", label=title, linewidth=1.2, markersize=4)
@@ -192,7 +153,7 @@ plt.show()
 live = experiments.Live("figure_3", plan.preset, where)
 checked = rows.query("solver == 'ddim' and nfe == 5 and block == 0 and variant in ['plain', 'd-ode']")
 for _, row in checked.iterrows():
-    live.check(row, experiments.fd, "fd")
+    live.check(row, experiments.fidelity, "fd_reference")
 live.show("")
 
 # %% tags=["remove-input"]

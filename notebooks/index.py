@@ -96,22 +96,23 @@ plots.listing(listed)
 # %% [markdown]
 # **For whom.** For those who sample a diffusion or flow model many times with few evaluations, and for reviewers of the two papers. **What has not been run**: the papers' networks and FID ([what it takes](papers_scale)). **What holds** of the papers' claims here, and what does not: [one table](claims).
 #
-# In ten lines, with a network that is part of the package:
+# In a few lines, with a network that is part of the package:
 
 # %% tags=["nbval-check-output"]
 import dode
 
 model = dode.load("fashion-mnist-data")
 solver = dode.solvers.ddim(model.grid(5))
-noise = dode.initial_noise(model.shape, range(32), device=model.device)
+noise = dode.initial_noise(model.shape, range(32), device=model.device)  # image k depends on seed k alone
 learned = dode.distillation.d_ode(model, solver, noise)  # seconds
 learned.save("_build/d-ddim-5.safetensors")
-images = dode.sample(model, dode.Tableau.load("_build/d-ddim-5.safetensors"), noise)
+others = dode.initial_noise(model.shape, range(1000, 1016), device=model.device)  # not those of the fit
+images = dode.sample(model, dode.Tableau.load("_build/d-ddim-5.safetensors"), others)
 print(learned)
 print("lambda:", [round(v, 2) for v in learned.metadata["lambdas"]])
 
 # %% [markdown]
-# [Start here](start_here) explains these lines one by one. [The solver is a tableau](tableau) has the mathematics.
+# The first number is 0: with data prediction the first step has no earlier output to correct. [Start here](start_here) explains these lines one by one. [The solver is a tableau](tableau) has the mathematics.
 # The [gallery](gallery) lists all pages: each figure and table of the two papers, with what the paper shows, what was
 # measured here and where they differ.
 

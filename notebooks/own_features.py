@@ -124,7 +124,7 @@ plots.listing(table.drop(columns="own_error").rename(columns=COLUMNS | {"nfe": "
 #
 # Images of the reference solution, changed in three ways, each so that the RMSE is 0.1: blurred, with white noise, and darker. A loss that gives a blurred image a small error lets a fit blur.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "own-features-see", "caption": "The error that each loss gives to a blurred, a noisy and a darker image of the same RMSE, over its mean for the three."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "own-features-see", "caption": "The error that each loss gives to a blurred, a noisy and a darker image of the same RMSE, over its mean for the three; 16 images."}}
 name, count = names[0], seeds or p.live.zoo_images
 model, _ = seeded(run.model(name), experiments.held_out_seeds(count))
 truth = run.reference_images(name, count, p.live.reference_steps)

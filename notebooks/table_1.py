@@ -38,11 +38,11 @@ NFES = {"ddim": [n for n in p.nfes if n > 2], "heun": p.heun_nfes}
 spent = costs.cost.rows(run, costs.cost_cells(p, checkpoint, NFES), jobs=1)  # they are timed
 taught = costs.student_fd.rows(run, costs.student_cells(p, checkpoint))
 methods = [m for m in costs.METHODS if m in set(spent.method)]  # students are of networks with EDM's preconditioning
-PLAIN, BEST = "dpm_solver_pp:order=2", "dpm_solver_pp"  # of figure 4's rows; on its best grid
+PLAIN, BEST = "dpm_solver_pp:order=2", "dpm_solver_pp"  # on the network's grid; on its best
 cells = experiments.fd_cells(p, {(checkpoint, solver): nfes for solver, nfes in NFES.items()})
 if p.kept:
     cells += experiments.fd_cells(p, {(checkpoint, PLAIN): [n for n in p.nfes if 5 <= n <= 250]}, ["plain"])
-plain = experiments.fd.rows(run, cells, "figure_4")
+plain = experiments.fd.rows(run, cells, "table_1_solvers")
 NAMES = {"ddim": "DDIM", "heun": "EDM", "d-ode ddim": "D-DDIM", "d-ode heun": "D-EDM"}
 NAMES |= {PLAIN: "DPM-Solver++(2M), not fitted", BEST: "DPM-Solver++(3M), best grid, not fitted", "gauss-newton": "Gauss-Newton"}  # fmt: skip
 NAMES |= {"progressive": "progressive distillation", "consistency": "consistency distillation"}
@@ -55,7 +55,7 @@ fitted = fitted[fitted.method.isin(["gauss-newton", "d-ode", BEST]) & (fitted.ch
 fitted = fitted[(fitted.method != "d-ode") | ~fitted.nfe.isin(NFES["ddim"])].replace(
     {"method": {"d-ode": "d-ode ddim"}}
 )
-if len(fitted):  # the NFEs between those of figure 4, too
+if len(fitted):  # the NFEs between, too
     fitted = fitted.assign(stage=fitted.nfe, calls=fitted.nfe, fd=fitted.fd_data)
     own = fitted.assign(units=fitted.evaluations / (costs.CALLS * costs.DRAWN)).groupby(["method", "stage"])
     cost, both = pd.concat([cost, own[["units", "evaluations"]].max()]), pd.concat([both, fitted])

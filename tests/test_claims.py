@@ -192,7 +192,7 @@ CLAIMS: list[tuple[str, str, Callable[[], object]]] = [
                  and caused("fd_reference")[v]["data", f"{PP}:order=2"]
                  > caused("fd_reference").plain["data", f"{PP}:order=2"] for v in ("d-ode", "joint"))),
     ("solver_zoo", "UniPC-3 and DEIS on clean images are nearest, or within 3%, at NFE 3; at 5 on noise",
-     lambda: all(best(n, k)[["UniPC-3", "DEIS data"]].max() < 1.03 * best(n, k).min()
+     lambda: all(best(n, k)[["UniPC-3", "DEIS on clean images"]].max() < 1.03 * best(n, k).min()
                  for n, k in (("noise", 3), ("noise", 5), ("data", 3)))),
     ("solver_zoo", "gradient estimation is nearest at NFE 5 on the data network, and behind DDIM on the other",
      lambda: best("data", 5).idxmin() == "Gradient estimation"

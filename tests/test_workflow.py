@@ -80,10 +80,9 @@ def test_pages_that_write_one_file_take_turns() -> None:
         for file in written + ["learned"] * ("learned.compare(" in text):
             writers.setdefault(file, set()).add(name)
     shared = {file: names for file, names in writers.items() if len(names) > 1}
-    figures = {"figure_3": {"figure_3", "limits"}, "figure_4": {"figure_4", "table_1"}}
-    assert shared == {"learned": set(jobs.SHARE), **figures}
-    assert "figure_4" in jobs.AFTER["table_1"] and "figure_3" in jobs.AFTER_KEPT["limits"]
-    named = set(jobs.EARLY) | set(jobs.SHARE) | set(jobs.AFTER_KEPT).union(*jobs.AFTER_KEPT.values())
+    assert shared == {"learned": set(jobs.SHARE), "figure_3": {"figure_3", "limits"}}
+    assert "figure_3" in jobs.AFTER["limits"]
+    named = set(jobs.EARLY) | set(jobs.SHARE) | set(jobs.AFTER).union(*jobs.AFTER.values())
     assert named <= set(PAGES) and set(jobs.SWEPT) == set(experiments.plans.PLANS)
 
 

@@ -23,7 +23,7 @@ from dode.tableau import Tableau
 from dode.zoo.families.galaxies import sky_of
 
 HANDCRAFTED = {  # what pages call them, each on two grids
-    "ddim": "DDIM", "ipndm": "iPNDM", "deis:variable=log_rho,basis=data": "DEIS",
+    "ddim": "DDIM", "ipndm": "iPNDM", "deis:variable=log_rho,basis=data": "DEIS on clean images",
     "dpm_solver_pp:order=2": "DPM-Solver++(2M)", "dpm_solver_pp": "DPM-Solver++(3M)", "unipc": "UniPC-3",
 }  # fmt: skip
 TRIED = ("time", "Karras")
@@ -132,7 +132,7 @@ def morphology_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     make = functools.partial(morphology.cells, checkpoint=checkpoint or FIRST, nfe=5, block=blocks)
     if p.name == "smoke":
         return make(solver="ddim", grid="time")
-    plain = [solver for solver, title in HANDCRAFTED.items() if title in ("DDIM", "DEIS", "UniPC-3")]
+    plain = [solver for solver, title in HANDCRAFTED.items() if title in ("DDIM", "DEIS on clean images", "UniPC-3")]
     return make(solver=plain, grid="time") + make(
         solver=[D_DDIM[0], next(iter(GAUSS_NEWTON)), next(iter(DESIGNED))], grid=""
     )

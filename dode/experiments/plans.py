@@ -76,21 +76,26 @@ class Plan:
 
 
 def figure_3(p: Preset, checkpoint: str | None = None) -> list[Cell]:
-    """Every solver and its distilled version, the paper's four followed to more calls than the later ones."""
+    """Every solver and its distilled version, DDIM followed to the most calls."""
+    standard = p.name in ("standard", "quick")
     most = {"smoke": 5, "standard": 25, "quick": 25}.get(p.name, 250)
     calls: dict[tuple[str, str], tuple[int, ...]] = {}
     for name in checkpoints(checkpoint or "fashion-mnist-noise"):
         for solver in FOUR + LATER + STAGES:  # a third order wants three calls
             fewest = 2 if p.name == "paper" and solver in ("ddim", "ipndm") else 3
-            nfes = [n for n in p.nfes if n <= most or solver == "ddim"]
+            least = 10 if standard and solver in STAGES else most
+            nfes = [n for n in p.nfes if n <= least or (standard and solver == "ddim")]
             calls[name, solver] = tuple(possible_nfe(solver, max(fewest, n)) for n in nfes)
-    own = {key: found for key, found in calls.items() if key[1] in LATER}
-    return fd_cells(p, calls) + fd_cells(p, own, [OWN]) + fd_cells(p, few(calls), BEST)
+    own = {key: [n for n in found if n <= 10 or not standard] for key, found in calls.items() if key[1] in LATER}
+    once = replace(p, repeats=1) if standard else p
+    return fd_cells(p, calls) + fd_cells(once, own, [OWN]) + best_cells(once, calls)
 
 
-def few(calls: dict[tuple[str, str], tuple[int, ...]]) -> dict[tuple[str, str], list[int]]:
-    """The NFEs at which each solver is on its best grid too."""
-    return {key: [n for n in found if 3 <= n <= 10] for key, found in calls.items()}
+def best_cells(p: Preset, calls: dict[tuple[str, str], tuple[int, ...]]) -> list[Cell]:
+    """Few evaluations of each solver, plain and distilled, on the grid that suits it."""
+    most = 3 if p.name == "smoke" else 10
+    few = {(c, s): [n for n in nfes if 3 <= n <= most] for (c, s), nfes in calls.items() if most > 3 or s == "ddim"}
+    return fd_cells(p, few, BEST)
 
 
 def figure_4(p: Preset, checkpoint: str | None = None) -> list[Cell]:
@@ -101,7 +106,8 @@ def figure_4(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     calls: dict[tuple[str, str], tuple[int, ...]] = {(name, "ddim"): p.nfes for name in names}
     calls |= {(name, "heun"): p.heun_nfes for name in clean}
     calls |= {(name, solver): tuple(n for n in p.nfes if 5 <= n <= most) for solver in LATER for name in clean}
-    return fd_cells(p, calls) + fd_cells(p, few({k: v for k, v in calls.items() if k[0] in clean}), BEST)
+    once = replace(p, repeats=1) if p.name in ("standard", "quick") else p
+    return fd_cells(p, calls) + best_cells(once, {k: v for k, v in calls.items() if k[0] in clean})
 
 
 PLANS = {"figure_3": figure_3, "figure_4": figure_4}  # of :func:`~dode.experiments.quality.fidelity`, a file each

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
@@ -26,7 +27,8 @@ COLOURS = dict(
 )
 NAMES = {name: info.title for name, info in SOLVERS.items()} | {
     "dpm_solver": "DPM-Solver-3",
-    "deis:order=4": "DEIS-3",
+    "deis": "DEIS tAB2",
+    "deis:order=4": "DEIS-3 (tAB3)",
     "dpm_solver_pp:order=2": "DPM-Solver++(2M)",
     "dpm_solver_pp": "DPM-Solver++(3M)",
     "unipc": "UniPC-3",
@@ -90,6 +92,86 @@ def against_calls(ax: Axes, found: pd.DataFrame, column: str, label: str, floor:
     if floor is not None:
         ax.axhline(floor, color="0.3", linestyle="--", linewidth=0.8)
     log_axes(ax, sorted(found.nfe.unique()), label)
+
+
+MEASURES = {"fd": "{} to the data", "fd_reference": "{} to the reference", "rmse": "RMSE"}
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": dict(linestyle=":", markerfacecolor="white"), "distilled": dict(linestyle="-"),
+}  # fmt: skip
+
+
+def _of(pairs: pd.DataFrame, grid: str, kind: str, column: str) -> pd.Series:
+    """A distance of plain or distilled solvers on their own or on the best grid, by the rows of ``pairs``."""
+    part = pairs[pairs.variant.str.contains("grid=best") == (grid == "best")]
+    return part[column if kind == "distilled" else f"{column}_plain"].dropna()
+
+
+def best_lines(
+    axes: Sequence[Axes], pairs: pd.DataFrame, distance: str, floors: Mapping[str, float] | None = None
+) -> None:
+    """The best plain and the best distilled solver at each NFE, a measure a panel; of :func:`.quality.pairs`.
+
+    On the network's own grid, and where each is on the grid that suits it.  ``distance``: what the Fréchet distance is
+    called; ``floors``: what to draw dashed in its panels, by column.
+    """
+    for ax, (column, label) in zip(axes, MEASURES.items(), strict=False):
+        for (grid, colour), (kind, look) in itertools.product({"own": "C0", "best": "C1"}.items(), KINDS.items()):
+            line = _of(pairs, grid, kind, column).groupby(pairs.nfe).min()
+            ax.plot(line.index, line, marker="o", color=colour, label=f"best {kind}, {grid} grid", **look)
+        n = f", n = {int(pairs['n_rmse' if column == 'rmse' else 'n'].max()):,}"
+        log_axes(ax, sorted({n for n in pairs.nfe if n not in (9, 49)}), label.format(distance) + n)
+        if floors and column in floors:
+            ax.axhline(floors[column], color="0.3", linestyle="--", linewidth=0.9)
+
+
+def best_names(pairs: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """Who the best of :func:`best_lines` are, with their distance: a line an NFE, grid and measure."""
+    lines = []
+    for (nfe, part), grid, (column, label) in itertools.product(
+        pairs.groupby("nfe"), ("own", "best"), MEASURES.items()
+    ):
+        found = {kind: _of(part, grid, kind, column) for kind in KINDS}
+        if all(map(len, found.values())):
+            best = {
+                kind: f"{'D-' * (kind != 'plain')}{names[part.solver[v.idxmin()]]} {v.min():.3f}"
+                for kind, v in found.items()
+            }
+            lines.append({"NFE": nfe, "grid": grid, "measure": label.format("FD")} | best)
+    return pd.DataFrame(lines)
+
+
+def beside(ax: Axes, pairs: pd.DataFrame) -> None:
+    """One solver of :func:`.quality.pairs`: plain dotted, distilled solid, own basis dashed; best grid orange."""
+    for variant, part in pairs.groupby("variant", sort=False):
+        best, own = "grid=best" in str(variant), "basis=own" in str(variant)
+        for kind, look in KINDS.items() if not own else [("own basis", dict(linestyle="--", marker="s"))]:
+            of = "_plain" if kind == "plain" else ""
+            ax.errorbar(
+                part.nfe, part[f"fd{of}"], yerr=part[f"fd_std{of}"].fillna(0), color="C1" if best else "C0",
+                label=kind + ", best grid" * best, **{"marker": "o", "capsize": 3} | look,
+            )  # fmt: skip
+
+
+def pairs_table(pairs: pd.DataFrame, names: Mapping[str, str]) -> HTML:
+    """Every number of :func:`.quality.pairs`, a line a solver, NFE, grid and variant."""
+    order = {solver: k for k, solver in enumerate(names)}
+    pairs = pairs.assign(
+        order=pairs.solver.map(order).fillna(len(order)), best=pairs.variant.str.contains("grid=best"),
+        basis=np.where(pairs.variant.str.contains("basis=own"), "own", "network's"),
+    ).sort_values(["checkpoint", "order", "best", "basis", "nfe"])  # fmt: skip
+    grids = pairs.grid_plain.where(pairs.grid_plain == pairs.grid, pairs.grid_plain + ", " + pairs.grid)
+    listed = {
+        "checkpoint": pairs.checkpoint, "solver": pairs.solver.map(lambda s: names.get(s, s)), "NFE": pairs.nfe,
+        "grid": grids.replace("", "own"), "basis": pairs.basis,
+    } | {
+        kind: [plus_minus(*v) for v in zip(pairs[f"fd{of}"], pairs[f"fd_std{of}"], strict=True)]
+        for kind, of in {"plain": "_plain", "distilled": ""}.items()
+    } | {"ratio": pairs.ratio.map("{:.2f}".format), "paired": pairs.paired}  # fmt: skip
+    for column in ("fd_reference", "rmse"):
+        both = pairs[f"{column}_plain"].map("{:.3f} → ".format) + pairs[column].map("{:.3f}".format)
+        listed[MEASURES[column].format("FD")] = both.where(pairs[column].notna(), "")
+    listed["n x blocks"] = pairs.n.map("{:,.0f} x ".format) + pairs.blocks.map(str)
+    return listing(pd.DataFrame(listed))
 
 
 def log_axes(ax: Axes, nfes: Sequence[int], ylabel: str) -> None:

@@ -130,15 +130,29 @@ def committed_rows(name: str) -> pd.DataFrame:
     return typed(text.to_dict("records"))
 
 
-def paired(rows: pd.DataFrame, variant: str = "d-ode") -> pd.Series:
-    """Which is nearer in every block of rows of :func:`fd`: "distilled", "plain", or neither, a "tie".
+def pairs(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each distilled solver beside the plain one on its grid, of rows of :func:`fd` or :func:`fidelity`.
 
-    By network, solver and NFE; a block's seeds are the same for both.
+    A row for each network, solver, NFE and variant: distances are means over blocks of seeds, those of the plain solver
+    end in ``_plain``, as do standard deviations (``fd_std``); ``ratio`` is of ``fd``.  ``paired`` says which is nearer
+    in every block, whose seeds are the same for both: "distilled", "plain", a "tie", or "" where there is one block.
     """
-    keys = ["checkpoint", "solver", "nfe"]
-    each = rows.pivot(index=[*keys, "block"], columns="variant", values="fd")[["plain", variant]].dropna()
-    nearer = (each[variant] < each.plain).groupby(level=keys).mean()
-    return nearer.map(lambda share: {1: "distilled", 0: "plain"}.get(share, "tie"))
+    import pandas as pd
+
+    keys, found = ["checkpoint", "solver", "nfe"], list[pd.DataFrame]()
+    means = {m: (m, "mean") for m in ("fd", "fd_reference", "rmse") if m in rows} | {"fd_std": ("fd", "std")}
+    facts = {k: (k, "first") for k in ("grid", "n", "n_rmse") if k in rows} | {"blocks": ("fd", "count")}
+    for variant in (v for v in rows.variant.unique() if not v.startswith("plain")):
+        base = "plain:grid=best" if "grid=best" in variant else "plain"
+        fitted, plain = (rows[rows.variant == v].set_index([*keys, "block"]) for v in (variant, base))
+        nearer = (fitted.fd < plain.fd.reindex(fitted.index)).groupby(level=keys).agg(["mean", "count"])
+        of = [part.groupby(level=keys).agg(**means, **facts) for part in (fitted, plain)]
+        same = [k for k in facts if k != "grid"]
+        both = of[0].join(of[1].drop(columns=same), rsuffix="_plain", how="inner")
+        verdict = nearer["mean"].map(lambda share: {1: "distilled", 0: "plain"}.get(share, "tie"))
+        both["paired"] = verdict.where(nearer["count"] > 1, "")
+        found.append(both.assign(ratio=both.fd / both.fd_plain, variant=variant).reset_index())
+    return pd.concat(found, ignore_index=True)
 
 
 # --- how far from the reference solution -----------------------------------------------------------

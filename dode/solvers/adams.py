@@ -123,7 +123,7 @@ def _time(schedule: Schedule, sigma: np.ndarray) -> np.ndarray:
     "DEIS", "noise", [1, 2, 3, 4], "Zhang and Chen 2023, arXiv:2204.13902", compared=True,
     entries={
         "DEIS tAB2": {}, "DEIS log-rho": dict(variable="log_rho"),
-        "DEIS data": dict(variable="log_rho", basis="data"),
+        "DEIS on clean images": dict(variable="log_rho", basis="data"),
         "RES multistep": dict(order=2, variable="log_rho", basis="data"),
     },
 )  # fmt: skip
