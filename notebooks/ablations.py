@@ -74,6 +74,26 @@ def ablation(name: str) -> dict[str, dict[str, str]]:
     }
 
 
+FURTHER = [] if small else [("ddim", 3), ("ddim", 10), ("ipndm", NFE), ("dpm_solver_pp:order=2", NFE)]
+FEWER = {"scale C": ("2", "20"), "batch |B|": ("25",), "equation": ("(9)", "(8)"), "targets": ("index",)}
+
+
+def fewer(name: str) -> list[str]:
+    """The variants that are measured with other NFEs and for other solvers too."""
+    some = [axes_of[name][axis][label] for axis, labels in FEWER.items() for label in labels]
+    return ["plain", spec(), *some, *(other(name, axis) for axis in ("first step", "fitted on"))]
+
+
+def further_calls(name: str) -> dict[tuple[str, str], list[int]]:
+    """The NFEs of each solver in :data:`FURTHER`."""
+    return {(name, solver): [n for s, n in FURTHER if s == solver] for solver, _ in FURTHER}
+
+
+def other(name: str, axis: str) -> str:
+    """The variant of an axis of two values that is not the usual fit."""
+    return next(v for v in axes_of[name][axis].values() if v != "d-ode")
+
+
 axes_of = {name: ablation(name) for name in names}
 cells = []
 for name in names:
@@ -87,6 +107,7 @@ for name in names:
         more = [spec(basis="own")] if solver == "heun" else []
         calls = [NFE] if small else [NFE, experiments.possible_nfe(solver, 10)]
         cells += experiments.fd_cells(p, {(name, solver): calls}, variants + more)
+    cells += experiments.fd_cells(replace(p, repeats=1), further_calls(name), fewer(name))
 cells = distinct(cells)  # tables share some
 everything = experiments.fd.rows(experiments.Run(p, where), cells, "ablations")
 table = everything[everything.nfe == NFE]
@@ -111,7 +132,7 @@ changes += [("first step", "the other choice"), ("", "plain DDIM")]
 figure, ax = plt.subplots(figsize=(7.4, 0.3 * len(changes) + 0.9))
 for k, name in enumerate(names):
     for y, (axis, label) in enumerate(changes):
-        variant = "plain" if not axis else axes_of[name][axis].get(label) or next(v for v in axes_of[name][axis].values() if v != "d-ode")  # fmt: skip
+        variant = "plain" if not axis else axes_of[name][axis].get(label) or other(name, axis)
         each = blocks.loc[name, variant].dropna()
         ax.plot([each.min(), each.max()], [y + 0.2 * k] * 2, color=f"C{k}", linewidth=2, alpha=0.6)
         ax.plot(each.mean(), y + 0.2 * k, "o", color=f"C{k}", label=f"{word(name)} prediction" if not y else "")
@@ -125,6 +146,41 @@ ax.invert_yaxis()
 plots.plain_ticks(ax.xaxis)
 ax.legend(fontsize=9)
 plt.show()
+
+# %% [markdown]
+# ## Other NFEs, other solvers
+#
+# The same for D-DDIM with 3 and 10 evaluations, and for D-iPNDM and D-(2M) with 5: one block of seeds.
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "ablations-further", "caption": "Fréchet distance when one thing is changed over that of the usual fit of the same solver and NFE, one block of seeds (the usual fit of D-DDIM with NFE 5: all blocks). Right of the line: worse. Arrows: beyond the edge."}}
+rows = everything[everything.block == 0].pivot(index=["checkpoint", "solver", "nfe"], columns="variant", values="fd")
+LOOKS = {("ddim", 3): "C0v", ("ddim", NFE): "C0o", ("ddim", 10): "C0^", ("ipndm", NFE): "C1s", ("dpm_solver_pp:order=2", NFE): "C2D"}  # fmt: skip
+lines = [(axis, label) for axis, labels in FEWER.items() for label in labels]
+lines += [("first step", "the other choice"), ("fitted on", "other"), ("", "plain")]
+further = {}
+if FURTHER:
+    figure, panels = plt.subplots(1, len(names), figsize=(5.6 * len(names), 3.6), squeeze=False, sharey=True)
+    for ax, name in zip(panels[0], names, strict=True):
+        for (solver, nfe), look in LOOKS.items():
+            one = rows.loc[(name, solver, nfe)]
+            of = ["plain" if not axis else axes_of[name][axis].get(label) or other(name, axis) for axis, label in lines]
+            ratio = one[of].to_numpy() / one["d-ode"]
+            further[name, solver, nfe] = dict(zip(lines, ratio, strict=True))
+            spots = np.arange(len(lines)) + 0.13 * (list(LOOKS).index((solver, nfe)) - 2)
+            title = f"{'D-' + plots.NAMES[solver]}, NFE {nfe}"
+            ax.plot(np.clip(ratio, 0.3, 4), spots, look[-1], color=look[:2], markersize=5, label=title)
+            for x, y in zip(ratio, spots, strict=True):
+                if not 0.3 <= x <= 4:
+                    ax.annotate(f"{x:.1f}", (np.clip(x, 0.3, 4), y), (-4, 4), textcoords="offset points", fontsize=7, ha="right")  # fmt: skip
+        ax.axvline(1, color="0.4", linestyle=":")
+        ax.set(
+            xscale="log", xlabel="distance / that of the usual fit", title=f"{word(name)} prediction", xlim=(0.27, 4.4)
+        )
+        plots.plain_ticks(ax.xaxis)
+        ax.set_yticks(range(len(lines)), [TITLES.get(axis, "{}").format(label) for axis, label in lines])
+    panels[0, 0].invert_yaxis()
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+    plt.show()
 
 # %% [markdown]
 # ## Recommendation

@@ -134,7 +134,7 @@ import pandas as pd
 cost = pd.read_csv(experiments.home() / "results" / "distillation_cost.csv")
 over = [f"{c.ratio_median:.2f} ({c.ratio_min:.2f} to {c.ratio_max:.2f})" for c in cost.itertuples()]
 cost = cost.replace({"solver": plots.NAMES}).assign(over=over)[
-    ["checkpoint", "solver", "evaluations", "over", "rounds"]
+    ["checkpoint", "solver", "batches", "evaluations", "over", "rounds"]
 ]
 plots.listing(
     cost.rename(columns={"evaluations": "network evaluations", "over": "time / that of the evaluations alone"})
