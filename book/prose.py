@@ -22,7 +22,7 @@ RUNS = ("figure_4.standard", "natural.standard", "figure_4.full", "natural.full"
 def readme_table() -> str:
     """The README's table, Markdown, from the committed comparison of learned solvers."""
     rows = pd.read_csv(ROOT / "results" / "learned.standard.csv")
-    floors = pd.read_csv(ROOT / "results" / "floors.standard.csv").set_index("checkpoint").fd_data
+    floors = pd.read_csv(ROOT / "results" / "floors.standard.csv").set_index(["checkpoint", "n"]).fd_data
     handcrafted_and_fitted = "best handcrafted solver", "distilled (Gauss-Newton)"
     head = ("checkpoint", "NFE", "DDIM, best noise levels", *handcrafted_and_fitted, "reference solution", "n")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
@@ -31,7 +31,7 @@ def readme_table() -> str:
         blocks = cell.groupby("method").fd_data
         best = blocks.mean()[list(HANDCRAFTED)].idxmin()
         plain, handcrafted, learned = (plots.spread(blocks.get_group(m)) for m in ("ddim", best, "gauss-newton"))
-        numbers = f"{plain} | {handcrafted} ({plots.NAMES[best]}) | {learned} | {floors[checkpoint]:.3f}"
+        numbers = f"{plain} | {handcrafted} ({plots.NAMES[best]}) | {learned} | {floors[checkpoint, cell.n.iloc[0]]:.3f}"
         lines.append(f"| {checkpoint} | 5 | {numbers} | {cell.n.iloc[0]:,} |")
     return "\n".join(lines) + "\n"
 

@@ -84,8 +84,9 @@ plots.in_short(short)
 shown = [nfe for nfe in (5, 10) if nfe in set(pairs.nfe)] or sorted(set(pairs.nfe))[:1]
 floors = {}
 if all(name in zoo.NAMES for name in names) and p.kept:
-    cells = [cell for name in names for cell in learned.floor_cells(p, name)]
-    floors = learned.floor.rows(experiments.Run(p, where), cells).set_index("checkpoint").fd_data
+    exact = experiments.plan("figure_3", preset).preset
+    cells = [cell for name in names for cell in learned.floor_cells(exact, name)]
+    floors = learned.floor.rows(experiments.Run(exact, where), cells).set_index("checkpoint").fd_data
 figure, axes = plt.subplots(len(names), len(shown), figsize=(5 * len(shown), 2.9 * len(names)), squeeze=False)
 for line, name in zip(axes, names, strict=True):
     for ax, nfe in zip(line, shown, strict=True):
