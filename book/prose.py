@@ -31,7 +31,9 @@ def readme_table() -> str:
         blocks = cell.groupby("method").fd_data
         best = blocks.mean()[list(HANDCRAFTED)].idxmin()
         plain, handcrafted, learned = (plots.spread(blocks.get_group(m)) for m in ("ddim", best, "gauss-newton"))
-        numbers = f"{plain} | {handcrafted} ({plots.NAMES[best]}) | {learned} | {floors[checkpoint, cell.n.iloc[0]]:.3f}"
+        numbers = (
+            f"{plain} | {handcrafted} ({plots.NAMES[best]}) | {learned} | {floors[checkpoint, cell.n.iloc[0]]:.3f}"
+        )
         lines.append(f"| {checkpoint} | 5 | {numbers} | {cell.n.iloc[0]:,} |")
     return "\n".join(lines) + "\n"
 
