@@ -17,12 +17,13 @@ grid is the checkpoint's own (:meth:`dode.denoisers.Denoiser.grid`): uniform in 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dode.experiments import dlms_study, learned, sweeps
 from dode.experiments.measurements import Cell, Measurement, known
-from dode.experiments.quality import fd_cells, fidelity
+from dode.experiments.quality import fd_cells, fidelity, in_order
 from dode.experiments.rows import Sweep
 from dode.experiments.run import Run, load_cached, possible_nfe
 from dode.experiments.sweeps import Preset, checkpoints
@@ -37,6 +38,7 @@ STAGES = ("dpm_solver:order=2", "heun")  # distilled in the paper too, but not i
 KIM, LIANG = "Kim et al. 2024", "Liang et al. 2025"
 DDIM = (2, 5, 10, 25, 50, 100, 250)
 BEST = ("plain:grid=best", "d-ode:grid=best")
+FEW = 10  # evaluations: to here the standard run has three blocks of seeds
 
 
 @dataclass(frozen=True)
@@ -76,38 +78,39 @@ class Plan:
 
 
 def figure_3(p: Preset, checkpoint: str | None = None) -> list[Cell]:
-    """Every solver and its distilled version, DDIM followed to the most calls."""
-    standard = p.name in ("standard", "quick")
-    most = {"smoke": 5, "standard": 25, "quick": 25}.get(p.name, 250)
-    calls: dict[tuple[str, str], tuple[int, ...]] = {}
-    for name in checkpoints(checkpoint or "fashion-mnist-noise"):
-        for solver in FOUR + LATER + STAGES:  # a third order wants three calls
-            fewest = 2 if p.name == "paper" and solver in ("ddim", "ipndm") else 3
-            least = 10 if standard and solver in STAGES else most
-            nfes = [n for n in p.nfes if n <= least or (standard and solver == "ddim")]
-            calls[name, solver] = tuple(possible_nfe(solver, max(fewest, n)) for n in nfes)
-    own = {key: [n for n in found if n <= 10 or not standard] for key, found in calls.items() if key[1] in LATER}
-    once = replace(p, repeats=1) if standard else p
-    return fd_cells(p, calls) + fd_cells(once, own, [OWN]) + best_cells(once, calls)
-
-
-def best_cells(p: Preset, calls: dict[tuple[str, str], tuple[int, ...]]) -> list[Cell]:
-    """Few evaluations of each solver, plain and distilled, on the grid that suits it."""
-    most = 3 if p.name == "smoke" else 10
-    few = {(c, s): [n for n in nfes if 3 <= n <= most] for (c, s), nfes in calls.items() if most > 3 or s == "ddim"}
-    return fd_cells(p, few, BEST)
+    """Every solver and its distilled version; few evaluations in its own basis, and on the grid that suits it, too."""
+    cells, brief = list[Cell](), p.blocks_to == FEW  # the standard run follows the paper's four to many evaluations
+    once = replace(p, repeats=1) if brief else p
+    for name, solver in itertools.product(checkpoints(checkpoint or "fashion-mnist-noise"), FOUR + LATER + STAGES):
+        most = (50 if solver == "ddim" else 25 if solver in FOUR else FEW) if brief else 5 if p.name == "smoke" else 250
+        fewest = 2 if p.name == "paper" and solver in ("ddim", "ipndm") else 3  # a third order wants three calls
+        calls = {(name, solver): [possible_nfe(solver, max(fewest, n)) for n in p.nfes if n <= most]}
+        cells += fd_cells(once if solver in STAGES else p, calls)
+        cells += fd_cells(once, calls, [OWN]) if solver in LATER else []
+        cells += best_cells(once, calls) if solver not in STAGES else []
+    return in_order(p, cells)
 
 
 def figure_4(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     """DDIM on every network; Heun and the later solvers on those that predict clean images."""
-    names = checkpoints(checkpoint or "fashion-mnist")
-    clean = [name for name in names if load_cached(name, "cpu").prediction == "data"]
-    most = {"smoke": 10, "standard": 25, "quick": 25}.get(p.name, 250)
-    calls: dict[tuple[str, str], tuple[int, ...]] = {(name, "ddim"): p.nfes for name in names}
-    calls |= {(name, "heun"): p.heun_nfes for name in clean}
-    calls |= {(name, solver): tuple(n for n in p.nfes if 5 <= n <= most) for solver in LATER for name in clean}
-    once = replace(p, repeats=1) if p.name in ("standard", "quick") else p
-    return fd_cells(p, calls) + best_cells(once, {k: v for k, v in calls.items() if k[0] in clean})
+    cells, brief = list[Cell](), p.blocks_to == FEW
+    for name in checkpoints(checkpoint or "fashion-mnist"):
+        clean = load_cached(name, "cpu").prediction == "data"
+        calls = {(name, "ddim"): list(p.nfes)}
+        if clean:
+            calls[name, "heun"] = [n for n in p.heun_nfes if n <= 25 or not brief]
+            most = 10 if brief or p.name == "smoke" else 250
+            calls |= {(name, solver): [n for n in p.nfes if 5 <= n <= most] for solver in LATER}
+        cells += fd_cells(p, calls)
+        cells += best_cells(replace(p, repeats=1) if brief else p, calls) if clean else []
+    return in_order(p, cells)
+
+
+def best_cells(p: Preset, calls: dict[tuple[str, str], list[int]]) -> list[Cell]:
+    """Few evaluations of each solver, plain and distilled, on the grid that suits it; at "smoke" of DDIM alone."""
+    small = p.name == "smoke"
+    few = {key: [n for n in nfes if 3 <= n <= (3 if small else FEW)] for key, nfes in calls.items()}
+    return fd_cells(p, {key: nfes for key, nfes in few.items() if key[1] == "ddim" or not small}, BEST)
 
 
 PLANS = {"figure_3": figure_3, "figure_4": figure_4}  # of :func:`~dode.experiments.quality.fidelity`, a file each
@@ -127,7 +130,7 @@ def plan(figure: str, preset: str, checkpoint: str | None = None, seeds: int | N
     p, (cells, measurement) = sweeps.preset(preset), planned[figure]
     p = replace(p, repeats=seeds or p.repeats)
     if figure in PLANS and p.bf16:  # float32 costs twice as much: fewer images, and one block where steps are many
-        p = replace(p, images=2_000, bf16=False, blocks_to=10)
+        p = replace(p, images=2_000, bf16=False, blocks_to=FEW)
     if preset == "paper":
         p = replace(p, fit_images=next((r.fit_images for r in ROWS if r.checkpoint == checkpoint), p.fit_images))
     return Plan(figure, p, tuple(cells(p, checkpoint)), measurement)
