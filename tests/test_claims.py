@@ -31,6 +31,7 @@ from dode.experiments.dlms_study import (
 )
 from dode.experiments.learned import HANDCRAFTED, asked
 from dode.experiments.morphology import QUANTITIES
+from dode.experiments.variants import OWN
 
 RESULTS = pages.ROOT / "results"
 COMMITTED = sorted(path.name.split(".")[0] for path in RESULTS.glob("*.standard.csv"))
@@ -163,7 +164,7 @@ CLAIMS: list[tuple[str, str, Callable[[], object]]] = [
      lambda: all(worth("figure_3")["noise", s, n] > 1 for s in (PP, "unipc") for n in (3, 5, 10))),
     ("figure_3", "plain UniPC at NFE 5 is nearer than every distilled solver",
      lambda: fd("figure_3", "max").plain["noise", "unipc", 5]
-             < fd("figure_3", "min").drop(columns="plain").xs(5, level="nfe").drop("heun", level="solver").min().min()),
+             < fd("figure_3", "min")[["d-ode", OWN]].xs(5, level="nfe").drop("heun", level="solver").min().min()),
     ("figure_4", "D-DDIM is nearer than DDIM at NFE 5, 10 and 25 on both networks, in every block",
      lambda: all(wins("figure_4", net, "ddim", 5, 10, 25) for net in NETS)),
     ("figure_4", "D-EDM is nearer than EDM at NFE 5 and 9", lambda: wins("figure_4", "data", "heun", 5, 9)),
@@ -294,7 +295,10 @@ def test_committed_rows_are_whole_and_of_the_shipped_weights(name: str) -> None:
         assert (found.features.str.rpartition("-")[0] == found.data + "-classifier").all()
 
 
-def test_every_distance_of_figures_3_and_4_has_three_blocks() -> None:
+def test_every_pair_of_figures_3_and_4_has_three_blocks() -> None:
+    """With few evaluations; not so other grids, other bases and the two-stage solvers, which the paper's lack."""
     for name in ("figure_3", "figure_4"):
-        assert (rows(name).groupby(["checkpoint", "solver", "variant", "nfe"]).block.agg(set) == {0, 1, 2}).all()
-        assert (rows(name).n >= 5000).all()
+        found = rows(name).query("nfe <= 10 and variant in ['plain', 'd-ode']")
+        found = found[~found.solver.isin(plans.STAGES if name == "figure_3" else ())]
+        assert (found.groupby(["checkpoint", "solver", "variant", "nfe"]).block.agg(set) == {0, 1, 2}).all()
+        assert (rows(name).n == 2000).all() and (rows(name).network == "float32").all()

@@ -34,7 +34,7 @@ def test_the_committed_rows_are_of_the_plans(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["figure_5"], "no plan named 'figure_5'; there are: figure_3, figure_4, "),
+        (["figure_7"], "no plan named 'figure_7'; there are: figure_3, figure_4, "),
         (["figure_4", "--preset", "papper"], "no preset named 'papper'; the nearest: paper"),
         (["figure_3", "--checkpoint", "no.safetensors"], "no.safetensors does not exist; check the path"),
         (["figure_4", "--preset", "smoke", "--solver", "dim"], "figure_4 has no cell of solver dim"),
