@@ -132,8 +132,8 @@ for name, matrix in matrices.items():
     tenth = len(matrix) // 10
     apart = torch.diagonal(matrix, tenth)
     print(
-        f"{name}, {count} images: outputs a tenth of the run apart have similarity {apart.mean():.2f} on average, "
-        f"{apart.min():.2f} at least"
+        f"{name}, {count} images: outputs a tenth of the run apart have 1 - cosine {1 - apart.mean():.3f} on average, "
+        f"{1 - apart.min():.2f} at most"
     )
 
 # %% [markdown]

@@ -68,14 +68,14 @@ nearest = {kind: part.loc[part.groupby("checkpoint")[column].idxmin()].set_index
 shown = [name for name in names if name in nearest["FD"].index]
 said = "; ".join(f"{name} {nearest['RMSE'].solver[name]} on {nearest['RMSE'].grid[name]} steps by RMSE, {nearest['FD'].solver[name]} on {nearest['FD'].grid[name]} by Fréchet distance" for name in shown)  # fmt: skip
 summary = (
-    "Asked: which handcrafted solver with few evaluations? It depends on the grid more than on the order, and RMSE and Fréchet distance choose different grids. Released solvers below the order of their names on Karras's grid: DPM-Solver++(3M) and multistep DPM-Solver-3 (2), iPNDM_v of order 4 as circulated (2), UniPC `vary_coeff` (1).\n"
+    "Asked: which handcrafted solver with few evaluations? It depends on the grid more than on the order, and RMSE and Fréchet distance choose different grids. Released solvers below the order of their names on Karras's grid: DPM-Solver++(3M) and multistep DPM-Solver-3 (2), iPNDM of order 3 and 4 (2), iPNDM_v of order 4 as circulated (2), UniPC `vary_coeff` (1).\n"
     f"Nearest to the reference solution with NFE {few_nfe} (n = {count} for RMSE, 500 for the distance): {said}."
 )
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
 plots.in_short(summary)
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "zoo-both", "caption": "NFE 5, solvers by grid: Fréchet distance in classifier features (not FID) to the reference solution (top, four networks) and RMSE to it (bottom). Colour by row of panels, dark is better; numbers of data sets do not compare. A box: the best of a panel. For FD, Karras and log SNR end at the least noise level; for RMSE they go on to 0, which costs an evaluation. The reference of FD is UniP-3 with 60 evaluations, that of RMSE DPM-Solver++(2M) with 1000 (Tiny ImageNet: 200, n = 64)."}}
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "zoo-both", "caption": "NFE 5, solvers by grid: Fréchet distance in classifier features (not FID) to the reference solution (top, four networks) and RMSE to it (bottom). Colour by row of panels, dark is better; numbers of data sets do not compare. A box: the best of a panel. For FD, Karras and log SNR end at the least noise level; for RMSE they go on to 0, which costs an evaluation. n = 500 (Tiny ImageNet 400). The reference of FD is DEIS on clean images with 60 evaluations, that of RMSE DPM-Solver++(2M) with 1000 (Tiny ImageNet: 200, n = 64)."}}
 every = list(dict.fromkeys([*names, *distances.checkpoint]))
 ENTRY = {
     "ddim": "DDIM",
@@ -120,14 +120,14 @@ plt.show()
 # | NFE | for images that are each near the reference's (RMSE) | for images that are alike as a set (FD) |
 # |---|---|---|
 # | 3 | UniPC-3 or DEIS on clean images, steps uniform in time | DPM-Solver++(3M) quadratic in time (noise prediction), DEIS tAB2 uniform in time (data prediction) |
-# | 4 and 5 | the same; with data prediction and 5 gradient estimation | UniPC-3 or DPM-Solver++(3M), steps quadratic in time (noise prediction) or Karras's (data prediction) |
-# | 8 to 10 | DEIS tAB2 uniform in time; UniPC-3 quadratic (data prediction, 10) | UniPC-3, the grid by network ([Learned solvers compared](learned)); with noise prediction and 10 DEIS tAB2 in log SNR |
+# | 4 and 5 | 5: the same, with data prediction gradient estimation; 4: not measured | UniPC-3 or DPM-Solver++(3M), steps quadratic in time (noise prediction) or Karras's (data prediction) |
+# | 8 to 10 | DEIS tAB2 uniform in time; UniPC-2 or UniPC-3 quadratic (data prediction, 10) | UniPC-3 quadratic (data prediction); DEIS tAB2 in log SNR (noise prediction; with 8 level with UniPC-3 on Karras's grid) |
 # | 20 | UniPC-3 uniform in log SNR (noise prediction), PNDM on Karras's grid (data prediction) | not measured |
 #
 # - **The grid decides as much as the solver.** The best grid by one measure need not be best by the other: with noise prediction and NFE 5, UniPC-3 has FD 0.28 on quadratic and 0.68 on time steps, and RMSE 0.20 and 0.13.
-# - **In the noise basis order can harm**: on noise-predicting networks iPNDM-4 is far behind DDIM with few evaluations, on any grid.
+# - **In the noise basis order can harm**: with noise prediction iPNDM-4 on its best grid is about twice as far (RMSE) as DDIM on its own, with 3 and with 5 evaluations.
 # - **Single-step solvers need evaluations**: with 3 and 5 Heun, DPM-2 and DPM-Solver-3 are behind DDIM.
-# - **Tiny ImageNet** has other winners: iPNDM on the data-predicting network, DDIM on the other.
+# - **Tiny ImageNet**, NFE 5: iPNDM on the data-predicting network by both measures; on the other DDIM by FD, and UniPC-3 by RMSE.
 #
 # ## RMSE against NFE
 #
@@ -137,7 +137,7 @@ plt.show()
 # %% tags=["hide-input"]
 best = data.loc[data.groupby(["checkpoint", "solver", "calls"]).rmse.idxmin()]
 for name, gap in doubt.items():
-    print(f"{name}: the reference solution of {steps} evaluations is {gap:.5f} from one of {steps // 2} (RMSE, n = {few})")  # fmt: skip
+    print(f"{name}: the reference solution of {steps} evaluations is {gap:.5f} from one of {steps // 2} (RMSE, n = {few}; a small check, the rows' has {p.reference_steps})")  # fmt: skip
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "zoo-models", "caption": "RMSE to the reference solution against NFE, each solver on the best of four grids at each NFE (same seeds everywhere; pixels from -1 to 1). Dashed: noise basis; solid: data basis. Values above 1 are cut off."}}
 MAIN = ["DDIM", "iPNDM-4", "DEIS tAB2", "DPM-Solver-3", "Heun", "DPM-Solver++(2M)", "DPM-Solver++(3M)", "UniPC-3"]
@@ -159,8 +159,10 @@ plt.show()
 # %% tags=["hide-input"]
 def overview(name: str) -> str:
     part = best[best.checkpoint == name]
-    text = part.assign(text=part.rmse.map("{:.3f}".format) + " (" + part.grid + ")").pivot(
-        index="solver", columns="calls", values="text"
+    text = (
+        part.assign(text=part.rmse.map("{:.3f}".format) + " (" + part.grid + ")")
+        .pivot(index="solver", columns="calls", values="text")
+        .rename_axis(columns="NFE")
     )
     winners = part.loc[part.groupby("calls").rmse.idxmin()].set_index("calls").solver
     for calls_, entry in winners.items():
@@ -212,7 +214,7 @@ CASES = [
     ("Gradient estimation", "gradient_estimation", {}, 1),
     ("DEIS tAB2", "deis", dict(order=3, schedule=schedules.VPContinuous()), 3),
     ("DEIS tAB3", "deis", dict(order=4, schedule=schedules.VPContinuous()), 4),
-    ("DEIS in log rho, 3", "deis", dict(order=3, variable="log_rho"), 3),
+    ("DEIS log-rho, 3", "deis", dict(order=3, variable="log_rho"), 3),
     ("Heun", "heun", {}, 2),
     ("DPM-2", "dpm_2", {}, 2),
     ("DPM-Solver-2", "dpm_solver", dict(order=2), 2),
@@ -261,11 +263,11 @@ HTML(orders_table.style.apply(in_red, axis=1).format(precision=2).hide(axis="ind
 #
 # - **iPNDM** uses the weights of equal steps. Where $\sigma$ falls by equal steps it has its nominal order; on any other smooth grid it is of
 #   order 2, whatever its number.
-# - **DPM-Solver++(3M)** and the third-order multistep DPM-Solver are of **order 2** as released. The second difference they form is
+# - **DPM-Solver++(3M)** and the third-order multistep DPM-Solver are of **order 2** as released (the tables equal those of diffusers: `tests/test_diffusers.py`). The second difference they form is
 #   $h^2 D''/2$, and its coefficient is half of what integrating $D''u^2/2$ gives. The method with the full weight is UniP-3, or DEIS on clean images:
 #   order 3 with as many evaluations and as much memory.
-# - **iPNDM_v** as it circulates has one wrong factor in the weight of the second difference, which costs no order, and two in the third difference of order 4, which
-#   do: its rows do not sum to the step, and on Karras's grid order 2 is left. The exact integral is `solvers.ipndm_v`, the same table as LMS.
+# - **iPNDM_v** as it circulates has one wrong factor in the weight of the second difference, and two in that of the third, which order 4 uses. The first costs no
+#   order. With the others the rows do not sum to the step, and on Karras's grid order 2 is left. The exact integral is `solvers.ipndm_v`, the same table as LMS.
 # - **UniPC**'s corrector adds an order, as its paper says; with the released variant `vary_coeff` UniPC-3 is of order 1: its corrector leaves out the highest derivative of the old outputs and all but one of the new one's.
 #
 # Orders speak of many steps. With ten evaluations and fewer they do not decide.

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 FOUR = ("ddim", "ipndm", "dpm_solver", "deis:order=4")  # of the D-ODE paper's figure 3
 LATER = ("dpm_solver_pp:order=2", "dpm_solver_pp", "unipc")  # published after its four, and not in its figures
-STAGES = ("dpm_solver:order=2", "heun")  # distilled in the paper too, but not in its figure 3
+STAGES = (
+    "dpm_solver:order=2",
+    "heun",
+)  # two stages a step; the paper has Heun on data-predicting networks, DPM-Solver of order 3
 KIM, LIANG = "Kim et al. 2024", "Liang et al. 2025"
 DDIM = (2, 5, 10, 25, 50, 100, 250)
 BEST = ("plain:grid=best", "d-ode:grid=best")
