@@ -113,6 +113,7 @@ rows = {"DDIM, 5 NFE": images, "D-DDIM, 5 NFE": dode.sample(model, again, noise)
 figure, axes = plt.subplots(3, 1, figsize=(7.5, 4.4))
 for ax, (label, drawn) in zip(axes, rows.items(), strict=True):
     plots.strip(ax, drawn[:6], label)
+    ax.grid(False)
     apart = (drawn - exact)[:6].flatten(1).square().mean(1).sqrt().tolist()
     width = ax.get_images()[0].get_array().shape[1] / len(apart)
     if drawn is not exact:
