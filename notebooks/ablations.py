@@ -194,7 +194,7 @@ if FURTHER:
 # %% [markdown]
 # ## Every number
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "hide-output"]
 listed = []
 for name in names:
     part = found.loc[name].loc["ddim"]
@@ -281,7 +281,7 @@ for ax, name in zip(panels[0], names, strict=True):
     ax.legend()
 plt.show()
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "hide-output"]
 listed = []
 for name in names:
     for size in SIZES:

@@ -75,9 +75,9 @@ plots.listing(winners)
 # ## The measurement
 #
 # The paper's Figure 3 shows FID against NFE on noise-predicting networks (CIFAR-10, CelebA, ImageNet, LSUN) for DDIM, iPNDM, DPM-Solver-3 and DEIS-3 and their D- versions {cite:p}`kim2024dode`. Its curves are not at hand as numbers.
-# Here the network predicts the noise of Fashion-MNIST, and the solvers are those four, three that were published later (DPM-Solver++(2M), (3M), UniPC-3), and two with two stages a step (DPM-Solver-2 and EDM's Heun, which makes an odd number of evaluations). At NFE 3 DPM-Solver-2 and -3 are one table, and so are (2M) and (3M).
+# Here the network predicts the noise of Fashion-MNIST, and the solvers are those four, three that were published later (DPM-Solver++(2M), (3M), UniPC-3), and two with two stages a step (DPM-Solver-2 and EDM's Heun, which makes an odd number of evaluations). At NFE 3 DPM-Solver-2 and -3 are one table, and so are (2M) and (3M). With 5 DPM-Solver-3 has steps of order 3, 1 and 1 (released: 3 and 2).
 #
-# Every solver is corrected by the same code: eq. (10) on its own combined estimate, one $\lambda$ a network evaluation, DDIM with ten times the steps as the teacher, 100 seeds, one grid. DPM-Solver++ and UniPC work on estimates of clean images: $\lambda$ is applied to noise estimates and, a second time, to clean-image estimates (*own basis*).
+# Every solver is corrected by the same code: eq. (10) on its own combined estimate, one $\lambda$ a network evaluation, DDIM with ten times the steps as the teacher, 100 seeds. DPM-Solver++ and UniPC work on estimates of clean images: $\lambda$ is applied to noise estimates and, a second time, to clean-image estimates (*own basis*).
 # %% [markdown]
 # ## Each solver
 
@@ -103,7 +103,7 @@ plt.show()
 #
 # Means over blocks of seeds; each block fits its own $\lambda$ on its own 100 seeds, and plain and distilled share the seeds that measure them. *Paired*: which is nearer to the data in all blocks; else it is a tie. *Grids*: own, or the best for the plain and for the distilled solver, chosen on 500 other seeds.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "hide-output"]
 plots.pairs_table(pairs, SOLVERS)
 
 # %% tags=["nbval-check-output", "hide-input"]
@@ -126,7 +126,7 @@ for solver, title in SOLVERS.items():
         values = experiments.numbers(fitted)
         ax.plot(range(len(values)), values, marker="o", label=title, linewidth=1.2, markersize=4)
 ax.axhline(0, color="grey", linewidth=0.8)
-ax.set(xlabel="network evaluation", ylabel=r"$\lambda$", xticks=range(10), ylim=(-2, 2))
+ax.set(xlabel="network evaluation", ylabel=r"$\lambda$", xticks=range(10), ylim=(-1.4, 1.2))
 ax.legend(fontsize=7, ncols=2)
 plt.show()
 

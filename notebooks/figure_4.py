@@ -116,7 +116,7 @@ if clean:
 #
 # Means over blocks of seeds; each block fits its own $\lambda$ on its own 100 seeds, and plain and distilled share the seeds that measure them. *Paired*: which is nearer to the data in all blocks; else it is a tie. *Grids*: own, or the best for the plain and for the distilled solver, chosen on 500 other seeds.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "hide-output"]
 plots.pairs_table(pairs, NAMES)
 
 # %% tags=["nbval-check-output", "hide-input"]

@@ -151,7 +151,7 @@ for name in names:
 #
 # The Fréchet distance compares sets of images with the training images; the RMSE compares each image with the reference solution (DPM-Solver++(2M), 1000 steps) of the same seed, in float32. They need not agree. *To the teacher*: the distance of images to the teacher's, which the fit brings nearer step by step.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "hide-output"]
 keys = ["checkpoint", "solver", "nfe"]
 base = table[table.variant == "plain"].set_index(keys)[["rmse", "rmse_teacher"]].add_suffix("_plain")
 result = table[table.variant != "plain"].join(base, on=keys)

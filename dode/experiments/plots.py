@@ -101,8 +101,8 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def _of(pairs: pd.DataFrame, grid: str, kind: str, column: str) -> pd.Series:
-    """A distance of plain or distilled solvers on their own or on the best grid, by the rows of ``pairs``."""
-    part = pairs[pairs.variant.str.contains("grid=best") == (grid == "best")]
+    """A distance of plain or distilled solvers on their own or on the best grid, in the network's basis."""
+    part = pairs[pairs.variant == ("d-ode:grid=best" if grid == "best" else "d-ode")]
     return part[column if kind == "distilled" else f"{column}_plain"].dropna()
 
 
