@@ -52,7 +52,8 @@ first = "galaxies-hsc-32" if small else galaxies.FIRST
 for name in dict.fromkeys([first if find_spec("galaxygrad") else "imagenet32-data", checkpoint]):
     model, noise = experiments.seeded(dode.load(name, device=where), experiments.held_out_seeds(seeds or 6))
     plain = dode.solvers.ddim(model.grid(5))
-    solvers = {"DDIM, 5 NFE": plain, "D-DDIM, 5 NFE": experiments.distilled(model, plain, p.live.fit_images)}
+    solvers = {"DDIM, 5 NFE": plain, "UniPC-3, 5 NFE": run.on_grid(name, "unipc", "time", 5)}
+    solvers["D-DDIM, 5 NFE"] = experiments.distilled(model, plain, p.live.fit_images)
     if not small:
         fitted = next(iter(galaxies.GAUSS_NEWTON)) if name == galaxies.FIRST else "gauss-newton"
         solvers["Gauss-Newton, 5 NFE"] = fits.fit(run, name, fitted, 5)
