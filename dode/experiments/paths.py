@@ -63,7 +63,7 @@ def path_cells(p: Preset, checkpoint: str | None = None) -> list[Cell]:
 def path(run: Run, *, checkpoint: str, solver: str, variant: str, nfe: int, n: int) -> dict[str, Value]:
     """Norms, distances and two pixels of ``n`` held-out images where a run meets the network's grid.
 
-    The reference is DPM-Solver++(2M) of 200 steps through the same levels, as near to the exact end as 1000-step DDIM.
+    The reference is DPM-Solver++(2M) of 200 steps through the same levels: of second order, where the paper has DDIM.
     Lists have a number for each of ``calls``, the evaluations made so far: ``norms`` are means over images, over the
     reference's; ``pixel_k`` is one image's, ``pixel_k_mean`` the mean over images.
     """
