@@ -62,7 +62,7 @@ short = (
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
 plots.in_short(short)
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "figure-3-best", "caption": "At each NFE the best plain and the best distilled of nine solvers, by three distances: Fréchet (classifier features, not FID) to the training images and to the reference solution's samples, and RMSE to its images of the same noise. Blue: on the network's own grid; orange: each on the grid that suits it. Dashed: the reference solution's own distance (left), what two sets of as many normal draws are apart (middle)."}}
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "figure-3-best", "caption": "At each NFE the best plain and the best distilled of nine solvers, by three distances: Fréchet (classifier features, not FID) to the training images and to the reference solution's samples, and RMSE to its images of the same noise. Blue: on the network's own grid; orange: each on the grid that suits it (one block of seeds). Dashed: the reference solution's own distance (left), what two sets of as many normal draws are apart (middle)."}}
 figure, axes = plt.subplots(1, 3, figsize=(12.5, 3.8))
 plots.best_lines(axes, pairs, distance, floors)
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -133,21 +133,21 @@ plt.show()
 # %% [markdown]
 # ## What the paper says, and what came out
 #
-# | the paper (Section 4.1) | here |
+# | the paper (Section 4.1) | here, on the network's own grid |
 # |---|---|
 # | D-ODE solvers have a lower FID "in most NFEs" | holds for its four solvers with 5 and 10 evaluations, in each block |
-# | D-DDIM is ahead when the NFE exceeds 5, and comes to DDIM's FID as it grows | holds: ahead with 5 to 25, level with 50; D-DDIM with 25 is ahead of DDIM with 50 |
-# | DDIM with 2 or 5 evaluations draws no meaningful image, and D-DDIM neither | at 3, the least here, plain DDIM is ahead of D-DDIM |
-# | iPNDM gains except at NFE 2; the gain is notable for DPM-Solver-3, most with extremely few, and DEIS-3 | holds with 3, 5 and 10; with 25 iPNDM and DPM-Solver-3 lose. With 5 these three are worse than plain DDIM undistilled, so much of the gain is a repair: D-iPNDM with 10 is behind D-DDIM and behind plain DPM-Solver++(2M) |
-# | distillation is effective for DPM-Solver++ (said of the supplement, which was not at hand) | not here for (3M), nor for UniPC-3: in the network's basis they lose with 3, 5 and 10, in their own they gain with 3 alone. (2M) gains with 10, in its own basis with 3 and 5 too. On [Tiny ImageNet](natural) all three gain with 5 and 10 with noise prediction; with data prediction (2M) loses at both and (3M) at 5 |
+# | D-DDIM is ahead when the NFE exceeds 5, and comes to DDIM's FID as it grows | MANY |
+# | DDIM with 2 or 5 evaluations draws no meaningful image, and D-DDIM neither | at 3, the least here, plain DDIM is ahead of D-DDIM in Fréchet distance |
+# | iPNDM gains except at NFE 2; the gain is notable for DPM-Solver-3, most with extremely few, and DEIS-3 | holds with 3, 5 and 10; TWENTYFIVE. With 5 these three are worse than plain DDIM undistilled, so much of the gain is a repair: D-iPNDM with 10 is behind D-DDIM and behind plain UniPC-3 |
+# | distillation is effective for DPM-Solver++ (said of the supplement, which was not at hand) | (2M) gains with 5 and 10. (3M) and UniPC-3 lose with 3, 5 and 10 by the distance to the data; with 10 they gain by the distance to the reference and in RMSE. On [Tiny ImageNet](natural) all three gain with 5 and 10 with noise prediction; with data prediction (2M) loses at both and (3M) at 5 |
 #
-# - **Beyond what grid and order give.** One grid is used on this page. With the best of four grids the best plain solver is ahead of all distilled ones of this page, which were not fitted on those grids, with 3, 5 and 10 evaluations (10: one block; [Learned solvers compared](learned), column `fd_data` of its rows).
-# - **With 25 and more evaluations** the plain DPM-Solvers and UniPC-3 are *below* the reference solution's own distance (dashed), and their distilled versions are nearer to it. That is no loss of accuracy: in RMSE they gain at 25 ([Limitations](limits)).
-# - **Why solvers diverge** or lose is not isolated on this page. We suspect extrapolation at high noise levels, and that step-by-step fitting gives the nearest next state, not the nearest image.
+# - **Beyond what grid and order give** (orange). With 3 and 5 evaluations the best plain solver is ahead of the best distilled one by both Fréchet distances (with 5 they are 2.7 and 5 times as large distilled). With 10 the two are level by the distance to the reference. By the distance to the data plain is ahead, but there it is nearer than the reference solution itself. In RMSE plain is ahead with 3 and 5, and distilled with 10.
+# - **The grid.** With 3 and 5 evaluations the grid that is chosen for a distilled solver is the network's own, uniform in time, but for one (DPM-Solver-3 with 3). Plain solvers do better on quadratic steps. DEIS-3 there needs no repair: plain 0.88 with 5, where its distilled version on its own best grid has 1.49.
+# - **Why solvers diverge** or lose is not isolated on this page; [Limitations](limits) does so for NFE 5.
 #
 # ## Limits
 #
-# One small network, one data set, one grid; no 100 or 250 evaluations; DDIM as the teacher of all, as the paper's text has it unless stated otherwise (its released code takes the same solver); DEIS-3 has four outputs (tAB3, `deis:order=4`), as in the paper's released code, where a step of order $r$ takes $r$ outputs beside the newest (`th_deis/sampler.py`). Most rows are in bf16, which moves this network's Fréchet distance by up to 8% (`results/bf16.csv`), for plain and distilled alike.
+# One small network and data set ([Figure 4](figure_4) has a data-predicting network and galaxies); 50 evaluations of DDIM alone, no 100 or 250. One block of seeds for other grids, own bases, (2M), (3M), the two-stage solvers and 25 evaluations. DDIM is the teacher of all, as the paper's text has it unless stated otherwise (its released code takes the same solver). DEIS-3 has four outputs (tAB3, `deis:order=4`), as in the paper's released code, where a step of order $r$ takes $r$ outputs beside the newest (`th_deis/sampler.py`).
 
 # %% tags=["hide-input"]
 live = experiments.Live("figure_3", plan.preset, where)

@@ -40,6 +40,7 @@ STAGES = (
 )  # two stages a step; the paper has Heun on data-predicting networks, DPM-Solver of order 3
 KIM, LIANG = "Kim et al. 2024", "Liang et al. 2025"
 DDIM = (2, 5, 10, 25, 50, 100, 250)
+REFERENCE = "deis:variable=log_rho,basis=data"  # :func:`dode.distillation.teachers.default_teacher`, as a word
 BEST = ("plain:grid=best", "d-ode:grid=best")
 FEW = 10  # evaluations: to here the standard run has three blocks of seeds
 
@@ -88,7 +89,7 @@ def figure_3(p: Preset, checkpoint: str | None = None) -> list[Cell]:
         most = (50 if solver == "ddim" else 25 if solver in FOUR else FEW) if brief else 5 if p.name == "smoke" else 250
         fewest = 2 if p.name == "paper" and solver in ("ddim", "ipndm") else 3  # a third order wants three calls
         calls = {(name, solver): [possible_nfe(solver, max(fewest, n)) for n in p.nfes if n <= most]}
-        cells += fd_cells(once if solver in STAGES else p, calls)
+        cells += fd_cells(p if solver in (*FOUR, "unipc") else once, calls)
         cells += fd_cells(once, calls, [OWN]) if solver in LATER else []
         cells += best_cells(once, calls) if solver not in STAGES else []
     return in_order(p, cells)
@@ -97,6 +98,7 @@ def figure_3(p: Preset, checkpoint: str | None = None) -> list[Cell]:
 def figure_4(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     """DDIM on every network; Heun and the later solvers on those that predict clean images."""
     cells, brief = list[Cell](), p.blocks_to == FEW
+    once = replace(p, repeats=1) if brief else p
     for name in checkpoints(checkpoint or "fashion-mnist"):
         clean = load_cached(name, "cpu").prediction == "data"
         calls = {(name, "ddim"): list(p.nfes)}
@@ -104,8 +106,12 @@ def figure_4(p: Preset, checkpoint: str | None = None) -> list[Cell]:
             calls[name, "heun"] = [n for n in p.heun_nfes if n <= 25 or not brief]
             most = 10 if brief or p.name == "smoke" else 250
             calls |= {(name, solver): [n for n in p.nfes if 5 <= n <= most] for solver in LATER}
-        cells += fd_cells(p, calls)
-        cells += best_cells(replace(p, repeats=1) if brief else p, calls) if clean else []
+        for (_, solver), nfes in calls.items():
+            cells += fd_cells(once if solver in LATER[1:] else p, {(name, solver): nfes})
+        cells += best_cells(once, calls) if clean else []
+        if brief:  # the reference solver itself, on the seeds that are measured
+            long = dict(solver=REFERENCE, variant="plain", nfe=p.reference_calls, block=0)
+            cells += fidelity.cells(checkpoint=name, **long)
     return in_order(p, cells)
 
 

@@ -150,6 +150,7 @@ def pairs(rows: pd.DataFrame) -> pd.DataFrame:
     for variant in (v for v in rows.variant.unique() if not v.startswith("plain")):
         base = "plain:grid=best" if "grid=best" in variant else "plain"
         fitted, plain = (rows[rows.variant == v].set_index([*keys, "block"]) for v in (variant, base))
+        plain = plain[plain.index.isin(fitted.index)]  # the same blocks
         nearer = (fitted.fd < plain.fd.reindex(fitted.index)).groupby(level=keys).agg(["mean", "count"])
         of = [part.groupby(level=keys).agg(**means, **facts) for part in (fitted, plain)]
         same = [k for k in facts if k != "grid"]
