@@ -123,6 +123,13 @@ def behind_d_ddim() -> pd.Series:
     return pd.Series({at: found["d-ode"][at] >= found.plain[at] for at in others if near[at] < found.plain[at]})
 
 
+def once_ablated(net: str, solver: str, nfe: int, change: str) -> float:
+    """The distance of a changed fit over the usual one's, in the first block of seeds."""
+    cell = rows("ablations").query("block == 0 and net == @net and solver == @solver and nfe == @nfe")
+    of = cell.set_index("variant").fd
+    return float(of[f"d-ode:{change}"] / of["d-ode"])
+
+
 def followed(value: str) -> pd.DataFrame:
     """Of figure 5, line: network, solver; column: variant."""
     return rows("figure_5").pivot(index=["net", "solver"], columns="variant", values=value)
@@ -214,6 +221,12 @@ CLAIMS: list[tuple[str, str, Callable[[], object]]] = [
     ("ablations", "a larger scale is nearer, and more images than 100 change little",
      lambda: all(ablated(n, "d-ode:scale=50") < ablated(n, "d-ode")
                  and 0.98 < ablated(n, "d-ode:images=500") / ablated(n, "d-ode") < 1.02 for n in NETS)),
+    ("ablations", "eq. (9) is nearer with noise prediction and few evaluations, and farther with 10",
+     lambda: all(once_ablated("noise", s, n, "equation=9") < 0.71
+                 for s, n in (("ddim", 3), ("ddim", 5), ("ipndm", 5), (f"{PP}:order=2", 5)))
+             and once_ablated("noise", "ddim", 10, "equation=9") > 1.1),
+    ("ablations", "by index 10 evaluations are six and twelve times as far",
+     lambda: [round(once_ablated(n, "ddim", 10, "align=index")) for n in ("noise", "data")] == [6, 12]),
     ("limits", "D-DDIM comes nearer to the reference solution on both networks at every NFE",
      lambda: (worth("limits", "rmse").xs("ddim", level="solver").drop([2, 3], level="nfe") < 0.75).all()),
     ("limits", "of solvers farther than D-DDIM with as many evaluations about a third lose by their own fit, NFE >= 5",
