@@ -185,7 +185,7 @@ def gain(block: int = 0, images: str = "fashion-mnist") -> pd.DataFrame:
 
 def best(name: str, nfe: int) -> pd.Series:
     """RMSE of each solver of the zoo on its best grid, with ``nfe`` evaluations or one less."""
-    found = rows("solver_zoo").query("net == @name and @nfe - 1 <= nfe <= @nfe")
+    found = rows("solver_zoo").query("data == 'fashion-mnist' and net == @name and @nfe - 1 <= nfe <= @nfe")
     return found.groupby("solver").rmse.min()
 
 

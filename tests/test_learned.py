@@ -228,8 +228,9 @@ def test_floors_are_rows(project: Path) -> None:
 
 def test_floors_are_in_the_arithmetic_of_the_rows_beside_them() -> None:
     columns = ["checkpoint", "weights", "n", "reference_calls", "network"]
-    floors, rows = (pd.read_csv(RESULTS / f"{name}.standard.csv")[columns] for name in ("floors", "learned"))
-    assert len(floors) == len(floors.merge(rows.drop_duplicates())) == 4
+    files = ("floors", "learned", "figure_3", "figure_4")
+    floors, *rows = (pd.read_csv(RESULTS / f"{name}.standard.csv")[columns] for name in files)
+    assert len(floors) == len(floors.merge(pd.concat(rows).drop_duplicates())) == 6
 
 
 def test_gradients_of_step_losses_beside_the_last_images(project: Path) -> None:
