@@ -264,7 +264,7 @@ plots.listing(pd.DataFrame(listed))
 # - **The measures disagree** (the count above). UniPC-3 on the data-predicting network with NFE 5 comes three times nearer in RMSE, and farther in distance to the data.
 # - **Why a solver loses**: with NFE 5 fitting step by step explains most of the loss of five solvers of six, and not that of (2M) with data prediction; the teacher explains little ({numref}`limits-causes`).
 #
-# **When to distil**: if your plain solver is farther than D-DDIM with as many evaluations, use D-DDIM. Where a plain solver is farther than D-DDIM, its own distilled version is no nearer than plain in about a third of the cells ({numref}`limits-map`), so compare both on held-out seeds. And try other grids first: that costs no fit. The paper names two limits of its own: gains are marginal with many evaluations, and one number a step may be too few for large images (Section 6).
+# **When to distil**: if your plain solver is farther than D-DDIM with as many evaluations, use D-DDIM. Where a plain solver is farther than D-DDIM, its own distilled version is no nearer than plain in about a quarter of the cells ({numref}`limits-map`), so compare both on held-out seeds. And try other grids first: that costs no fit. The paper names two limits of its own: gains are marginal with many evaluations, and one number a step may be too few for large images (Section 6).
 #
 # ## Limits
 #
