@@ -86,7 +86,7 @@ def figure_3(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     cells, brief = list[Cell](), p.blocks_to == FEW  # the standard run follows the paper's four to many evaluations
     once = replace(p, repeats=1) if brief else p
     for name, solver in itertools.product(checkpoints(checkpoint or "fashion-mnist-noise"), FOUR + LATER + STAGES):
-        most = (50 if solver == "ddim" else 25 if solver in FOUR else FEW) if brief else 5 if p.name == "smoke" else 250
+        most = (25 if solver in FOUR else FEW) if brief else 5 if p.name == "smoke" else 250
         fewest = 2 if p.name == "paper" and solver in ("ddim", "ipndm") else 3  # a third order wants three calls
         calls = {(name, solver): [possible_nfe(solver, max(fewest, n)) for n in p.nfes if n <= most]}
         cells += fd_cells(p if solver in (*FOUR, "unipc") else once, calls)
@@ -101,7 +101,7 @@ def figure_4(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     once = replace(p, repeats=1) if brief else p
     for name in checkpoints(checkpoint or "fashion-mnist"):
         clean = load_cached(name, "cpu").prediction == "data"
-        calls = {(name, "ddim"): list(p.nfes)}
+        calls = {(name, "ddim"): [n for n in p.nfes if n <= 25 or not brief]}
         if clean:
             calls[name, "heun"] = [n for n in p.heun_nfes if n <= 25 or not brief]
             most = 10 if brief or p.name == "smoke" else 250
@@ -111,7 +111,7 @@ def figure_4(p: Preset, checkpoint: str | None = None) -> list[Cell]:
         cells += best_cells(once, calls) if clean else []
         if brief:  # the reference solver itself, on the seeds that are measured
             long = dict(solver=REFERENCE, variant="plain", nfe=p.reference_calls, block=0)
-            cells += fidelity.cells(checkpoint=name, **long)
+            cells += fidelity.cells(checkpoint=name, **long) + fd_cells(p, {(name, "ddim"): [50]}, ["plain"])
     return in_order(p, cells)
 
 
