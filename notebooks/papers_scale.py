@@ -98,7 +98,7 @@ print(f"{len(zoo.CATALOGUE)} checkpoints, {digests} of them with a published dig
 #
 # The preset `paper` has the papers' numbers: 50,000 images behind each distance, three blocks of seeds, 2 to 250 calls, FID in the resizing of the original implementation. One evaluation is one image through the network once.
 
-# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "papers-scale", "caption": "Network evaluations that a figure takes at each of the larger presets, without fits (a few per cent of these). Standard: 5,000 images of three blocks; full: 50,000; paper: 50,000 and more NFEs. Counted from the plans that the workflow runs, for the networks that ship."}}
+# %% tags=["hide-input", "thumbnail"] mystnb={"figure": {"name": "papers-scale", "caption": "Network evaluations that a figure takes at each of the larger presets, without fits (a few per cent of these). Standard: 2,000 images, of three blocks up to 10 evaluations; full: 50,000; paper: 50,000 and more NFEs. Counted from the plans that the workflow runs, for the networks that ship."}}
 counted = []
 for figure in plans.PLANS:
     for name in ("standard", "full", "paper"):
