@@ -116,7 +116,7 @@ def studied(value: str = "fd_reference") -> pd.DataFrame:
 
 def behind_d_ddim() -> pd.Series:
     """Whether distillation loses, of each solver that is farther plain than D-DDIM with as many evaluations."""
-    found = pd.concat([fd("figure_3"), fd("figure_4")]).loc[lambda t: ~t.index.duplicated()]
+    found = pd.concat([fd("figure_3"), fd("figure_4")]).loc[lambda t: ~t.index.duplicated()].dropna(subset="d-ode")
     distilled = found["d-ode"].xs("ddim", level="solver")
     others = [(n, s, k) for n, s, k in found.index if s != "ddim" and k >= 5]
     near = {at: distilled.get((at[0], at[2] + (at[1] == "heun" and at[2] in (9, 49)))) for at in others}
@@ -229,8 +229,8 @@ CLAIMS: list[tuple[str, str, Callable[[], object]]] = [
      lambda: [round(once_ablated(n, "ddim", 10, "align=index")) for n in ("noise", "data")] == [6, 12]),
     ("limits", "D-DDIM comes nearer to the reference solution on both networks at every NFE",
      lambda: (worth("limits", "rmse").xs("ddim", level="solver").drop([2, 3], level="nfe") < 0.75).all()),
-    ("limits", "of solvers farther than D-DDIM with as many evaluations about a third lose by their own fit, NFE >= 5",
-     lambda: 0.25 < behind_d_ddim().mean() < 0.4),
+    ("limits", "of solvers farther than D-DDIM with as many evaluations about a quarter lose by their fit, NFE >= 5",
+     lambda: 0.2 < behind_d_ddim().mean() < 0.32),
     ("limits", "fitted at once each solver is nearer to the teacher on the fit's seeds than step by step, or as near",
      lambda: (caused("teacher_fitted_rms").joint < 1.001 * caused("teacher_fitted_rms")["d-ode"]).all()),
     ("limits", "step by step (3M) and UniPC-3 end farther than plain on the fit's own seeds, noise, not at once",
