@@ -111,7 +111,9 @@ if clean:
     for ax, (solver, title) in zip(axes, NAMES.items(), strict=True):
         part = pairs[(pairs.checkpoint == shown) & (pairs.solver == solver) & (pairs.nfe > 2)]
         plots.beside(ax, part)
-        plots.log_axes(ax, [k for k in plan.calls[shown, "ddim"] if k > 2], f"{distance}, {n}" if ax is axes[0] else "")
+        plots.log_axes(
+            ax, sorted({k for k in usual.nfe if k not in (2, 3, 9, 49)}), f"{distance}, {n}" if ax is axes[0] else ""
+        )
         ax.set(title=title, xlabel="NFE")
     figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     plt.show()
