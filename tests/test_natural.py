@@ -14,7 +14,7 @@ from book import prose
 from dode import experiments, zoo
 from dode.cli import main
 from dode.denoisers.networks import is_compiled
-from dode.experiments import fits, quality
+from dode.experiments import fits, variants
 from dode.experiments import run as runs
 from dode.training import TRAININGS, networks, trainings
 from dode.utils.files import FileError, load_tensors
@@ -62,7 +62,7 @@ def forget() -> None:
     """What is kept by name is of other weights now."""
     experiments.load_cached.cache_clear()
     runs.data_moments.cache_clear()
-    quality._recorded.cache_clear()
+    variants._recorded.cache_clear()
 
 
 def test_all_of_a_data_set_is_trained_by_one_command_called_again_and_again(trained: Path) -> None:
