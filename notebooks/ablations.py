@@ -107,7 +107,7 @@ for name in names:
         more = [spec(basis="own")] if solver == "heun" else []
         calls = [NFE] if small else [NFE, experiments.possible_nfe(solver, 10)]
         cells += experiments.fd_cells(p, {(name, solver): calls}, variants + more)
-    cells += experiments.fd_cells(replace(p, repeats=1), further_calls(name), fewer(name))
+    cells += experiments.fd_cells(replace(p, repeats=1), further_calls(name), fewer(name)) if FURTHER else []
 cells = distinct(cells)  # tables share some
 everything = experiments.fd.rows(experiments.Run(p, where), cells, "ablations")
 table = everything[everything.nfe == NFE]
