@@ -108,8 +108,7 @@ plt.show()
 plots.pairs_table(pairs, SOLVERS)
 
 # %% tags=["nbval-check-output", "hide-input"]
-if not pairs.paired.any():
-    print("one block of seeds: nothing to compare block by block")
+print("of solvers with several blocks of seeds:")
 for (solver, variant), part in pairs.groupby(["solver", "variant"], sort=False):
     won = [str(row.nfe) for row in part.itertuples() if row.paired == "distilled"]
     kind = {"d-ode": "own grid", "d-ode:grid=best": "best grid"}.get(variant, "own basis")

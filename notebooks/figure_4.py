@@ -127,8 +127,7 @@ if clean:
 plots.pairs_table(pairs, NAMES)
 
 # %% tags=["nbval-check-output", "hide-input"]
-if not pairs.paired.any():
-    print("one block of seeds: nothing to compare block by block")
+print("of solvers with several blocks of seeds:")
 for (name, solver), part in usual.groupby(["checkpoint", "solver"]):
     won = [str(row.nfe) for row in part.itertuples() if row.paired == "distilled"]
     asked = ", ".join(str(row.nfe) for row in part.itertuples() if row.paired)
