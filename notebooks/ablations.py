@@ -74,7 +74,7 @@ def ablation(name: str) -> dict[str, dict[str, str]]:
     }
 
 
-FURTHER = [] if small else [("ddim", 3), ("ddim", 10), ("ipndm", NFE), ("dpm_solver_pp:order=2", NFE)]
+FURTHER = {} if small else {"ddim": [3, 10], "ipndm": [NFE], "dpm_solver_pp:order=2": [NFE]}
 FEWER = {"scale C": ("2", "20"), "batch |B|": ("25",), "equation": ("(9)", "(8)"), "compared states": ("index",)}
 
 
@@ -84,14 +84,14 @@ def fewer(name: str) -> list[str]:
     return ["plain", spec(), *some, *(other(name, axis) for axis in ("first step", "fitted on"))]
 
 
-def further_calls(name: str) -> dict[tuple[str, str], list[int]]:
-    """The NFEs of each solver in :data:`FURTHER`."""
-    return {(name, solver): [n for s, n in FURTHER if s == solver] for solver, _ in FURTHER}
-
-
 def other(name: str, axis: str) -> str:
     """The variant of an axis of two values that is not the usual fit."""
     return next(v for v in axes_of[name][axis].values() if v != "d-ode")
+
+
+def changed(name: str, axis: str, label: str) -> str:
+    """The variant of a line of the two figures; "plain" where nothing is fitted."""
+    return axes_of[name][axis].get(label) or other(name, axis) if axis else "plain"
 
 
 axes_of = {name: ablation(name) for name in names}
@@ -107,7 +107,11 @@ for name in names:
         more = [spec(basis="own")] if solver == "heun" else []
         calls = [NFE] if small else [NFE, experiments.possible_nfe(solver, 10)]
         cells += experiments.fd_cells(p, {(name, solver): calls}, variants + more)
-    cells += experiments.fd_cells(replace(p, repeats=1), further_calls(name), fewer(name)) if FURTHER else []
+    cells += (
+        experiments.fd_cells(replace(p, repeats=1), {(name, s): nfes for s, nfes in FURTHER.items()}, fewer(name))
+        if FURTHER
+        else []
+    )
 cells = distinct(cells)  # tables share some
 everything = experiments.fd.rows(experiments.Run(p, where), cells, "ablations")
 table = everything[everything.nfe == NFE]
@@ -132,8 +136,7 @@ changes += [("first step", "the other choice"), ("", "plain DDIM")]
 figure, ax = plt.subplots(figsize=(7.4, 0.3 * len(changes) + 0.9))
 for k, name in enumerate(names):
     for y, (axis, label) in enumerate(changes):
-        variant = "plain" if not axis else axes_of[name][axis].get(label) or other(name, axis)
-        each = blocks.loc[name, variant].dropna()
+        each = blocks.loc[name, changed(name, axis, label)].dropna()
         ax.plot([each.min(), each.max()], [y + 0.2 * k] * 2, color=f"C{k}", linewidth=2, alpha=0.6)
         ax.plot(each.mean(), y + 0.2 * k, "o", color=f"C{k}", label=f"{word(name)} prediction" if not y else "")
 ax.axvline(1, color="0.4", linestyle=":")
@@ -152,7 +155,7 @@ plt.show()
 #
 # The same for D-DDIM with 3 and 10 evaluations, and for D-iPNDM and D-(2M) with 5: one block of seeds.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "ablations-further", "caption": "Fréchet distance when one thing is changed over that of the usual fit of the same solver and NFE, one block of seeds. Right of the line: worse.  *The other choice* of first step: without the starting noise with noise prediction, with it with data prediction."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "ablations-further", "caption": "Fréchet distance when one thing is changed over that of the usual fit of the same solver and NFE, one block of seeds. Right of the line: worse. *The other choice* of first step: without the starting noise with noise prediction, with it with data prediction."}}
 rows = everything[everything.block == 0].pivot(index=["checkpoint", "solver", "nfe"], columns="variant", values="fd")
 LOOKS = {("ddim", 3): "C0v", ("ddim", NFE): "C0o", ("ddim", 10): "C0^", ("ipndm", NFE): "C1s", ("dpm_solver_pp:order=2", NFE): "C2D"}  # fmt: skip
 lines = [(axis, label) for axis, labels in FEWER.items() for label in labels]
@@ -162,8 +165,7 @@ if FURTHER:
     for ax, name in zip(panels[0], names, strict=True):
         for (solver, nfe), look in LOOKS.items():
             one = rows.loc[(name, solver, nfe)]
-            of = ["plain" if not axis else axes_of[name][axis].get(label) or other(name, axis) for axis, label in lines]
-            ratio = one[of].to_numpy() / one["d-ode"]
+            ratio = one[[changed(name, *line) for line in lines]].to_numpy() / one["d-ode"]
             spots = np.arange(len(lines)) + 0.13 * (list(LOOKS).index((solver, nfe)) - 2)
             title = f"{'D-' + plots.NAMES[solver]}, NFE {nfe}"
             ax.plot(ratio, spots, look[-1], color=look[:2], markersize=5, label=title)

@@ -43,12 +43,11 @@ rows = plan.run(where)
 distance = "FID" if rows.features[0].startswith("inception") else "FD"
 name = plan.checkpoints[0]
 pairs = quality.pairs(rows[rows.checkpoint == name])
-nfes = sorted(set(pairs.nfe) - {9, 49})
+nfes = sorted(set(pairs.nfe) - set(plots.ODD))
 few = max(nfe for nfe in nfes if nfe <= 5)
 floors = {}
 if distance == "FD" and name.startswith("fashion") and plan.preset.kept:
-    run = experiments.Run(plan.preset, where)
-    found = learned.floor.rows(run, learned.floor_cells(plan.preset, name)).iloc[0]
+    found = learned.floors(experiments.Run(plan.preset, where), [name]).loc[name]
     floors = {"fd": found.fd_data, "fd_reference": found.fd_reference}
 winners = plots.best_names(pairs, SOLVERS)
 GRIDS = {"own": "on the network's own grid", "best": "each on the best of four grids"}
@@ -108,14 +107,7 @@ plt.show()
 plots.pairs_table(pairs, SOLVERS)
 
 # %% tags=["nbval-check-output", "hide-input"]
-print("of solvers with several blocks of seeds:")
-for (solver, variant), part in pairs.groupby(["solver", "variant"], sort=False):
-    won = [str(row.nfe) for row in part.itertuples() if row.paired == "distilled"]
-    kind = {"d-ode": "own grid", "d-ode:grid=best": "best grid"}.get(variant, "own basis")
-    asked = ", ".join(str(row.nfe) for row in part.itertuples() if row.paired)
-    if not asked:  # one block of seeds
-        continue
-    print(f"{SOLVERS.get(solver, solver):17s} {kind}: distilled ahead in all blocks at NFE {', '.join(won) or 'none'} of {asked}")  # fmt: skip
+plots.ahead_in_blocks(pairs, SOLVERS)
 
 # %% [markdown]
 # ## Lambda against step

@@ -36,12 +36,11 @@ rows = plan.run(where)
 distance = "FID" if rows.features[0].startswith("inception") else "FD"
 pairs = quality.pairs(rows)
 NAMES = {solver: plots.NAMES[solver] for solver in ("ddim", "heun", *LATER)} | {"heun": "EDM (Heun)"}
-usual, best = (pairs[pairs.variant == variant] for variant in ("d-ode", "d-ode:grid=best"))
+usual = pairs[pairs.variant == "d-ode"]
 n = f"n = {int(pairs.n.max()):,}"
 floors = {}
 if distance == "FD" and all(name in zoo.NAMES for name in names) and plan.preset.kept:
-    cells = [cell for name in names for cell in learned.floor_cells(plan.preset, name)]
-    floors = learned.floor.rows(experiments.Run(plan.preset, where), cells).set_index("checkpoint")
+    floors = learned.floors(experiments.Run(plan.preset, where), names)
 shown = (clean or names)[0]
 cell = usual[usual.checkpoint == shown].set_index(["solver", "nfe"])
 few = max(nfe for nfe in plan.calls[shown, "ddim"] if nfe <= 10)
@@ -127,13 +126,7 @@ if clean:
 plots.pairs_table(pairs, NAMES)
 
 # %% tags=["nbval-check-output", "hide-input"]
-print("of solvers with several blocks of seeds:")
-for (name, solver), part in usual.groupby(["checkpoint", "solver"]):
-    won = [str(row.nfe) for row in part.itertuples() if row.paired == "distilled"]
-    asked = ", ".join(str(row.nfe) for row in part.itertuples() if row.paired)
-    if not asked:  # one block of seeds
-        continue
-    print(f"{name}, {NAMES[solver]}: distilled ahead in all blocks at NFE {', '.join(won) or 'none'} of {asked}")
+plots.ahead_in_blocks(pairs, NAMES)
 
 # %% [markdown]
 # ## On galaxies

@@ -53,8 +53,7 @@ best = by_hand.loc[by_hand.groupby(["checkpoint", "nfe"]).fd_reference.idxmin()]
 found = found.join(best.fd_reference.rename("fd_best"), on=["checkpoint", "nfe"])
 found["gain"] = found.fd_reference / found.fd_best
 n = int(found.n.max())
-floor_cells = [cell for name in names for cell in learned.floor_cells(p, name)]
-floors = learned.floor.rows(run, floor_cells).set_index("checkpoint")
+floors = learned.floors(run, names)
 wide = found.set_index(["checkpoint", "nfe", "method"])
 NFE = max(nfe for nfe in nfes if nfe <= 5)
 said = "; ".join(

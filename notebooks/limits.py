@@ -29,7 +29,7 @@ import seaborn as sns
 
 from dode import experiments, zoo
 from dode.experiments import greedy, learned, plots, quality
-from dode.experiments.variants import OWN
+from dode.experiments.variants import ON_BEST, OWN
 
 plots.style()
 p = experiments.preset(preset)
@@ -66,7 +66,7 @@ def compare() -> pd.DataFrame:
 
 
 everything = compare()
-pairs = everything[~everything.variant.str.contains("grid=best")]
+pairs = everything[~everything.variant.str.endswith(ON_BEST)]
 nfes = (3,) if preset == "smoke" else (5, 10, 25)
 cells = greedy.greedy_error_cells(names, SOLVERS, nfes, count, p.reference_steps)
 table = greedy.greedy_error.rows(experiments.Run(p, where), cells)
@@ -86,14 +86,13 @@ shown = [(nfe, grid) for nfe in shown for grid in ("own grid", "best grid")]
 floors = {}
 if all(name in zoo.NAMES for name in names) and p.kept:
     exact = experiments.plan("figure_3", preset).preset
-    cells = [cell for name in names for cell in learned.floor_cells(exact, name)]
-    floors = learned.floor.rows(experiments.Run(exact, where), cells).set_index("checkpoint").fd_data
+    floors = learned.floors(experiments.Run(exact, where), names).fd_data
 figure, axes = plt.subplots(
     len(names), len(shown), figsize=(3.4 * len(shown), 2.9 * len(names)), squeeze=False, sharex="row"
 )
 for line, name in zip(axes, names, strict=True):
     for ax, (nfe, grid) in zip(line, shown, strict=True):
-        variant = "d-ode" if grid == "own grid" else "d-ode:grid=best"
+        variant = "d-ode" + ON_BEST * (grid == "best grid")
         chosen = everything[(everything.checkpoint == name) & (everything.variant == variant)]
         chosen = chosen[chosen.nfe.isin([nfe, experiments.possible_nfe("heun", nfe)])].sort_values("fd_plain")
         if chosen.empty:
@@ -114,9 +113,9 @@ plt.show()
 # How many solvers are nearer distilled, on the network's own grid and where each is on the grid that suits it:
 
 # %% tags=["hide-input"]
-counted = everything[everything.variant.isin(["d-ode", "d-ode:grid=best"]) & everything.nfe.between(3, 10)]
+counted = everything[everything.variant.isin(["d-ode", "d-ode" + ON_BEST]) & everything.nfe.between(3, 10)]
 counted = counted.assign(
-    NFE=counted.nfe.replace({9: 10}), grid=np.where(counted.variant == "d-ode", "own", "best"), of=1,
+    NFE=counted.nfe.replace(plots.ODD), grid=np.where(counted.variant == "d-ode", "own", "best"), of=1,
     data=counted.fd < counted.fd_plain, reference=counted.fd_reference < counted.fd_reference_plain,
     RMSE=counted.rmse < counted.rmse_plain,
 )  # fmt: skip
@@ -213,15 +212,15 @@ LOOKS = {
 figure, axes = plt.subplots(1, len(names), figsize=(5.5 * len(names), 3.4), squeeze=False, sharey=True)
 for ax, name in zip(axes[0], names, strict=True):
     wide = causes[causes.checkpoint == name].pivot(index="solver", columns="variant", values="rmse")
-    those, most = [solver for solver in greedy.TAUGHT if solver in wide.index], 3 * wide["joint"].min()
-    for y, solver in enumerate(those):
+    taught, edge = [solver for solver in greedy.TAUGHT if solver in wide.index], 3 * wide["joint"].min()
+    for y, solver in enumerate(taught):
         for variant, look in LOOKS.items():
             label = greedy.CAUSES[variant] if not y and ax is axes[0, -1] else ""
             if variant in wide:
                 value = wide[variant][solver]
-                look = dict(marker="o", markersize=8, linestyle="") | look | ({"marker": ">"} if value > most else {})
-                ax.plot(min(value, most), y, **look, label=label)
-    ax.set_yticks(range(len(those)), [SOLVERS[solver] for solver in those])
+                look = dict(marker="o", markersize=8, linestyle="") | look | ({"marker": ">"} if value > edge else {})
+                ax.plot(min(value, edge), y, **look, label=label)
+    ax.set_yticks(range(len(taught)), [SOLVERS[solver] for solver in taught])
     ax.set(
         xscale="log", xlabel=f"RMSE, n = {causes.n_rmse.max()}", title=f"{word(name)} network, NFE {causes.nfe.max()}"
     )

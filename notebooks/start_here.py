@@ -98,7 +98,7 @@ for i, value in enumerate(learned.metadata["lambdas"]):
 # %% [markdown]
 # ## Save, load, sample
 #
-# The file holds 41 numbers (6 noise levels, 5 that the network is told, 30 weights with those of the starting noise and zeros); five were fitted. Its header names the method, the teacher, the network and the seeds.
+# The file holds 41 numbers: 6 noise levels, 5 levels that are passed to the network, and 30 weights. Five were fitted. Its header names the method, the teacher, the network and the seeds.
 
 # %%
 path = learned.save(Path("_build") / "start-here.safetensors")

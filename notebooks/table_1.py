@@ -122,7 +122,7 @@ ax.set(
     ylabel=f"FD, n = {int(points.n.max()):,}",
 )
 if p.kept and checkpoint.startswith("fashion"):
-    floor = learned.floor.rows(run, learned.floor_cells(p, checkpoint)).fd_data[0]
+    floor = learned.floors(run, [checkpoint]).fd_data[checkpoint]
     ax.axhline(floor, color="0.3", linestyle="--", linewidth=0.9)
 plots.plain_ticks(ax.xaxis)
 plots.plain_ticks(ax.yaxis)

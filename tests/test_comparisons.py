@@ -11,7 +11,7 @@ import torch
 
 import dode
 from dode import distillation, experiments, solvers
-from dode.experiments import greedy, learned, paths, quality
+from dode.experiments import greedy, learned, paths, plans, quality
 from dode.experiments.run import GRIDS, grid_function, on_grid
 from dode.experiments.variants import OWN
 from dode.metrics import rmse
@@ -121,10 +121,8 @@ def test_a_run_is_compared_with_the_reference_where_their_levels_meet(project: P
     """The last state after Heun's corrector; norms, distances and pixels are of the states that a run gives."""
     row = paths.path(FEW, checkpoint=NAME, solver=solver, variant="plain", nfe=nfe, n=2)
     model = dode.load(NAME)
-    table, noise = (
-        solvers.get(solver).make(model.grid, nfe=nfe),
-        dode.initial_noise(model.shape, range(10**6, 10**6 + 2)),
-    )
+    table = solvers.get(solver).make(model.grid, nfe=nfe)
+    noise = dode.initial_noise(model.shape, range(1_000_000, 1_000_002))
     steps = len(table.levels) - 1
     guide = distillation.make_teacher(
         table, lambda s: solvers.dpm_solver_pp(s, order=2), FEW.preset.reference_steps // steps
@@ -153,7 +151,7 @@ def test_a_variant_is_measured_on_the_grid_that_suits_it(
     chosen = learned.grid_distance.sweep(small.preset).rows
     assert {r["grid"] for r in chosen} == set(GRIDS) and {r["variant"] for r in chosen} == {variant.split(":")[0]}
     assert row["grid"] == min(chosen, key=lambda r: float(r["fd_reference"]))["grid"]
-    table = experiments.variant_of(small, NAME, solver, f"{variant.split(':')[0]}:grid={row['grid']}", 3)
+    table = experiments.variant_of(small, NAME, solver, variant.split(":")[0], 3, grid=row["grid"])
     assert table.nfe == 3 and (solver == "heun" or table.sigmas[-2] > 1.5 * dode.load(NAME).sigma_min)
     by_hand = learned.frechet_distances(small, NAME, table, experiments.held_out_seeds(16))
     assert float(row["fd"]) == pytest.approx(by_hand["fd_data"], rel=1e-4)
@@ -165,6 +163,12 @@ def test_the_authors_levels_can_be_had_without_their_fit() -> None:
     chain = dode.load(NOISE).schedule
     assert torch.equal(found.sigmas, torch.cat([chain.sigmas[[800, 600, 400, 200, 0]], torch.zeros(1).double()]))
     assert torch.equal(found.full, dode.solvers.ddim(found.sigmas).full)
+
+
+def test_the_reference_solver_of_rows_is_the_fits_own_teacher() -> None:
+    found = experiments.base_solver(plans.REFERENCE, dode.load(NAME), 12)
+    expected = distillation.default_teacher(dode.load(NAME), 12)
+    assert torch.equal(found.full, expected.full) and torch.equal(found.sigmas, expected.sigmas)
 
 
 def test_a_plain_row_has_no_fit_and_keeps_its_distances(project: Path) -> None:

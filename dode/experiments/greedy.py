@@ -20,10 +20,18 @@ from dode.denoisers import Denoiser
 from dode.experiments.learned import frechet_distances
 from dode.experiments.measurements import Cell, Value, measurement
 from dode.experiments.rows import joined
-from dode.experiments.run import EVALUATION, Run, base_solver, fit_seeds, held_out_seeds, possible_nfe, seeded
+from dode.experiments.run import (
+    EVALUATION,
+    Run,
+    base_solver,
+    fit_seeds,
+    held_out_seeds,
+    possible_nfe,
+    seeded_batches,
+    states_of,
+)
 from dode.experiments.sweeps import Preset, checkpoints, images_of
 from dode.experiments.variants import OWN, variant_of
-from dode.sampling import trajectory
 from dode.tableau import Tableau
 
 
@@ -44,21 +52,11 @@ def greedy_error_cells(
     return cells
 
 
-def _batches(model: Denoiser, seeds: range) -> list[tuple[Denoiser, Tensor]]:
-    return [seeded(model, seeds[k : k + 100]) for k in range(0, len(seeds), 100)]
-
-
-def _states(model: Denoiser, tableau: Tableau, seeds: range) -> Tensor:
-    """``(N, B, C, H, W)``: the states after each row of a run from these seeds."""
-    runs = [trajectory(conditioned, tableau, noise).cpu() for conditioned, noise in _batches(model, seeds)]
-    return torch.cat(runs, dim=1)[1:]
-
-
 @functools.lru_cache(maxsize=4)
 def _teacher(model: Denoiser, seeds: range, levels: tuple[float, ...]) -> dict[float, Tensor]:
     """States ``(B, C, H, W)`` of the fit's teacher at each level after the first."""
     student = solvers.ddim(torch.tensor(levels, dtype=torch.float64))  # as any solver through these levels
-    runs = [distillation.record(conditioned, student, noise) for conditioned, noise in _batches(model, seeds)]
+    runs = [distillation.record(conditioned, student, noise) for conditioned, noise in seeded_batches(model, seeds)]
     rows = distillation.target_states(student, runs[0].tableau, "time")
     return {
         level: torch.cat([run.states[row].cpu() for run in runs]) for level, row in zip(levels[1:], rows, strict=True)
@@ -72,7 +70,7 @@ def distances(run: Run, checkpoint: str, tableau: Tableau, n: int, reference_cal
     to the teacher's there, both as ``x / sqrt(1 + sigma^2)``.
     """
     model, seeds = run.model(checkpoint), held_out_seeds(n)
-    states, teacher = _states(model, tableau, seeds), _teacher(model, seeds, tuple(tableau.levels.tolist()))
+    states, teacher = states_of(model, tableau, seeds)[1:], _teacher(model, seeds, tuple(tableau.levels.tolist()))
     aims = torch.stack([teacher[sigma] for sigma in tableau.sigmas[1:].tolist()])
     truth = run.reference_images(checkpoint, n, reference_calls)
     path = metrics.trajectory_distance(states, aims) / (1 + tableau.sigmas[1:] ** 2).sqrt()
@@ -131,7 +129,7 @@ def causes(run: Run, *, checkpoint: str, solver: str, variant: str, nfe: int) ->
     p, tableau, model = run.preset, variant_of(run, checkpoint, solver, variant, nfe), run.model(checkpoint)
     found = dict[str, Value]()
     for word, seeds in {"": held_out_seeds(p.zoo_images), "_fitted": fit_seeds(p.fit_images)}.items():
-        ends = _states(model, tableau, seeds)[-1]
+        (ends,) = states_of(model, tableau, seeds, [-1])
         aim = _teacher(model, seeds, tuple(tableau.levels.tolist()))[float(tableau.sigmas[-1])]
         found |= {
             f"teacher{word}": metrics.rmse(ends, aim),
@@ -142,5 +140,5 @@ def causes(run: Run, *, checkpoint: str, solver: str, variant: str, nfe: int) ->
     rmse = run.rmse(checkpoint, tableau, p.zoo_images, p.reference_steps)
     return found | dict(
         rmse=rmse, n_rmse=p.zoo_images, n=len(seeds), lambdas=joined(tableau.metadata.get("lambdas", []), ".6g"),
-        evaluations=tableau.metadata.get("network_evaluations", 0), seeds=seeds, network=run.arithmetic,
+        evaluations=tableau.metadata.get("network_evaluations", 0), seeds=seeds, network=run.network(checkpoint),
     )  # fmt: skip

@@ -108,13 +108,19 @@ def floor(run: Run, *, checkpoint: str, n: int, reference_calls: int) -> dict[st
     )  # fmt: skip
 
 
+def floors(run: Run, names: Iterable[str]) -> pd.DataFrame:
+    """The rows of :func:`floor` of each network, by its name."""
+    cells = [cell for name in names for cell in floor_cells(run.preset, name)]
+    return floor.rows(run, cells).set_index("checkpoint")
+
+
 # --- handcrafted solvers, each on its best grid ----------------------------------------------------
 
 
 @measurement(name="grids", gives=["fd_reference"])
 def grid_distance(run: Run, *, checkpoint: str, solver: str, variant: str, grid: str, nfe: int) -> dict[str, Value]:
     """Fréchet distance to the reference solution's samples, from few seeds that choose the grid and measure nothing."""
-    table = variant_of(run, checkpoint, solver, f"{variant}{',' if ':' in variant else ':'}grid={grid}", nfe)
+    table = variant_of(run, checkpoint, solver, variant, nfe, grid=grid)
     n = min(500, images_of(run.preset, checkpoint), max(run.preset.images // 4, 64))
     seeds = held_out_seeds(n, SELECTION_BLOCK)
     found = moments_of(draw(run.fast(checkpoint), table, seeds), run.evaluator(checkpoint)[0])
@@ -174,7 +180,7 @@ def learned(run: Run, *, checkpoint: str, method: str, nfe: int, block: int) -> 
         found |= dict(rmse=run.rmse(checkpoint, solver, p.zoo_images, p.reference_steps), n_rmse=p.zoo_images)
     grid = best_grid(run, checkpoint, method, nfe) if method in HANDCRAFTED else "time" if method == "start" else ""
     return found | dict(
-        n=n, reference_calls=p.reference_calls, seeds=seeds, network=run.arithmetic, preset=p.name, grid=grid,
+        n=n, reference_calls=p.reference_calls, seeds=seeds, network=run.network(checkpoint), preset=p.name, grid=grid,
         evaluations=solver.metadata.get("network_evaluations", 0), seconds=solver.metadata.get("seconds", 0),
     )  # fmt: skip
 

@@ -57,7 +57,7 @@ def distances(run: Run, checkpoint: str, solver: Tableau | Designed, block: int)
     seeds = held_out_seeds(min(2_000, max(images_of(p, checkpoint) * 2 // 5, 64)), block)
     found = frechet_distances(run, checkpoint, solver, seeds, EVALUATION)
     rmse = run.rmse(checkpoint, solver, p.zoo_images, p.reference_steps)
-    return found | dict(rmse=rmse, n_rmse=p.zoo_images, n=len(seeds), seeds=seeds, network=run.arithmetic)
+    return found | dict(rmse=rmse, n_rmse=p.zoo_images, n=len(seeds), seeds=seeds, network=run.network(checkpoint))
 
 
 @torch.no_grad()

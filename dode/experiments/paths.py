@@ -16,7 +16,7 @@ from dode.distillation.objectives import OnlineTeacher
 from dode.experiments.learned import compared_solver
 from dode.experiments.measurements import Cell, Value, measurement
 from dode.experiments.rows import joined
-from dode.experiments.run import Run, held_out_seeds, load_cached, seeded
+from dode.experiments.run import Run, held_out_seeds, load_cached, seeded, states_of
 from dode.experiments.sweeps import Preset, checkpoints
 from dode.experiments.variants import variant_of
 from dode.metrics import trajectory_distance
@@ -32,12 +32,8 @@ TEN_CALLS = {  # what Figure 5 of the D-ODE paper shows, and what a data-predict
 
 def _states(model: Denoiser, tableau: Tableau, n: int, rows: list[int]) -> Tensor:
     """``(len(rows), n, C, H, W)``: states after these rows over ``sqrt(1 + sigma^2)``, of the first held-out seeds."""
-    seeds, parts = held_out_seeds(n), list[Tensor]()
-    for first in range(0, n, 100):
-        conditioned, noise = seeded(model, seeds[first : first + 100])
-        parts.append(trajectory(conditioned, tableau, noise)[rows].cpu())
     scale = (1 + tableau.sigmas[rows] ** 2).sqrt().float()
-    return torch.cat(parts, dim=1) / scale[:, None, None, None, None]
+    return states_of(model, tableau, held_out_seeds(n), rows) / scale[:, None, None, None, None]
 
 
 @functools.lru_cache(maxsize=2)

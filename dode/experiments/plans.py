@@ -27,21 +27,18 @@ from dode.experiments.quality import fd_cells, fidelity, in_order
 from dode.experiments.rows import Sweep
 from dode.experiments.run import Run, load_cached, possible_nfe
 from dode.experiments.sweeps import Preset, checkpoints
-from dode.experiments.variants import OWN
+from dode.experiments.variants import ON_BEST, OWN
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FOUR = ("ddim", "ipndm", "dpm_solver", "deis:order=4")  # of the D-ODE paper's figure 3
 LATER = ("dpm_solver_pp:order=2", "dpm_solver_pp", "unipc")  # published after its four, and not in its figures
-STAGES = (
-    "dpm_solver:order=2",
-    "heun",
-)  # two stages a step; the paper has Heun on data-predicting networks, DPM-Solver of order 3
+STAGES = ("dpm_solver:order=2", "heun")  # two a step; the paper has Heun on data-predicting networks alone
 KIM, LIANG = "Kim et al. 2024", "Liang et al. 2025"
 DDIM = (2, 5, 10, 25, 50, 100, 250)
 REFERENCE = "deis:variable=log_rho,basis=data"  # :func:`dode.distillation.teachers.default_teacher`, as a word
-BEST = ("plain:grid=best", "d-ode:grid=best")
+BEST = ("plain" + ON_BEST, "d-ode" + ON_BEST)
 FEW = 10  # evaluations: to here the standard run has three blocks of seeds
 
 
@@ -83,10 +80,11 @@ class Plan:
 
 def figure_3(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     """Every solver and its distilled version; few evaluations in its own basis, and on the grid that suits it, too."""
-    cells, brief = list[Cell](), p.blocks_to == FEW  # the standard run follows the paper's four to many evaluations
-    once = replace(p, repeats=1) if brief else p
+    cells, once = list[Cell](), p.once
     for name, solver in itertools.product(checkpoints(checkpoint or "fashion-mnist-noise"), FOUR + LATER + STAGES):
-        most = (25 if solver in FOUR else FEW) if brief else 5 if p.name == "smoke" else 250
+        most = 5 if p.name == "smoke" else 250
+        if p.brief:  # the standard run follows the paper's four
+            most = 25 if solver in FOUR else FEW
         fewest = 2 if p.name == "paper" and solver in ("ddim", "ipndm") else 3  # a third order wants three calls
         calls = {(name, solver): [possible_nfe(solver, max(fewest, n)) for n in p.nfes if n <= most]}
         cells += fd_cells(p if solver in (*FOUR, "unipc") else once, calls)
@@ -97,19 +95,18 @@ def figure_3(p: Preset, checkpoint: str | None = None) -> list[Cell]:
 
 def figure_4(p: Preset, checkpoint: str | None = None) -> list[Cell]:
     """DDIM on every network; Heun and the later solvers on those that predict clean images."""
-    cells, brief = list[Cell](), p.blocks_to == FEW
-    once = replace(p, repeats=1) if brief else p
+    cells, once = list[Cell](), p.once
     for name in checkpoints(checkpoint or "fashion-mnist"):
         clean = load_cached(name, "cpu").prediction == "data"
-        calls = {(name, "ddim"): [n for n in p.nfes if n <= 25 or not brief]}
+        calls = {(name, "ddim"): [n for n in p.nfes if n <= 25 or not p.brief]}
         if clean:
-            calls[name, "heun"] = [n for n in p.heun_nfes if n <= 25 or not brief]
-            most = 10 if brief or p.name == "smoke" else 250
+            calls[name, "heun"] = [n for n in p.heun_nfes if n <= 25 or not p.brief]
+            most = FEW if p.brief or p.name == "smoke" else 250
             calls |= {(name, solver): [n for n in p.nfes if 5 <= n <= most] for solver in LATER}
         for (_, solver), nfes in calls.items():
             cells += fd_cells(once if solver in LATER[1:] else p, {(name, solver): nfes})
         cells += best_cells(once, calls) if clean else []
-        if brief:  # the reference solver itself, on the seeds that are measured
+        if p.brief:  # the reference solver itself, on the seeds that are measured
             long = dict(solver=REFERENCE, variant="plain", nfe=p.reference_calls, block=0)
             cells += fidelity.cells(checkpoint=name, **long) + fd_cells(p, {(name, "ddim"): [50]}, ["plain"])
     return in_order(p, cells)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dode.denoisers import PICTURES, Images
 from dode.distillation import DISTILLERS
+from dode.experiments.variants import ON_BEST, OWN
 from dode.solvers import SOLVERS
 from dode.tableau import Tableau
 
@@ -103,7 +104,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def _of(pairs: pd.DataFrame, grid: str, kind: str, column: str) -> pd.Series:
     """A distance of plain or distilled solvers on their own or on the best grid, in the network's basis."""
-    part = pairs[pairs.variant == ("d-ode:grid=best" if grid == "best" else "d-ode")]
+    part = pairs[pairs.variant == "d-ode" + ON_BEST * (grid == "best")]
     return part[column if kind == "distilled" else f"{column}_plain"].dropna()
 
 
@@ -145,7 +146,7 @@ def best_names(pairs: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
 def beside(ax: Axes, pairs: pd.DataFrame) -> None:
     """One solver of :func:`.quality.pairs`: plain dotted, distilled solid, own basis dashed; best grid orange."""
     for variant, part in pairs.groupby("variant", sort=False):
-        best, own = "grid=best" in str(variant), "basis=own" in str(variant)
+        best, own = str(variant).endswith(ON_BEST), variant == OWN
         for kind, look in KINDS.items() if not own else [("own basis", dict(linestyle="--", marker="s"))]:
             of = "_plain" if kind == "plain" else ""
             ax.errorbar(
@@ -158,8 +159,8 @@ def pairs_table(pairs: pd.DataFrame, names: Mapping[str, str]) -> HTML:
     """Every number of :func:`.quality.pairs`, a line a solver, NFE, grid and variant."""
     order = {solver: k for k, solver in enumerate(names)}
     pairs = pairs.assign(
-        order=pairs.solver.map(order).fillna(len(order)), best=pairs.variant.str.contains("grid=best"),
-        basis=np.where(pairs.variant.str.contains("basis=own"), "own", "network's"),
+        order=pairs.solver.map(order).fillna(len(order)), best=pairs.variant.str.endswith(ON_BEST),
+        basis=np.where(pairs.variant == OWN, "own", "network's"),
     ).sort_values(["checkpoint", "order", "best", "basis", "nfe"])  # fmt: skip
     grids = pairs.grid_plain.where(pairs.grid_plain == pairs.grid, pairs.grid_plain + ", " + pairs.grid)
     listed = {
@@ -174,6 +175,16 @@ def pairs_table(pairs: pd.DataFrame, names: Mapping[str, str]) -> HTML:
         listed[MEASURES[column].format("FD")] = both.where(pairs[column].notna(), "")
     listed["n x blocks"] = pairs.n.map("{:,.0f} x ".format) + pairs.blocks.map(str)
     return listing(pd.DataFrame(listed))
+
+
+def ahead_in_blocks(pairs: pd.DataFrame, names: Mapping[str, str]) -> None:
+    """Print at which NFEs a solver of :func:`.quality.pairs` is nearer distilled in every block, if it has several."""
+    print("of solvers with several blocks of seeds:")
+    several = pairs[(pairs.paired != "") & (pairs.variant == "d-ode")]
+    for (network, solver), part in several.groupby(["checkpoint", "solver"], sort=False):
+        won = ", ".join(map(str, part.nfe[part.paired == "distilled"])) or "none"
+        of = ", ".join(map(str, part.nfe))
+        print(f"{network}, {names.get(solver, solver)}: distilled ahead in all blocks at NFE {won} of {of}")
 
 
 def log_axes(ax: Axes, nfes: Sequence[int], ylabel: str) -> None:

@@ -10,13 +10,12 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from dode import metrics, solvers, zoo
-from dode.denoisers.networks import is_compiled
 from dode.experiments.learned import best_grid, frechet_distances
 from dode.experiments.measurements import Cell, Value, measurement
 from dode.experiments.rows import Sweep, joined, typed
-from dode.experiments.run import GRIDS, Run, base_solver, draw, fit_seeds, held_out_seeds, possible_nfe
+from dode.experiments.run import EVALUATION, GRIDS, Run, base_solver, draw, fit_seeds, held_out_seeds, possible_nfe
 from dode.experiments.sweeps import Preset, checkpoints, home, images_of
-from dode.experiments.variants import distilled, variant_of
+from dode.experiments.variants import ON_BEST, distilled, variant_of
 from dode.tableau import Tableau
 
 if TYPE_CHECKING:
@@ -53,15 +52,14 @@ def fd(run: Run, *, checkpoint: str, solver: str, variant: str, nfe: int, block:
     features, reference = run.evaluator(checkpoint)
     tableau = variant_of(run, checkpoint, solver, variant, nfe, block)
     seeds = held_out_seeds(images_of(run.preset, checkpoint), block)
-    model = run.compiled(checkpoint)
-    found = metrics.measure(draw(model, tableau, seeds), features, reference)
+    found = metrics.measure(draw(run.compiled(checkpoint), tableau, seeds), features, reference)
     return dict(
-        fd=found["fd"], n=found["n"], features=found["features"], seeds=seeds, **fitted(tableau),
-        network=run.arithmetic + ", compiled" * is_compiled(model.network),
+        fd=found["fd"], n=found["n"], features=found["features"], seeds=seeds, **of_fit(tableau),
+        network=run.network(checkpoint),
     )  # fmt: skip
 
 
-def fitted(tableau: Tableau) -> dict[str, Value]:
+def of_fit(tableau: Tableau) -> dict[str, Value]:
     """What a fit found, and the evaluations that it took."""
     per_row = (row if isinstance(row, list) else [row] for row in tableau.metadata.get("lambdas", []))
     found = joined(v for row in per_row for v in row)
@@ -72,22 +70,20 @@ def fitted(tableau: Tableau) -> dict[str, Value]:
 def fidelity(run: Run, *, checkpoint: str, solver: str, variant: str, nfe: int, block: int) -> dict[str, Value]:
     """:func:`fd` and, of the same images, the Fréchet distance to the reference solution's samples; RMSE to its images.
 
-    "grid=best" in the variant is the grid that :func:`.learned.best_grid` chooses for this variant of the solver.
+    A variant that ends in ":grid=best" is on the grid that :func:`.learned.best_grid` chooses for it.
     RMSE is of seeds of the first block; rows of others have none.
     """
-    p, grid = run.preset, ""
-    if "grid=best" in variant:
-        grid = best_grid(run, checkpoint, solver, nfe, variant.replace("grid=best", "").rstrip(":,"))
-    tableau = variant_of(run, checkpoint, solver, variant.replace("grid=best", f"grid={grid}"), nfe, block)
+    p, (kind, best, _) = run.preset, variant.partition(ON_BEST)
+    grid = best_grid(run, checkpoint, solver, nfe, kind) if best else ""
+    tableau = variant_of(run, checkpoint, solver, kind, nfe, block, grid)
     seeds = held_out_seeds(images_of(p, checkpoint), block)
-    distances = frechet_distances(run, checkpoint, tableau, seeds, ("classifier",))
+    distances = frechet_distances(run, checkpoint, tableau, seeds, EVALUATION[:1])
     found = dict[str, Value](fd=distances["fd_data"], fd_reference=distances["fd_reference"])
     if block == 0:
         found |= dict(rmse=run.rmse(checkpoint, tableau, p.zoo_images, p.reference_steps), n_rmse=p.zoo_images)
-    compiled = is_compiled(run.compiled(checkpoint).network)
-    return found | fitted(tableau) | dict(
+    return found | of_fit(tableau) | dict(
         n=len(seeds), features=run.evaluator(checkpoint)[0].name, seeds=seeds, reference_calls=p.reference_calls,
-        grid=grid, network=run.arithmetic + ", compiled" * compiled,
+        grid=grid, network=run.network(checkpoint),
     )  # fmt: skip
 
 
@@ -148,7 +144,7 @@ def pairs(rows: pd.DataFrame) -> pd.DataFrame:
     means = {m: (m, "mean") for m in ("fd", "fd_reference", "rmse") if m in rows} | {"fd_std": ("fd", "std")}
     facts = {k: (k, "first") for k in ("grid", "n", "n_rmse") if k in rows} | {"blocks": ("fd", "count")}
     for variant in (v for v in rows.variant.unique() if not v.startswith("plain")):
-        base = "plain:grid=best" if "grid=best" in variant else "plain"
+        base = "plain" + ON_BEST * variant.endswith(ON_BEST)
         fitted, plain = (rows[rows.variant == v].set_index([*keys, "block"]) for v in (variant, base))
         plain = plain[plain.index.isin(fitted.index)]  # the same blocks
         nearer = (fitted.fd < plain.fd.reindex(fitted.index)).groupby(level=keys).agg(["mean", "count"])

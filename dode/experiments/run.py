@@ -15,11 +15,12 @@ from torch import Tensor
 
 from dode import schedules, solvers, zoo
 from dode.denoisers import Denoiser, NetworkDenoiser
+from dode.denoisers.networks import is_compiled
 from dode.experiments.morphology import light, morphologies, observed
 from dode.experiments.rows import kept
 from dode.experiments.sweeps import Preset, home, images_of
 from dode.metrics import Features, Mode, Moments, cache_folder, classifier_features, inception_features, rmse
-from dode.sampling import Walker, initial_noise, sample
+from dode.sampling import Walker, initial_noise, sample, trajectory
 from dode.solvers.base import Grid
 from dode.tableau import Tableau
 from dode.utils.environment import has_bf16
@@ -100,6 +101,17 @@ def draw(
         yield sample(conditioned, tableau, noise)
 
 
+def seeded_batches(denoiser: Denoiser, seeds: range) -> list[tuple[Denoiser, Tensor]]:
+    """:func:`seeded` of 100 seeds each."""
+    return [seeded(denoiser, seeds[k : k + 100]) for k in range(0, len(seeds), 100)]
+
+
+def states_of(denoiser: Denoiser, tableau: Tableau, seeds: range, rows: Sequence[int] | slice = slice(None)) -> Tensor:
+    """``(len(rows), B, C, H, W)``: states of a run from these seeds, the start and that after each row, or some."""
+    runs = [trajectory(model, tableau, noise)[rows].cpu() for model, noise in seeded_batches(denoiser, seeds)]
+    return torch.cat(runs, dim=1)
+
+
 @functools.cache
 def load_cached(name: str, device_name: str, autocast: torch.dtype | None = None) -> NetworkDenoiser:
     """:func:`dode.load`, once for each process."""
@@ -160,6 +172,10 @@ class Run:
     def fast(self, checkpoint: str) -> NetworkDenoiser:
         """The network in the arithmetic that the preset samples with."""
         return load_cached(checkpoint, self.device, self.autocast)
+
+    def network(self, checkpoint: str) -> str:
+        """What :meth:`compiled` computes with, as rows have it."""
+        return self.arithmetic + ", compiled" * is_compiled(self.compiled(checkpoint).network)
 
     @functools.cache  # noqa: B019 (a few runs a process)
     def compiled(self, checkpoint: str) -> NetworkDenoiser:

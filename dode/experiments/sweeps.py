@@ -46,6 +46,16 @@ class Preset:
     rows_of: str = ""  # the preset whose committed rows and solvers its pages show; none: its own, measured if missing
 
     @property
+    def brief(self) -> bool:
+        """Whether large NFEs have one block of seeds."""
+        return self.blocks_to < 1_000
+
+    @property
+    def once(self) -> Preset:
+        """The preset with one block of seeds for all, if it is :attr:`brief`."""
+        return replace(self, repeats=1) if self.brief else self
+
+    @property
     def kept(self) -> bool:
         """Whether its results, and the solvers it learns, are committed."""
         return self.name not in ("smoke", "live")

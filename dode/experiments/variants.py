@@ -15,7 +15,8 @@ from dode.experiments.run import Run, base_solver, fit_seeds, seeded
 from dode.tableau import Tableau
 
 OWN = "d-ode:basis=own"  # the variant for solvers whose own basis is not the network's
-VARIANT_OPTIONS = ("images", "scale", "teacher", "align", "first_step", "equation", "basis", "model", "grid")
+ON_BEST = ":grid=best"  # ends the word of a variant on the grid that suits it, which :func:`.learned.best_grid` finds
+VARIANT_OPTIONS = ("images", "scale", "teacher", "align", "first_step", "equation", "basis", "model")
 
 
 def distilled(
@@ -57,7 +58,9 @@ def _recorded(
     return distillation.record(conditioned, student, noise, scale=scale, align=align)
 
 
-def variant_of(run: Run, checkpoint: str, solver: str, variant: str, nfe: int, block: int = 0) -> Tableau:
+def variant_of(
+    run: Run, checkpoint: str, solver: str, variant: str, nfe: int, block: int = 0, grid: str = ""
+) -> Tableau:
     """``solver`` as ``variant`` has it: "plain", "joint", or "d-ode" with options, ``"d-ode:scale=20,teacher=same"``.
 
     "joint" is :func:`joint`; "plain:align=released" is the solver on the levels of the authors' fit, which may be
@@ -65,12 +68,13 @@ def variant_of(run: Run, checkpoint: str, solver: str, variant: str, nfe: int, b
 
     ``images`` is |B| (default: the preset's), ``teacher`` "ddim" or "same", ``model`` the checkpoint that is
     fitted on in place of the one that samples (on this one's grid); the others are those of
-    :func:`dode.distillation.d_ode`.  ``grid`` is one of :data:`.run.GRIDS` in place of the network's own, without an
-    evaluation at its last level (Heun's corrector alone needs one for an odd NFE).
+    :func:`dode.distillation.d_ode`.
+
+    ``grid`` is one of :data:`.run.GRIDS` in place of the network's own, without an evaluation at its last level
+    (Heun's corrector alone needs one for an odd NFE).
     """
     model = run.model(checkpoint)  # the fit is always in float32
     method, options = solvers.parse_options(variant, VARIANT_OPTIONS)
-    grid = options.pop("grid", "")
     tableau = run.on_grid(checkpoint, solver, grid, nfe, solver == "heun") if grid else base_solver(solver, model, nfe)
     if method == "plain":
         return released_plan(tableau, model.schedule, 10).table if options.get("align") == "released" else tableau
